@@ -1,0 +1,192 @@
+"""The one configuration that networks, losses, data and trainer share, with InsightFace's keys and tables.
+
+``generate_config("d121", "emore", "arcface")`` fills ``config`` (what the model is and how it is fed) and ``default``
+(what the command line's flags start from) out of the tables below.
+"""
+
+import copy
+import difflib
+from collections.abc import Iterable
+
+from easydict import EasyDict
+
+config = EasyDict(
+    # network
+    num_layers=121,
+    emb_size=512,
+    net_act="prelu",
+    net_output="E",
+    net_multiplier=1.0,
+    net_blocks=[1, 4, 6, 2],
+    net_input=1,
+    net_se=0,
+    net_unit=3,
+    densenet_dropout=0.0,
+    bn_mom=0.9,
+    workspace=256,  # MiB a convolution may use on a GPU
+    # loss
+    ce_loss=True,
+    fc7_lr_mult=1.0,
+    fc7_wd_mult=1.0,
+    fc7_no_bias=False,
+    # data
+    val_targets=["lfw", "cfp_fp", "agedb_30"],
+    data_rand_mirror=True,
+    data_color=0,  # 1: brightness, contrast, saturation; 2: and JPEG compression
+    data_cutoff=0,  # side of a gray square, in pixels
+    data_rotate=0.0,  # degrees either way
+    data_scale=0.0,  # fraction either way
+    data_shift=0.0,  # fraction of the side either way
+    data_images_filter=0,  # fewest images of an identity
+    # run
+    ckpt_embedding=True,
+    max_steps=0,
+    count_flops=True,
+)
+
+network = EasyDict(
+    d63=dict(net_name="fdensenet", num_layers=63),
+    d121=dict(net_name="fdensenet", num_layers=121),
+    d161=dict(net_name="fdensenet", num_layers=161),
+    d169=dict(net_name="fdensenet", num_layers=169, per_batch_size=64),
+    d201=dict(net_name="fdensenet", num_layers=201, per_batch_size=64),
+)
+
+dataset = EasyDict(
+    emore=dict(
+        dataset="emore",
+        dataset_path="../datasets/faces_emore",
+        num_classes=85742,
+        image_shape=(112, 112, 3),
+        val_targets=["lfw", "cfp_fp", "agedb_30"],
+    ),
+    retina=dict(
+        dataset="retina",
+        dataset_path="../datasets/ms1m-retinaface-t1",
+        num_classes=93431,
+        image_shape=(112, 112, 3),
+        val_targets=["lfw", "cfp_fp", "agedb_30"],
+    ),
+    orl=dict(
+        dataset="orl",
+        dataset_path="datasets/orl",
+        num_classes=30,
+        image_shape=(112, 112, 3),
+        val_targets=["orl"],
+    ),
+)
+
+loss = EasyDict(
+    softmax=dict(loss_name="softmax"),
+    nsoftmax=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.0, loss_m3=0.0),
+    arcface=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.5, loss_m3=0.0),
+    cosface=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.0, loss_m3=0.35),
+    combined=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.3, loss_m3=0.2),
+    triplet=dict(
+        loss_name="triplet",
+        images_per_identity=5,
+        triplet_alpha=0.3,
+        triplet_bag_size=7200,
+        triplet_max_ap=0.0,
+        per_batch_size=60,
+        lr=0.05,
+    ),
+    atriplet=dict(
+        loss_name="atriplet",
+        images_per_identity=5,
+        triplet_alpha=0.35,
+        triplet_bag_size=7200,
+        triplet_max_ap=0.0,
+        per_batch_size=60,
+        lr=0.05,
+    ),
+)
+
+default = EasyDict(
+    network="d121",
+    dataset="emore",
+    loss="arcface",
+    pretrained="",
+    pretrained_epoch=1,
+    models_root="./models",
+    kvstore="device",
+    lr=0.1,
+    lr_steps="100000,160000,220000",
+    wd=0.0005,
+    mom=0.9,
+    per_batch_size=128,
+    end_epoch=10000,
+    warmup_steps=0,
+    frequent=20,
+    verbose=2000,
+    ckpt=3,
+    seed=0,
+)
+
+_PRISTINE = copy.deepcopy((config, default))
+
+
+def generate_config(_network: str, _dataset: str, _loss: str) -> None:
+    """Fill ``config`` and ``default`` for one network, data set and loss.
+
+    Both start from the values above at every call, so nothing of an earlier call remains.  Where tables disagree, the
+    later one wins: loss, network, data set.  A key of ``default`` found in a table changes ``default`` too.
+
+    Raises
+    ------
+    ValueError
+        For a name that is in no table; the message lists those that are.
+    """
+    for flag, name, table in (("loss", _loss, loss), ("network", _network, network), ("dataset", _dataset, dataset)):
+        if name not in table:
+            raise ValueError(f"--{flag}: there is no {name!r}; there are {', '.join(table)}")
+    for current, pristine in zip((config, default), _PRISTINE):
+        for key in list(current):
+            current.pop(key)
+        current.update(copy.deepcopy(pristine))
+    for table in (loss[_loss], network[_network], dataset[_dataset]):
+        settings = copy.deepcopy(table)
+        config.update(settings)
+        default.update({key: value for key, value in settings.items() if key in default})
+    config.update(network=_network, dataset=_dataset, loss=_loss)
+
+
+def override(assignments: "Iterable[str]") -> None:
+    """Apply ``key=value`` texts, as the flag ``--set`` gives them, to ``config`` and ``default``.
+
+    A value is read as the type that the key has now: ``true`` or ``false``, a number, a text, or a comma-separated
+    list of what the present list holds.
+
+    Raises
+    ------
+    ValueError
+        For a key that does not exist (the message has the nearest ones) or a value that does not fit its type.
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        tables = [table for table in (config, default) if key in table]
+        if not equals:
+            raise ValueError(f"--set {assignment}: write it as key=value")
+        if not tables:
+            near = difflib.get_close_matches(key, [*config, *default], n=3, cutoff=0.5)
+            raise ValueError(f"--set {key}: no such key" + (f"; nearest: {', '.join(near)}" if near else ""))
+        for table in tables:
+            table[key] = _parse(key, text, table[key])
+
+
+def _parse(key, text, current):
+    """Read text as the type of the current value."""
+    if isinstance(current, (list, tuple)):
+        return type(current)(_parse(key, item.strip(), current[0]) for item in text.split(","))
+    if isinstance(current, bool):
+        values = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() in values:
+            return values[text.lower()]
+    elif isinstance(current, str):
+        return text
+    else:
+        try:
+            return type(current)(text)
+        except ValueError:
+            pass
+    raise ValueError(f"--set {key}={text}: expected {type(current).__name__}, as in {key}={current}")

@@ -1,0 +1,88 @@
+"""Make MXNet 1.9.1 importable on Python 3.9 to 3.13 with NumPy 1.23 to 2.x.
+
+MXNet is retired upstream and takes names from NumPy and Python that have been removed since.  A finder at the head of
+``sys.meta_path`` gives them back at the moment ``mxnet`` is first looked for, so that ``import denseface`` stays light
+and MXNet's own files stay untouched.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+INSTALL_COMMAND = "pip install --no-deps mxnet==1.9.1 && pip install requests 'graphviz<0.9' setuptools"
+
+# What NumPy has removed or renamed since 1.23, and what means the same today.
+_NUMPY_NAMES = {
+    "bool": lambda np: np.bool_,
+    "float_": lambda np: np.float64,
+    "PZERO": lambda np: 0.0,
+    "NZERO": lambda np: -0.0,
+    "PINF": lambda np: np.inf,
+    "NINF": lambda np: -np.inf,
+    "Inf": lambda np: np.inf,
+    "Infinity": lambda np: np.inf,
+    "infty": lambda np: np.inf,
+    "NAN": lambda np: np.nan,
+    "NaN": lambda np: np.nan,
+    "alltrue": lambda np: np.all,
+    "sometrue": lambda np: np.any,
+    "product": lambda np: np.prod,
+    "cumproduct": lambda np: np.cumprod,
+    "in1d": lambda np: np.isin,
+    "row_stack": lambda np: np.vstack,
+    "trapz": lambda np: np.trapezoid,
+    "round_": lambda np: np.round,
+}
+
+# The files of MXNet that copy functions out of NumPy by name, whether or not anybody calls them.
+_COPYING_FILES = ("numpy/fallback.py", "numpy/fallback_linalg.py", "numpy/utils.py")
+
+
+class _MXNetFinder(importlib.abc.MetaPathFinder):
+    """Prepares the ground for MXNet, then lets the ordinary finders load it."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != "mxnet":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"MXNet is not installed; install it with: {INSTALL_COMMAND}", name="mxnet")
+        if importlib.util.find_spec("distutils") is None:
+            raise ModuleNotFoundError(
+                "MXNet needs distutils, which Python 3.12 removed; bring it back with: pip install setuptools",
+                name="distutils",
+            )
+        _restore_numpy_names(Path(spec.origin).parent)
+        return spec
+
+
+def _restore_numpy_names(mxnet_folder: Path) -> None:
+    """Give NumPy back each name that MXNet takes from it, real where it exists under another name."""
+    import numpy as np
+
+    for name, value in _NUMPY_NAMES.items():
+        if name not in vars(np):
+            setattr(np, name, value(np))
+    for file in _COPYING_FILES:
+        source = (mxnet_folder / file).read_text(encoding="utf-8")
+        for submodule, name in re.findall(r"= onp\.(linalg\.)?(\w+)$", source, flags=re.MULTILINE):
+            module = np.linalg if submodule else np
+            if name not in vars(module):  # hasattr would find, and warn of, NumPy's own stand-ins
+                setattr(module, name, _placeholder(name))
+
+
+def _placeholder(name):
+    def removed(*args, **kwargs):
+        raise NotImplementedError(f"numpy.{name} was removed from NumPy")
+
+    removed.__name__ = removed.__qualname__ = name
+    return removed
+
+
+def install() -> None:
+    """Put the finder in place, once."""
+    if "mxnet" not in sys.modules and not any(isinstance(finder, _MXNetFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _MXNetFinder())

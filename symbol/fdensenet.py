@@ -1,0 +1,153 @@
+"""DenseNet-BC for face recognition, written in Gluon and handed out as a symbol.
+
+Huang, Liu, van der Maaten, Weinberger: "Densely Connected Convolutional Networks", 2017,
+https://arxiv.org/abs/1608.06993 (Table 1 gives the depths).  For 112x112 faces the stem is a 3x3 convolution of stride 1
+instead of the paper's 7x7 of stride 2, so that the body still ends in 7x7 positions.
+
+The file also works alone inside an InsightFace tree: it needs nothing but that tree's ``config`` and ``symbol_utils``.
+"""
+
+import mxnet as mx
+import symbol_utils
+from config import config
+from mxnet.gluon import nn
+
+# depth: (num_init_features, growth_rate, block_config).  63 is not in the paper: a compact network for CPUs.
+DENSENETS = {
+    63: (32, 16, (3, 6, 12, 8)),
+    121: (64, 32, (6, 12, 24, 16)),
+    161: (96, 48, (6, 12, 36, 24)),
+    169: (64, 32, (6, 12, 32, 32)),
+    201: (64, 32, (6, 12, 48, 32)),
+}
+
+ACTIVATIONS = {
+    **{name: lambda name=name: nn.Activation(name) for name in ("relu", "sigmoid", "tanh", "softrelu", "softsign")},
+    "prelu": nn.PReLU,
+    "leaky": lambda: nn.LeakyReLU(0.25),
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+}
+
+
+class DenseLayer(nn.HybridSequential):
+    """BN - act - 1x1 convolution - BN - act - 3x3 convolution, its output appended to its input (the paper's H_l).
+
+    The layer takes (N, C, H, W) and gives (N, C + growth_rate, H, W).
+    """
+
+    def __init__(self, growth_rate, bn_size, dropout, act_type, bn_mom):
+        super().__init__(prefix="")
+        self.add(nn.BatchNorm(momentum=bn_mom))
+        self.add(ACTIVATIONS[act_type]())
+        self.add(nn.Conv2D(bn_size * growth_rate, kernel_size=1, use_bias=False))
+        self.add(nn.BatchNorm(momentum=bn_mom))
+        self.add(ACTIVATIONS[act_type]())
+        self.add(nn.Conv2D(growth_rate, kernel_size=3, padding=1, use_bias=False))
+        if dropout:
+            self.add(nn.Dropout(dropout))
+
+    def hybrid_forward(self, F, x):
+        return F.concat(x, super().hybrid_forward(F, x), dim=1)
+
+
+class Transition(nn.HybridSequential):
+    """BN - act - 1x1 convolution - 2x2 average pooling: (N, C, H, W) to (N, channels, H/2, W/2)."""
+
+    def __init__(self, channels, act_type, bn_mom):
+        super().__init__(prefix="")
+        self.add(nn.BatchNorm(momentum=bn_mom))
+        self.add(ACTIVATIONS[act_type]())
+        self.add(nn.Conv2D(channels, kernel_size=1, use_bias=False))
+        self.add(nn.AvgPool2D(pool_size=2, strides=2))
+
+
+class DenseNet(nn.HybridBlock):
+    """The convolutional body: (N, 3, H, W) to (N, channels, H/16, W/16).
+
+    Parameters
+    ----------
+    num_init_features : int
+        Channels of the first convolution.
+    growth_rate : int
+        Channels that each dense layer adds (the paper's k).
+    block_config : sequence of int
+        Number of dense layers in each block.
+    bn_size : int
+        Width of a bottleneck, in growth rates.
+    dropout : float
+        Rate of the dropout behind each dense layer.
+    act_type : str
+        Activation inside the blocks and transitions, a key of ``ACTIVATIONS``.  Stem and end are always ReLU, as
+        InsightFace has them.
+    bn_mom : float
+        Momentum of the moving averages of batch normalisation.
+    prefix : str
+        Prefix of every parameter name.
+
+    Attributes
+    ----------
+    channels : int
+        Channels of the output.
+    """
+
+    def __init__(self, num_init_features, growth_rate, block_config, *, bn_size=4, dropout, act_type, bn_mom, prefix):
+        super().__init__(prefix=prefix)
+        with self.name_scope():
+            self.features = nn.HybridSequential(prefix="")
+            self.features.add(nn.Conv2D(num_init_features, kernel_size=3, padding=1, use_bias=False))
+            self.features.add(nn.BatchNorm(momentum=bn_mom))
+            self.features.add(nn.Activation("relu"))
+            self.features.add(nn.MaxPool2D(pool_size=3, strides=2, padding=1))
+            channels = num_init_features
+            for stage, num_layers in enumerate(block_config, start=1):
+                if stage > 1:
+                    channels //= 2
+                    self.features.add(Transition(channels, act_type, bn_mom))
+                block = nn.HybridSequential(prefix=f"stage{stage}_")
+                with block.name_scope():
+                    for _ in range(num_layers):
+                        block.add(DenseLayer(growth_rate, bn_size, dropout, act_type, bn_mom))
+                self.features.add(block)
+                channels += num_layers * growth_rate
+            self.features.add(nn.BatchNorm(momentum=bn_mom))
+            self.features.add(nn.Activation("relu"))
+        self.channels = channels
+
+    def hybrid_forward(self, F, x):
+        return self.features(x)
+
+
+def get_symbol():
+    """Build the network that ``config`` describes.
+
+    Reads ``num_layers`` (63, 121, 161, 169 or 201), ``net_act``, ``bn_mom``, ``densenet_dropout``, ``emb_size`` and
+    ``net_output``.
+
+    Returns
+    -------
+    mxnet.symbol.Symbol
+        ``fc1_output``, float32 (N, emb_size), of the input ``data``: RGB pictures (N, 3, H, W), values 0 to 255.
+        Node and parameter names are the same at every call.
+
+    Raises
+    ------
+    ValueError
+        For a depth, an activation or a head that does not exist; the message lists those that do.
+    """
+    num_layers, act_type = config.num_layers, config.net_act
+    if num_layers not in DENSENETS:
+        raise ValueError(f"num_layers: no DenseNet of depth {num_layers}; there are {sorted(DENSENETS)}")
+    if act_type not in ACTIVATIONS:
+        raise ValueError(f"net_act: no activation {act_type!r}; there are {sorted(ACTIVATIONS)}")
+    net = DenseNet(
+        *DENSENETS[num_layers],
+        dropout=config.get("densenet_dropout", 0.0),
+        act_type=act_type,
+        bn_mom=config.bn_mom,
+        prefix="densenet0_",
+    )
+    with mx.name.NameManager():  # automatic names count from 0 at every call
+        data = (mx.sym.Variable("data") - 127.5) * 0.0078125
+        return symbol_utils.get_fc1(net(data), config.emb_size, config.net_output, input_channel=net.channels)

@@ -1,0 +1,218 @@
+"""Layers that the network families share: convolution, activation, linear block, and the embedding heads.
+
+The signatures are InsightFace's, so that its network files find here what they expect.  Parameter names are part of
+the contract: they decide which checkpoints load.
+"""
+
+import mxnet as mx
+from config import config
+
+BN_EPS = 2e-5
+
+
+def Conv(**kwargs) -> mx.sym.Symbol:
+    """Convolution, all arguments as in ``mxnet.symbol.Convolution``."""
+    return mx.sym.Convolution(**kwargs)
+
+
+def Act(data: mx.sym.Symbol, act_type: str, name: str) -> mx.sym.Symbol:
+    """Activation by name.
+
+    Parameters
+    ----------
+    data : Symbol
+        Input of any shape, channels on axis 1.
+    act_type : str
+        "relu", "sigmoid", "tanh", "softrelu", "softsign", "leaky" (slope 0.25), "elu", "selu", "gelu" or "prelu"
+        (one learned slope a channel, in the parameter ``<name>_gamma``).
+    name : str
+        Name of the node.
+    """
+    if act_type in ("prelu", "leaky", "elu", "selu", "gelu"):
+        return mx.sym.LeakyReLU(data=data, act_type=act_type, name=name)
+    return mx.sym.Activation(data=data, act_type=act_type, name=name)
+
+
+def Linear(
+    data: mx.sym.Symbol,
+    num_filter: int = 1,
+    kernel: tuple = (1, 1),
+    stride: tuple = (1, 1),
+    pad: tuple = (0, 0),
+    num_group: int = 1,
+    name: "str | None" = None,
+    suffix: str = "",
+) -> mx.sym.Symbol:
+    """Convolution without bias and batch normalisation, with no activation behind them."""
+    conv = Conv(
+        data=data,
+        num_filter=num_filter,
+        kernel=kernel,
+        num_group=num_group,
+        stride=stride,
+        pad=pad,
+        no_bias=True,
+        name=f"{name}{suffix}_conv2d",
+    )
+    return mx.sym.BatchNorm(conv, name=f"{name}{suffix}_batchnorm", fix_gamma=False, momentum=config.bn_mom)
+
+
+def get_fc1(
+    last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_channel: int = 512
+) -> mx.sym.Symbol:
+    """Put an embedding head on a convolutional body.
+
+    Parameters
+    ----------
+    last_conv : Symbol
+        The body's output, (N, C, h, w); h = w = 7 for 112x112 pictures.
+    num_classes : int
+        Length of the embedding (the name is InsightFace's; classes of people come later, in the loss).
+    fc_type : str
+        The head.  BN is batch normalisation, FC fully connected over all C*h*w values, ``bn`` a batch normalisation
+        with its scale fixed at 1:
+
+        ====  =====================================================================================================
+        E     BN - dropout 0.4 - FC - bn
+        F     BN - dropout 0.4 - FC
+        FC    BN - FC - bn
+        G     BN - FC
+        H     FC
+        I     the same as FC
+        J     FC - bn
+        Z     BN - dropout 0.4: the feature map itself, (N, C, h, w), with no embedding size of its own
+        GAP   BN - activation - mean over positions (N, C) - FC - bn
+        GDC   global depthwise convolution, one h x w kernel a channel (N, C, 1, 1) - BN - FC - bn (Chen et al. 2018,
+              MobileFaceNets, section 3.2)
+        GNAP  norm-aware pooling: bn - every position scaled to the mean length of its own picture's positions - mean
+              over positions (N, C) - bn - FC - bn; no FC where the embedding is as long as C, and a 1x1 convolution
+              with BN and activation in front where it is longer (Chen et al. 2018, MobileFaceNets++)
+        SFC   BN - 3x3 depthwise convolution of stride 2 (N, C, h/2, w/2) - BN - activation - 1x1 convolution - BN -
+              activation - FC - bn
+        ====  =====================================================================================================
+    input_channel : int
+        C, the channels of ``last_conv``; GDC, GNAP and SFC need it.
+
+    Returns
+    -------
+    Symbol
+        Its output is called ``fc1_output`` and is (N, num_classes) for every head but Z.
+
+    Raises
+    ------
+    ValueError
+        For an unknown head; the message lists those that exist.
+
+    Notes
+    -----
+    ``config`` gives the momentum (``bn_mom``), the activation (``net_act``) and, for GDC, the picture's size
+    (``image_shape``).
+    """
+    if fc_type not in HEADS:
+        raise ValueError(f"net_output: no head {fc_type!r}; there are {', '.join(HEADS)}")
+    return HEADS[fc_type](last_conv, num_classes, input_channel)
+
+
+def _batch_norm(data, name, fix_gamma=False):
+    return mx.sym.BatchNorm(data, name=name, fix_gamma=fix_gamma, eps=BN_EPS, momentum=config.bn_mom)
+
+
+def _embedding(data, emb_size):
+    """FC - bn, the end of most heads."""
+    fc = mx.sym.FullyConnected(data, num_hidden=emb_size, name="pre_fc1")
+    return _batch_norm(fc, "fc1", fix_gamma=True)
+
+
+def _global_pool(data, name=None):
+    """Mean over positions: (N, C, h, w) to (N, C)."""
+    return mx.sym.Flatten(mx.sym.Pooling(data, global_pool=True, kernel=(7, 7), pool_type="avg", name=name))
+
+
+def _head_e(body, emb_size, channels):
+    return _embedding(mx.sym.Dropout(_batch_norm(body, "bn1"), p=0.4), emb_size)
+
+
+def _head_f(body, emb_size, channels):
+    dropped = mx.sym.Dropout(_batch_norm(body, "bn1"), p=0.4)
+    return mx.sym.FullyConnected(dropped, num_hidden=emb_size, name="fc1")
+
+
+def _head_fc(body, emb_size, channels):
+    return _embedding(_batch_norm(body, "bn1"), emb_size)
+
+
+def _head_g(body, emb_size, channels):
+    return mx.sym.FullyConnected(_batch_norm(body, "bn1"), num_hidden=emb_size, name="fc1")
+
+
+def _head_h(body, emb_size, channels):
+    return mx.sym.FullyConnected(body, num_hidden=emb_size, name="fc1")
+
+
+def _head_j(body, emb_size, channels):
+    return _embedding(body, emb_size)
+
+
+def _head_z(body, emb_size, channels):
+    return mx.sym.Dropout(_batch_norm(body, "bn1"), p=0.4, name="fc1")
+
+
+def _head_gap(body, emb_size, channels):
+    activated = Act(_batch_norm(body, "bn1"), act_type=config.net_act, name="relu1")
+    return _embedding(_global_pool(activated, "pool1"), emb_size)
+
+
+def _head_gdc(body, emb_size, channels):
+    # Every body here divides the picture's side by 16.
+    height, width = (side // 16 for side in config.get("image_shape", (112, 112, 3))[:2])
+    depthwise = Linear(
+        body, num_filter=channels, num_group=channels, kernel=(height, width), name="conv_6dw7_7"
+    )
+    return _embedding(depthwise, emb_size)
+
+
+def _head_gnap(body, emb_size, channels):
+    if emb_size > channels:
+        body = Conv(data=body, num_filter=emb_size, kernel=(1, 1), no_bias=True, name="convx")
+        body = Act(_batch_norm(body, "convx_bn"), act_type=config.net_act, name="convx_relu")
+    body = _batch_norm(body, "bn6f", fix_gamma=True)
+    length = mx.sym.sqrt(mx.sym.sum(body * body, axis=1, keepdims=True) + 1e-12)  # (N, 1, h, w); 0 has no gradient
+    mean_length = mx.sym.mean(length, axis=(1, 2, 3), keepdims=True)  # (N, 1, 1, 1)
+    pooled = _global_pool(mx.sym.broadcast_mul(body, mx.sym.broadcast_div(mean_length, length)))
+    if emb_size < channels:
+        return _embedding(_batch_norm(pooled, "bn6w", fix_gamma=True), emb_size)
+    return _batch_norm(pooled, "fc1", fix_gamma=True)
+
+
+def _head_sfc(body, emb_size, channels):
+    body = _batch_norm(body, "bn1")
+    body = Conv(
+        data=body,
+        num_filter=channels,
+        num_group=channels,
+        kernel=(3, 3),
+        stride=(2, 2),
+        pad=(1, 1),
+        no_bias=True,
+        name="convf",
+    )
+    body = Act(_batch_norm(body, "bnf"), act_type=config.net_act, name="reluf")
+    body = Conv(data=body, num_filter=channels, kernel=(1, 1), name="convf2")
+    body = Act(_batch_norm(body, "bnf2"), act_type=config.net_act, name="reluf2")
+    return _embedding(body, emb_size)
+
+
+HEADS = {
+    "E": _head_e,
+    "F": _head_f,
+    "FC": _head_fc,
+    "G": _head_g,
+    "H": _head_h,
+    "I": _head_fc,
+    "J": _head_j,
+    "Z": _head_z,
+    "GAP": _head_gap,
+    "GDC": _head_gdc,
+    "GNAP": _head_gnap,
+    "SFC": _head_sfc,
+}
