@@ -8,6 +8,7 @@ and MXNet's own files stay untouched.
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ class _MXNetFinder(importlib.abc.MetaPathFinder):
                 "MXNet needs distutils, which Python 3.12 removed; bring it back with: pip install setuptools",
                 name="distutils",
             )
+        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on stderr at every bind otherwise
         _restore_numpy_names(Path(spec.origin).parent)
         return spec
 
