@@ -94,7 +94,7 @@ class FixedDraws:
         return factor
 
 
-@pytest.mark.parametrize("order", ["brightness contrast saturation", "saturation brightness contrast"])
+@pytest.mark.parametrize("order", ["brightness contrast saturation", "contrast saturation brightness"])
 def test_color_is_the_three_jitters_one_after_the_other(order):
     image, factors = picture(), (0.9, 1.1, 1.05)
     expected = image.astype(np.float64)
