@@ -1,4 +1,4 @@
-"""Write files so that a reader finds the old one or the new one, never half of either."""
+"""Open files with errors of one line, and write them so that a reader never finds half of one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from denseface.errors import InputError
+
+
+def open_input(path: str | Path) -> BinaryIO:
+    """Open a file for reading bytes.
+
+    Raises
+    ------
+    InputError
+        If it is missing or may not be read.
+    """
+    return _open(path, "rb", "read")
 
 
 @contextlib.contextmanager
@@ -32,7 +43,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     aside = path.with_name(path.name + ".tmp")
-    file = _create(aside)
+    file = _open(aside, "wb", "written")
     try:
         with file:
             yield file
@@ -45,13 +56,6 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _create(path: Path) -> BinaryIO:
-    try:
-        return open(path, "wb")
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be written ({error.strerror})") from error
-
-
 def sync_folder(folder: str | Path) -> None:
     """Make the renames and removals in ``folder`` last through a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -59,3 +63,10 @@ def sync_folder(folder: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open(path: str | Path, mode: str, verb: str) -> BinaryIO:
+    try:
+        return open(path, mode)
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be {verb} ({error.strerror})") from error
