@@ -15,7 +15,7 @@ import numpy as np
 
 from denseface import plain_pickle
 from denseface.errors import InputError
-from denseface.files import replacing
+from denseface.files import open_input, replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +72,8 @@ def read_bin(path: str | Path) -> PairSet:
         If the file cannot be read, is refused, damaged, empty, or does not hold two images for each bool.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be read ({error.strerror})") from error
+    with open_input(path) as file:
+        data = file.read()
     if not data:
         raise InputError(f"{path}: the file is empty")
     content = plain_pickle.loads(data, str(path))
@@ -110,7 +108,7 @@ def write_bin(path: str | Path, images: Sequence[bytes], issame: Iterable[bool])
     issame = [bool(same) for same in issame]
     _check_counts(len(images), len(issame), path)
     first_copies: dict[bytes, bytes] = {}
-    images = [first_copies.setdefault(image, image) for image in map(bytes, images)]
+    images = [first_copies.setdefault(image, image) for image in images]
     with replacing(path) as file:
         pickle.dump((images, issame), file, protocol=2)
 

@@ -17,6 +17,8 @@ from typing import Callable
 
 from denseface.errors import InputError
 
+_MAX_DIMENSIONS = 32
+
 
 @dataclass
 class Array:
@@ -175,6 +177,8 @@ class _Machine:
 
     def name_on_stack(self, _: None) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        if type(module) is not str or type(name) is not str:
+            raise _Malformed("a name is not text")
         self.name(f"{module} {name}")
 
     def instance(self, module_and_name: str) -> None:
@@ -200,7 +204,8 @@ def _fill(array: Array, data: object, kind: object, shape: object) -> None:
     """Take over what the file says of an array, if it agrees with itself."""
     if not isinstance(kind, _Kind) or not isinstance(data, bytes) or not isinstance(shape, tuple):
         raise _Malformed("an array lacks its type, its shape or its bytes")
-    if any(type(length) is not int or length < 0 for length in shape) or math.prod(shape) != len(data):
+    known = len(shape) <= _MAX_DIMENSIONS and all(type(length) is int and length >= 0 for length in shape)
+    if not known or math.prod(shape) != len(data):
         raise _Malformed("the shape of an array does not fit its bytes")
     array.kind, array.shape, array.data = kind.code, shape, data
 
@@ -219,15 +224,17 @@ def _encode(text: str, encoding: str | bytes) -> bytes:
 
 def _bytes(content: bytes | str = b"", *encoding: str) -> bytes:
     """Do what Python writes for empty bytes and for bytearrays."""
-    if type(content) not in (bytes, str):
+    if encoding:
+        return _encode(content, *encoding)
+    if type(content) is not bytes:
         raise _Refused("bytes made of what is neither bytes nor text")
-    return _encode(content, *encoding) if encoding else content[:]
+    return content
 
 
 def _dtype(code: str | bytes, *_: bool) -> _Kind:
-    code = code.decode("latin-1") if isinstance(code, bytes) else code
+    code = code if isinstance(code, str) else code.decode("latin-1")
     if code not in ("u1", "b1"):
-        raise _Refused(f"a NumPy type {_printable(str(code))}")
+        raise _Refused(f"the NumPy type {_printable(code)}")
     return _Kind(code)
 
 
