@@ -19,7 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from denseface.augment import Augmentation
 from denseface.errors import InputError
-from denseface.records import FaceRecords, Record, RecordError
+from denseface.recordio import Record, RecordError
+from denseface.records import FaceRecords
 
 _PREFETCH = 2  # batches in the making while one is in use
 _MAX_ATTEMPTS = 100
