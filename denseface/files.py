@@ -19,7 +19,7 @@ def open_input(path: str | Path) -> BinaryIO:
     InputError
         If it is missing or may not be read.
     """
-    return _open(path, "rb", "read")
+    return _open(path, "rb", f"{path}: it cannot be read")
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     aside = path.with_name(path.name + ".tmp")
-    file = _open(aside, "wb", "written")
+    file = _open(aside, "wb", f"{path}: it cannot be written")
     try:
         with file:
             yield file
@@ -65,8 +65,8 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def _open(path: str | Path, mode: str, verb: str) -> BinaryIO:
+def _open(path: str | Path, mode: str, failure: str) -> BinaryIO:
     try:
         return open(path, mode)
     except OSError as error:
-        raise InputError(f"{path}: it cannot be {verb} ({error.strerror})") from error
+        raise InputError(f"{failure} ({error.strerror})") from error

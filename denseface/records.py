@@ -263,7 +263,8 @@ def write_face_records(
                 starts.append(key)
             elif label != len(starts) - 1:
                 raise InputError(
-                    f"{rec_path}: label {label} follows {len(starts) - 1}; images must be sorted by label, without gaps"
+                    f"{rec_path}: label {label} comes where {len(starts)} is the next; "
+                    "images must be sorted by label, without gaps"
                 )
             writer.write(key, float(label), payload)
             key += 1
