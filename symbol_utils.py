@@ -4,8 +4,9 @@ The signatures are InsightFace's, so that its network files find here what they 
 the contract: they decide which checkpoints load.
 """
 
-import mxnet as mx
 from config import config
+
+import mxnet as mx
 
 BN_EPS = 2e-5
 
@@ -57,9 +58,7 @@ def Linear(
     return mx.sym.BatchNorm(conv, name=f"{name}{suffix}_batchnorm", fix_gamma=False, momentum=config.bn_mom)
 
 
-def get_fc1(
-    last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_channel: int = 512
-) -> mx.sym.Symbol:
+def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_channel: int = 512) -> mx.sym.Symbol:
     """Put an embedding head on a convolutional body.
 
     Parameters
@@ -165,9 +164,7 @@ def _head_gap(body, emb_size, channels):
 def _head_gdc(body, emb_size, channels):
     # Every body here divides the picture's side by 16.
     height, width = (side // 16 for side in config.get("image_shape", (112, 112, 3))[:2])
-    depthwise = Linear(
-        body, num_filter=channels, num_group=channels, kernel=(height, width), name="conv_6dw7_7"
-    )
+    depthwise = Linear(body, num_filter=channels, num_group=channels, kernel=(height, width), name="conv_6dw7_7")
     return _embedding(depthwise, emb_size)
 
 

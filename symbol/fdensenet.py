@@ -1,15 +1,16 @@
 """DenseNet-BC for face recognition, written in Gluon and handed out as a symbol.
 
 Huang, Liu, van der Maaten, Weinberger: "Densely Connected Convolutional Networks", 2017,
-https://arxiv.org/abs/1608.06993 (Table 1 gives the depths).  For 112x112 faces the stem is a 3x3 convolution of stride 1
-instead of the paper's 7x7 of stride 2, so that the body still ends in 7x7 positions.
+https://arxiv.org/abs/1608.06993 (Table 1 gives the depths).  For 112x112 faces the stem is a 3x3 convolution of stride
+1 instead of the paper's 7x7 of stride 2, so that the body still ends in 7x7 positions.
 
 The file also works alone inside an InsightFace tree: it needs nothing but that tree's ``config`` and ``symbol_utils``.
 """
 
-import mxnet as mx
 import symbol_utils
 from config import config
+
+import mxnet as mx
 from mxnet.gluon import nn
 
 # depth: (num_init_features, growth_rate, block_config).  63 is not in the paper: a compact network for CPUs.

@@ -1,0 +1,280 @@
+"""Checkpoints: models that InsightFace loads, and what a run needs to go on exactly where it was.
+
+The checkpoint at step N of prefix P is
+
+``P-symbol.json``, ``P-N.params``
+    The embedding network, in MXNet's format (N has at least four digits).
+``P-N.states``
+    The parameters that only training has (the classes' centres) and the momentum of every parameter.
+``P-N.json``
+    Written last: the size and CRC of the other files, the step, and the figures.  Where it is missing or does not fit,
+    the checkpoint is not complete and does not count, so a crash at any instant leaves the previous one whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from denseface.arrays import read_arrays, write_arrays
+from denseface.errors import InputError
+from denseface.files import open_input, replacing
+from denseface.graph import read_symbol
+
+import mxnet as mx
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with its parameters.
+
+    Attributes
+    ----------
+    symbol : Symbol
+        Its first output is the embedding.
+    arguments, auxiliary : dict of str to ndarray
+        Parameters and moving averages by name.
+    prefix : str
+        Where it was read from: ``prefix-symbol.json`` and ``prefix-NNNN.params``.
+    step : int
+        NNNN.
+    """
+
+    symbol: mx.sym.Symbol
+    arguments: Arrays
+    auxiliary: Arrays
+    prefix: str
+    step: int
+
+    @property
+    def name(self) -> str:
+        """``prefix,step``, as commands take it."""
+        return f"{self.prefix},{self.step}"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything a run needs to go on.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken.
+    arguments, auxiliary : dict of str to ndarray
+        All parameters and moving averages.
+    momenta : dict of str to ndarray
+        The optimizer's state by parameter.
+    progress : dict
+        Plain values: whatever else the run wants back, such as its best score.
+    """
+
+    step: int
+    arguments: Arrays
+    auxiliary: Arrays
+    momenta: Arrays
+    progress: dict
+
+
+def parse_model(text: str) -> tuple[str, int | None]:
+    """Split ``prefix,epoch``; the epoch is None where only a prefix is given.
+
+    Raises
+    ------
+    InputError
+        If what follows the last comma is no number.
+    """
+    prefix, comma, epoch = text.rpartition(",")
+    if not comma:
+        return text, None
+    if not re.fullmatch(r"\d{1,9}", epoch):
+        raise InputError(f"--model {text}: write it as PREFIX,EPOCH, as in models/d63-arcface-orl/model,100")
+    return prefix, int(epoch)
+
+
+def load_model(prefix: str | Path, step: int | None = None) -> Model:
+    """Read a network and its parameters, written by this project, by InsightFace or by any MXNet program.
+
+    Parameters
+    ----------
+    prefix : path-like
+        ``prefix-symbol.json`` and ``prefix-NNNN.params`` are read.
+    step : int, optional
+        NNNN; by default the largest there is.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, damaged, or does not belong to the other; the message names it.
+    """
+    prefix = str(prefix)
+    if step is None:
+        steps = _steps(prefix, "params")
+        if not steps:
+            raise InputError(f"{prefix}-NNNN.params: no such file; give --model the path up to the dash before NNNN")
+        step = steps[-1]
+    path = _path(prefix, step, "params")
+    arguments, auxiliary = _split(path)
+    symbol = read_symbol(f"{prefix}-symbol.json")
+    for kind, wanted, given in (
+        ("parameter", [n for n in symbol.list_arguments() if n not in ("data", "softmax_label")], arguments),
+        ("auxiliary state", symbol.list_auxiliary_states(), auxiliary),
+    ):
+        missing = sorted(set(wanted) - set(given))
+        if missing:
+            raise InputError(f"{path}: {kind} {missing[0]} of {prefix}-symbol.json is missing ({len(missing)} in all)")
+    return Model(symbol, arguments, auxiliary, prefix, step)
+
+
+def save(
+    prefix: str | Path, embedding: mx.sym.Symbol, state: TrainingState, whole: mx.sym.Symbol | None = None
+) -> None:
+    """Write a complete checkpoint.
+
+    Parameters
+    ----------
+    prefix : path-like
+        Where; the folder exists.
+    embedding : Symbol
+        The network to deploy.  Parameters that it does not have go to the states.
+    state : TrainingState
+        What to keep.
+    whole : Symbol, optional
+        Keep the whole training symbol and all its parameters in ``P-symbol.json`` and ``P-N.params`` instead.
+    """
+    prefix = str(prefix)
+    symbol = whole or embedding
+    deployed = set(symbol.list_arguments())
+    files = {
+        "params": {
+            **{f"arg:{name}": array for name, array in state.arguments.items() if name in deployed},
+            **{f"aux:{name}": array for name, array in state.auxiliary.items()},
+        },
+        "states": {
+            **{f"arg:{name}": array for name, array in state.arguments.items() if name not in deployed},
+            **{f"momentum:{name}": array for name, array in state.momenta.items()},
+        },
+    }
+    with replacing(f"{prefix}-symbol.json") as file:
+        file.write(symbol.tojson().encode())
+    marks = {}
+    for kind, arrays in files.items():
+        path = _path(prefix, state.step, kind)
+        with replacing(path) as file:
+            write_arrays(file, arrays)
+        marks[kind] = _mark(path)
+    with replacing(_path(prefix, state.step, "json")) as file:
+        file.write(json.dumps({"step": state.step, "files": marks, "progress": state.progress}, indent=1).encode())
+
+
+def load_state(prefix: str | Path, step: int) -> TrainingState:
+    """Read back what :func:`save` wrote.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint at this step is missing or not complete.
+    """
+    prefix = str(prefix)
+    manifest = _manifest(prefix, step)
+    if manifest is None:
+        raise InputError(f"{_path(prefix, step, 'json')}: no complete checkpoint to resume from")
+    arguments, auxiliary = _split(_path(prefix, step, "params"))
+    states = read_arrays(_path(prefix, step, "states"))
+    return TrainingState(
+        step,
+        {**arguments, **_with_prefix(states, "arg:")},
+        auxiliary,
+        _with_prefix(states, "momentum:"),
+        manifest["progress"],
+    )
+
+
+def complete_steps(prefix: str | Path) -> list[int]:
+    """Steps at which there is a complete checkpoint to resume from, in ascending order."""
+    prefix = str(prefix)
+    return [step for step in _steps(prefix, "json") if _manifest(prefix, step) is not None]
+
+
+def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable[int]) -> None:
+    """Remove checkpoints, and what a crash left half written.
+
+    Parameters
+    ----------
+    prefix : path-like
+        Whose.
+    models : iterable of int, optional
+        Steps of which the embedding network stays; None keeps all.
+    states : iterable of int
+        Steps from which a run can still be resumed; the network stays too.
+    """
+    prefix = str(prefix)
+    states = {*states}
+    kept = {"json": states, "states": states}  # in the order of removal, so that no complete checkpoint is half there
+    if models is not None:
+        kept["params"] = {*models, *states}
+    for kind, steps in kept.items():
+        for step in _steps(prefix, kind):
+            if step not in steps:
+                _path(prefix, step, kind).unlink(missing_ok=True)
+    for leftover in _beside(prefix, r"-(symbol\.json|\d{4,}\.(params|states|json))\.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _path(prefix, step, kind):
+    return Path(f"{prefix}-{step:04d}.{kind}")
+
+
+def _beside(prefix, pattern):
+    """Files in the prefix's folder whose names are the prefix's and then match the pattern."""
+    folder, name = Path(prefix).parent, Path(prefix).name
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if re.fullmatch(re.escape(name) + pattern, path.name)]
+
+
+def _steps(prefix, kind):
+    start = len(Path(prefix).name) + 1
+    return sorted(int(path.stem[start:]) for path in _beside(prefix, rf"-\d{{4,}}\.{kind}"))
+
+
+def _manifest(prefix, step):
+    """The last file of a complete checkpoint, or None."""
+    try:
+        with open_input(_path(prefix, step, "json")) as file:
+            manifest = json.load(file)
+        if all(_mark(_path(prefix, step, kind)) == manifest["files"][kind] for kind in ("params", "states")):
+            return manifest
+    except (InputError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _mark(path):
+    """Size and CRC-32 of a file."""
+    crc = size = 0
+    with open_input(path) as file:
+        for block in iter(lambda: file.read(1 << 22), b""):
+            crc = zlib.crc32(block, crc)
+            size += len(block)
+    return {"size": size, "crc32": crc}
+
+
+def _with_prefix(arrays, prefix):
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _split(path):
+    """Arguments and auxiliary states of a ``.params`` file."""
+    arrays = read_arrays(path)
+    strange = [name for name in arrays if not name.startswith(("arg:", "aux:"))]
+    if strange:
+        raise InputError(f"{path}: {strange[0]} is neither an argument (arg:) nor an auxiliary state (aux:)")
+    return _with_prefix(arrays, "arg:"), _with_prefix(arrays, "aux:")

@@ -1,0 +1,232 @@
+"""A training symbol bound on devices, with its parameters and its optimizer: the part that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from denseface.errors import InputError
+from denseface.pipeline import Batch
+
+import mxnet as mx
+
+
+class StepResult(NamedTuple):
+    """What one step showed: mean loss (nats for a softmax), and the share of right answers or None for triplets."""
+
+    loss: float
+    accuracy: float | None
+
+
+class Learner:
+    """Stochastic gradient descent with momentum on a symbol of :mod:`denseface.losses`.
+
+    Every device holds all parameters and takes an equal share of each batch; gradients are summed over the devices
+    (and, with a ``dist`` kvstore, over the workers) before each takes the same step.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        Group of embedding, prediction and loss; its inputs are ``data`` and ``softmax_label``.
+    data_shape : tuple of int
+        (N, C, H, W) of a whole batch; the number of devices divides N.
+    contexts : sequence of Context
+        Devices to train on.
+    momentum, wd : float
+        Momentum and weight decay.  Decay spares biases, shifts and slopes, as is MXNet's rule.
+    accumulate : int
+        Number of batches whose gradients are meant into one step.
+    kvstore : str
+        Type of the MXNet key-value store that sums gradients; only used with several devices or workers.
+    """
+
+    def __init__(
+        self,
+        symbol: mx.sym.Symbol,
+        data_shape: tuple[int, int, int, int],
+        contexts: Sequence[mx.Context],
+        *,
+        momentum: float,
+        wd: float,
+        accumulate: int = 1,
+        kvstore: str = "device",
+    ):
+        self.symbol = symbol
+        self.accumulate = accumulate
+        self.kvstore = mx.kv.create(kvstore) if len(contexts) > 1 or "dist" in kvstore else None
+        share = data_shape[0] // len(contexts)
+        self.parameter_names = [n for n in symbol.list_arguments() if n not in ("data", "softmax_label")]
+        grad_req = {name: "write" if accumulate == 1 else "add" for name in self.parameter_names}
+        self._executors = [
+            symbol.simple_bind(
+                context,
+                grad_req={**grad_req, "data": "null", "softmax_label": "null"},
+                data=(share, *data_shape[1:]),
+                softmax_label=(share,),
+            )
+            for context in contexts
+        ]
+        workers = self.kvstore.num_workers if self.kvstore else 1
+        self._optimizer = mx.optimizer.SGD(
+            momentum=momentum,
+            wd=wd,
+            rescale_grad=1 / (len(contexts) * workers * accumulate),
+            sym=symbol,
+            param_idx2name=dict(enumerate(self.parameter_names)),
+        )
+        if self.kvstore:
+            for index, name in enumerate(self.parameter_names):
+                self.kvstore.init(index, self._executors[0].grad_dict[name])
+        self._momenta = [
+            {
+                name: self._optimizer.create_state(index, executor.arg_dict[name])
+                for index, name in enumerate(self.parameter_names)
+            }
+            for executor in self._executors
+        ]
+
+    def initialize(self, initializer: mx.init.Initializer, seed: int) -> None:
+        """Draw every parameter afresh; a variable's own ``init`` attribute comes before ``initializer``."""
+        mx.random.seed(seed)
+        np.random.seed(seed % 2**32)  # some of MXNet's initializers draw from NumPy
+        attributes = self.symbol.attr_dict()
+        first = self._executors[0]
+        for name in self.parameter_names:
+            initializer(mx.init.InitDesc(name, attributes.get(name, {})), first.arg_dict[name])
+        for name, array in first.aux_dict.items():
+            initializer(mx.init.InitDesc(name, attributes.get(name, {})), array)
+        self._share_parameters()
+
+    def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
+        """Take one step.
+
+        Parameters
+        ----------
+        batches : sequence of Batch
+            ``accumulate`` batches: data float32 (N, C, H, W), label float32 (N,).
+        learning_rate : float
+            Rate of this step.
+        seed : int
+            Decides the dropout of this step, so that a step is the same whatever came before it.
+
+        Returns
+        -------
+        StepResult
+            Means over the batches, before the step is taken.
+        """
+        mx.random.seed(seed % 2**31)
+        if self.accumulate > 1:
+            for executor in self._executors:
+                for name in self.parameter_names:
+                    executor.grad_dict[name][:] = 0
+        results = [self._forward_backward(batch) for batch in batches]
+        self._update(learning_rate)
+        losses, accuracies = zip(*results)
+        return StepResult(float(np.mean(losses)), None if accuracies[0] is None else float(np.mean(accuracies)))
+
+    def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Arguments and auxiliary states by name; the latter are means over the devices."""
+        first = self._executors[0]
+        arguments = {name: first.arg_dict[name].asnumpy() for name in self.parameter_names}
+        auxiliary = {
+            name: np.mean([executor.aux_dict[name].asnumpy() for executor in self._executors], axis=0)
+            for name in first.aux_dict
+        }
+        return arguments, auxiliary
+
+    def set_parameters(self, arguments: Mapping[str, np.ndarray], auxiliary: Mapping[str, np.ndarray]) -> None:
+        """Take over parameters and moving averages on every device; those not given stay as they are.
+
+        Raises
+        ------
+        InputError
+            If one is unknown here, or of another shape.
+        """
+        first = self._executors[0]
+        for given, own in ((arguments, first.arg_dict), (auxiliary, first.aux_dict)):
+            for name, array in given.items():
+                _assign(name, own, array)
+        self._share_parameters()
+
+    def adopt(
+        self, arguments: Mapping[str, np.ndarray], auxiliary: Mapping[str, np.ndarray]
+    ) -> tuple[list[str], list[str], list[str]]:
+        """Take over those parameters of another model that have the same name and shape here.
+
+        Returns
+        -------
+        loaded, fresh, left_over : list of str
+            Names taken over, names here that stay as they are, and names of the other model that are not used.
+        """
+        first = self._executors[0]
+        own = {name: first.arg_dict[name] for name in self.parameter_names}
+        given = {**arguments, **auxiliary}
+        fits = {
+            name for name, array in {**own, **first.aux_dict}.items()
+            if name in given and given[name].shape == array.shape
+        }  # fmt: skip
+        self.set_parameters(
+            {name: array for name, array in arguments.items() if name in fits},
+            {name: array for name, array in auxiliary.items() if name in fits},
+        )
+        names = [*own, *first.aux_dict]
+        return (
+            [name for name in names if name in fits],
+            [name for name in names if name not in fits],
+            [name for name in given if name not in fits],
+        )
+
+    def momenta(self) -> dict[str, np.ndarray]:
+        """The optimizer's state by parameter; empty without momentum."""
+        return {name: array.asnumpy() for name, array in self._momenta[0].items() if array is not None}
+
+    def set_momenta(self, momenta: Mapping[str, np.ndarray]) -> None:
+        """Take over the optimizer's state; raises InputError as :meth:`set_parameters` does."""
+        for own in self._momenta:
+            for name, array in momenta.items():
+                _assign(name, own, array)
+
+    def _forward_backward(self, batch):
+        """Add the batch's gradients; give its loss and accuracy."""
+        count = len(self._executors)
+        losses, right = [], []
+        for executor, data, label in zip(self._executors, np.split(batch.data, count), np.split(batch.label, count)):
+            executor.forward(is_train=True, data=mx.nd.array(data), softmax_label=mx.nd.array(label))
+            executor.backward()
+        for executor, label in zip(self._executors, np.split(batch.label, count)):
+            prediction = executor.outputs[1]
+            if prediction.ndim == 2:
+                right.append(prediction.argmax(axis=1).asnumpy() == label)
+            losses.append(executor.outputs[-1].asnumpy().mean())
+        return np.mean(losses), np.mean(right) if right else None
+
+    def _update(self, learning_rate):
+        self._optimizer.lr = learning_rate
+        if self.kvstore:
+            for index, name in enumerate(self.parameter_names):
+                gradients = [executor.grad_dict[name] for executor in self._executors]
+                self.kvstore.pushpull(index, gradients, priority=-index)
+        # One call a parameter: given all at once, MXNet's aggregated kernel writes past its fixed number of arrays.
+        for executor, momenta in zip(self._executors, self._momenta):
+            for index, name in enumerate(self.parameter_names):
+                self._optimizer.update(index, executor.arg_dict[name], executor.grad_dict[name], momenta[name])
+
+    def _share_parameters(self):
+        """Bring the first device's parameters to all others."""
+        first = self._executors[0]
+        for executor in self._executors[1:]:
+            for name in self.parameter_names:
+                first.arg_dict[name].copyto(executor.arg_dict[name])
+            for name, array in first.aux_dict.items():
+                array.copyto(executor.aux_dict[name])
+
+
+def _assign(name, own, array):
+    """Copy a NumPy array into the NDArray of the same name."""
+    if name not in own or own[name] is None:
+        raise InputError(f"{name}: this network has no such parameter")
+    if own[name].shape != array.shape:
+        raise InputError(f"{name}: its shape is {array.shape}, but this network needs {own[name].shape}")
+    own[name][:] = array

@@ -1,0 +1,82 @@
+"""A run's figures, as they come: CSV files beside the model, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from denseface.files import replacing
+
+TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "loss", "accuracy", "images_per_second")
+VERIFICATION_COLUMNS = ("step", "set", "accuracy", "balanced_accuracy", "auc", "tar_1e-1", "tar_1e-2", "tar_1e-3")
+
+
+class RunLog:
+    """Appends rows to ``PREFIX-training.csv`` and ``PREFIX-verification.csv``.
+
+    Parameters
+    ----------
+    prefix : path-like
+        The model's prefix; TensorBoard's events go to ``PREFIX-tensorboard``.
+    start_step : int
+        Rows beyond this step, left by a run that got further than its last checkpoint, are dropped.
+    """
+
+    def __init__(self, prefix: str | Path, start_step: int):
+        self._files = [
+            _open_csv(Path(f"{prefix}-{name}.csv"), columns, start_step)
+            for name, columns in (("training", TRAINING_COLUMNS), ("verification", VERIFICATION_COLUMNS))
+        ]
+        self._training, self._verification = (csv.writer(file) for file in self._files)
+        self._board = _tensorboard(f"{prefix}-tensorboard")
+
+    def training(self, *row: float) -> None:
+        """Add a row of ``TRAINING_COLUMNS``."""
+        self._add(self._training, row)
+        self._show(dict(zip(TRAINING_COLUMNS[2:], row[2:])), "training", row[0])
+
+    def verification(self, step: int, name: str, figures: dict) -> None:
+        """Add the figures of one verification set, as ``VerificationResult.to_dict`` gives them."""
+        tar = {f"tar_1e-{k}": figures["tar"].get(f"{10**-k:g}") for k in (1, 2, 3)}
+        row = {"step": step, "set": name, **figures, **tar}
+        self._add(self._verification, [row[column] for column in VERIFICATION_COLUMNS])
+        self._show({column: row[column] for column in VERIFICATION_COLUMNS[2:]}, name, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+        if self._board:
+            self._board.close()
+
+    def _add(self, writer, row):
+        writer.writerow([f"{value:.7g}" if isinstance(value, float) else value for value in row])
+        for file in self._files:
+            file.flush()
+
+    def _show(self, figures, group, step):
+        if self._board:
+            for name, value in figures.items():
+                if value is not None:
+                    self._board.add_scalar(f"{group}/{name}", value, step)
+
+
+def _open_csv(path, columns, start_step):
+    """Open for appending, with a header and no row beyond the step."""
+    kept = []
+    if path.exists():
+        with open(path, newline="") as file:
+            kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= start_step]
+    with replacing(path) as file:
+        text = "".join(",".join(row) + os.linesep for row in [columns, *kept])
+        file.write(text.encode())
+    return open(path, "a", newline="")
+
+
+def _tensorboard(folder):
+    try:
+        from tensorboard.summary import Writer
+    except ImportError:
+        return None
+    return Writer(folder)

@@ -1,0 +1,255 @@
+"""The fit loop: steps, figures, verification and checkpoints, from wherever a run stands to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from denseface import checkpoint
+from denseface.checkpoint import TrainingState
+from denseface.errors import InputError
+from denseface.learner import Learner, StepResult
+from denseface.pipeline import Batch, BatchLoader
+from denseface.runlog import RunLog
+from denseface.verification import VerificationResult
+
+import mxnet as mx
+
+logger = logging.getLogger("denseface")
+
+KEEP_NOTHING, KEEP_EVERY_BEST, KEEP_ALL, KEEP_BEST = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does and when.
+
+    Attributes
+    ----------
+    steps : int
+        Steps of the whole run, whether resumed or not.
+    learning_rate : float
+        Rate after the warm-up.
+    lr_steps : sequence of int
+        Steps at which the rate falls to a tenth.
+    warmup_steps : int
+        Steps over which the rate rises in a straight line.
+    frequent : int
+        Steps between two lines of figures.
+    verbose : int
+        Steps between two verifications with a checkpoint.
+    keep : int
+        ``KEEP_NOTHING`` (0): no checkpoints.  Otherwise the newest is kept, with what resuming needs, and of the others
+        the networks alone: each that was best when it was saved (1), all (2), or the best (3).
+    accumulate : int
+        Batches a step.
+    seed : int
+        Seed of the run.
+    """
+
+    steps: int
+    learning_rate: float
+    lr_steps: Sequence[int]
+    warmup_steps: int
+    frequent: int
+    verbose: int
+    keep: int
+    accumulate: int
+    seed: int
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the step with this number, from 0."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.learning_rate * warmup * 0.1 ** sum(step >= drop for drop in self.lr_steps)
+
+
+class Run:
+    """A training run with a place on disk.
+
+    Parameters
+    ----------
+    learner : Learner
+        What learns.
+    loader : BatchLoader
+        Where the batches come from.
+    plan : Plan
+        What to do.
+    prefix : str
+        Prefix of the checkpoints; the folder exists.
+    embedding : Symbol
+        The network to deploy.
+    verify : callable
+        Takes arguments and auxiliary states and gives the figures of each verification set by name.
+    whole : Symbol, optional
+        Save the whole training symbol instead of the embedding.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        loader: BatchLoader,
+        plan: Plan,
+        prefix: str,
+        embedding: mx.sym.Symbol,
+        verify: Callable[[dict, dict], dict[str, VerificationResult]],
+        whole: mx.sym.Symbol | None = None,
+    ):
+        self.learner = learner
+        self.loader = loader
+        self.plan = plan
+        self.prefix = prefix
+        self.embedding = embedding
+        self.verify = verify
+        self.whole = whole
+        self.step = 0
+        self._saved_step = 0
+        self._best = {"step": None, "score": -math.inf}
+        self._bests: list[int] = []
+
+    def resume(self, step: int) -> None:
+        """Go on from the checkpoint at ``step``.
+
+        Raises
+        ------
+        InputError
+            If it is not complete, or belongs to another network.
+        """
+        state = checkpoint.load_state(self.prefix, step)
+        try:
+            self.learner.set_parameters(state.arguments, state.auxiliary)
+            self.learner.set_momenta(state.momenta)
+        except InputError as error:
+            raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
+        self.step = self._saved_step = step
+        self._best = state.progress["best"]
+        self._bests = state.progress["bests"]
+
+    def fit(self) -> bool:
+        """Train to the end of the plan.
+
+        SIGINT and SIGTERM let the step finish and save; a second SIGINT breaks off at once.
+
+        Returns
+        -------
+        bool
+            Whether the end was reached; False after a signal.
+
+        Raises
+        ------
+        InputError
+            If the loss is no longer finite (nothing is saved then), or the data cannot be read.
+        """
+        log = RunLog(self.prefix, self.step)
+        stream = self.loader.batches(self.step * self.plan.accumulate)
+        bar = tqdm(total=self.plan.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True)
+        try:
+            with _stop_on_signal() as stop, logging_redirect_tqdm([logger]), bar:
+                self._fit(stream, log, bar, stop)
+                if self.step > self._saved_step:
+                    self._save()
+                return self.step >= self.plan.steps
+        finally:
+            stream.close()
+            log.close()
+
+    def _fit(self, stream: Iterator[Batch], log: RunLog, bar: tqdm, stop: _Stop) -> None:
+        window: list[StepResult] = []
+        started = time.perf_counter()
+        while self.step < self.plan.steps and not stop.requested:
+            rate = self.plan.rate(self.step)
+            batches = [next(stream) for _ in range(self.plan.accumulate)]
+            result = self.learner.step(batches, rate, seed=self.plan.seed * 1_000_003 + self.step)
+            if not math.isfinite(result.loss):
+                raise InputError(self._divergence(rate))
+            self.step += 1
+            window.append(result)
+            bar.update()
+            if self.step % self.plan.frequent == 0 or self.step == self.plan.steps:
+                seconds = time.perf_counter() - started
+                self._report(window, rate, seconds, log, bar)
+                window, started = [], time.perf_counter()
+            if self.step % self.plan.verbose == 0 or self.step == self.plan.steps:
+                self._verify(log)
+                self._save()
+                started = time.perf_counter()
+
+    def _report(self, window: list[StepResult], rate: float, seconds: float, log: RunLog, bar: tqdm) -> None:
+        loss = sum(result.loss for result in window) / len(window)
+        accuracy = None
+        if window[0].accuracy is not None:
+            accuracy = sum(result.accuracy for result in window) / len(window)
+        speed = len(window) * self.plan.accumulate * self.loader.batch_size * self.loader.num_parts / seconds
+        epoch = self.step * self.plan.accumulate / self.loader.steps_per_epoch
+        log.training(self.step, epoch, rate, loss, accuracy, speed)
+        shown = f"loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if accuracy is not None else "")
+        bar.set_postfix_str(f"{shown}, lr {rate:.2g}, {speed:.1f} images/s")
+        if bar.disable:
+            logger.info("step %d/%d, %s, lr %.2g, %.1f images/s", self.step, self.plan.steps, shown, rate, speed)
+
+    def _verify(self, log: RunLog) -> None:
+        results = self.verify(*self.learner.parameters())
+        for name, result in results.items():
+            figures = result.to_dict()
+            log.verification(self.step, name, figures)
+            logger.info(
+                "step %d, %s: accuracy %.4f +- %.4f, balanced %.4f", self.step, name, result.accuracy,
+                result.accuracy_std, result.balanced_accuracy,
+            )  # fmt: skip
+        if results:
+            score = sum(result.balanced_accuracy for result in results.values()) / len(results)
+            if score > self._best["score"]:
+                self._best = {"step": self.step, "score": score}
+                self._bests = [*self._bests, self.step]
+
+    def _save(self) -> None:
+        if self.plan.keep == KEEP_NOTHING:
+            return
+        arguments, auxiliary = self.learner.parameters()
+        progress = {"best": self._best, "bests": self._bests}
+        state = TrainingState(self.step, arguments, auxiliary, self.learner.momenta(), progress)
+        checkpoint.save(self.prefix, self.embedding, state, self.whole)
+        self._saved_step = self.step
+        models = {KEEP_EVERY_BEST: self._bests, KEEP_ALL: None, KEEP_BEST: self._bests[-1:]}[self.plan.keep]
+        checkpoint.keep_only(self.prefix, models, states=[self.step])
+        logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)
+
+    def _divergence(self, rate: float) -> str:
+        kept = f"the checkpoint at step {self._saved_step} is kept" if self._saved_step else "nothing was saved yet"
+        return (
+            f"step {self.step + 1}: the loss is not finite any more (learning rate {rate:.2g}); {kept}; "
+            f"try --lr {rate / 10:.2g}, or more --warmup-steps"
+        )
+
+
+class _Stop:
+    """Whether a signal has asked to stop."""
+
+    requested = False
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[_Stop]:
+    """Turn SIGINT and SIGTERM into a request for as long as the block lasts."""
+    stop = _Stop()
+
+    def request(number, frame):
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.requested = True
+        os.write(2, b"\nstopping after this step; the run is saved first\n")
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

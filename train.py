@@ -1,0 +1,216 @@
+"""Train a face recognition network.
+
+    python train.py --network d63 --dataset orl --loss arcface
+
+A run lives in MODELS_ROOT/NETWORK-LOSS-DATASET.  It starts from, in this order of precedence: its own newest checkpoint
+(--resume), another model (--pretrained), nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from denseface.embedding import Embedder, verify
+
+from denseface import checkpoint, networks
+from denseface.augment import Augmentation
+from denseface.devices import contexts
+from denseface.errors import InputError
+from denseface.files import replacing
+from denseface.learner import Learner
+from denseface.pairs import read_bin
+from denseface.pipeline import BatchLoader
+from denseface.records import FaceRecords
+from denseface.training import Plan, Run
+
+logger = logging.getLogger("denseface")
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+    try:
+        return train(argv)
+    except (InputError, OSError) as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 1
+
+
+def train(argv: list[str] | None) -> int:
+    args, config = parse_args(argv)
+    devices = contexts(args.gpus)
+    prefix = run_prefix(args)
+
+    # data
+    records = FaceRecords(config.dataset_path, config.data_images_filter)
+    config.num_classes = records.num_classes
+    batch_size = args.per_batch_size * len(devices)
+    loader = BatchLoader(
+        records, batch_size, config.image_shape, Augmentation.from_config(config), seed=args.seed, max_bad=args.max_bad
+    )
+    pair_sets = read_pair_sets(config)
+    plan = make_plan(args, config, loader)
+
+    # symbol
+    height, width, channels = config.image_shape
+    embedding = networks.embedding_symbol()
+    symbol = networks.training_symbol(embedding)
+    learner = Learner(
+        symbol, (batch_size, channels, height, width), devices,
+        momentum=args.mom, wd=args.wd, accumulate=args.accumulate, kvstore=args.kvstore,
+    )  # fmt: skip
+    learner.initialize(networks.initializer(), args.seed)
+
+    # where to start
+    def verify_all(arguments, auxiliary):
+        model = checkpoint.Model(embedding, arguments, auxiliary, prefix, step=0)
+        embedder = Embedder(model, image_shape=config.image_shape, batch_size=16)
+        return {pair_set.name: verify(embedder, pair_set).flip for pair_set in pair_sets}
+
+    run = Run(learner, loader, plan, prefix, embedding, verify_all, whole=None if config.ckpt_embedding else symbol)
+    newest = max(checkpoint.complete_steps(prefix), default=None)
+    if newest and not args.resume:
+        raise InputError(f"{prefix}: holds a run at step {newest}; go on with --resume, or take another --models-root")
+    if newest:
+        run.resume(newest)
+        logger.info("resuming %s at step %d of %d", prefix, newest, plan.steps)
+    elif args.pretrained:
+        start_from(args.pretrained, args.pretrained_epoch, learner)
+    save_configuration(prefix, args, config)
+
+    # fit
+    logger.info(
+        "%s: %d images of %d identities, %d steps of %d images (%.1f epochs), on %s", config.dataset, len(records),
+        records.num_classes, plan.steps, batch_size * args.accumulate,
+        plan.steps * args.accumulate / loader.steps_per_epoch, ", ".join(map(str, devices)),
+    )  # fmt: skip
+    if not run.fit():
+        logger.info("stopped at step %d; go on with the same command and --resume", run.step)
+        return 128 + signal.SIGINT
+    logger.info("done: %s, step %d; %d broken pictures were replaced", prefix, run.step, len(loader.bad))
+    return 0
+
+
+def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
+    """Read the command line.
+
+    The names of network, data set and loss, and --set, come first: they fill the configuration, which then gives the
+    other flags their defaults.
+    """
+    names = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    names.add_argument("--network", default="d121", help="network, as in config.py")
+    names.add_argument("--dataset", default="emore", help="data set, as in config.py")
+    names.add_argument("--loss", default="arcface", help="loss, as in config.py")
+    names.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the configuration"
+    )
+    chosen, _ = names.parse_known_args(argv)
+    config, default = networks.configure(chosen.network, chosen.dataset, chosen.loss, chosen.set)
+
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        parents=[names],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="example: python train.py --network d63 --dataset orl --loss arcface",
+    )
+    flag = parser.add_argument
+    flag("--models-root", default=default.models_root, help="folder of all runs")
+    flag("--pretrained", default=default.pretrained, metavar="PREFIX", help="model to start from")
+    flag("--pretrained-epoch", type=int, default=default.pretrained_epoch, metavar="N", help="its epoch")
+    flag("--resume", action="store_true", help="go on from the run's newest checkpoint, if there is one")
+    flag("--ckpt", type=int, choices=range(4), default=default.ckpt,
+         help="models to keep: 0 none, 1 newest and each best, 2 all, 3 newest and best")  # fmt: skip
+    flag("--verbose", type=positive, default=default.verbose, help="steps between verifications with a checkpoint")
+    flag("--frequent", type=positive, default=default.frequent, help="steps between lines of figures")
+    flag("--epochs", type=positive, default=default.end_epoch, help="epochs to train")
+    flag("--max-steps", type=int, default=config.max_steps, help="steps to train at most; 0 for no such limit")
+    flag("--lr", type=float, default=default.lr, help="learning rate")
+    flag("--lr-steps", default=default.lr_steps, help="steps at which the learning rate falls to a tenth")
+    flag("--warmup-steps", type=int, default=default.warmup_steps, help="steps to reach the learning rate in")
+    flag("--wd", type=float, default=default.wd, help="weight decay")
+    flag("--mom", type=float, default=default.mom, help="momentum")
+    flag("--per-batch-size", type=positive, default=default.per_batch_size, help="images a device and batch")
+    flag("--accumulate", type=positive, default=1, metavar="K", help="batches whose gradients make one step")
+    flag("--gpus", metavar="0,1", help="GPUs by number; by default those of CUDA_VISIBLE_DEVICES, or the CPU")
+    flag("--kvstore", default=default.kvstore, help="MXNet's key-value store for several devices")
+    flag("--seed", type=int, default=default.seed, help="seed of everything random")
+    flag("--max-bad", type=int, default=None, metavar="N", help="broken pictures to bear before giving up")
+    args = parser.parse_args(argv)
+    config.max_steps = args.max_steps
+    return args, config
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def run_prefix(args: argparse.Namespace) -> str:
+    """Make the run's folder; give the prefix of its checkpoints."""
+    folder = Path(args.models_root, f"{args.network}-{args.loss}-{args.dataset}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / "model")
+
+
+def make_plan(args: argparse.Namespace, config: dict, loader: BatchLoader) -> Plan:
+    """Turn epochs and steps into a plan."""
+    try:
+        lr_steps = [int(step) for step in args.lr_steps.split(",") if step]
+    except ValueError as error:
+        raise InputError(f"--lr-steps {args.lr_steps}: write it as whole numbers, as in 100000,160000") from error
+    steps = args.epochs * loader.steps_per_epoch // args.accumulate
+    if config.max_steps > 0:
+        steps = min(steps, config.max_steps)
+    return Plan(
+        steps=steps,
+        learning_rate=args.lr,
+        lr_steps=lr_steps,
+        warmup_steps=args.warmup_steps,
+        frequent=args.frequent,
+        verbose=args.verbose,
+        keep=args.ckpt,
+        accumulate=args.accumulate,
+        seed=args.seed,
+    )
+
+
+def read_pair_sets(config: dict) -> list:
+    """Read the verification sets that lie beside the records; name those that do not."""
+    pair_sets = []
+    for name in config.val_targets:
+        path = Path(config.dataset_path, f"{name}.bin")
+        if path.exists():
+            pair_sets.append(read_bin(path))
+        else:
+            logger.warning("%s: no such file; the run is not verified on %s", path, name)
+    return pair_sets
+
+
+def start_from(prefix: str, epoch: int, learner: Learner) -> None:
+    """Take over what another model has in common with this one, by name and shape."""
+    model = checkpoint.load_model(prefix, epoch)
+    loaded, fresh, left_over = learner.adopt(model.arguments, model.auxiliary)
+    logger.info("%s: %d parameters loaded", model.name, len(loaded))
+    for names, fate in ((fresh, "start fresh"), (left_over, "are not used here")):
+        if names:
+            logger.info("  %d %s: %s", len(names), fate, ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
+    if len(loaded) < len(fresh):
+        raise InputError(f"--pretrained {prefix}: it fits only {len(loaded)} of {len(loaded) + len(fresh)} parameters")
+
+
+def save_configuration(prefix: str, args: argparse.Namespace, config: dict) -> None:
+    """Keep the resolved configuration beside the checkpoints."""
+    with replacing(f"{prefix}-config.json") as file:
+        file.write(json.dumps({"config": config, "arguments": vars(args)}, indent=1, default=list).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
