@@ -133,24 +133,20 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
     return Model(symbol, arguments, auxiliary, prefix, step)
 
 
-def save(
-    prefix: str | Path, embedding: mx.sym.Symbol, state: TrainingState, whole: mx.sym.Symbol | None = None
-) -> None:
+def save(prefix: str | Path, symbol: mx.sym.Symbol, state: TrainingState) -> None:
     """Write a complete checkpoint.
 
     Parameters
     ----------
     prefix : path-like
         Where; the folder exists.
-    embedding : Symbol
-        The network to deploy.  Parameters that it does not have go to the states.
+    symbol : Symbol
+        The network to deploy: the embedding, or the whole with its loss.  Parameters that it does not have go to the
+        states.
     state : TrainingState
         What to keep.
-    whole : Symbol, optional
-        Keep the whole training symbol and all its parameters in ``P-symbol.json`` and ``P-N.params`` instead.
     """
     prefix = str(prefix)
-    symbol = whole or embedding
     deployed = set(symbol.list_arguments())
     files = {
         "params": {

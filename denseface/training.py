@@ -85,12 +85,10 @@ class Run:
         What to do.
     prefix : str
         Prefix of the checkpoints; the folder exists.
-    embedding : Symbol
-        The network to deploy.
+    deployed : Symbol
+        The network that is saved as the model.
     verify : callable
         Takes arguments and auxiliary states and gives the figures of each verification set by name.
-    whole : Symbol, optional
-        Save the whole training symbol instead of the embedding.
     """
 
     def __init__(
@@ -99,17 +97,15 @@ class Run:
         loader: BatchLoader,
         plan: Plan,
         prefix: str,
-        embedding: mx.sym.Symbol,
+        deployed: mx.sym.Symbol,
         verify: Callable[[dict, dict], dict[str, VerificationResult]],
-        whole: mx.sym.Symbol | None = None,
     ):
         self.learner = learner
         self.loader = loader
         self.plan = plan
         self.prefix = prefix
-        self.embedding = embedding
+        self.deployed = deployed
         self.verify = verify
-        self.whole = whole
         self.step = 0
         self._saved_step = 0
         self._best = {"step": None, "score": -math.inf}
@@ -216,7 +212,7 @@ class Run:
         arguments, auxiliary = self.learner.parameters()
         progress = {"best": self._best, "bests": self._bests}
         state = TrainingState(self.step, arguments, auxiliary, self.learner.momenta(), progress)
-        checkpoint.save(self.prefix, self.embedding, state, self.whole)
+        checkpoint.save(self.prefix, self.deployed, state)
         self._saved_step = self.step
         models = {KEEP_EVERY_BEST: self._bests, KEEP_ALL: None, KEEP_BEST: self._bests[-1:]}[self.plan.keep]
         checkpoint.keep_only(self.prefix, models, states=[self.step])

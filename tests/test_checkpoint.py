@@ -1,0 +1,179 @@
+"""Checkpoints: complete or not there at all, and readable by MXNet's own loader."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denseface import checkpoint
+from denseface.checkpoint import TrainingState
+from denseface.errors import InputError
+
+import mxnet as mx
+
+
+def embedding_symbol():
+    body = mx.sym.BatchNorm(mx.sym.Flatten(mx.sym.Variable("data")), name="bn")
+    return mx.sym.FullyConnected(body, num_hidden=3, name="fc1")
+
+
+def make_state(step, seed=0):
+    rng = np.random.default_rng(seed + step)
+    arguments = {
+        "bn_gamma": rng.normal(size=12),
+        "bn_beta": rng.normal(size=12),
+        "fc1_weight": rng.normal(size=(3, 12)),
+        "fc1_bias": rng.normal(size=3),
+        "fc7_weight": rng.normal(size=(5, 3)),
+    }
+    arguments = {name: array.astype(np.float32) for name, array in arguments.items()}
+    auxiliary = {"bn_moving_mean": np.zeros(12, np.float32), "bn_moving_var": np.ones(12, np.float32)}
+    momenta = {name: array * 2 for name, array in arguments.items()}
+    return TrainingState(step, arguments, auxiliary, momenta, {"best": {"step": 1, "score": 0.5}})
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    return str(tmp_path / "model")
+
+
+def assert_equal_arrays(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_state_comes_back_as_it_was(prefix):
+    state = make_state(12)
+    checkpoint.save(prefix, embedding_symbol(), state)
+    back = checkpoint.load_state(prefix, 12)
+    assert back.step == 12 and back.progress == state.progress
+    assert_equal_arrays(back.arguments, state.arguments)
+    assert_equal_arrays(back.auxiliary, state.auxiliary)
+    assert_equal_arrays(back.momenta, state.momenta)
+
+
+def test_mxnet_loads_the_model_without_the_classes(prefix):
+    state = make_state(12)
+    checkpoint.save(prefix, embedding_symbol(), state)
+    symbol, arguments, auxiliary = mx.model.load_checkpoint(prefix, 12)
+    assert symbol.list_outputs() == ["fc1_output"]
+    assert set(arguments) == set(state.arguments) - {"fc7_weight"}
+    np.testing.assert_array_equal(arguments["fc1_weight"].asnumpy(), state.arguments["fc1_weight"])
+    np.testing.assert_array_equal(auxiliary["bn_moving_var"].asnumpy(), state.auxiliary["bn_moving_var"])
+
+
+def test_the_whole_network_is_kept_on_request(prefix):
+    whole = mx.sym.FullyConnected(embedding_symbol(), num_hidden=5, no_bias=True, name="fc7")
+    checkpoint.save(prefix, whole, make_state(1))
+    assert "fc7_weight" in checkpoint.load_model(prefix, 1).arguments
+    assert checkpoint.load_state(prefix, 1).arguments["fc7_weight"].shape == (5, 3)
+
+
+def test_a_model_that_mxnet_saved_loads(prefix):
+    state = make_state(7)
+    deployed = {name: mx.nd.array(array) for name, array in state.arguments.items() if name != "fc7_weight"}
+    auxiliary = {name: mx.nd.array(array) for name, array in state.auxiliary.items()}
+    mx.model.save_checkpoint(prefix, 7, embedding_symbol(), deployed, auxiliary)
+    model = checkpoint.load_model(prefix)
+    assert (model.step, model.name) == (7, f"{prefix},7")
+    np.testing.assert_array_equal(model.arguments["fc1_weight"], state.arguments["fc1_weight"])
+
+
+def test_the_newest_model_is_the_default(prefix):
+    for step in (900, 12000, 1000):
+        checkpoint.save(prefix, embedding_symbol(), make_state(step))
+    assert checkpoint.load_model(prefix).step == 12000
+    assert checkpoint.complete_steps(prefix) == [900, 1000, 12000]
+
+
+def test_another_prefix_in_the_same_folder_is_left_alone(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    checkpoint.save(prefix + "-b", embedding_symbol(), make_state(5))
+    assert checkpoint.complete_steps(prefix) == [1]
+    checkpoint.keep_only(prefix, models=[], states=[])
+    assert checkpoint.complete_steps(prefix) == []
+    assert checkpoint.complete_steps(prefix + "-b") == [5]
+
+
+@pytest.mark.parametrize("kind", ["params", "states", "json"])
+@pytest.mark.parametrize("damage", ["missing", "short", "altered"])
+def test_a_damaged_checkpoint_does_not_count(prefix, kind, damage):
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    checkpoint.save(prefix, embedding_symbol(), make_state(2))
+    path = Path(f"{prefix}-0002.{kind}")
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "short":
+        content = content[: len(content) // 2]
+    elif damage == "altered":
+        content = content[:-9] + b"X" + content[-8:]
+    if damage != "missing":
+        path.write_bytes(content)
+    if (kind, damage) != ("json", "altered"):
+        assert checkpoint.complete_steps(prefix) == [1]
+        with pytest.raises(InputError, match="no complete checkpoint"):
+            checkpoint.load_state(prefix, 2)
+    assert checkpoint.load_state(prefix, 1).step == 1
+
+
+def test_a_crash_at_any_write_leaves_the_previous_checkpoint_whole(prefix, monkeypatch):
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    rename, crashes = os.replace, 0
+    for allowed in range(4):
+        left = [allowed]
+
+        def crashing(source, target, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", crashing)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(prefix, embedding_symbol(), make_state(2))
+        crashes += 1
+        monkeypatch.setattr(os, "replace", rename)
+        assert checkpoint.complete_steps(prefix) == [1]
+        checkpoint.load_state(prefix, 1)
+    assert crashes == 4
+
+
+def test_keeping_removes_the_rest_and_what_a_crash_left(prefix):
+    for step in (1, 2, 3):
+        checkpoint.save(prefix, embedding_symbol(), make_state(step))
+    open(f"{prefix}-0004.params.tmp", "wb").close()
+    checkpoint.keep_only(prefix, models=[1], states=[3])
+    left = sorted(name[len("model-") :] for name in os.listdir(os.path.dirname(prefix)))
+    assert left == ["0001.params", "0003.json", "0003.params", "0003.states", "symbol.json"]
+    checkpoint.save(prefix, embedding_symbol(), make_state(5))
+    checkpoint.keep_only(prefix, models=None, states=[5])
+    assert checkpoint.load_model(prefix, 1).step == 1 and checkpoint.complete_steps(prefix) == [5]
+
+
+def test_a_model_reference_is_split_at_its_last_comma():
+    assert checkpoint.parse_model("a,b/model,12") == ("a,b/model", 12)
+    assert checkpoint.parse_model("models/model") == ("models/model", None)
+    with pytest.raises(InputError, match="PREFIX,EPOCH"):
+        checkpoint.parse_model("model,last")
+
+
+def test_what_is_missing_is_named(prefix):
+    with pytest.raises(InputError, match=r"model-NNNN\.params: no such file"):
+        checkpoint.load_model(prefix)
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    with pytest.raises(InputError, match=r"model-0003\.params"):
+        checkpoint.load_model(prefix, 3)
+    os.unlink(f"{prefix}-symbol.json")
+    with pytest.raises(InputError, match=r"model-symbol\.json"):
+        checkpoint.load_model(prefix, 1)
+
+
+def test_parameters_of_another_network_are_refused(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    other = mx.sym.FullyConnected(embedding_symbol(), num_hidden=2, name="extra")
+    with open(f"{prefix}-symbol.json", "w") as file:
+        file.write(other.tojson())
+    with pytest.raises(InputError, match="extra_bias"):
+        checkpoint.load_model(prefix, 1)

@@ -1,0 +1,230 @@
+"""The fit loop: exact resume, nothing lost on a signal, nothing saved from a run that diverged."""
+
+import csv
+import io
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denseface import checkpoint, losses, training
+from denseface.augment import Augmentation
+from denseface.errors import InputError
+from denseface.learner import Learner
+from denseface.pipeline import BatchLoader
+from denseface.records import FaceRecords, write_face_records
+from denseface.training import Plan, Run
+from denseface.verification import evaluate
+
+import mxnet as mx
+
+CLASSES, BATCH, SIZE = 3, 4, 8
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    rng = np.random.default_rng(0)
+
+    def picture():
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(file, "PNG")
+        return file.getvalue()
+
+    write_face_records(folder, [(label, picture()) for label in range(CLASSES) for _ in range(6)], (SIZE, SIZE))
+    with FaceRecords(folder) as records:
+        yield records
+
+
+def embedding_symbol():
+    body = mx.sym.Convolution(mx.sym.Variable("data") * (1 / 255), num_filter=4, kernel=(3, 3), name="conv")
+    body = mx.sym.Dropout(mx.sym.BatchNorm(body, name="bn"), p=0.3)
+    return mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
+
+
+def make_run(records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, **changes):
+    settings = {
+        "steps": 10,
+        "learning_rate": 0.1,
+        "lr_steps": [8],
+        "warmup_steps": 2,
+        "frequent": 2,
+        "verbose": 4,
+        "keep": training.KEEP_BEST,
+        "accumulate": accumulate,
+        "seed": 5,
+    }
+    plan = Plan(**{**settings, **changes})
+    loader = BatchLoader(records, BATCH, (SIZE, SIZE, 3), Augmentation(color=1), seed=5)
+    symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
+    learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3, accumulate=accumulate)
+    learner.initialize(mx.init.Xavier(), seed=5)
+    return Run(learner, loader, plan, str(prefix), symbol if whole else embedding_symbol(), verify)
+
+
+def assert_same_state(one, other):
+    for ours, theirs in zip(
+        (*one.learner.parameters(), one.learner.momenta()), (*other.learner.parameters(), other.learner.momenta())
+    ):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("stop", [1, 3, 4, 7])
+def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop, accumulate):
+    whole = make_run(records, tmp_path / "whole", accumulate=accumulate)
+    assert whole.fit()
+    first = make_run(records, tmp_path / "parts", accumulate=accumulate, steps=stop)
+    assert first.fit()
+    second = make_run(records, tmp_path / "parts", accumulate=accumulate)
+    second.resume(stop)
+    assert second.fit()
+    assert_same_state(whole, second)
+    assert checkpoint.complete_steps(tmp_path / "parts") == [10]
+    for kind in ("params", "states"):
+        one, other = ((tmp_path / f"{name}-0010.{kind}").read_bytes() for name in ("whole", "parts"))
+        assert one == other
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(records, tmp_path, number):
+    run = make_run(records, tmp_path / "model")
+    take_step = run.learner.step
+
+    def step_with_signal(*args, **kwargs):
+        if run.step == 5:
+            os.kill(os.getpid(), number)
+        return take_step(*args, **kwargs)
+
+    run.learner.step = step_with_signal
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert run.fit() is False
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert run.step == 6 and checkpoint.complete_steps(tmp_path / "model") == [6]
+    resumed = make_run(records, tmp_path / "model")
+    resumed.resume(6)
+    assert resumed.fit()
+    undisturbed = make_run(records, tmp_path / "other")
+    undisturbed.fit()
+    assert_same_state(resumed, undisturbed)
+
+
+def test_a_second_interrupt_breaks_off_at_once(records, tmp_path):
+    run = make_run(records, tmp_path / "model")
+
+    def interrupted_twice(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run.learner.step = interrupted_twice
+    with pytest.raises(KeyboardInterrupt):
+        run.fit()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(records, tmp_path):
+    run = make_run(records, tmp_path / "model", learning_rate=1.0)
+    take_step = run.learner.step
+
+    def diverging(*args, **kwargs):
+        result = take_step(*args, **kwargs)
+        return result._replace(loss=math.nan) if run.step == 6 else result
+
+    run.learner.step = diverging
+    with pytest.raises(InputError, match=r"step 7: the loss is not finite.*checkpoint at step 4 is kept.*--lr 0\.1"):
+        run.fit()
+    assert checkpoint.complete_steps(tmp_path / "model") == [4]
+
+
+def test_the_rate_warms_up_and_falls_at_its_steps():
+    plan = Plan(10, 1.0, [4, 6], 2, 1, 1, 3, 1, 0)
+    assert [plan.rate(step) for step in range(8)] == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_figures_go_to_csv_and_a_resumed_run_does_not_repeat_them(records, tmp_path):
+    scores = np.array([0.9, 0.8, 0.3, 0.1] * 5)
+    issame = np.array([True, True, False, False] * 5)
+
+    def verify(arguments, auxiliary):
+        return {"made": evaluate(scores, issame)}
+
+    make_run(records, tmp_path / "model", verify, steps=7).fit()
+    path = tmp_path / "model-training.csv"
+    rows = read_csv(path)
+    assert [row["step"] for row in rows] == ["2", "4", "6", "7"]
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    with open(path, "a") as file:
+        file.write("9,9,9,9,9,9\r\n")  # as left by a run killed after its last checkpoint
+    run = make_run(records, tmp_path / "model", verify)
+    run.resume(7)
+    run.fit()
+    assert [row["step"] for row in read_csv(path)] == ["2", "4", "6", "7", "8", "10"]
+    verified = read_csv(tmp_path / "model-verification.csv")
+    assert [(row["step"], row["set"]) for row in verified] == [(step, "made") for step in ("4", "7", "8", "10")]
+    assert {row["accuracy"] for row in verified} == {"1"} and {row["tar_1e-3"] for row in verified} == {""}
+
+
+@pytest.mark.parametrize(
+    "keep, models, resumable",
+    [
+        (training.KEEP_NOTHING, [], []),
+        (training.KEEP_EVERY_BEST, [2, 4, 10], [10]),
+        (training.KEEP_ALL, [2, 4, 6, 8, 10], [10]),
+        (training.KEEP_BEST, [4, 10], [10]),
+    ],
+)
+def test_what_is_kept(records, tmp_path, keep, models, resumable):
+    qualities = iter([0.5, 0.9, 0.7, 0.9, 0.6])
+
+    def verify(arguments, auxiliary):
+        quality = next(qualities)
+        issame = np.arange(200) % 2 == 0
+        right = np.arange(200) < 200 * quality
+        return {"made": evaluate(np.where(right == issame, 1.0, 0.0), issame)}
+
+    make_run(records, tmp_path / "model", verify, verbose=2, keep=keep).fit()
+    assert checkpoint.complete_steps(tmp_path / "model") == resumable
+    assert sorted(int(path.stem[-4:]) for path in tmp_path.glob("model-*.params")) == models
+
+
+def test_without_verification_sets_the_newest_model_is_saved(records, tmp_path):
+    make_run(records, tmp_path / "model").fit()
+    assert checkpoint.load_model(tmp_path / "model").step == 10
+
+
+def test_the_whole_network_is_saved_on_request_and_resumes(records, tmp_path):
+    make_run(records, tmp_path / "model", whole=True, steps=4).fit()
+    assert "fc7_weight" in checkpoint.load_model(tmp_path / "model").arguments
+    run = make_run(records, tmp_path / "model", whole=True)
+    run.resume(4)
+    run.fit()
+    plain = make_run(records, tmp_path / "plain")
+    plain.fit()
+    assert_same_state(run, plain)
+
+
+def test_a_run_of_another_network_is_not_resumed(records, tmp_path):
+    run = make_run(records, tmp_path / "model", steps=4)
+    run.fit()
+    other = losses.margin_softmax(embedding_symbol(), 5, CLASSES + 1, s=8, m2=0.2)
+    run = make_run(records, tmp_path / "model")
+    run.learner = Learner(other, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
+    with pytest.raises(InputError, match="another configuration: fc7_weight"):
+        run.resume(4)
+
+
+def test_no_thread_is_left_behind(records, tmp_path):
+    import threading
+
+    before = set(threading.enumerate())
+    make_run(records, tmp_path / "model").fit()
+    assert {thread for thread in threading.enumerate() if thread not in before and not thread.daemon} == set()
