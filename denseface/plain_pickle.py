@@ -13,7 +13,7 @@ import pickletools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable
+from typing import BinaryIO, Callable
 
 from denseface.errors import InputError
 
@@ -86,8 +86,6 @@ def loads(data: bytes, source: str) -> object:
         for name, argument in _instructions(data):
             if name == "STOP":
                 return machine.stack.pop()
-            if name not in _STEPS:
-                raise _Refused(f"the pickle instruction {name}")
             _STEPS[name](machine, argument)
     except _Refused as error:
         raise InputError(f"{source}: refused: the file asks for {error}, which plain data does not need") from error
@@ -106,15 +104,25 @@ def _instructions(data: bytes) -> Iterator[tuple[str, object]]:
         instruction = pickletools.code2op.get(code.decode("latin-1"))
         if instruction is None:
             raise _Malformed(f"byte {file.tell() - 1} is not an instruction")
-        if instruction.name == "STRING":
-            yield "STRING", _unquote(file.readline())
+        name = instruction.name
+        if name in _LINE_READERS:
+            yield name, _LINE_READERS[name](file)
+        elif name in _STEPS or name == "STOP":
+            yield name, instruction.arg and instruction.arg.reader(file)
         else:
-            yield instruction.name, instruction.arg and instruction.arg.reader(file)
+            raise _Refused(f"the pickle instruction {name}")
 
 
-def _unquote(line: bytes) -> bytes:
-    """Undo Python 2's ``repr`` of a str; pickletools takes ASCII only."""
-    quoted = re.fullmatch(rb"""(['"])(.*)\1\n""", line)
+def _read_name(file: BinaryIO) -> str:
+    lines = file.readline() + file.readline()
+    if not lines.endswith(b"\n"):
+        raise _Malformed("it ends inside a name")
+    return lines[:-1].replace(b"\n", b".").decode("utf-8")
+
+
+def _read_quoted(file: BinaryIO) -> bytes:
+    """Undo Python 2's ``repr`` of a str."""
+    quoted = re.fullmatch(rb"""(['"])(.*)\1\n""", file.readline())
     if quoted is None:
         raise _Malformed("a string has no quotes")
     plain = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
@@ -124,6 +132,10 @@ def _unquote(line: bytes) -> bytes:
         return bytes([int(escape[1:], 16)]) if len(escape) == 3 else plain.get(escape, escape)
 
     return re.sub(rb"\\(x[0-9a-fA-F]{2}|.)", character, quoted[2])
+
+
+# Of these, pickletools takes ASCII only.
+_LINE_READERS = {"STRING": _read_quoted, "GLOBAL": _read_name, "INST": _read_name}
 
 
 class _Machine:
@@ -169,8 +181,7 @@ class _Machine:
     def short_tuple(self, length: int) -> None:
         self.stack.append(tuple([self.stack.pop() for _ in range(length)][::-1]))
 
-    def name(self, module_and_name: str) -> None:
-        name = module_and_name.replace(" ", ".")
+    def name(self, name: str) -> None:
         if name not in _NAMES:
             raise _Refused(_printable(name))
         self.stack.append(_NAMES[name])
@@ -179,10 +190,10 @@ class _Machine:
         name, module = self.stack.pop(), self.stack.pop()
         if type(module) is not str or type(name) is not str:
             raise _Malformed("a name is not text")
-        self.name(f"{module} {name}")
+        self.name(f"{module}.{name}")
 
-    def instance(self, module_and_name: str) -> None:
-        self.name(module_and_name)
+    def instance(self, name: str) -> None:
+        self.name(name)
         raise _Refused("the pickle instruction INST")
 
     def call(self, _: None) -> None:

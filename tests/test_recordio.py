@@ -141,6 +141,7 @@ def test_a_bad_index_line_is_named_by_its_number(tmp_path, line, before):
         (b"0\t0\n1\t36\n", "a.idx: line 2: key 1 is said to be at byte 36, past the end of .*a.rec"),
         (b"0\t0\n1\t999999999999999999\n", "a.idx: line 2: key 1 is said to be at byte 999999999999999999"),
     ],
+    ids=["empty", "blank", "binary", "twice", "past the end", "far past the end"],
 )
 def test_a_bad_index_is_refused(tmp_path, index, message):
     path = write(tmp_path, [b"zero"])
@@ -210,6 +211,20 @@ def test_a_truncated_file_loses_its_last_record_only(tmp_path, cut):
         assert reader.read(0).payload == b"a picture"
         with pytest.raises(RecordError, match="key 1 at byte 44: the file ends inside this record"):
             reader.read(1)
+
+
+def test_no_damage_leads_to_another_error(tmp_path):
+    path = write(tmp_path, [b"a picture"] * 4 + [MAGIC * 2], labels=[1, [2, 3], 4, [5], 6])
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with RecordReader(path) as reader:
+            for key in range(5):
+                try:
+                    assert isinstance(reader.read(key).payload, bytes)
+                except RecordError:
+                    refused += 1
+    assert refused > 60
 
 
 def test_the_index_is_compact(tmp_path):
