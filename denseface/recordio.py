@@ -76,6 +76,8 @@ class RecordReader:
 
     Attributes
     ----------
+    path, idx_path : Path
+        The two files.
     keys : ndarray of shape (n,), int64
         The keys in the order of the index.
 

@@ -59,6 +59,8 @@ class FaceRecords:
         Classes are 0 to ``num_classes`` - 1.
     image_shape : tuple (height, width)
         As ``property`` says, in pixels.
+    reader : RecordReader
+        The records, with those of the headers; its `read` and `label` together do what `read_image` does.
 
     Raises
     ------
