@@ -13,14 +13,15 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-
-from denseface.embedding import Embedder, verify
 
 from denseface import checkpoint, networks
 from denseface.augment import Augmentation
 from denseface.devices import contexts
+from denseface.embedding import Embedder
 from denseface.errors import InputError
+from denseface.evaluation import verify
 from denseface.files import replacing
 from denseface.learner import Learner
 from denseface.pairs import read_bin
@@ -28,11 +29,14 @@ from denseface.pipeline import BatchLoader
 from denseface.records import FaceRecords
 from denseface.training import Plan, Run
 
+import mxnet as mx
+
 logger = logging.getLogger("denseface")
 
 
 def main(argv: list[str] | None = None) -> int:
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
     try:
         return train(argv)
     except (InputError, OSError) as error:
@@ -42,57 +46,50 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(argv: list[str] | None) -> int:
     args, config = parse_args(argv)
-    devices = contexts(args.gpus)
     prefix = run_prefix(args)
+    with FaceRecords(config.dataset_path, config.data_images_filter) as records:
+        # data
+        config.num_classes = records.num_classes
+        devices = contexts(args.gpus)
+        batch_size = args.per_batch_size * len(devices)
+        augmentation = Augmentation.from_config(config)
+        loader = BatchLoader(
+            records, batch_size, config.image_shape, augmentation, seed=args.seed, max_bad=args.max_bad
+        )
+        plan = make_plan(args, loader)
 
-    # data
-    records = FaceRecords(config.dataset_path, config.data_images_filter)
-    config.num_classes = records.num_classes
-    batch_size = args.per_batch_size * len(devices)
-    loader = BatchLoader(
-        records, batch_size, config.image_shape, Augmentation.from_config(config), seed=args.seed, max_bad=args.max_bad
-    )
-    pair_sets = read_pair_sets(config)
-    plan = make_plan(args, config, loader)
+        # symbol
+        embedding = networks.embedding_symbol()
+        symbol = networks.training_symbol(embedding)
+        height, width, channels = config.image_shape
+        learner = Learner(
+            symbol,
+            (batch_size, channels, height, width),
+            devices,
+            momentum=args.mom,
+            wd=args.wd,
+            accumulate=args.accumulate,
+            kvstore=args.kvstore,
+        )
 
-    # symbol
-    height, width, channels = config.image_shape
-    embedding = networks.embedding_symbol()
-    symbol = networks.training_symbol(embedding)
-    learner = Learner(
-        symbol, (batch_size, channels, height, width), devices,
-        momentum=args.mom, wd=args.wd, accumulate=args.accumulate, kvstore=args.kvstore,
-    )  # fmt: skip
-    learner.initialize(networks.initializer(), args.seed)
+        # where to start
+        deployed = embedding if config.ckpt_embedding else symbol
+        run = Run(learner, loader, plan, prefix, deployed, make_verify(config, embedding))
+        start(run, args)
+        save_configuration(prefix, args, config)
 
-    # where to start
-    def verify_all(arguments, auxiliary):
-        model = checkpoint.Model(embedding, arguments, auxiliary, prefix, step=0)
-        embedder = Embedder(model, image_shape=config.image_shape, batch_size=16)
-        return {pair_set.name: verify(embedder, pair_set).flip for pair_set in pair_sets}
-
-    run = Run(learner, loader, plan, prefix, embedding, verify_all, whole=None if config.ckpt_embedding else symbol)
-    newest = max(checkpoint.complete_steps(prefix), default=None)
-    if newest and not args.resume:
-        raise InputError(f"{prefix}: holds a run at step {newest}; go on with --resume, or take another --models-root")
-    if newest:
-        run.resume(newest)
-        logger.info("resuming %s at step %d of %d", prefix, newest, plan.steps)
-    elif args.pretrained:
-        start_from(args.pretrained, args.pretrained_epoch, learner)
-    save_configuration(prefix, args, config)
-
-    # fit
-    logger.info(
-        "%s: %d images of %d identities, %d steps of %d images (%.1f epochs), on %s", config.dataset, len(records),
-        records.num_classes, plan.steps, batch_size * args.accumulate,
-        plan.steps * args.accumulate / loader.steps_per_epoch, ", ".join(map(str, devices)),
-    )  # fmt: skip
-    if not run.fit():
-        logger.info("stopped at step %d; go on with the same command and --resume", run.step)
-        return 128 + signal.SIGINT
-    logger.info("done: %s, step %d; %d broken pictures were replaced", prefix, run.step, len(loader.bad))
-    return 0
+        # fit
+        images = batch_size * args.accumulate
+        epochs = plan.steps * args.accumulate / loader.steps_per_epoch
+        logger.info("%s: %d images of %d identities", config.dataset, len(records), records.num_classes)
+        logger.info(
+            "%d steps of %d images (%.1f epochs) on %s", plan.steps, images, epochs, ", ".join(map(str, devices))
+        )
+        if not run.fit():
+            logger.info("stopped at step %d; go on with the same command and --resume", run.step)
+            return 128 + signal.SIGINT
+        logger.info("done: %s, step %d; %d broken pictures were replaced", prefix, run.step, len(loader.bad))
+        return 0
 
 
 def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
@@ -140,9 +137,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     flag("--kvstore", default=default.kvstore, help="MXNet's key-value store for several devices")
     flag("--seed", type=int, default=default.seed, help="seed of everything random")
     flag("--max-bad", type=int, default=None, metavar="N", help="broken pictures to bear before giving up")
-    args = parser.parse_args(argv)
-    config.max_steps = args.max_steps
-    return args, config
+    return parser.parse_args(argv), config
 
 
 def positive(text: str) -> int:
@@ -160,17 +155,15 @@ def run_prefix(args: argparse.Namespace) -> str:
     return str(folder / "model")
 
 
-def make_plan(args: argparse.Namespace, config: dict, loader: BatchLoader) -> Plan:
+def make_plan(args: argparse.Namespace, loader: BatchLoader) -> Plan:
     """Turn epochs and steps into a plan."""
     try:
         lr_steps = [int(step) for step in args.lr_steps.split(",") if step]
     except ValueError as error:
         raise InputError(f"--lr-steps {args.lr_steps}: write it as whole numbers, as in 100000,160000") from error
     steps = args.epochs * loader.steps_per_epoch // args.accumulate
-    if config.max_steps > 0:
-        steps = min(steps, config.max_steps)
     return Plan(
-        steps=steps,
+        steps=min(steps, args.max_steps) if args.max_steps > 0 else steps,
         learning_rate=args.lr,
         lr_steps=lr_steps,
         warmup_steps=args.warmup_steps,
@@ -182,8 +175,8 @@ def make_plan(args: argparse.Namespace, config: dict, loader: BatchLoader) -> Pl
     )
 
 
-def read_pair_sets(config: dict) -> list:
-    """Read the verification sets that lie beside the records; name those that do not."""
+def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict], dict]:
+    """Read the verification sets that lie beside the records, naming those that do not; give what measures them."""
     pair_sets = []
     for name in config.val_targets:
         path = Path(config.dataset_path, f"{name}.bin")
@@ -191,10 +184,32 @@ def read_pair_sets(config: dict) -> list:
             pair_sets.append(read_bin(path))
         else:
             logger.warning("%s: no such file; the run is not verified on %s", path, name)
-    return pair_sets
+
+    def verify_all(arguments: dict, auxiliary: dict) -> dict:
+        model = checkpoint.Model(embedding, arguments, auxiliary, "this run", step=0)
+        embedder = Embedder(model, image_shape=config.image_shape)
+        return {pair_set.name: verify(embedder, pair_set, progress=True).flip for pair_set in pair_sets}
+
+    return verify_all
 
 
-def start_from(prefix: str, epoch: int, learner: Learner) -> None:
+def start(run: Run, args: argparse.Namespace) -> None:
+    """Bring a run to where it starts."""
+    newest = max(checkpoint.complete_steps(run.prefix), default=None)
+    if newest and not args.resume:
+        raise InputError(
+            f"{run.prefix}: holds a run at step {newest}; go on with --resume, or take another --models-root"
+        )
+    if newest:
+        run.resume(newest)
+        logger.info("resuming %s at step %d of %d", run.prefix, newest, run.plan.steps)
+        return
+    run.learner.initialize(networks.initializer(), args.seed)
+    if args.pretrained:
+        adopt(run.learner, args.pretrained, args.pretrained_epoch)
+
+
+def adopt(learner: Learner, prefix: str, epoch: int) -> None:
     """Take over what another model has in common with this one, by name and shape."""
     model = checkpoint.load_model(prefix, epoch)
     loaded, fresh, left_over = learner.adopt(model.arguments, model.auxiliary)
