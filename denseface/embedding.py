@@ -1,0 +1,217 @@
+"""From pictures of aligned faces to embeddings."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from denseface.errors import InputError
+from denseface.pictures import Picture, load_picture, ordered_map
+from denseface.verification import normalize as normalized
+
+if TYPE_CHECKING:
+    from denseface.checkpoint import Model
+
+    import mxnet as mx
+
+IMAGE_SHAPE = (112, 112, 3)
+
+_DECODERS = min(4, os.cpu_count() or 1)
+
+
+class PictureError(InputError):
+    """One of the pictures cannot be used.
+
+    Attributes
+    ----------
+    position : int
+        Its place among the pictures, from 0.
+    reason : str
+        What is wrong with it.
+    """
+
+    def __init__(self, position: int, reason: str):
+        super().__init__(f"picture {position}: {reason}")
+        self.position = position
+        self.reason = reason
+
+
+class Embedder:
+    """Computes embeddings with one network.
+
+    Pictures go through in batches of one fixed size, the last one filled up with zeros, so that an embedding is the
+    same, bit by bit, whatever pictures are computed with it.
+
+    Parameters
+    ----------
+    model : Model
+        The network and its parameters.
+    batch_size : int
+        Pictures computed at a time.
+    flip : bool
+        Add the embedding of the mirrored picture, as InsightFace does: the two are summed, and the sum is normalised.
+    normalize : bool
+        Scale each embedding to length 1; zeros stay zeros.
+    image_shape : tuple (height, width, channels)
+        What the network takes; channels 1 (gray) or 3 (RGB). Pictures of another size are resized, bilinear, without
+        regard to their proportions: they should show aligned faces.
+    context : mxnet.Context, optional
+        Where to compute; the CPU by default.
+
+    Attributes
+    ----------
+    emb_size : int
+        Values in an embedding.
+
+    Raises
+    ------
+    InputError
+        If the parameters do not fit pictures of this shape.
+
+    Examples
+    --------
+    >>> embedder = Embedder.load("models/d63-arcface-orl/model,100")  # doctest: +SKIP
+    >>> embedder.embed(["anna.jpg", "another-anna.jpg"]).shape  # doctest: +SKIP
+    (2, 512)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        batch_size: int = 8,
+        flip: bool = True,
+        normalize: bool = True,
+        image_shape: tuple[int, int, int] = IMAGE_SHAPE,
+        context: mx.Context | None = None,
+    ):
+        from denseface.engines.mxnet_engine import MXNetEngine
+
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        height, width, channels = image_shape
+        if channels not in (1, 3):
+            raise InputError(f"image_shape: channels must be 1 (gray) or 3 (RGB), not {channels}")
+        self.model = model
+        self.flip = flip
+        self.normalize = normalize
+        self.image_shape = tuple(image_shape)
+        self._engine = MXNetEngine(model, (channels, height, width), batch_size, context)
+        self.emb_size = self._engine.emb_size
+
+    @classmethod
+    def load(cls, text: str, **options: object) -> Embedder:
+        """Make an embedder of the model ``prefix,epoch``, or of the newest one with a prefix.
+
+        Parameters
+        ----------
+        text : str
+            Where the model is.
+        **options
+            As for the class.
+
+        Raises
+        ------
+        InputError
+            If there is no such model, or it is damaged.
+        """
+        from denseface.checkpoint import load_model, parse_model
+
+        return cls(load_model(*parse_model(text)), **options)
+
+    def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
+        """Embed pictures.
+
+        Parameters
+        ----------
+        images : ndarray of shape (N, H, W, 3), uint8, or iterable of pictures, or one picture
+            A picture is a uint8 array, RGB of shape (H, W, 3) or gray of shape (H, W); a PIL image; a path; or the
+            bytes of a JPEG or PNG file. An iterable is read as it is needed.
+
+        Returns
+        -------
+        ndarray of shape (N, emb_size), float32
+
+        Raises
+        ------
+        PictureError
+            If a picture is broken, or an array is of another type or shape.
+        """
+        parts = [self.combine(plain, mirrored) for plain, mirrored in self.batches(images)]
+        return np.concatenate([np.empty((0, self.emb_size), np.float32), *parts])
+
+    def combine(self, plain: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
+        """Make embeddings, float32 (n, emb_size), of what :meth:`batches` yields."""
+        embeddings = plain if mirrored is None else plain + mirrored
+        return normalized(embeddings).astype(np.float32) if self.normalize else embeddings
+
+    def batches(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Embed pictures, batch by batch, in memory that does not grow with their number.
+
+        Parameters
+        ----------
+        images
+            As for :meth:`embed`.
+
+        Yields
+        ------
+        plain, mirrored : ndarray of shape (n, emb_size), float32
+            Embeddings of up to `batch_size` pictures as the network gives them, and of their mirror images (None
+            without `flip`).
+        """
+        size = self._engine.batch_size
+        decoded = ordered_map(self._load, enumerate(_listed(images)), _DECODERS, ahead=2 * size)
+        while pictures := list(itertools.islice(decoded, size)):
+            batch = np.zeros((size, *self._engine.input_shape), np.float32)
+            batch[: len(pictures)] = np.stack(pictures).transpose(0, 3, 1, 2)
+            plain = self._engine(batch)[: len(pictures)]
+            yield plain, self._engine(batch[:, :, :, ::-1])[: len(pictures)] if self.flip else None
+
+    def _load(self, numbered):
+        position, picture = numbered
+        try:
+            return load_picture(picture, self.image_shape)
+        except InputError as error:
+            raise PictureError(position, str(error)) from error
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine similarity of embeddings, -1 to 1; 0 where one is all zeros.
+
+    Parameters
+    ----------
+    a, b : ndarray of shape (n, d) and (m, d), or (d,)
+        Embeddings, normalised or not.
+
+    Returns
+    -------
+    ndarray of shape (n, m), float64
+        Without the axis of an argument that is a single embedding.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> float(similarity([3, 4], [3, 4])), float(similarity([3, 4], [-4, 3]))
+    (1.0, 0.0)
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    if not (a.ndim in (1, 2) and b.ndim in (1, 2) and a.shape[-1] == b.shape[-1]):
+        raise InputError(f"embeddings must have the shapes (n, d) and (m, d), not {a.shape} and {b.shape}")
+    scores = (normalized(np.atleast_2d(a)) @ normalized(np.atleast_2d(b)).T).clip(-1, 1)
+    return scores.reshape(a.shape[:-1] + b.shape[:-1])
+
+
+def _listed(images):
+    """A single picture as a list of one."""
+    single = isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
+    return [images] if single else images

@@ -1,0 +1,98 @@
+"""Pictures in any form that a user may have them, as arrays of the size that a network takes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, TypeVar, Union
+
+import numpy as np
+from PIL import Image
+
+from denseface.errors import InputError
+from denseface.files import open_input
+from denseface.pipeline import ImageError, decode_image
+
+Picture = Union[np.ndarray, Image.Image, str, Path, bytes]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Bring a picture to the wanted size and channels.
+
+    Parameters
+    ----------
+    picture : ndarray, PIL image, path or bytes
+        An array is uint8, RGB of shape (height, width, 3) or gray of shape (height, width) or (height, width, 1). Bytes
+        and files are JPEG or PNG.
+    image_shape : tuple (height, width, channels)
+        Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions.
+
+    Returns
+    -------
+    ndarray of shape (height, width, channels), uint8
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or broken; of a file, the message names it.
+    """
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture, image_shape)
+    if isinstance(picture, Image.Image):
+        return _from_pillow(picture, image_shape)
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(picture), image_shape)
+    if isinstance(picture, (str, Path)):
+        with open_input(picture) as file:
+            payload = file.read()
+        try:
+            return decode_image(payload, image_shape)
+        except ImageError as error:
+            raise ImageError(f"{picture}: {error}") from error
+    raise InputError(f"a picture is an array, a PIL image, a path or bytes, not {type(picture).__name__}")
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """Apply a function on other threads, and give the results in the order of the items.
+
+    Items are taken one by one, on the caller's thread, and never more than ``ahead`` before they are needed.
+    """
+    pool = ThreadPoolExecutor(threads)
+    waiting = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown()
+
+
+def _from_array(array, image_shape):
+    has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
+    if array.dtype != np.uint8 or not has_shape or not array.size:
+        raise InputError(f"an array must be uint8 of shape (height, width, 3), not {array.dtype} {array.shape}")
+    if array.shape == image_shape:
+        return array
+    return _from_pillow(Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array), image_shape)
+
+
+def _from_pillow(picture, image_shape):
+    height, width, channels = image_shape
+    if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
+        raise InputError(f"a picture of mode {picture.mode} must be converted to 8 bits a channel")
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(image_shape)
