@@ -1,0 +1,68 @@
+"""The command line: one module a command, each with ``add_parser(subparsers)`` and ``run(args) -> exit code``.
+
+Modules of commands are imported for their arguments alone, so they import what does the work inside ``run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from denseface import __version__
+from denseface.cli.console import FAILED, INTERRUPTED, report_error
+from denseface.errors import InputError
+
+COMMANDS = ("dataset", "verify")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Its name and arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        0, or 1 if it failed, or 130 if it was interrupted.
+
+    Raises
+    ------
+    SystemExit
+        With code 2 for bad usage, and 0 for ``--help`` and ``--version``.
+    """
+    logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
+    args = _parser().parse_args(argv)
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (InputError, OSError, ModuleNotFoundError) as error:
+        report_error(error)
+        return FAILED
+    except KeyboardInterrupt:
+        print("denseface: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="denseface",
+        description="Face recognition with DenseNet: data sets, verification, embeddings and export.",
+        epilog="Each command has its own help: denseface COMMAND --help",
+    )
+    parser.add_argument("--version", action="version", version=f"denseface {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        importlib.import_module(f"denseface.cli.{name}").add_parser(subparsers)
+    return parser

@@ -1,0 +1,23 @@
+"""What commands say and how they end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def report_error(error: Exception) -> None:
+    """Print an error as one line on stderr."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    print("denseface: error:", " ".join(text.split()), file=sys.stderr)
+
+
+def print_table(lines: Sequence[Sequence[str]]) -> None:
+    """Print lines of cells in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())

