@@ -2,6 +2,7 @@
 
 import email
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -51,6 +52,7 @@ def test_wheel_has_every_file_of_denseface(wheel):
 def test_wheel_installs_the_command(wheel):
     points = wheel.read(f"denseface-{denseface.__version__}.dist-info/entry_points.txt").decode()
     assert points.split() == ["[console_scripts]", "denseface", "=", "denseface.cli:main"]
+    assert callable(pkgutil.resolve_name("denseface.cli:main"))
 
 
 def test_wheel_says_what_it_is_and_needs(wheel):
