@@ -30,7 +30,8 @@ def Act(data: mx.sym.Symbol, act_type: str, name: str) -> mx.sym.Symbol:
         Name of the node.
     """
     if act_type in ("prelu", "leaky", "elu", "selu", "gelu"):
-        return mx.sym.LeakyReLU(data=data, act_type=act_type, name=name)
+        slope = 1.0 if act_type == "elu" else 0.25  # as Gluon has them; left out, MXNet takes 0.25 for ELU too
+        return mx.sym.LeakyReLU(data=data, act_type=act_type, slope=slope, name=name)
     return mx.sym.Activation(data=data, act_type=act_type, name=name)
 
 
@@ -100,7 +101,7 @@ def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_chan
     Raises
     ------
     ValueError
-        For an unknown head; the message lists those that exist.
+        For an unknown head (the message lists those that exist), or pictures too small for GDC.
 
     Notes
     -----
@@ -162,9 +163,13 @@ def _head_gap(body, emb_size, channels):
 
 
 def _head_gdc(body, emb_size, channels):
-    # Every body here divides the picture's side by 16.
-    height, width = (side // 16 for side in config.get("image_shape", (112, 112, 3))[:2])
-    depthwise = Linear(body, num_filter=channels, num_group=channels, kernel=(height, width), name="conv_6dw7_7")
+    height, width, colours = config.get("image_shape", (112, 112, 3))
+    try:
+        _, shapes, _ = body.infer_shape_partial(data=(1, colours, height, width))
+    except mx.MXNetError as error:
+        raise ValueError(f"image_shape: the network cannot take pictures of {height}x{width}x{colours}") from error
+    positions = shapes[0][2:]  # (h, w)
+    depthwise = Linear(body, num_filter=channels, num_group=channels, kernel=positions, name="conv_6dw7_7")
     return _embedding(depthwise, emb_size)
 
 
