@@ -19,7 +19,7 @@ help:
 
 demo: set-up
 	$(RUN) -m denseface dataset orl $(DATASET) --holdout 31-40
-	$(RUN) train.py --network d63 --dataset orl --loss arcface
+	$(RUN) train.py --network d63 --dataset orl --loss arcface --resume
 	$(RUN) -m denseface verify --model $(MODEL) $(DATASET)/orl.bin
 	@echo
 	@echo "Next:"
