@@ -148,7 +148,7 @@ class Run:
         stream = self.loader.batches(self.step * self.plan.accumulate)
         bar = tqdm(total=self.plan.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True)
         try:
-            with _stop_on_signal() as stop, logging_redirect_tqdm([logger]), bar:
+            with _stop_on_signal() as stop, logging_redirect_tqdm(), bar:
                 self._fit(stream, log, bar, stop)
                 if self.step > self._saved_step:
                     self._save()
