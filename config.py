@@ -6,6 +6,7 @@
 
 import copy
 import difflib
+import math
 from collections.abc import Iterable
 
 from easydict import EasyDict
@@ -154,13 +155,14 @@ def generate_config(_network: str, _dataset: str, _loss: str) -> None:
 def override(assignments: "Iterable[str]") -> None:
     """Apply ``key=value`` texts, as the flag ``--set`` gives them, to ``config`` and ``default``.
 
-    A value is read as the type that the key has now: ``true`` or ``false``, a number, a text, or a comma-separated
-    list of what the present list holds.
+    A value is read as the type that the key has now: ``true`` or ``false``, a finite number, a text, or a
+    comma-separated list of what the present list holds (as many as now where it is a tuple).
 
     Raises
     ------
     ValueError
-        For a key that does not exist (the message has the nearest ones) or a value that does not fit its type.
+        For a key that does not exist (the message has the nearest ones), a value that does not fit its type, or the
+        name of a table's entry, which ``generate_config`` takes.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -168,8 +170,10 @@ def override(assignments: "Iterable[str]") -> None:
         if not equals:
             raise ValueError(f"--set {assignment}: write it as key=value")
         if not tables:
-            near = difflib.get_close_matches(key, [*config, *default], n=3, cutoff=0.5)
+            near = difflib.get_close_matches(key, {*config, *default}, n=3, cutoff=0.5)
             raise ValueError(f"--set {key}: no such key" + (f"; nearest: {', '.join(near)}" if near else ""))
+        if key in ("network", "dataset", "loss"):
+            raise ValueError(f"--set {key}: a key sets one value; the whole {key} is chosen with --{key}")
         for table in tables:
             table[key] = _parse(key, text, table[key])
 
@@ -177,7 +181,11 @@ def override(assignments: "Iterable[str]") -> None:
 def _parse(key, text, current):
     """Read text as the type of the current value."""
     if isinstance(current, (list, tuple)):
-        return type(current)(_parse(key, item.strip(), current[0]) for item in text.split(","))
+        items = text.split(",") if text else []
+        if isinstance(current, tuple) and len(items) != len(current):
+            example = ",".join(map(str, current))
+            raise ValueError(f"--set {key}={text}: expected {len(current)} values, as in {key}={example}")
+        return type(current)(_parse(key, item.strip(), current[0] if current else "") for item in items)
     if isinstance(current, bool):
         values = {"true": True, "1": True, "false": False, "0": False}
         if text.lower() in values:
@@ -186,7 +194,9 @@ def _parse(key, text, current):
         return text
     else:
         try:
-            return type(current)(text)
+            value = type(current)(text)
         except ValueError:
-            pass
+            value = math.nan
+        if isinstance(value, int) or math.isfinite(value):
+            return value
     raise ValueError(f"--set {key}={text}: expected {type(current).__name__}, as in {key}={current}")
