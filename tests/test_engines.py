@@ -55,6 +55,18 @@ def test_training_statistics_stay_as_they_are():
     np.testing.assert_array_equal(engine(batch_of(2)), engine(batch_of(2)))
 
 
+def test_fully_connected_layers_after_a_convolution_work_more_than_once():
+    depthwise = mx.sym.Convolution(
+        mx.sym.Variable("data"), num_filter=16, num_group=16, kernel=(4, 4), no_bias=True, name="conv_6dw7_7"
+    )
+    symbol = mx.sym.FullyConnected(depthwise, num_hidden=8, name="fc1")
+    model = as_model(symbol, (1, 16, 4, 4))
+    batch = batch_of(2, (16, 4, 4))
+    engine = MXNetEngine(model, (16, 4, 4), 2)
+    engine(batch)
+    np.testing.assert_allclose(engine(batch), output(symbol, batch), rtol=1e-5)
+
+
 def test_a_size_that_does_not_fit_is_answered_with_sizes_that_do():
     model = tiny_model((112, 96, 3))
     with pytest.raises(InputError, match=r"^tiny,1: .* height, width, channels 112,112,3; try 112,96$"):

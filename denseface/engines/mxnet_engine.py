@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import warnings
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ class MXNetEngine:
     ):
         self.input_shape = input_shape
         self.batch_size = batch_size
-        symbol = embedding_output(model.symbol)
+        symbol = _with_flat_inputs(embedding_output(model.symbol))
         output_shape = _output_shape(symbol, model, (batch_size, *input_shape))
         if len(output_shape) != 2 or output_shape[0] != batch_size:
             raise InputError(f"{model.name}: its output has the shape {output_shape}, which is no list of embeddings")
@@ -66,6 +67,28 @@ def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """Cut a network at its embedding: at ``fc1_output``, or else at its first output."""
     internals = symbol.get_internals()
     return internals["fc1_output"] if "fc1_output" in internals.list_outputs() else symbol[0]
+
+
+def _with_flat_inputs(symbol):
+    """Flatten what fully connected layers read.
+
+    They would do it themselves, but MXNet's fused layer fails at its second call on the four-dimensional output of a
+    convolution (the head GDC): "We can't generate TBlob for MKLDNN data".
+    """
+    graph = json.loads(symbol.tojson())
+    nodes, places = [], []
+    for node in graph["nodes"]:
+        inputs = [[places[source], *rest] for source, *rest in node["inputs"]]
+        if node["op"] == "FullyConnected" and node["attrs"].get("flatten") not in ("False", "false", "0"):
+            nodes.append({"op": "Flatten", "name": node["name"] + "_input", "inputs": inputs[:1]})
+            inputs[0] = [len(nodes) - 1, 0, 0]
+        places.append(len(nodes))
+        nodes.append({**node, "inputs": inputs})
+    graph["nodes"] = nodes
+    graph["arg_nodes"] = [places[i] for i in graph["arg_nodes"]]
+    graph["heads"] = [[places[source], *rest] for source, *rest in graph["heads"]]
+    graph["node_row_ptr"] = list(range(len(nodes) + 1))
+    return mx.sym.load_json(json.dumps(graph))
 
 
 def _output_shape(symbol, model, data_shape):
