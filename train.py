@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from denseface import checkpoint, networks
+from denseface.acceleration import accelerate
 from denseface.augment import Augmentation
 from denseface.devices import contexts
 from denseface.embedding import Embedder
@@ -62,9 +63,10 @@ def train(argv: list[str] | None) -> int:
         embedding = networks.embedding_symbol()
         symbol = networks.training_symbol(embedding)
         height, width, channels = config.image_shape
+        data_shape = (batch_size, channels, height, width)
         learner = Learner(
-            symbol,
-            (batch_size, channels, height, width),
+            accelerate(symbol, data_shape),
+            data_shape,
             devices,
             momentum=args.mom,
             wd=args.wd,

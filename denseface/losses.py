@@ -146,7 +146,7 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
     """
     wrong = label[~((label >= 0) & (label < num_classes) & (label == np.floor(label)))]
     if wrong.size:
-        raise InputError(f"label {wrong[0]:g} is not one of the {num_classes} classes (0 to {num_classes - 1})")
+        raise InputError(f"label {wrong[0]:.9g} is not one of the {num_classes} classes (0 to {num_classes - 1})")
 
 
 def _class_weight(num_classes, embedding_size, lr_mult, wd_mult):
