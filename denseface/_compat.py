@@ -57,8 +57,19 @@ class _MXNetFinder(importlib.abc.MetaPathFinder):
                 name="distutils",
             )
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on stderr at every bind otherwise
+        os.environ.setdefault("OMP_NUM_THREADS", str(_cores()))  # MXNet takes half the processors otherwise
         _restore_numpy_names(Path(spec.origin).parent)
         return spec
+
+
+def _cores() -> int:
+    """Number of cores this process may use, two hyperthreads counting as one where the system tells."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    siblings = [
+        Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in os.sched_getaffinity(0)
+    ]
+    return len({path.read_text() if path.exists() else path for path in siblings})
 
 
 def _restore_numpy_names(mxnet_folder: Path) -> None:
