@@ -101,7 +101,7 @@ def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_chan
     Raises
     ------
     ValueError
-        For an unknown head (the message lists those that exist), or pictures too small for GDC.
+        For an unknown head (the message lists those that exist), a length that is none, or pictures too small for GDC.
 
     Notes
     -----
@@ -110,6 +110,8 @@ def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_chan
     """
     if fc_type not in HEADS:
         raise ValueError(f"net_output: no head {fc_type!r}; there are {', '.join(HEADS)}")
+    if not 1 <= num_classes < 2**31:
+        raise ValueError(f"emb_size: {num_classes} is no length of an embedding")
     return HEADS[fc_type](last_conv, num_classes, input_channel)
 
 

@@ -135,16 +135,19 @@ def get_symbol():
     Raises
     ------
     ValueError
-        For a depth, an activation or a head that does not exist; the message lists those that do.
+        For a depth, an activation or a head that does not exist (the message lists those that do), or a number out of
+        range.
     """
-    num_layers, act_type = config.num_layers, config.net_act
+    num_layers, act_type, dropout = config.num_layers, config.net_act, config.get("densenet_dropout", 0.0)
     if num_layers not in DENSENETS:
         raise ValueError(f"num_layers: no DenseNet of depth {num_layers}; there are {sorted(DENSENETS)}")
     if act_type not in ACTIVATIONS:
         raise ValueError(f"net_act: no activation {act_type!r}; there are {sorted(ACTIVATIONS)}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"densenet_dropout: {dropout} is no rate from 0 to below 1")
     net = DenseNet(
         *DENSENETS[num_layers],
-        dropout=config.get("densenet_dropout", 0.0),
+        dropout=dropout,
         act_type=act_type,
         bn_mom=config.bn_mom,
         prefix="densenet0_",

@@ -142,6 +142,21 @@ def test_what_does_not_exist_is_answered_with_what_does(build, setting, choices)
     assert sorted(listed) == sorted(map(str, choices))
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"densenet_dropout": 1.0}, "densenet_dropout: 1.0 is no rate from 0 to below 1"),
+        ({"densenet_dropout": -0.1}, "densenet_dropout: -0.1 is no rate from 0 to below 1"),
+        ({"emb_size": 0}, "emb_size: 0 is no length of an embedding"),
+        ({"emb_size": 2**31}, "emb_size: 2147483648 is no length of an embedding"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(build, setting, message):
+    with pytest.raises(ValueError) as caught:
+        build(**setting)
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_every_activation_learns(build, act):
     symbol = build(net_act=act, net_output="GAP", emb_size=16)
