@@ -2,87 +2,19 @@
 
 import ast
 import copy
+import itertools
 import math
 import subprocess
 import sys
 from pathlib import Path
 
+import insightface_tables as insightface
 import pytest
 
 import config as configuration
 from config import config, default, generate_config, override
 
 ROOT = Path(__file__).resolve().parent.parent
-VAL_TARGETS = ["lfw", "cfp_fp", "agedb_30"]
-
-# What InsightFace's sample_config.py says under the same keys.
-INSIGHTFACE_CONFIG = {
-    "bn_mom": 0.9,
-    "workspace": 256,
-    "emb_size": 512,
-    "ckpt_embedding": True,
-    "net_se": 0,
-    "net_act": "prelu",
-    "net_unit": 3,
-    "net_input": 1,
-    "net_blocks": [1, 4, 6, 2],
-    "net_output": "E",
-    "net_multiplier": 1.0,
-    "val_targets": VAL_TARGETS,
-    "ce_loss": True,
-    "fc7_lr_mult": 1.0,
-    "fc7_wd_mult": 1.0,
-    "fc7_no_bias": False,
-    "max_steps": 0,
-    "data_rand_mirror": True,
-    "data_cutoff": False,
-    "data_color": 0,
-    "data_images_filter": 0,
-    "count_flops": True,
-}
-INSIGHTFACE_DEFAULT = {
-    "pretrained": "",
-    "pretrained_epoch": 1,
-    "dataset": "emore",
-    "loss": "arcface",
-    "frequent": 20,
-    "verbose": 2000,
-    "kvstore": "device",
-    "end_epoch": 10000,
-    "lr": 0.1,
-    "wd": 0.0005,
-    "mom": 0.9,
-    "per_batch_size": 128,
-    "ckpt": 3,
-    "lr_steps": "100000,160000,220000",
-    "models_root": "./models",
-}
-INSIGHTFACE_NETWORK = {
-    "d169": {"net_name": "fdensenet", "num_layers": 169, "per_batch_size": 64},
-    "d201": {"net_name": "fdensenet", "num_layers": 201, "per_batch_size": 64},
-}
-FACES = {"image_shape": (112, 112, 3), "val_targets": VAL_TARGETS}
-INSIGHTFACE_DATASET = {
-    "emore": {"dataset": "emore", "dataset_path": "../datasets/faces_emore", "num_classes": 85742, **FACES},
-    "retina": {"dataset": "retina", "dataset_path": "../datasets/ms1m-retinaface-t1", "num_classes": 93431, **FACES},
-}
-MARGINS = {"loss_name": "margin_softmax", "loss_s": 64.0, "loss_m1": 1.0, "loss_m2": 0.0, "loss_m3": 0.0}
-TRIPLETS = {
-    "images_per_identity": 5,
-    "triplet_bag_size": 7200,
-    "triplet_max_ap": 0.0,
-    "per_batch_size": 60,
-    "lr": 0.05,
-}
-INSIGHTFACE_LOSS = {
-    "softmax": {"loss_name": "softmax"},
-    "nsoftmax": MARGINS,
-    "arcface": {**MARGINS, "loss_m2": 0.5},
-    "cosface": {**MARGINS, "loss_m3": 0.35},
-    "combined": {**MARGINS, "loss_m2": 0.3, "loss_m3": 0.2},
-    "triplet": {"loss_name": "triplet", "triplet_alpha": 0.3, **TRIPLETS},
-    "atriplet": {"loss_name": "atriplet", "triplet_alpha": 0.35, **TRIPLETS},
-}
 DROPOUT = {"densenet_dropout": 0.0}  # in the network's table there, in config itself here
 
 
@@ -101,40 +33,40 @@ def fresh(*names):
 
 
 def test_insightfaces_keys_are_here():
-    assert {key: configuration.config.get(key) for key in INSIGHTFACE_CONFIG} == INSIGHTFACE_CONFIG
-    assert {key: configuration.default.get(key) for key in INSIGHTFACE_DEFAULT} == INSIGHTFACE_DEFAULT
+    assert {key: configuration.config.get(key) for key in insightface.CONFIG} == insightface.CONFIG
+    assert {key: configuration.default.get(key) for key in insightface.DEFAULT} == insightface.DEFAULT
 
 
 @pytest.mark.parametrize(
-    ("table", "insightface"),
+    ("table", "theirs"),
     [
-        (configuration.network, INSIGHTFACE_NETWORK),
-        (configuration.dataset, INSIGHTFACE_DATASET),
-        (configuration.loss, INSIGHTFACE_LOSS),
+        (configuration.network, insightface.NETWORK),
+        (configuration.dataset, insightface.DATASET),
+        (configuration.loss, insightface.LOSS),
     ],
 )
-def test_insightfaces_tables_are_here(table, insightface):
-    assert {name: table.get(name) for name in insightface} == insightface
+def test_insightfaces_tables_are_here(table, theirs):
+    assert {name: table.get(name) for name in theirs} == theirs
 
 
-@pytest.mark.parametrize("name", INSIGHTFACE_LOSS)
+@pytest.mark.parametrize("name", insightface.LOSS)
 def test_loss_is_as_insightface_generates_it(name):
     generate_config("d169", "emore", name)
-    for key, value in {**INSIGHTFACE_LOSS[name], **INSIGHTFACE_NETWORK["d169"], **DROPOUT}.items():
+    for key, value in {**insightface.LOSS[name], **insightface.NETWORK["d169"], **DROPOUT}.items():
         assert config[key] == value
     assert default.per_batch_size == 64  # the network's word comes after the loss's
-    assert default.lr == INSIGHTFACE_LOSS[name].get("lr", 0.1)
+    assert default.lr == insightface.LOSS[name].get("lr", 0.1)
     assert (config.network, config.dataset, config.loss) == ("d169", "emore", name)
 
 
 def test_every_name_of_every_table_generates():
-    for network in configuration.network:
-        for dataset in configuration.dataset:
-            for loss in configuration.loss:
-                generate_config(network, dataset, loss)
-                assert config.num_layers == int(network[1:])
-                assert config.loss_name == configuration.loss[loss].loss_name
-                assert config.dataset_path == configuration.dataset[dataset].dataset_path
+    for network, dataset, loss in itertools.product(configuration.network, configuration.dataset, configuration.loss):
+        generate_config(network, dataset, loss)
+        assert (config.network, config.dataset, config.loss) == (network, dataset, loss)
+        later = {**configuration.loss[loss], **configuration.network[network], **configuration.dataset[dataset]}
+        assert {key: config[key] for key in later} == later
+        flags = {key: value for key, value in later.items() if key in default}
+        assert {key: default[key] for key in flags} == flags
 
 
 def test_nothing_of_an_earlier_call_remains():
@@ -175,8 +107,10 @@ def test_lists_are_nobody_elses():
     config.val_targets.append("mine")
     config.net_blocks.append(99)
     generate_config("d63", "emore", "arcface")
-    assert config.val_targets == VAL_TARGETS and config.net_blocks == [1, 4, 6, 2]
-    assert configuration.dataset.emore.val_targets == configuration.dataset.retina.val_targets == VAL_TARGETS
+    assert config.val_targets == insightface.VAL_TARGETS and config.net_blocks == [1, 4, 6, 2]
+    assert (
+        configuration.dataset.emore.val_targets == configuration.dataset.retina.val_targets == insightface.VAL_TARGETS
+    )
 
 
 @pytest.mark.parametrize(
