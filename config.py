@@ -46,11 +46,20 @@ config = EasyDict(
 )
 
 network = EasyDict(
-    d63=dict(net_name="fdensenet", num_layers=63),
+    d63=dict(net_name="fdensenet", num_layers=63, net_act="relu"),
     d121=dict(net_name="fdensenet", num_layers=121),
     d161=dict(net_name="fdensenet", num_layers=161),
     d169=dict(net_name="fdensenet", num_layers=169, per_batch_size=64),
     d201=dict(net_name="fdensenet", num_layers=201, per_batch_size=64),
+    r18=dict(net_name="fresnet", num_layers=18),
+    r34=dict(net_name="fresnet", num_layers=34),
+    r50=dict(net_name="fresnet", num_layers=50),
+    r50v1=dict(net_name="fresnet", num_layers=50, net_unit=1),
+    r50fc=dict(net_name="fresnet", num_layers=50, net_output="FC"),
+    r100=dict(net_name="fresnet", num_layers=100),
+    r100fc=dict(net_name="fresnet", num_layers=100, net_output="FC"),
+    y1=dict(net_name="fmobilefacenet", emb_size=128, net_output="GDC"),
+    y2=dict(net_name="fmobilefacenet", emb_size=256, net_output="GDC", net_blocks=[2, 8, 16, 4]),
 )
 
 dataset = EasyDict(
@@ -74,6 +83,15 @@ dataset = EasyDict(
         num_classes=30,
         image_shape=(112, 112, 3),
         val_targets=["orl"],
+        data_rotate=10.0,
+        data_scale=0.1,
+        data_shift=0.08,
+        loss_s=32.0,
+        per_batch_size=16,
+        lr_steps="300,400",
+        warmup_steps=20,
+        max_steps=450,
+        verbose=150,
     ),
 )
 
