@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from denseface.engines import make_engine
+from denseface.engines.onnx_model import OnnxModel, read_onnx
 from denseface.errors import InputError
 from denseface.pictures import Picture, load_picture, ordered_map
 from denseface.verification import normalize as normalized
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
     from denseface.checkpoint import Model
 
     import mxnet as mx
-
-IMAGE_SHAPE = (112, 112, 3)
 
 _DECODERS = min(4, os.cpu_count() or 1)
 
@@ -45,22 +46,26 @@ class PictureError(InputError):
 class Embedder:
     """Computes embeddings with one network.
 
-    Pictures go through in batches of one fixed size, the last one filled up with zeros, so that an embedding is the
-    same, bit by bit, whatever pictures are computed with it.
+    Pictures go through in batches of one fixed size, the last one filled up with zeros.  With the engine ``mxnet`` an
+    embedding is the same, bit by bit, whatever pictures are computed with it; with the others, up to rounding.
 
     Parameters
     ----------
-    model : Model
+    model : Model or OnnxModel
         The network and its parameters.
+    engine : str, optional
+        What computes: one of :data:`denseface.engines.ENGINES`.  By default ``mxnet``, and for an ONNX file
+        ``onnxruntime``.
     batch_size : int
-        Pictures computed at a time.
+        Pictures computed at a time.  An ONNX file made for one batch size keeps to that.
     flip : bool
         Add the embedding of the mirrored picture, as InsightFace does: the two are summed, and the sum is normalised.
     normalize : bool
         Scale each embedding to length 1; zeros stay zeros.
-    image_shape : tuple (height, width, channels)
-        What the network takes; channels 1 (gray) or 3 (RGB). Pictures of another size are resized, bilinear, without
-        regard to their proportions: they should show aligned faces.
+    image_shape : tuple (height, width, channels), optional
+        What the network takes; channels 1 (gray) or 3 (RGB).  By default (112, 112, 3), and for an ONNX file what it
+        is made for.  Pictures of another size are resized, bilinear, without regard to their proportions: they should
+        show aligned faces.
     context : mxnet.Context, optional
         Where to compute; the CPU by default.
 
@@ -68,11 +73,13 @@ class Embedder:
     ----------
     emb_size : int
         Values in an embedding.
+    identity : dict
+        Which model it is; see :func:`denseface.identity.identity`.
 
     Raises
     ------
     InputError
-        If the parameters do not fit pictures of this shape.
+        If the parameters do not fit pictures of this shape, or the engine's package is missing.
 
     Examples
     --------
@@ -83,36 +90,37 @@ class Embedder:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | OnnxModel,
         *,
+        engine: str | None = None,
         batch_size: int = 8,
         flip: bool = True,
         normalize: bool = True,
-        image_shape: tuple[int, int, int] = IMAGE_SHAPE,
+        image_shape: tuple[int, int, int] | None = None,
         context: mx.Context | None = None,
     ):
-        from denseface.engines.mxnet_engine import MXNetEngine
-
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        height, width, channels = image_shape
-        if channels not in (1, 3):
-            raise InputError(f"image_shape: channels must be 1 (gray) or 3 (RGB), not {channels}")
+        if image_shape is not None and image_shape[2] not in (1, 3):
+            raise InputError(f"image_shape: channels must be 1 (gray) or 3 (RGB), not {image_shape[2]}")
         self.model = model
         self.flip = flip
         self.normalize = normalize
-        self.image_shape = tuple(image_shape)
-        self._engine = MXNetEngine(model, (channels, height, width), batch_size, context)
+        input_shape = image_shape and (image_shape[2], *image_shape[:2])
+        engine = engine or ("onnxruntime" if isinstance(model, OnnxModel) else "mxnet")
+        self._engine = make_engine(engine, model, batch_size, input_shape, context)
+        channels, height, width = self._engine.input_shape
+        self.image_shape = (height, width, channels)
         self.emb_size = self._engine.emb_size
 
     @classmethod
     def load(cls, text: str, **options: object) -> Embedder:
-        """Make an embedder of the model ``prefix,epoch``, or of the newest one with a prefix.
+        """Make an embedder of the model ``prefix,epoch``, of the newest one with a prefix, or of an ONNX file.
 
         Parameters
         ----------
         text : str
-            Where the model is.
+            Where the model is; what ends in ``.onnx`` is a file that ``denseface export`` wrote.
         **options
             As for the class.
 
@@ -121,9 +129,20 @@ class Embedder:
         InputError
             If there is no such model, or it is damaged.
         """
+        if text.endswith(".onnx"):
+            return cls(read_onnx(text), **options)
         from denseface.checkpoint import load_model, parse_model
 
         return cls(load_model(*parse_model(text)), **options)
+
+    @cached_property
+    def identity(self) -> dict:
+        """Which model it is."""
+        if isinstance(self.model, OnnxModel):
+            return self.model.identity
+        from denseface.identity import identity
+
+        return identity(self.model)
 
     def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """Embed pictures.
@@ -171,7 +190,8 @@ class Embedder:
             batch = np.zeros((size, *self._engine.input_shape), np.float32)
             batch[: len(pictures)] = np.stack(pictures).transpose(0, 3, 1, 2)
             plain = self._engine(batch)[: len(pictures)]
-            yield plain, self._engine(batch[:, :, :, ::-1])[: len(pictures)] if self.flip else None
+            mirrored = self._engine(np.ascontiguousarray(batch[:, :, :, ::-1])) if self.flip else None
+            yield plain, mirrored if mirrored is None else mirrored[: len(pictures)]
 
     def _load(self, numbered):
         position, picture = numbered

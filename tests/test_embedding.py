@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import itertools
 
@@ -28,6 +29,15 @@ def encode(picture, kind="PNG"):
 def raw(model, images):
     """What the network gives, by MXNet alone."""
     return output(model.symbol, np.asarray(images, np.float32).transpose(0, 3, 1, 2))
+
+
+def with_values(model, **values):
+    """The model with every value of some parameters replaced."""
+    arguments, auxiliary = (
+        {name: np.full_like(array, values[name]) if name in values else array for name, array in arrays.items()}
+        for arrays in (model.arguments, model.auxiliary)
+    )
+    return dataclasses.replace(model, arguments=arguments, auxiliary=auxiliary)
 
 
 def unit(rows):
@@ -106,9 +116,7 @@ def test_pictures_are_taken_as_they_are_needed(model):
 
 
 def test_an_embedding_of_zeros_stays_zeros(model):
-    silent = tiny_model()
-    silent.arguments = {**silent.arguments, "fc1_beta": np.zeros(8, np.float32)}
-    silent.auxiliary = {**silent.auxiliary, "fc1_moving_var": np.full(8, np.inf, np.float32)}
+    silent = with_values(model, fc1_beta=0, fc1_moving_var=np.inf)
     assert not Embedder(silent, image_shape=TINY_SHAPE).embed(pictures(1)).any()
 
 
@@ -203,8 +211,7 @@ def test_a_broken_picture_of_a_set_is_named_by_its_pair(model):
 
 
 def test_a_model_that_gives_nan_is_named(model):
-    broken = tiny_model()
-    broken.arguments = {**broken.arguments, "fc1_beta": np.full(8, np.nan, np.float32)}
+    broken = with_values(model, fc1_beta=np.nan)
     with pytest.raises(InputError, match=r"^faces: embedding 0 holds NaN"):
         verify(Embedder(broken, image_shape=TINY_SHAPE), pair_set())
 

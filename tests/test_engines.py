@@ -1,15 +1,27 @@
+import dataclasses
+import importlib.util
+import json
+import sys
+
 import numpy as np
 import pytest
 from helpers import output
 from tiny_models import as_model, tiny_model, tiny_symbol
 
 from denseface import networks
-from denseface.engines.mxnet_engine import MXNetEngine, embedding_output
+from denseface.embedding import similarity
+from denseface.engines import ENGINES, make_engine
+from denseface.engines.mxnet_engine import MXNetEngine
+from denseface.engines.onnx_model import IDENTITY, as_ndarrays, read_onnx
 from denseface.errors import InputError
+from denseface.identity import identity
+from denseface.inference import embedding_output
+from denseface.onnx_export import export
 
 import mxnet as mx
 
 SHAPE = (3, 16, 16)
+INSTALLED = [name for name in ENGINES[1:] if importlib.util.find_spec(name.split("-")[0])]
 
 
 def batch_of(size, shape=SHAPE, seed=0):
@@ -41,8 +53,9 @@ def test_of_a_whole_training_symbol_the_embedding_is_computed():
     fc7 = mx.sym.FullyConnected(tiny_symbol(), num_hidden=5, name="fc7")
     model = tiny_model()
     expected = MXNetEngine(model, SHAPE, 2)(batch_of(2))
-    model.symbol = mx.sym.Group([mx.sym.BlockGrad(fc7), mx.sym.SoftmaxOutput(fc7, name="softmax")])
-    np.testing.assert_array_equal(MXNetEngine(model, SHAPE, 2)(batch_of(2)), expected)
+    whole = mx.sym.Group([mx.sym.BlockGrad(fc7), mx.sym.SoftmaxOutput(fc7, name="softmax")])
+    found = MXNetEngine(dataclasses.replace(model, symbol=whole), SHAPE, 2)(batch_of(2))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_without_fc1_the_first_output_is_the_embedding():
@@ -86,8 +99,7 @@ def test_missing_parameters_are_named():
 
 
 def test_a_network_that_gives_no_embeddings_is_refused():
-    model = tiny_model()
-    model.symbol = model.symbol.get_internals()["conv0_output"]
+    model = dataclasses.replace(tiny_model(), symbol=tiny_symbol().get_internals()["conv0_output"])
     with pytest.raises(InputError, match=r"shape .*, which is no list of embeddings"):
         MXNetEngine(model, SHAPE, 2)
 
@@ -95,3 +107,85 @@ def test_a_network_that_gives_no_embeddings_is_refused():
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(InputError, match=r"^tiny,1: MXNet cannot run it on gpu\(77\): \S"):
         MXNetEngine(tiny_model(), SHAPE, 2, mx.gpu(77))
+
+
+def test_every_engine_computes_the_same(configured):
+    configured(net_output="GDC")
+    model = as_model(networks.embedding_symbol(), (1, 3, 112, 112))
+    batch = batch_of(2, (3, 112, 112))
+    expected = make_engine("mxnet", model, 2)(batch)
+    for name in INSTALLED:
+        engine = make_engine(name, model, 2)
+        found = engine(batch)
+        assert (engine.input_shape, engine.batch_size, engine.emb_size) == ((3, 112, 112), 2, 512)
+        assert (found.dtype, found.shape) == (np.float32, (2, 512))
+        assert np.diag(similarity(found, expected)).min() > (0.999 if name == "openvino-bf16" else 0.99999)
+
+
+def exported(tmp_path, **options):
+    path = tmp_path / "tiny.onnx"
+    identity = json.dumps({"prefix": "tiny", "epoch": 1, "sha256": "abc"})
+    export(tiny_symbol(), *as_ndarrays(tiny_model()), (2, *SHAPE), path, metadata={IDENTITY: identity}, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_an_exported_file_is_a_model(tmp_path, name):
+    model = read_onnx(exported(tmp_path))
+    assert model.identity == {"prefix": "tiny", "epoch": 1, "sha256": "abc"}
+    batch = batch_of(4)
+    engine = make_engine(name, model, 4)
+    assert (engine.input_shape, engine.batch_size, engine.emb_size) == (SHAPE, 4, 8)
+    similar = similarity(engine(batch), MXNetEngine(tiny_model(), SHAPE, 4)(batch))
+    assert np.diag(similar).min() > (0.999 if name == "openvino-bf16" else 0.99999)
+
+
+def test_a_file_exported_for_one_batch_size_keeps_to_it(tmp_path):
+    assert make_engine("onnxruntime", read_onnx(exported(tmp_path, dynamic_batch=False)), 8).batch_size == 2
+
+
+def test_other_onnx_files_are_refused(tmp_path):
+    path = tmp_path / "other.onnx"
+    with pytest.raises(InputError, match=r"other.onnx: it cannot be read"):
+        read_onnx(path)
+    path.write_bytes(b"no such thing")
+    with pytest.raises(InputError, match=r"other.onnx: it is no ONNX file$"):
+        read_onnx(path)
+    export(tiny_symbol(), *as_ndarrays(tiny_model()), (2, *SHAPE), path)
+    with pytest.raises(InputError, match=r"other.onnx: denseface export did not write it"):
+        read_onnx(path)
+
+
+def test_engines_refuse_what_they_cannot_do(tmp_path):
+    model = read_onnx(exported(tmp_path))
+    with pytest.raises(InputError, match="no such engine; there are mxnet, onnxruntime"):
+        make_engine("torch", model, 2)
+    with pytest.raises(InputError, match=r"tiny.onnx: MXNet cannot run ONNX files"):
+        make_engine("mxnet", model, 2)
+    with pytest.raises(InputError, match="computes on the CPU"):
+        make_engine("onnxruntime", model, 2, context=mx.gpu(0))
+    with pytest.raises(InputError, match=r"tiny.onnx: it takes pictures of \(C, H, W\) = \(3, 16, 16\)"):
+        make_engine("onnxruntime", model, 2, (3, 112, 112))
+
+
+@pytest.mark.parametrize(
+    ("package", "engine", "extra"),
+    [("onnx", "onnxruntime", "onnx"), ("onnxruntime", "onnxruntime", "onnx"), ("openvino", "openvino", "openvino")],
+)
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, engine, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"needs the package {package}: pip install 'denseface\[{extra}\]'"):
+        make_engine(engine, tiny_model(), 2, SHAPE)
+
+
+def test_the_identity_is_the_parameters_that_the_embedding_depends_on():
+    model = tiny_model()
+    known = identity(model)
+    assert (known["prefix"], known["epoch"], len(known["sha256"])) == ("tiny", 1, 64)
+    fc7 = mx.sym.FullyConnected(tiny_symbol(), num_hidden=5, name="fc7")
+    whole = dataclasses.replace(
+        model, symbol=fc7, arguments={**model.arguments, "fc7_weight": np.ones((5, 8))}, prefix="elsewhere"
+    )
+    assert identity(whole)["sha256"] == known["sha256"]
+    model.arguments["conv0_bias"][0] += 1e-6
+    assert identity(model)["sha256"] != known["sha256"]

@@ -1,9 +1,9 @@
 """Networks small enough to run by the hundred, as models in memory."""
 
-from types import SimpleNamespace
-
 import numpy as np
 from helpers import value_of
+
+from denseface.checkpoint import Model
 
 import mxnet as mx
 
@@ -13,13 +13,12 @@ TINY_SHAPE = (16, 16, 3)
 def as_model(symbol, data_shape, prefix="tiny"):
     """A model of the symbol, its parameters drawn by their names."""
     arguments, _, auxiliary = symbol.infer_shape(data=data_shape)
-    return SimpleNamespace(
+    return Model(
         symbol=symbol,
         arguments={n: value_of(n, s) for n, s in zip(symbol.list_arguments(), arguments) if n != "data"},
         auxiliary={n: value_of(n, s) for n, s in zip(symbol.list_auxiliary_states(), auxiliary)},
         prefix=prefix,
         step=1,
-        name=f"{prefix},1",
     )
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
+from denseface.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from denseface.checkpoint import Model
+    from denseface.engines.onnx_model import OnnxModel
+
+    import mxnet as mx
+
+ENGINES = ("mxnet", "onnxruntime", "openvino", "openvino-bf16")
+
+_INPUT_SHAPE = (3, 112, 112)
 
 
 class Engine(Protocol):
-    """A network bound at one batch size, so that an embedding never depends on what else is in the batch.
+    """A network bound at one batch size, so that an embedding does not depend on how many are computed at a time.
 
     Attributes
     ----------
@@ -38,3 +50,55 @@ class Engine(Protocol):
             As the network gives them, not normalised.
         """
         ...
+
+
+def make_engine(
+    name: str,
+    model: Model | OnnxModel,
+    batch_size: int,
+    input_shape: tuple[int, int, int] | None = None,
+    context: mx.Context | None = None,
+) -> Engine:
+    """Bind a model.
+
+    Parameters
+    ----------
+    name : str
+        One of ``ENGINES``. ``openvino-bf16`` computes in bfloat16, with 8 bits of precision, where the processor can.
+    model : Model or OnnxModel
+        ``mxnet`` takes a Model; the others convert it, or take a model from an ONNX file as it is.
+    batch_size : int
+        Pictures a call. An ONNX file made for one batch size keeps to that.
+    input_shape : tuple (C, H, W), optional
+        Of one picture; by default (3, 112, 112), or what the ONNX file is made for.
+    context : mxnet.Context, optional
+        Where MXNet computes; the CPU by default.
+
+    Raises
+    ------
+    InputError
+        If there is no such engine, a package is missing, or the model does not fit.
+    """
+    from denseface.engines.onnx_model import OnnxModel, converted
+
+    if name not in ENGINES:
+        raise InputError(f"--engine {name}: there is no such engine; there are {', '.join(ENGINES)}")
+    if name == "mxnet":
+        from denseface.engines.mxnet_engine import MXNetEngine
+
+        if isinstance(model, OnnxModel):
+            raise InputError(f"{model.name}: MXNet cannot run ONNX files; choose --engine onnxruntime or openvino")
+        return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context)
+    if context is not None:
+        raise InputError(f"--engine {name} computes on the CPU; only --engine mxnet takes a GPU")
+    if not isinstance(model, OnnxModel):
+        model = converted(model, (batch_size, *(input_shape or _INPUT_SHAPE)))
+    elif input_shape not in (None, model.input_shape):
+        raise InputError(f"{model.name}: it takes pictures of (C, H, W) = {model.input_shape}, not {input_shape}")
+    if name == "onnxruntime":
+        from denseface.engines.onnxruntime_engine import ONNXRuntimeEngine
+
+        return ONNXRuntimeEngine(model, batch_size)
+    from denseface.engines.openvino_engine import OpenVINOEngine
+
+    return OpenVINOEngine(model, batch_size, bf16=name == "openvino-bf16")
