@@ -10,6 +10,9 @@ import mxnet as mx
 
 BN_EPS = 2e-5
 
+SIMPLE_ACTIVATIONS = ("relu", "sigmoid", "tanh", "softrelu", "softsign")
+LEAKY_ACTIVATIONS = ("leaky", "elu", "selu", "gelu", "prelu")  # what MXNet's LeakyReLU does
+
 
 def Conv(**kwargs) -> mx.sym.Symbol:
     """Convolution, all arguments as in ``mxnet.symbol.Convolution``."""
@@ -28,11 +31,19 @@ def Act(data: mx.sym.Symbol, act_type: str, name: str) -> mx.sym.Symbol:
         (one learned slope a channel, in the parameter ``<name>_gamma``).
     name : str
         Name of the node.
+
+    Raises
+    ------
+    ValueError
+        For another activation; the message lists these.
     """
-    if act_type in ("prelu", "leaky", "elu", "selu", "gelu"):
+    if act_type in LEAKY_ACTIVATIONS:
         slope = 1.0 if act_type == "elu" else 0.25  # as Gluon has them; left out, MXNet takes 0.25 for ELU too
         return mx.sym.LeakyReLU(data=data, act_type=act_type, slope=slope, name=name)
-    return mx.sym.Activation(data=data, act_type=act_type, name=name)
+    if act_type in SIMPLE_ACTIVATIONS:
+        return mx.sym.Activation(data=data, act_type=act_type, name=name)
+    known = ", ".join(SIMPLE_ACTIVATIONS + LEAKY_ACTIVATIONS)
+    raise ValueError(f"net_act: no activation {act_type!r}; there are {known}")
 
 
 def Linear(
