@@ -16,15 +16,15 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @functools.cache
-def golden_parameters():
-    """{"body": {"d121/relu": row, ...}, "heads": {"d121/relu/GAP": row, ...}}; see golden/README.md."""
-    return json.loads(gzip.decompress((GOLDEN / "fdensenet_parameters.json.gz").read_bytes()))
+def golden_parameters(family="fdensenet"):
+    """{"body": {"d121/relu": row, ...}, "heads": {"d121/relu/GAP": row, ...}} and so on; see golden/README.md."""
+    return json.loads(gzip.decompress((GOLDEN / f"{family}_parameters.json.gz").read_bytes()))
 
 
 @functools.cache
-def golden_outputs():
+def golden_outputs(family="fdensenet"):
     """{"d121-relu-GAP": float32 (2, 512), ...}."""
-    with np.load(GOLDEN / "fdensenet_outputs.npz") as file:
+    with np.load(GOLDEN / f"{family}_outputs.npz") as file:
         return dict(file)
 
 
@@ -32,8 +32,11 @@ def golden_input():
     return np.random.RandomState(0).uniform(0, 255, (2, 3, 112, 112)).astype("float32")
 
 
-def value_of(name, shape):
-    """A parameter's value, decided by its name: the same whatever else the network holds."""
+def value_of(name, shape, gain=2.0):
+    """A parameter's value, decided by its name: the same whatever else the network holds.
+
+    Weights have the variance gain / fan-in; 2 keeps the length of what passes ReLUs, less is for residual networks.
+    """
     random = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF)
     if name.endswith("_alpha") or ("relu" in name and name.endswith("_gamma")):
         value = random.uniform(0, 0.5, shape)
@@ -44,7 +47,7 @@ def value_of(name, shape):
     elif name.endswith("_var"):
         value = random.uniform(0.5, 1.5, shape)
     else:
-        value = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        value = random.standard_normal(shape) * np.sqrt(gain / np.prod(shape[1:]))
     return value.astype("float32")
 
 
@@ -61,12 +64,12 @@ def nodes_of(symbol, op=None):
     return [node for node in nodes if op in (None, node["op"])]
 
 
-def bind(symbol, inputs, grad_req="null", is_train=False):
+def bind(symbol, inputs, grad_req="null", is_train=False, gain=2.0):
     """Run the symbol forward on NumPy inputs; what is not given is drawn by ``value_of``.  Returns the executor."""
     shapes = {name: value.shape for name, value in inputs.items() if name in symbol.list_inputs()}
     executor = symbol.simple_bind(mx.cpu(), grad_req=grad_req, **shapes)
     for name, array in {**executor.arg_dict, **executor.aux_dict}.items():
-        array[:] = inputs[name] if name in inputs else value_of(name, array.shape)
+        array[:] = inputs[name] if name in inputs else value_of(name, array.shape, gain)
     executor.forward(is_train=is_train)
     return executor
 
@@ -77,9 +80,9 @@ def gradients_of(executor, head_gradient, is_train=False):
     return {name: gradient.asnumpy() for name, gradient in executor.grad_dict.items()}
 
 
-def output(symbol, data):
+def output(symbol, data, gain=2.0):
     """The symbol's one output, in inference mode."""
-    return bind(symbol, {"data": data}).outputs[0].asnumpy()
+    return bind(symbol, {"data": data}, gain=gain).outputs[0].asnumpy()
 
 
 def relative_error(found, expected):
