@@ -4,7 +4,7 @@ import importlib
 
 import mxnet as mx
 
-FAMILIES = ("fdensenet",)
+FAMILIES = ("fdensenet", "fmobilefacenet", "fresnet")
 
 
 def get_symbol(net_name: str) -> mx.sym.Symbol:
