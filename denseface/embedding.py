@@ -107,10 +107,11 @@ class Embedder:
         self.flip = flip
         self.normalize = normalize
         input_shape = image_shape and (image_shape[2], *image_shape[:2])
-        engine = engine or ("onnxruntime" if isinstance(model, OnnxModel) else "mxnet")
-        self._engine = make_engine(engine, model, batch_size, input_shape, context)
+        self.engine = engine or ("onnxruntime" if isinstance(model, OnnxModel) else "mxnet")
+        self._engine = make_engine(self.engine, model, batch_size, input_shape, context)
         channels, height, width = self._engine.input_shape
         self.image_shape = (height, width, channels)
+        self.batch_size = self._engine.batch_size
         self.emb_size = self._engine.emb_size
 
     @classmethod
@@ -184,7 +185,7 @@ class Embedder:
             Embeddings of up to `batch_size` pictures as the network gives them, and of their mirror images (None
             without `flip`).
         """
-        size = self._engine.batch_size
+        size = self.batch_size
         decoded = ordered_map(self._load, enumerate(_listed(images)), _DECODERS, ahead=2 * size)
         while pictures := list(itertools.islice(decoded, size)):
             batch = np.zeros((size, *self._engine.input_shape), np.float32)

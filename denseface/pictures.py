@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,21 @@ from pathlib import Path
 from typing import Callable, TypeVar, Union
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from denseface.errors import InputError
 from denseface.files import open_input
 from denseface.pipeline import ImageError, decode_image
 
 Picture = Union[np.ndarray, Image.Image, str, Path, bytes]
+
+# By their suffix, files that a folder is searched for.
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp")
+
+_TRAINING_FORMATS = (b"\xff\xd8", b"\x89PNG")  # JPEG and PNG are decoded as they are in training
+_OTHER_FORMATS = ("BMP", "PPM", "WEBP")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
+_MAX_PIXELS = 64_000_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +37,7 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndar
     ----------
     picture : ndarray, PIL image, path or bytes
         An array is uint8, RGB of shape (height, width, 3) or gray of shape (height, width) or (height, width, 1). Bytes
-        and files are JPEG or PNG.
+        and files are JPEG, PNG, BMP, PGM, PPM or WebP.
     image_shape : tuple (height, width, channels)
         Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions.
 
@@ -46,12 +55,12 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndar
     if isinstance(picture, Image.Image):
         return _from_pillow(picture, image_shape)
     if isinstance(picture, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(picture), image_shape)
+        return _from_bytes(bytes(picture), image_shape)
     if isinstance(picture, (str, Path)):
         with open_input(picture) as file:
             payload = file.read()
         try:
-            return decode_image(payload, image_shape)
+            return _from_bytes(payload, image_shape)
         except ImageError as error:
             raise ImageError(f"{picture}: {error}") from error
     raise InputError(f"a picture is an array, a PIL image, a path or bytes, not {type(picture).__name__}")
@@ -79,6 +88,20 @@ def ordered_map(
         pool.shutdown()
 
 
+def _from_bytes(payload, image_shape):
+    if payload.startswith(_TRAINING_FORMATS):
+        return decode_image(payload, image_shape)
+    try:
+        with Image.open(io.BytesIO(payload), formats=_OTHER_FORMATS) as picture:
+            return _from_pillow(picture, image_shape)
+    except (InputError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it") from error
+    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
+        raise ImageError(f"the picture is broken ({error})") from error
+
+
 def _from_array(array, image_shape):
     has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     if array.dtype != np.uint8 or not has_shape or not array.size:
@@ -90,8 +113,10 @@ def _from_array(array, image_shape):
 
 def _from_pillow(picture, image_shape):
     height, width, channels = image_shape
-    if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
-        raise InputError(f"a picture of mode {picture.mode} must be converted to 8 bits a channel")
+    if picture.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits a channel")
+    if picture.width * picture.height > _MAX_PIXELS:
+        raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)

@@ -6,24 +6,19 @@ import numpy as np
 import pytest
 from helpers import output
 from PIL import Image
-from tiny_models import TINY_SHAPE, pictures, tiny_model
+from tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
 from denseface.embedding import Embedder, PictureError, similarity
 from denseface.errors import InputError
 from denseface.evaluation import verify
 from denseface.pairs import PairSet
+from denseface.pictures import load_picture
 from denseface.verification import evaluate, pair_scores
 
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
-
-
-def encode(picture, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def raw(model, images):
@@ -79,6 +74,21 @@ def test_every_form_of_a_picture_gives_the_same(model, tmp_path):
     np.testing.assert_array_equal(embedder.embed(iter(forms)), np.repeat(expected, 5, axis=0))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "WEBP"])
+def test_other_formats_are_read(kind):
+    picture = pictures(1)[0]
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    np.testing.assert_array_equal(load_picture(buffer.getvalue(), TINY_SHAPE), picture)
+
+
+def test_a_huge_picture_is_refused_before_it_is_unpacked():
+    buffer = io.BytesIO()
+    Image.new("1", (8001, 8000)).save(buffer, "PPM")
+    with pytest.raises(InputError, match="8001 x 8000 pixels are more than 64,000,000"):
+        load_picture(buffer.getvalue(), TINY_SHAPE)
+
+
 def test_gray_pictures_become_three_equal_channels(model):
     gray = pictures(1)[0, :, :, 0]
     embedder = Embedder(model, image_shape=TINY_SHAPE)
@@ -126,8 +136,8 @@ def test_an_embedding_of_zeros_stays_zeros(model):
         (np.zeros((16, 16, 3), np.float32), "an array must be uint8 .*, not float32"),
         (np.zeros((3, 16, 16), np.uint8), r"not uint8 \(3, 16, 16\)"),
         (np.zeros((0, 16, 3), np.uint8), r"not uint8 \(0, 16, 3\)"),
-        (Image.new("I;16", (16, 16)), "mode I;16 must be converted"),
-        (b"no picture", "no JPEG or PNG picture"),
+        (Image.new("I;16", (16, 16)), "its mode is I;16"),
+        (b"no picture", "no JPEG, PNG, BMP, PGM, PPM or WebP"),
         ("absent.png", "absent.png: it cannot be read"),
         (7, "not int"),
     ],
@@ -206,7 +216,7 @@ def test_verification_without_flip(model):
 def test_a_broken_picture_of_a_set_is_named_by_its_pair(model):
     pairs = pair_set()
     pairs.images[5] = b"broken"
-    with pytest.raises(InputError, match=r"^faces: pair 2: no JPEG or PNG"):
+    with pytest.raises(InputError, match=r"^faces: pair 2: no JPEG, PNG"):
         verify(Embedder(model, image_shape=TINY_SHAPE), pairs)
 
 

@@ -1,7 +1,10 @@
 """Networks small enough to run by the hundred, as models in memory."""
 
+import io
+
 import numpy as np
 from helpers import value_of
+from PIL import Image
 
 from denseface.checkpoint import Model
 
@@ -38,3 +41,10 @@ def tiny_model(image_shape=TINY_SHAPE, emb_size=8):
 def pictures(count, image_shape=TINY_SHAPE, seed=0):
     """uint8 (count, height, width, channels)."""
     return np.random.RandomState(seed).randint(0, 256, (count, *image_shape)).astype(np.uint8)
+
+
+def encode(picture, kind="PNG"):
+    """The bytes of a picture file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind)
+    return buffer.getvalue()
