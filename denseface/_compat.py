@@ -5,7 +5,6 @@ MXNet is retired upstream and takes names from NumPy and Python that have been r
 and MXNet's own files stay untouched.
 """
 
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
@@ -42,7 +41,7 @@ _NUMPY_NAMES = {
 _COPYING_FILES = ("numpy/fallback.py", "numpy/fallback_linalg.py", "numpy/utils.py")
 
 
-class _MXNetFinder(importlib.abc.MetaPathFinder):
+class _MXNetFinder:
     """Prepares the ground for MXNet, then lets the ordinary finders load it."""
 
     def find_spec(self, fullname, path=None, target=None):
