@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import TYPE_CHECKING
+
+from denseface.engines import ENGINES
 
 if TYPE_CHECKING:
     from denseface.embedding import Embedder
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 def add_example(parser: argparse.ArgumentParser, *lines: str) -> None:
     """Show commands as they are typed at the end of a command's help."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = textwrap.fill(parser.description, 79)
     parser.epilog = "\n  ".join(["example:" if len(lines) == 1 else "examples:", *lines])
 
 
@@ -21,45 +25,60 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="PREFIX,EPOCH",
-        help="PREFIX-symbol.json and PREFIX-EPOCH.params; PREFIX alone means the newest",
+        help="PREFIX-symbol.json and PREFIX-EPOCH.params; PREFIX alone means the newest; or a file that export wrote",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="what computes (default: mxnet, or onnxruntime for an ONNX file)",
     )
     parser.add_argument(
         "--image-size",
-        type=_image_size,
-        default=(112, 112, 3),
+        type=image_size,
         metavar="H,W[,C]",
-        help="height, width and channels (1 gray, 3 RGB) of the network's input (default: 112,112,3)",
+        help="height, width and channels (1 gray, 3 RGB) of the network's input (default: 112,112,3; ONNX files know)",
     )
     parser.add_argument(
-        "--batch-size", type=_positive, default=8, metavar="N", help="pictures computed at a time (default: 8)"
+        "--batch-size", type=positive, default=8, metavar="N", help="pictures computed at a time (default: 8)"
     )
-    parser.add_argument("--no-flip", action="store_true", help="leave out mirror images, which takes half the time")
     parser.add_argument("--gpu", type=int, metavar="N", help="compute on this GPU instead of the CPU")
 
 
-def load_embedder(args: argparse.Namespace) -> Embedder:
+def add_no_flip(parser: argparse.ArgumentParser) -> None:
+    """Add ``--no-flip``."""
+    parser.add_argument("--no-flip", action="store_true", help="leave out mirror images, which takes half the time")
+
+
+def load_embedder(args: argparse.Namespace, flip: bool = True) -> Embedder:
     """Make the embedder that the options describe."""
     from denseface.embedding import Embedder
 
-    import mxnet as mx
-
     return Embedder.load(
         args.model,
+        engine=args.engine,
         batch_size=args.batch_size,
-        flip=not args.no_flip,
+        flip=flip,
         image_shape=args.image_size,
-        context=None if args.gpu is None else mx.gpu(args.gpu),
+        context=None if args.gpu is None else _gpu(args.gpu),
     )
 
 
-def _positive(text):
+def _gpu(number):
+    import mxnet as mx
+
+    return mx.gpu(number)
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("it must be at least 1")
     return number
 
 
-def _image_size(text):
+def image_size(text: str) -> tuple[int, int, int]:
+    """Read ``height,width`` or ``height,width,channels``."""
     try:
         numbers = [int(number) for number in text.split(",")]
         height, width, channels = numbers if len(numbers) == 3 else [*numbers, 3]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 
 from denseface.cli.console import FAILED, OK, print_table, report_error
-from denseface.cli.options import add_example, add_model_options, load_embedder
+from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder
 from denseface.errors import InputError
+
+logger = logging.getLogger("denseface")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -18,10 +21,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Measure how well a model tells whether two pictures show the same person: accuracy over 10 folds, "
         "best balanced accuracy, and the true accept rate (TAR) at false accept rates of 1e-1 to 1e-6 as far as the "
         "pairs allow ('-' where they are too few). A set that cannot be used is named, and the others are still "
-        "measured; the exit code is 1 then.",
+        "measured; the exit code is 1 then. The figures are kept beside the model, in PREFIX-EPOCH.verification.json.",
     )
     parser.add_argument("sets", nargs="+", metavar="SET.bin", help="verification sets in InsightFace's format")
     add_model_options(parser)
+    add_no_flip(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_example(parser, "denseface verify --model models/d63-arcface-orl/model,100 datasets/orl/orl.bin")
     parser.set_defaults(run=run)
@@ -30,9 +34,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure each set."""
     from denseface.evaluation import verify
+    from denseface.figures import keep_figures
     from denseface.pairs import read_bin
 
-    embedder = load_embedder(args)
+    embedder = load_embedder(args, flip=not args.no_flip)
     reports = []
     for path in args.sets:
         try:
@@ -43,6 +48,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"model": embedder.model.name, "sets": [report.to_dict() for report in reports]}, indent=2))
     elif reports:
         print_table(_rows(reports))
+    if reports:
+        try:
+            keep_figures(embedder, reports)
+        except (InputError, OSError) as error:
+            logger.warning("the figures are not kept: %s", error)
     return OK if len(reports) == len(args.sets) else FAILED
 
 

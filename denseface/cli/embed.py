@@ -1,0 +1,54 @@
+"""``denseface embed``: embeddings of any number of pictures."""
+
+from __future__ import annotations
+
+import argparse
+
+from denseface.cli.console import FAILED, OK
+from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "embed",
+        help="compute the embeddings of pictures",
+        description="Write the embeddings of pictures of aligned faces to a file. A PATH is a picture; a folder, "
+        "searched with all folders below it; a list .txt of paths, one a line; a record file .rec, or the folder of "
+        "train.rec; or a verification set .bin. A picture that cannot be read is named and left out; the exit code is "
+        "1 then. The same command goes on where an earlier one was interrupted.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="where the pictures are")
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="OUT.npz", help="file to write: embeddings, names and model"
+    )
+    parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
+    add_model_options(parser)
+    add_no_flip(parser)
+    add_example(
+        parser,
+        "denseface embed faces/ --model models/d63-arcface-orl/model,100 -o faces.npz",
+        "denseface embed datasets/orl --model model.onnx --engine openvino -o orl.npz",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed everything that the paths stand for."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from denseface.bulk import embed_all, logger
+    from denseface.sources import Sources
+
+    with Sources(args.paths) as sources:
+        embedder = load_embedder(args, flip=not args.no_flip)
+        with tqdm(total=len(sources), unit="picture", disable=None) as bar, logging_redirect_tqdm([logger]):
+            counts = embed_all(embedder, sources, args.out, strict=args.strict, on_progress=bar.update)
+    said = [f"{counts.embedded} embeddings of {embedder.emb_size} values"]
+    if counts.taken_over:
+        said.append(f"{counts.taken_over} pictures done by the run before")
+    if counts.skipped:
+        said.append(f"{counts.skipped} pictures skipped")
+    print(f"{args.out}: {', '.join(said)}")
+    return FAILED if counts.skipped else OK

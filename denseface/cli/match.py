@@ -1,0 +1,48 @@
+"""``denseface match``: are two pictures of one person?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from denseface.cli.console import OK
+from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "match",
+        help="tell whether two pictures show the same person",
+        description="Compare two pictures of aligned faces. They show the same person if their score, the cosine "
+        "similarity of their embeddings, is at or above the threshold. By default that is the threshold of the "
+        "highest accuracy that denseface verify has found for this model, on the largest set it was measured on.",
+    )
+    parser.add_argument("pictures", nargs=2, metavar="PICTURE", help="a picture of an aligned face")
+    add_model_options(parser)
+    add_no_flip(parser)
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--threshold", type=float, metavar="SCORE", help="a threshold of your own, -1 to 1")
+    choice.add_argument("--set", metavar="NAME", help="take the threshold of this verification set")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add_example(parser, "denseface match anna.jpg bert.jpg --model models/d63-arcface-orl/model,100")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare the two pictures."""
+    from denseface.embedding import similarity
+    from denseface.figures import find_threshold
+
+    embedder = load_embedder(args, flip=not args.no_flip)
+    threshold, source = args.threshold, "--threshold"
+    if threshold is None:
+        threshold, source = find_threshold(embedder, args.set)
+    score = float(similarity(*embedder.embed(args.pictures)))
+    same = score >= threshold
+    if args.json:
+        print(json.dumps({"same": same, "score": score, "threshold": threshold, "threshold_of": source}, indent=2))
+    else:
+        verdict = "same person" if same else "different persons"
+        print(f"{verdict}: score {score:.4f}, threshold {threshold:.4f} ({source})")
+    return OK
