@@ -142,28 +142,30 @@ default = EasyDict(
     seed=0,
 )
 
-_PRISTINE = copy.deepcopy((config, default))
+PRISTINE = copy.deepcopy((config, default))
 
 
-def generate_config(_network: str, _dataset: str, _loss: str) -> None:
+def generate_config(_network: str, _dataset: str, _loss: str, _networks: "dict | None" = None) -> None:
     """Fill ``config`` and ``default`` for one network, data set and loss.
 
     Both start from the values above at every call, so nothing of an earlier call remains.  Where tables disagree, the
     later one wins: loss, network, data set.  A key of ``default`` found in a table changes ``default`` too.
+    ``_networks`` are entries beside those of the table ``network``, for this call only.
 
     Raises
     ------
     ValueError
         For a name that is in no table; the message lists those that are.
     """
-    for flag, name, table in (("loss", _loss, loss), ("network", _network, network), ("dataset", _dataset, dataset)):
+    networks = {**network, **(_networks or {})}
+    for flag, name, table in (("loss", _loss, loss), ("network", _network, networks), ("dataset", _dataset, dataset)):
         if name not in table:
             raise ValueError(f"--{flag}: there is no {name!r}; there are {', '.join(table)}")
-    for current, pristine in zip((config, default), _PRISTINE):
+    for current, pristine in zip((config, default), PRISTINE):
         for key in list(current):
             current.pop(key)
         current.update(copy.deepcopy(pristine))
-    for table in (loss[_loss], network[_network], dataset[_dataset]):
+    for table in (loss[_loss], networks[_network], dataset[_dataset]):
         settings = copy.deepcopy(table)
         config.update(settings)
         default.update({key: value for key, value in settings.items() if key in default})

@@ -60,7 +60,7 @@ def train(argv: list[str] | None) -> int:
         plan = make_plan(args, loader)
 
         # symbol
-        embedding = networks.embedding_symbol()
+        embedding = networks.embedding_symbol(args.symbol_path)
         symbol = networks.training_symbol(embedding)
         height, width, channels = config.image_shape
         data_shape = (batch_size, channels, height, width)
@@ -97,18 +97,19 @@ def train(argv: list[str] | None) -> int:
 def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     """Read the command line.
 
-    The names of network, data set and loss, and --set, come first: they fill the configuration, which then gives the
-    other flags their defaults.
+    The names of network, data set and loss, --networks and --set come first: they fill the configuration, which then
+    gives the other flags their defaults.
     """
     names = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     names.add_argument("--network", default="d121", help="network, as in config.py")
     names.add_argument("--dataset", default="emore", help="data set, as in config.py")
     names.add_argument("--loss", default="arcface", help="loss, as in config.py")
+    names.add_argument("--networks", metavar="FILE", help="JSON file of more networks")
     names.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the configuration"
     )
     chosen, _ = names.parse_known_args(argv)
-    config, default = networks.configure(chosen.network, chosen.dataset, chosen.loss, chosen.set)
+    config, default = networks.configure(chosen.network, chosen.dataset, chosen.loss, chosen.set, chosen.networks)
 
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0],
@@ -118,6 +119,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         epilog="example: python train.py --network d63 --dataset orl --loss arcface",
     )
     flag = parser.add_argument
+    flag("--symbol-path", metavar="DIR", help="folder of network files (InsightFace's symbol folder, say)")
     flag("--models-root", default=default.models_root, help="folder of all runs")
     flag("--pretrained", default=default.pretrained, metavar="PREFIX", help="model to start from")
     flag("--pretrained-epoch", type=int, default=default.pretrained_epoch, metavar="N", help="its epoch")

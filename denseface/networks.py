@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from easydict import EasyDict
 
-from denseface import losses
+from denseface import losses, plugins
 from denseface.errors import InputError
 
 import mxnet as mx
@@ -17,7 +17,17 @@ import mxnet as mx
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def configure(network: str, dataset: str, loss: str, assignments: Iterable[str] = ()) -> tuple[EasyDict, EasyDict]:
+# Keys of InsightFace's configuration that no file of this project reads, but InsightFace's own network files do.
+_INSIGHTFACE_KEYS = {"fp16": False, "memonger": False}
+
+
+def configure(
+    network: str,
+    dataset: str,
+    loss: str,
+    assignments: Iterable[str] = (),
+    networks_file: str | Path | None = None,
+) -> tuple[EasyDict, EasyDict]:
     """Fill the configuration for one network, data set and loss.
 
     Parameters
@@ -26,6 +36,8 @@ def configure(network: str, dataset: str, loss: str, assignments: Iterable[str] 
         Names in the tables of ``config.py``.
     assignments : iterable of str
         ``key=value`` texts that override single keys.
+    networks_file : str or Path, optional
+        JSON file of more networks; see :func:`denseface.plugins.read_networks`.
 
     Returns
     -------
@@ -35,19 +47,31 @@ def configure(network: str, dataset: str, loss: str, assignments: Iterable[str] 
     Raises
     ------
     InputError
-        For an unknown name or key, or a value that does not fit its key.
+        For an unknown name or key, a value that does not fit its key, or a file of networks that cannot be used.
     """
     configuration = _import("config")
+    networks = {}
+    if networks_file:
+        usual_config, usual_default = configuration.PRISTINE
+        networks = plugins.read_networks(networks_file, known={**usual_config, **usual_default})
+        for name in networks.keys() & configuration.network.keys():
+            raise InputError(f"{networks_file}: {name} is a network of config.py; take another name")
     try:
-        configuration.generate_config(network, dataset, loss)
+        configuration.generate_config(network, dataset, loss, networks)
         configuration.override(assignments)
     except ValueError as error:
         raise InputError(str(error)) from error
     return configuration.config, configuration.default
 
 
-def embedding_symbol() -> mx.sym.Symbol:
+def embedding_symbol(folder: str | Path | None = None) -> mx.sym.Symbol:
     """Build the network that the configuration describes.
+
+    Parameters
+    ----------
+    folder : str or Path, optional
+        Folder of network files from elsewhere; one that is called as the family is taken before this project's own.
+        See :func:`denseface.plugins.build`.
 
     Returns
     -------
@@ -57,11 +81,22 @@ def embedding_symbol() -> mx.sym.Symbol:
     Raises
     ------
     InputError
-        For an unknown family, depth, activation or head.
+        For an unknown family, depth, activation or head, or a file in the folder that does not work.
     """
-    config = _import("config").config
+    config, families = _import("config").config, _import("symbol")
+    if folder:
+        files = plugins.python_files(folder)
+        if config.net_name in files:
+            config.update({key: value for key, value in _INSIGHTFACE_KEYS.items() if key not in config})
+            return plugins.build(files[config.net_name])
+        if config.net_name not in families.FAMILIES:
+            there = [name for name, path in files.items() if b"get_symbol" in path.read_bytes()]
+            raise InputError(
+                f"net_name: no network family {config.net_name!r}; there are {', '.join(families.FAMILIES)}, "
+                f"and in {folder} {', '.join(there) or 'none'}"
+            )
     try:
-        return _import("symbol").get_symbol(config.net_name)
+        return families.get_symbol(config.net_name)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -118,10 +153,10 @@ def embedding_size(embedding: mx.sym.Symbol) -> int:
 
 
 def initializer() -> mx.init.Initializer:
-    """InsightFace's choice for the configured family: uniform by fan-in for DenseNets, normal by fan-out for others."""
-    if _import("config").config.net_name == "fdensenet":
-        return mx.init.Xavier(rnd_type="uniform", factor_type="in", magnitude=2)
-    return mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
+    """InsightFace's choice for the configured family: normal by fan-out for two of them, uniform by fan-in otherwise."""
+    if _import("config").config.net_name in ("fresnet", "fmobilefacenet"):
+        return mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
+    return mx.init.Xavier(rnd_type="uniform", factor_type="in", magnitude=2)
 
 
 def _import(name):
