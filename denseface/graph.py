@@ -28,44 +28,48 @@ _MAX_ELEMENTS = (1 << 31) - 1  # of one array, in MXNet's usual build
 _SMALL, _LARGE = 1 << 12, 1 << 24
 
 _ONE_INPUT = """
-    Activation BlockGrad Cast Dropout Flatten L2Normalization LRN MakeLoss Pad Pooling Pooling_v1 Reshape SliceChannel
-    SoftmaxActivation SwapAxis _contrib_AdaptiveAvgPooling2D _contrib_div_sqrt_dim _copy _div_scalar _equal_scalar
+    Activation BlockGrad Cast Dropout Flatten GridGenerator L2Normalization LRN MakeLoss Pad Pooling Pooling_v1 Reshape
+    SliceChannel SoftmaxActivation SwapAxis _contrib_AdaptiveAvgPooling2D _contrib_div_sqrt_dim
+    _contrib_interleaved_matmul_selfatt_qk _contrib_round_ste _contrib_sign_ste _copy _div_scalar _equal_scalar
     _greater_equal_scalar _greater_scalar _hypot_scalar _lesser_equal_scalar _lesser_scalar _logical_and_scalar
     _logical_or_scalar _logical_xor_scalar _maximum_scalar _minimum_scalar _minus_scalar _mod_scalar _mul_scalar
     _not_equal_scalar _plus_scalar _power_scalar _rdiv_scalar _rminus_scalar _rmod_scalar _rpower_scalar abs amp_cast
-    arccos arccosh arcsin arcsinh arctan arctanh argmax argmax_channel argmin broadcast_axis broadcast_to cbrt ceil clip
-    cos cosh depth_to_space erf exp expand_dims expm1 fix floor hard_sigmoid log log10 log1p log2 log_softmax
-    logical_not make_loss max mean min negative norm one_hot ones_like prod reciprocal relu repeat reverse rint round
-    rsqrt sigmoid sign sin sinh slice slice_axis smooth_l1 softmin softsign space_to_depth sqrt square squeeze sum tan
-    tanh tile transpose trunc zeros_like
+    arccos arccosh arcsin arcsinh arctan arctanh argmax argmax_channel argmin argsort broadcast_axis broadcast_to cbrt
+    ceil clip cos cosh degrees depth_to_space erf exp expand_dims expm1 fix floor gamma gammaln hard_sigmoid log log10
+    log1p log2 log_softmax logical_not make_loss max mean min negative norm one_hot ones_like prod radians rcbrt
+    reciprocal relu repeat reverse rint round rsqrt sigmoid sign sin sinh slice slice_axis smooth_l1 softmin softsign
+    sort space_to_depth sqrt square squeeze sum tan tanh tile topk transpose trunc zeros_like
 """
 _TWO_INPUTS = """
-    LinearRegressionOutput LogisticRegressionOutput MAERegressionOutput SVMOutput SoftmaxOutput _equal _greater
-    _greater_equal _hypot _lesser _lesser_equal _logical_and _logical_or _logical_xor _maximum _minimum _mod _not_equal
-    _power batch_dot broadcast_add broadcast_div broadcast_equal broadcast_greater broadcast_greater_equal
-    broadcast_hypot broadcast_lesser broadcast_lesser_equal broadcast_like broadcast_logical_and broadcast_logical_or
+    BilinearSampler Embedding LinearRegressionOutput LogisticRegressionOutput MAERegressionOutput SVMOutput
+    SoftmaxOutput SpatialTransformer _contrib_interleaved_matmul_encdec_qk _contrib_interleaved_matmul_encdec_valatt
+    _contrib_interleaved_matmul_selfatt_valatt _div _equal _greater _greater_equal _hypot _lesser _lesser_equal
+    _linalg_gemm2 _logical_and _logical_or _logical_xor _maximum _minimum _mod _mul _not_equal _power _sub batch_dot
+    batch_take broadcast_add broadcast_div broadcast_equal broadcast_greater broadcast_greater_equal broadcast_hypot
+    broadcast_lesser broadcast_lesser_equal broadcast_like broadcast_logical_and broadcast_logical_or
     broadcast_logical_xor broadcast_maximum broadcast_minimum broadcast_mod broadcast_mul broadcast_not_equal
     broadcast_power broadcast_sub dot elemwise_add elemwise_div elemwise_mul elemwise_sub pick slice_like
-    softmax_cross_entropy
+    softmax_cross_entropy take
 """
 # How many inputs an operator takes, at least and at most.  Where both numbers are allowed MXNet checks which one fits.
 _OPERATORS = {
     **dict.fromkeys(_ONE_INPUT.split(), (1, 1)),
     **dict.fromkeys(_TWO_INPUTS.split(), (2, 2)),
-    **dict.fromkeys(("LeakyReLU", "softmax"), (1, 2)),
+    **dict.fromkeys(("Crop", "LeakyReLU", "_contrib_BilinearResize2D", "softmax"), (1, 2)),
     **dict.fromkeys(("Convolution", "Convolution_v1", "Deconvolution", "FullyConnected"), (2, 3)),
     **dict.fromkeys(("GroupNorm", "InstanceNorm", "LayerNorm", "where"), (3, 3)),
     **dict.fromkeys(("BatchNorm", "BatchNorm_v1"), (5, 5)),
+    "_contrib_DeformableConvolution": (3, 4),
     **dict.fromkeys(("Concat", "UpSampling", "add_n", "stack"), (1, _SMALL)),
 }
 
 # The least and the greatest number that an attribute may hold.  MXNet divides by some of them and counts with others.
 _LIMITS = {
     **dict.fromkeys(("kernel", "stride", "dilate", "scale", "block_size", "num_args", "num_outputs"), (1, _SMALL)),
-    **dict.fromkeys(("num_group", "num_groups", "reps", "repeats"), (1, _SMALL)),
-    **dict.fromkeys(("pad", "adj", "pad_width", "output_size"), (0, _SMALL)),
-    **dict.fromkeys(("num_filter", "num_hidden", "depth"), (1, _LARGE)),
-    **dict.fromkeys(("size", "target_shape"), (0, _LARGE)),
+    **dict.fromkeys(("num_group", "num_groups", "reps", "repeats", "output_size"), (1, _SMALL)),
+    **dict.fromkeys(("pad", "adj", "pad_width"), (0, _SMALL)),
+    **dict.fromkeys(("num_filter", "num_hidden", "depth", "size"), (1, _LARGE)),
+    "target_shape": (0, _LARGE),
     "shape": (-4, _LARGE),  # of Reshape, where 0 to -4 are codes
     "__shape__": (-1, _LARGE),
 }
@@ -139,6 +143,80 @@ def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
         return mx.sym.load_json(json.dumps(description, ensure_ascii=False))
     except mx.base.MXNetError as error:
         raise InputError(f"{name}: MXNet refuses it: {_reason(error)}") from error
+
+
+def infer_shapes(
+    symbol: mx.sym.Symbol, name: str, **shapes: tuple[int, ...]
+) -> tuple[dict[str, tuple[int, ...]], list[tuple[int, ...]]]:
+    """Work out the shape of every parameter, state and output of a network from elsewhere.
+
+    ``Symbol.infer_shape`` ends the process when an array without elements, or one so large that its size overflows,
+    is reshaped.  Here the input of every Reshape is checked before its output is worked out, in order.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        As from `read_symbol`.
+    name : str
+        Where it comes from, for error messages.
+    **shapes : tuple of int
+        The shape of each input, as ``data=(1, 3, 112, 112)``.  Names that the network does not have are left out.
+
+    Returns
+    -------
+    arguments : dict of str to tuple of int
+        The shapes of inputs, parameters and auxiliary states, by name.
+    outputs : list of tuple of int
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit the network or do not determine the others, or an array has no elements or more than
+        MXNet can count.
+    """
+    import mxnet as mx
+
+    internals = symbol.get_internals()
+    try:
+        for reshaped in _inputs_of_reshape(internals):
+            _check_sizes(_infer(reshaped, shapes)[1])
+        arguments, inner = _infer(internals, shapes)
+        _check_sizes([*arguments.values(), *inner])
+        outputs = _infer(symbol, shapes)[1]
+    except _Unusable as problem:
+        raise InputError(f"{name}: with {_written(shapes)}: {problem}") from problem
+    except mx.base.MXNetError as error:
+        raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {_reason(error)}") from error
+    unknown = [argument for argument, shape in arguments.items() if not shape]
+    if unknown:
+        raise InputError(f"{name}: the shape of {unknown[0][:80]} does not follow from {_written(shapes)}")
+    return arguments, outputs
+
+
+def _inputs_of_reshape(internals: mx.sym.Symbol) -> list[mx.sym.Symbol]:
+    nodes = json.loads(internals.tojson())["nodes"]
+    names = {f"{node['name']}_output" for node in nodes if node["op"] == "Reshape"}
+    found = [number for number, output in enumerate(internals.list_outputs()) if output in names]
+    return [internals[number].get_children()[0] for number in found]
+
+
+def _infer(symbol: mx.sym.Symbol, shapes: dict) -> tuple[dict, list]:
+    names = symbol.list_arguments()
+    known = {name: shape for name, shape in shapes.items() if name in names}
+    arguments, outputs, states = symbol.infer_shape_partial(**known)
+    return dict(zip([*names, *symbol.list_auxiliary_states()], [*arguments, *states])), outputs
+
+
+def _check_sizes(shapes: list[tuple[int, ...]]) -> None:
+    for shape in shapes:  # () where nothing is known of it, 0 where a dimension is not
+        if any(length < 1 for length in shape):
+            raise _Unusable(f"an array of the shape {shape} has no elements, or no size that follows")
+        if math.prod(shape) > _MAX_ELEMENTS:
+            raise _Unusable(f"an array of the shape {shape} has more than {_MAX_ELEMENTS} elements")
+
+
+def _written(shapes: dict) -> str:
+    return ", ".join(f"{name}={shape}" for name, shape in shapes.items())
 
 
 def _checked_graph(text: str) -> dict:
@@ -315,5 +393,5 @@ def _text(value: object, what: str) -> str:
 def _reason(error: Exception) -> str:
     """Find the line of MXNet's message that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("MXNetError: ")] or lines[-1:]
-    return told[0][len("MXNetError: ") :][:300] if told else "it does not say why"
+    told = [line for line in lines if line.startswith("MXNetError: ")] or lines[-1:] or ["it does not say why"]
+    return re.sub(r"^MXNetError: |\[[0-9:]+\] \S+:\d+: ", "", told[0])[:300]
