@@ -153,7 +153,7 @@ def embedding_size(embedding: mx.sym.Symbol) -> int:
 
 
 def initializer() -> mx.init.Initializer:
-    """InsightFace's choice for the configured family: normal by fan-out for two of them, uniform by fan-in otherwise."""
+    """InsightFace's choice for the configured family: normal by fan-out for two, uniform by fan-in for all others."""
     if _import("config").config.net_name in ("fresnet", "fmobilefacenet"):
         return mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
     return mx.init.Xavier(rnd_type="uniform", factor_type="in", magnitude=2)
