@@ -46,6 +46,12 @@ DEFAULT = {
 NETWORK = {
     "d169": {"net_name": "fdensenet", "num_layers": 169, "per_batch_size": 64},
     "d201": {"net_name": "fdensenet", "num_layers": 201, "per_batch_size": 64},
+    "r50": {"net_name": "fresnet", "num_layers": 50},
+    "r50v1": {"net_name": "fresnet", "num_layers": 50, "net_unit": 1},
+    "r100": {"net_name": "fresnet", "num_layers": 100},
+    "r100fc": {"net_name": "fresnet", "num_layers": 100, "net_output": "FC"},
+    "y1": {"net_name": "fmobilefacenet", "emb_size": 128, "net_output": "GDC"},
+    "y2": {"net_name": "fmobilefacenet", "emb_size": 256, "net_output": "GDC", "net_blocks": [2, 8, 16, 4]},
 }
 FACES = {"image_shape": (112, 112, 3), "val_targets": VAL_TARGETS}
 DATASET = {

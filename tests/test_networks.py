@@ -53,7 +53,7 @@ def test_every_loss_of_the_table_builds(loss, head):
 @pytest.mark.parametrize("loss", configuration.loss)
 def test_every_loss_of_the_table_runs_with_its_figures(loss):
     """The margins, scale and alpha of the table reach the symbol: the loss is the one of the figures by hand."""
-    networks.configure("d63", "orl", loss, ["image_shape=1,1,4"])
+    networks.configure("d63", "emore", loss, ["image_shape=1,1,4"])
     config = configuration.config
     config.num_classes = 2
     symbol = networks.training_symbol(mx.sym.Flatten(mx.sym.Variable("data"), name="fc1"))

@@ -181,7 +181,7 @@ def test_gnap_bears_a_position_without_length(configured):
     """A zero at every channel, as behind a ReLU, has no direction to scale: value and gradient stay finite."""
     configured(net_act="relu")
     symbol = small_head("GNAP", emb_size=9)
-    inputs = {"data": faces(), "convx_bn_beta": np.full(9, -9, "float32")}
+    inputs = {"data": faces(), "convx_bn_beta": np.full(9, -9, "float32"), "bn6f_beta": np.zeros(9, "float32")}
     executor = bind(symbol, inputs, grad_req="write", is_train=True)
     assert np.isfinite(executor.outputs[0].asnumpy()).all()
     gradients = gradients_of(executor, np.ones((4, 9)), is_train=True)
