@@ -548,6 +548,13 @@ def test_export_refuses_a_reshape_that_does_not_add_up(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_export_refuses_a_shape_that_is_not_mxnets(tmp_path):
+    """Of one picture MXNet squeezes the batch away as well."""
+    with pytest.raises(InputError, match=r"has the shape \(1, 4\), MXNet's \(4,\)"):
+        export(S.squeeze(CHANNELS), {}, {}, SHAPE, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_export_names_a_path_it_cannot_write(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         export(DATA * 2, {}, {}, SHAPE, tmp_path / "nowhere" / "model.onnx")
