@@ -1,0 +1,78 @@
+"""Options of the commands that take a network by its name or from a model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NamedTuple
+
+from denseface.cli.options import image_size
+
+if TYPE_CHECKING:
+    import mxnet as mx
+
+
+class Network(NamedTuple):
+    """What the options describe: a name to show, the embedding network, and the (C, H, W) of its pictures."""
+
+    name: str
+    symbol: mx.sym.Symbol
+    input_shape: tuple[int, int, int]
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`load_network` reads."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("network", nargs="?", metavar="NETWORK", help="a network of config.py, such as d121")
+    which.add_argument("--model", metavar="PREFIX,EPOCH", help="a saved model; PREFIX alone means the newest")
+    add_size_and_set(parser)
+
+
+def add_size_and_set(parser: argparse.ArgumentParser) -> None:
+    """Add ``--size`` and ``--set``."""
+    parser.add_argument(
+        "--size",
+        "--image-size",
+        type=square_or_image_size,
+        metavar="N|H,W[,C]",
+        help="side of the pictures, or their height, width and channels (default: 112)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the configuration, for networks by name",
+    )
+
+
+def square_or_image_size(text: str) -> tuple[int, int, int]:
+    """Read a side, or what :func:`denseface.cli.options.image_size` reads."""
+    return image_size(text if "," in text else f"{text},{text}")
+
+
+def load_network(args: argparse.Namespace) -> Network:
+    """Make the network that the options describe."""
+    if args.model:
+        return network_of_model(args.model, args.size)
+    return network_by_name(args.network, args.size, args.set)
+
+
+def network_by_name(name: str, size: tuple[int, int, int] | None, assignments: list[str]) -> Network:
+    """Build a network of ``config.py``."""
+    from denseface import networks
+
+    shape = [f"image_shape={','.join(map(str, size))}"] if size else []
+    config, _ = networks.configure(name, "emore", "arcface", [*assignments, *shape])
+    height, width, channels = config.image_shape
+    return Network(name, networks.embedding_symbol(), (channels, height, width))
+
+
+def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:
+    """Take the embedding network out of a saved model."""
+    from denseface.checkpoint import load_model, parse_model
+    from denseface.inference import checked_embedding
+
+    height, width, channels = size or (112, 112, 3)
+    model = load_model(*parse_model(text))
+    symbol, _ = checked_embedding(model, (1, channels, height, width))
+    return Network(model.name, symbol, (channels, height, width))

@@ -1,0 +1,233 @@
+"""What a network consists of and costs: layer by layer, stage by stage, and in total."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from denseface.graph import infer_shapes
+from denseface.report.costs import VIEWS, Cost, cost_of, is_set, numbers
+from denseface.rewrite import Node, nodes_of
+
+if TYPE_CHECKING:
+    import mxnet as mx
+
+_BYTES = 4  # of a float32
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator, and what it costs for one picture.
+
+    Attributes
+    ----------
+    name, op : str
+        As in the symbol.
+    kind : str
+        What it is in words, such as "conv 3x3 /2, 64".
+    stage : str
+        The size of the pictures it works on, as "28x28"; "head" behind the last that has positions.
+    inputs : tuple of int
+        Places, in `Summary.layers`, of the layers that it reads.
+    output : tuple of int
+        Shape of its first output, without the batch.
+    parameters, auxiliary : int
+        Learned values, and values kept beside them (moving averages), that no earlier layer has.
+    macs, flops : int or None
+        Multiply-accumulates and floating-point operations, counted as in :mod:`denseface.report.costs`; None for an
+        operator that is not known there.
+    memory : int
+        Bytes of its outputs in float32; 0 for what gives on what it was given.
+    """
+
+    name: str
+    op: str
+    kind: str
+    stage: str
+    inputs: tuple[int, ...]
+    output: tuple[int, ...]
+    parameters: int
+    auxiliary: int
+    macs: int | None
+    flops: int | None
+    memory: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Sums over layers, for one picture.
+
+    Attributes
+    ----------
+    layers, parameters, auxiliary, macs, flops, memory : int
+        As of a `Layer`; layers of an unknown operator add nothing to ``macs`` and ``flops``.
+    """
+
+    layers: int
+    parameters: int
+    auxiliary: int
+    macs: int
+    flops: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network, layer by layer.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        Each behind those that it reads.
+    """
+
+    layers: list[Layer]
+
+    @property
+    def total(self) -> Figures:
+        """Sums over the network."""
+        return figures_of(self.layers)
+
+    @property
+    def stages(self) -> dict[str, Figures]:
+        """Sums over each stage, in the order in which pictures come to them."""
+        names = dict.fromkeys(layer.stage for layer in self.layers)
+        return {name: figures_of(layer for layer in self.layers if layer.stage == name) for name in names}
+
+    @property
+    def unknown(self) -> dict[str, list[str]]:
+        """Names of the layers that are not counted, by operator."""
+        found: dict[str, list[str]] = {}
+        for layer in self.layers:
+            if layer.macs is None:
+                found.setdefault(layer.op, []).append(layer.name)
+        return found
+
+    def to_dict(self) -> dict:
+        """Everything, in types that JSON knows."""
+        return {
+            "total": asdict(self.total),
+            "stages": {name: asdict(figures) for name, figures in self.stages.items()},
+            "unknown_operators": self.unknown,
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+
+def figures_of(layers: Iterable[Layer]) -> Figures:
+    """Add up layers."""
+    layers = list(layers)
+    sums = {
+        name: sum(getattr(layer, name) or 0 for layer in layers)
+        for name in ("parameters", "auxiliary", "macs", "flops", "memory")
+    }
+    return Figures(layers=len(layers), **sums)
+
+
+def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: str = "the network") -> Summary:
+    """Measure a network by its symbol alone.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        Its input is ``data``.
+    input_shape : tuple (C, H, W)
+        Of one picture.
+    name : str
+        What error messages call it.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    InputError
+        If the network cannot take such pictures.
+    """
+    internals = symbol.get_internals()
+    variables, outputs = infer_shapes(internals, name, data=(1, *input_shape))
+    nodes = nodes_of(internals)
+    heads = [(nodes[place], output) for place, output, *_ in json.loads(internals.tojson())["heads"]]
+    shapes = dict(zip(heads, outputs))
+    shapes.update(((node, 0), variables[node.name]) for node in nodes if node.op == "null")
+    operators = [node for node in nodes if node.op != "null"]
+    return Summary(_layers(operators, shapes, set(symbol.list_auxiliary_states())))
+
+
+def _layers(operators, shapes, auxiliary_names):
+    places = {node: place for place, node in enumerate(operators)}
+    stages = _stages(operators, {node: shapes[node, 0] for node in operators})
+    outputs: dict[Node, list] = {}
+    for (node, _), shape in shapes.items():
+        outputs.setdefault(node, []).append(shape)
+    counted = {"data"}
+    layers = []
+    for node in operators:
+        own = dict.fromkeys(source for source, _ in node.inputs if source.op == "null" and source.name not in counted)
+        counted.update(variable.name for variable in own)
+        sizes = {variable.name: math.prod(shapes[variable, 0]) for variable in own}
+        cost = cost_of(node, [shapes[source] for source in node.inputs], shapes[node, 0]) or Cost(None, None)
+        layers.append(
+            Layer(
+                name=node.name,
+                op=node.op,
+                kind=_kind(node),
+                stage=stages[node],
+                inputs=tuple(places[source] for source, _ in node.inputs if source in places),
+                output=shapes[node, 0][1:],
+                parameters=sum(size for name, size in sizes.items() if name not in auxiliary_names),
+                auxiliary=sum(size for name, size in sizes.items() if name in auxiliary_names),
+                macs=cost.macs,
+                flops=cost.flops,
+                memory=0 if node.op in VIEWS else _BYTES * sum(math.prod(shape) for shape in outputs[node]),
+            )
+        )
+    return layers
+
+
+def _stages(operators, shapes):
+    """The stage of each operator: its size, or that of what uses it where it has no positions of its own."""
+    stages: dict[Node, str] = {}
+    later: dict[Node, str] = {}
+    for node in reversed(operators):
+        height, width = shapes[node][2:] if len(shapes[node]) == 4 else (1, 1)
+        stages[node] = f"{height}x{width}" if height * width > 1 else later.get(node, HEAD)
+        for source, _ in node.inputs:
+            if later.get(source, HEAD) == HEAD:
+                later[source] = stages[node]
+    return stages
+
+
+def _kind(node):
+    """Say in a few words what an operator is."""
+    if node.op in ("Convolution", "Deconvolution"):
+        return f"{'conv' if node.op == 'Convolution' else 'deconv'} {_window(node)}, {_filters(node)}"
+    if node.op == "Pooling":
+        pool = {"avg": "mean"}.get(node.attrs.get("pool_type", "max"), node.attrs.get("pool_type", "max"))
+        return f"global {pool} pool" if is_set(node, "global_pool") else f"{pool} pool {_window(node)}"
+    if node.op == "FullyConnected":
+        return f"FC {node.attrs['num_hidden']}"
+    if node.op == "Activation":
+        return node.attrs["act_type"]
+    if node.op == "LeakyReLU":
+        return node.attrs.get("act_type", "leaky")
+    if node.op == "Dropout":
+        return f"dropout {node.attrs.get('p', '0.5')}"
+    return {"BatchNorm": "BN", "elemwise_add": "add"}.get(node.op, node.op.strip("_").lower().replace("_", " "))
+
+
+def _window(node):
+    kernel = "x".join(map(str, numbers(node, "kernel")))
+    stride = max(numbers(node, "stride"), default=1)
+    return f"{kernel} /{stride}" if stride > 1 else kernel
+
+
+def _filters(node):
+    filters, groups = node.attrs["num_filter"], node.attrs.get("num_group", "1")
+    if groups == "1":
+        return filters
+    return f"{filters} {'depthwise' if groups == filters else f'in {groups} groups'}"
