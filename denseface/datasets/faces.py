@@ -1,0 +1,178 @@
+"""From a picture file to the encoded face that a set holds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Generator, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from denseface.align import align
+from denseface.datasets.workers import parallel_map
+from denseface.errors import InputError
+from denseface.files import open_input
+from denseface.pictures import load_picture
+from denseface.pipeline import ImageError
+
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
+_LARGEST_SIZE = 1024
+_ORIENTATION = 0x0112  # the tag in EXIF data that says how the camera was held
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Header(NamedTuple):
+    """What a picture says of itself before its pixels.
+
+    Attributes
+    ----------
+    format : str
+        As Pillow names it: "JPEG", "PNG" and so on.
+    mode : str
+        As Pillow names it: "L" is gray, "RGB" colour.
+    width, height : int
+        In pixels, as they are stored.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
+class Face(NamedTuple):
+    """A face made from a file, or the reason why there is none.
+
+    Attributes
+    ----------
+    file : str
+        Its path below the folder of all pictures.
+    payload : bytes or None
+        The encoded face, a JPEG.
+    reason : str or None
+        Why there is none.
+    """
+
+    file: str
+    payload: bytes | None
+    reason: str | None
+
+
+def encode_faces(
+    root: str | Path,
+    files: Iterable[str],
+    size: int = 112,
+    quality: int = 95,
+    landmarks: Mapping[str, np.ndarray] | None = None,
+    processes: int = 1,
+) -> Generator[Face, None, None]:
+    """Make faces of the size that a set has, in the order of the files, the same for any number of processes.
+
+    A JPEG that has the size already is taken over byte for byte, unless it is to be aligned.
+
+    Parameters
+    ----------
+    root : path-like
+        The folder of all pictures.
+    files : iterable of str
+        Their paths below it.
+    size : int
+        Height and width of the faces in pixels, 8 to 1024.
+    quality : int
+        JPEG quality, 1 to 95.
+    landmarks : mapping of str to ndarray of shape (5, 2), optional
+        By file, what to align the faces by; a file that it lacks gives no face.  Without it, pictures are resized,
+        bilinear, whatever their proportions.
+    processes : int
+        How many work at it.
+
+    Raises
+    ------
+    InputError
+        If ``size``, ``quality`` or ``processes`` is out of its range.
+    """
+    for name, value, low, high in (("--size", size, 8, _LARGEST_SIZE), ("--quality", quality, 1, 95)):
+        if not low <= value <= high:
+            raise InputError(f"{name} must be from {low} to {high}, not {value}")
+    jobs = ((file, None if landmarks is None else landmarks.get(file)) for file in files)
+    return parallel_map(partial(_encode_file, root, size, quality, landmarks is not None), jobs, processes)
+
+
+def encode_face(payload: bytes, size: int = 112, quality: int = 95, landmarks: np.ndarray | None = None) -> bytes:
+    """Make the face of one picture; the arguments are those of `encode_faces`.
+
+    Parameters
+    ----------
+    payload : bytes
+        A JPEG, PNG, BMP, PGM, PPM or WebP file.
+
+    Raises
+    ------
+    InputError
+        If the picture is broken or cannot be aligned.
+    """
+    header = read_header(payload)
+    to_upright = _TO_UPRIGHT.get(_orientation(payload))
+    pixels = load_picture(payload, (header.height, header.width, 3))
+    is_ready = to_upright is None and header in (("JPEG", mode, size, size) for mode in ("L", "RGB"))
+    if is_ready and landmarks is None:
+        return payload
+    picture = Image.fromarray(pixels)
+    if to_upright is not None:
+        picture = picture.transpose(to_upright)
+    if landmarks is not None:
+        picture = Image.fromarray(align(np.asarray(picture), landmarks, size))
+    elif picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def read_header(payload: bytes) -> Header:
+    """Read what a picture says of itself.
+
+    Raises
+    ------
+    ImageError
+        If it is none.
+    """
+    try:
+        with Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
+            return Header(image.format, image.mode, image.width, image.height)
+    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
+        raise ImageError("no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it") from error
+
+
+def _orientation(payload):
+    """Read how the camera was held, 1 to 8; 1, upright, where nothing can be read."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
+        return image.getexif().get(_ORIENTATION, 1)
+    return 1
+
+
+def _encode_file(root, size, quality, is_aligned, job):
+    file, landmarks = job
+    try:
+        if is_aligned and landmarks is None:
+            raise InputError("it has no landmarks")
+        with open_input(Path(root, file)) as opened:
+            payload = opened.read()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as that EXIF data are broken; the picture need not be
+            return Face(file, encode_face(payload, size, quality, landmarks), None)
+    except InputError as error:
+        return Face(file, None, str(error))
