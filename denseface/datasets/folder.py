@@ -1,0 +1,263 @@
+"""A training set, and if wanted a verification set, from a folder that holds one folder of pictures a person."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from denseface.datasets.faces import Face, encode_faces
+from denseface.datasets.output import fresh_folder, replacing_csv
+from denseface.datasets.pairing import draw_pairs
+from denseface.errors import InputError
+from denseface.pairs import write_bin
+from denseface.pictures import PICTURE_SUFFIXES
+from denseface.records import write_face_records
+
+DEFAULT_PAIRS = 3000  # of each kind, as LFW has
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `build` has made.
+
+    Attributes
+    ----------
+    num_classes, num_images : int
+        The people and the pictures to train on.
+    num_holdout, num_genuine, num_impostor : int
+        The people of the verification set, its pairs of one person and of two; 0 without one.
+    num_left_out : int
+        People with too few pictures that can be used.
+    num_bad : int
+        Pictures that are listed in ``bad.csv``.
+    num_ignored : int
+        Files that are no pictures by their suffix.
+    """
+
+    num_classes: int
+    num_images: int
+    num_holdout: int
+    num_genuine: int
+    num_impostor: int
+    num_left_out: int
+    num_bad: int
+    num_ignored: int
+
+
+class _Person(NamedTuple):
+    name: str
+    files: list[str]
+
+
+def build(
+    source: str | Path,
+    out: str | Path,
+    *,
+    size: int = 112,
+    quality: int = 95,
+    landmarks: Mapping[str, np.ndarray] | None = None,
+    min_pictures: int = 1,
+    holdout: int | float = 0,
+    max_pairs: int | None = DEFAULT_PAIRS,
+    seed: int = 0,
+    processes: int = 1,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Summary:
+    """Make a training set of a folder that holds one folder of pictures a person.
+
+    The pictures of a person are those in its folder and below.  People and pictures are taken in the order of their
+    names, and the same arguments give the same files:
+
+    ``train.rec``, ``train.idx``, ``property``
+        The training set in InsightFace's layout.
+    ``manifest.csv``
+        Key, label, person and file of each of its pictures.
+    ``holdout.bin``, ``holdout.csv``
+        With ``holdout``: the verification set, and the two files of each pair with 1 for one person and 0 for two.
+    ``bad.csv``
+        If there are any: the pictures that could not be used, and why.
+
+    Parameters
+    ----------
+    source : path-like
+        The folder of folders.  Links to files in it are followed, links to folders or out of it are not.
+    out : path-like
+        The folder to make, outside ``source``.  It must be empty or not there.
+    size, quality, landmarks, processes
+        As for `denseface.datasets.faces.encode_faces`; paths of ``landmarks`` are those below ``source``.
+    min_pictures : int
+        People with fewer pictures that can be used are left out.
+    holdout : int or float
+        How many people to keep from training, for the verification set; a float is a fraction below 1.  They are drawn
+        from those with at least two pictures, and at least ``min_pictures``.
+    max_pairs : int, optional
+        At most so many pairs of one person, and so many of two; None for all.
+    seed : int
+        Decides who is held out and which pairs are drawn.
+    on_progress : callable
+        Called with the number of pictures that are done, and of all.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    InputError
+        If there is no picture to train on, ``holdout`` asks for the impossible, or ``out`` cannot be made.
+    """
+    source = Path(source)
+    _check_apart(source, out)
+    people, bad, num_ignored = _find_people(source)
+    held_out, training = _draw_people(people, holdout, max(2, min_pictures), seed)
+    # Who is held out comes first: pairs are drawn from the pictures that turn out to be usable.
+    files = [file for person in held_out + training for file in person.files]
+    with fresh_folder(out) as folder:
+        with contextlib.closing(encode_faces(source, files, size, quality, landmarks, processes)) as encoded:
+            faces = _counted(encoded, len(files), on_progress)
+            held_faces = dict(_usable(held_out, faces, bad))
+            issame = _write_holdout(folder, held_faces, max_pairs, seed) if held_out else np.zeros(0, bool)
+            enough = (named for named in _usable(training, faces, bad) if len(named[1]) >= min_pictures)
+            num_classes, num_images = _write_training(folder, enough, size, source, bad)
+        if bad:
+            with replacing_csv(folder / "bad.csv", ("file", "reason")) as table:
+                table.writerows(sorted(bad.items()))
+    return Summary(
+        num_classes=num_classes,
+        num_images=num_images,
+        num_holdout=len(held_out),
+        num_genuine=int(issame.sum()),
+        num_impostor=int((~issame).sum()),
+        num_left_out=len(training) - num_classes,
+        num_bad=len(bad),
+        num_ignored=num_ignored,
+    )
+
+
+def _check_apart(source, out):
+    inside, around = (Path(os.path.realpath(path)) for path in (out, source))
+    if around in (inside, *inside.parents):
+        raise InputError(f"{out}: it lies inside {source}, where it would be taken for a person; name another folder")
+
+
+def _find_people(source: Path) -> tuple[list[_Person], dict[str, str], int]:
+    """Return the people with pictures, what cannot be used and why, and how many files are no pictures."""
+    if not source.is_dir():
+        raise InputError(f"{source}: there is no such folder")
+    root = os.path.realpath(source)
+    files: dict[str, list[str]] = {}
+    bad: dict[str, str] = {}
+    num_ignored = 0
+    for file, entry in _walk(source, ""):
+        if not (entry.name.lower().endswith(PICTURE_SUFFIXES) or entry.is_dir()):
+            num_ignored += 1
+            continue
+        person, below, _ = file.partition("/")
+        fault = _fault(entry, root) or (None if below else "it is in no person's folder")
+        if fault:
+            bad[file] = fault
+        else:
+            files.setdefault(person, []).append(file)
+    if not files:
+        raise InputError(
+            f"{source}: it must hold one folder a person with pictures ({', '.join(PICTURE_SUFFIXES)}), and has none"
+        )
+    return [_Person(*item) for item in files.items()], bad, num_ignored
+
+
+def _walk(folder: str | Path, prefix: str) -> Iterator[tuple[str, os.DirEntry]]:
+    """Yield what is no folder, with its path, sorted by name and without hidden files and folders."""
+    with os.scandir(folder) as entries:
+        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry
+
+
+def _fault(entry, root):
+    """Say why something that is no folder must not be opened, if so."""
+    if entry.is_dir():
+        return "it is a link to a folder, and these are not followed"
+    if entry.is_symlink() and not os.path.realpath(entry.path).startswith(os.path.join(root, "")):
+        return "it is a link that leaves the folder of all people, and these are not followed"
+    return None if entry.is_file() else "it is no file"
+
+
+def _draw_people(
+    people: list[_Person], holdout: int | float, min_pictures: int, seed: int
+) -> tuple[list[_Person], list[_Person]]:
+    """Choose who is held out; return them and the others, both in the order of their names."""
+    if not holdout:
+        return [], people
+    able = [person for person in people if len(person.files) >= min_pictures]
+    count = round(holdout * len(able)) if isinstance(holdout, float) else holdout
+    if not 2 <= count <= len(able):
+        raise InputError(
+            f"--holdout {holdout}: these are {count} people; it must be at least 2, and at most the {len(able)} who "
+            f"have {min_pictures} pictures"
+        )
+    if count == len(people):
+        raise InputError(f"--holdout {holdout}: with everybody held out nobody is left to train on")
+    chosen = {person.name for person in random.Random(seed).sample(able, count)}
+    held_out = [person for person in people if person.name in chosen]
+    return held_out, [person for person in people if person.name not in chosen]
+
+
+def _counted(faces: Iterable[Face], total: int, on_progress: Callable[[int, int], object]) -> Iterator[Face]:
+    for done, face in enumerate(faces, 1):
+        on_progress(done, total)
+        yield face
+
+
+def _usable(
+    people: Iterable[_Person], faces: Iterator[Face], bad: dict[str, str]
+) -> Iterator[tuple[str, list[Face]]]:
+    """Take the faces of each person, and note the bad ones."""
+    for person in people:
+        found = list(itertools.islice(faces, len(person.files)))
+        bad.update((face.file, face.reason) for face in found if face.payload is None)
+        yield person.name, [face for face in found if face.payload is not None]
+
+
+def _write_training(
+    folder: Path, people: Iterable[tuple[str, list[Face]]], size: int, source: Path, bad: dict[str, str]
+) -> tuple[int, int]:
+    """Write the records and the manifest; return the numbers of people and of pictures."""
+    num_images = 0
+
+    def labelled():
+        nonlocal num_images
+        for label, (person, faces) in enumerate(people):
+            for face in faces:
+                num_images += 1  # which is its key, too
+                manifest.writerow((num_images, label, person, face.file))
+                yield label, face.payload
+        if not num_images:
+            reasons = "".join(f"; {file}: {reason}" for file, reason in itertools.islice(bad.items(), 1))
+            raise InputError(f"{source}: no person has enough pictures to train on{reasons}")
+
+    with replacing_csv(folder / "manifest.csv", ("key", "label", "person", "file")) as manifest:
+        written = write_face_records(folder, labelled(), (size, size))
+    return written.num_classes, num_images
+
+
+def _write_holdout(folder: Path, people: Mapping[str, list[Face]], max_pairs: int | None, seed: int) -> np.ndarray:
+    """Write the verification set; return whether each pair is of one person."""
+    faces = [face for found in people.values() for face in found]
+    owners = np.repeat(np.arange(len(people)), [len(found) for found in people.values()])
+    pairs, issame = draw_pairs(owners, max_pairs, seed)
+    write_bin(folder / "holdout.bin", [faces[place].payload for place in pairs.ravel().tolist()], issame)
+    with replacing_csv(folder / "holdout.csv", ("file1", "file2", "same")) as table:
+        for (first, second), same in zip(pairs.tolist(), issame.tolist()):
+            table.writerow((faces[first].file, faces[second].file, int(same)))
+    return issame
