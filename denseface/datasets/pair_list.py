@@ -1,0 +1,190 @@
+"""A verification set from a list of pairs, LFW's ``pairs.txt`` or one of paths."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from denseface.datasets.faces import encode_faces
+from denseface.errors import InputError
+from denseface.files import open_input
+from denseface.pairs import write_bin
+from denseface.pictures import PICTURE_SUFFIXES
+
+_ANY_SUFFIX = (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))
+_FORMS = "NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1"
+
+
+@dataclass(frozen=True, eq=False)
+class PairList:
+    """The pairs that a list names.
+
+    Attributes
+    ----------
+    files : list of str, of length 2n
+        Paths of pictures below the folder of all; pair i is made of 2i and 2i + 1.
+    issame : ndarray of shape (n,), bool
+        Whether the pair shows one person.
+    lines : list of int, of length n
+        The line of the list that names the pair, counted from 1.
+    """
+
+    files: list[str]
+    issame: np.ndarray
+    lines: list[int]
+
+
+def read_pair_list(path: str | Path, images: str | Path) -> PairList:
+    """Read a list of pairs, and find their pictures.
+
+    Parameters
+    ----------
+    path : path-like
+        The list.  A line is one of these, separated by spaces or tabs:
+
+        - ``NAME N1 N2``: two pictures of one person, ``NAME/NAME_0001.jpg`` for N 1, with any suffix of a picture
+        - ``NAME1 N1 NAME2 N2``: pictures of two people
+        - ``PATH1 PATH2 0|1``: two paths below ``images``, and 1 for one person
+
+        A first line of one or two numbers, as LFW's lists have, says how many pairs of each kind there are: in all, or
+        in a fold after the number of folds.  Empty lines do not count.
+    images : path-like
+        The folder of all pictures, which no path may leave, not through a link either.
+
+    Returns
+    -------
+    PairList
+
+    Raises
+    ------
+    InputError
+        If the list cannot be read, has a line of another form or another number of pairs than it says, names a picture
+        that is not there or lies outside, or names no pair.
+    """
+    folder = _Folder(images)
+    files: list[str] = []
+    issame: list[bool] = []
+    lines: list[int] = []
+    announced = None
+    missing: list[str] = []
+    with open_input(path) as file:
+        for number, line in enumerate(file, 1):
+            fields = line.decode("utf-8", "surrogateescape").split()
+            if not fields:
+                continue
+            if not lines and announced is None and len(fields) <= 2 and all(map(_is_number, fields)):
+                announced = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)
+                continue
+            pair = _parse(fields)
+            if pair is None:
+                raise InputError(f"{path}: line {number}: write it as {_FORMS}")
+            try:
+                files += map(folder.find, pair[:2])
+            except InputError as error:
+                missing.append(f"line {number}: {error}")
+            issame.append(pair[2])
+            lines.append(number)
+    if missing:
+        others = f" ({len(missing) - 1} more lines have such a fault)" if len(missing) > 1 else ""
+        raise InputError(f"{path}: {missing[0]}{others}")
+    if not lines:
+        raise InputError(f"{path}: there is no pair in it; a line is {_FORMS}")
+    if announced not in (None, len(lines)):
+        raise InputError(f"{path}: its first line says {announced} pairs, but it has {len(lines)}; copy it again")
+    return PairList(files, np.array(issame), lines)
+
+
+def build(
+    path: str | Path,
+    out: str | Path,
+    *,
+    images: str | Path | None = None,
+    size: int = 112,
+    quality: int = 95,
+    landmarks: Mapping[str, np.ndarray] | None = None,
+    processes: int = 1,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> tuple[int, int]:
+    """Make a verification set from a list of pairs, in the list's order.
+
+    Parameters
+    ----------
+    path, images : path-like
+        As for `read_pair_list`; ``images`` is the list's folder if it is not given.
+    out : path-like
+        The file to write, a ``.bin``; one that is there is replaced.
+    size, quality, landmarks, processes
+        As for `denseface.datasets.faces.encode_faces`; paths of ``landmarks`` are those below ``images``.
+    on_progress : callable
+        Called with the number of pictures that are done, and of all.
+
+    Returns
+    -------
+    num_genuine, num_impostor : int
+        The pairs of one person and of two.
+
+    Raises
+    ------
+    InputError
+        If the list or one of its pictures cannot be used, or there is no writing at ``out``.
+    """
+    if Path(out).suffix != ".bin":
+        raise InputError(f"{out}: the name of a verification set must end in .bin")
+    images = Path(path).parent if images is None else Path(images)
+    pairs = read_pair_list(path, images)
+    distinct = list(dict.fromkeys(pairs.files))
+    payloads: dict[str, bytes] = {}
+    with contextlib.closing(encode_faces(images, distinct, size, quality, landmarks, processes)) as faces:
+        for face in faces:
+            if face.payload is None:
+                line = pairs.lines[pairs.files.index(face.file) // 2]
+                raise InputError(f"{path}: line {line}: {face.file}: {face.reason}")
+            payloads[face.file] = face.payload
+            on_progress(len(payloads), len(distinct))
+    write_bin(out, [payloads[file] for file in pairs.files], pairs.issame)
+    return int(pairs.issame.sum()), int((~pairs.issame).sum())
+
+
+class _Folder:
+    """The folder of all pictures."""
+
+    def __init__(self, path: str | Path):
+        self._root = os.path.realpath(path)
+        if not os.path.isdir(self._root):
+            raise InputError(f"{path}: there is no such folder")
+
+    def find(self, name: str) -> str:
+        """Return the path below the folder of a picture, the suffix of which may be missing."""
+        suffixes = ("",) if name.lower().endswith(PICTURE_SUFFIXES) else _ANY_SUFFIX
+        for suffix in suffixes if "\0" not in name else ():
+            path = os.path.normpath(os.path.join(self._root, name + suffix))
+            if os.path.commonpath([self._root, os.path.realpath(path)]) != self._root:
+                raise InputError(f"{name} lies outside {self._root}")
+            if os.path.isfile(path):
+                return os.path.relpath(path, self._root)
+        raise InputError(f"there is no picture {name} in {self._root}")
+
+
+def _parse(fields: list[str]) -> tuple[str, str, bool] | None:
+    """Return the two pictures of a line and whether they show one person."""
+    if len(fields) == 4 and _is_number(fields[1]) and _is_number(fields[3]):
+        return _lfw_name(*fields[:2]), _lfw_name(*fields[2:]), False
+    if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2]):
+        return _lfw_name(fields[0], fields[1]), _lfw_name(fields[0], fields[2]), True
+    if len(fields) == 3 and fields[2] in ("0", "1"):
+        return fields[0], fields[1], fields[2] == "1"
+    return None
+
+
+def _lfw_name(name, number):
+    return f"{name}/{name}_{int(number):04d}"
+
+
+def _is_number(text):
+    return re.fullmatch("[0-9]{1,9}", text) is not None
