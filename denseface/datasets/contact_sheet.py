@@ -1,0 +1,122 @@
+"""A picture of many small pictures, to look a set over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from denseface.errors import InputError
+from denseface.pairs import PairSet
+from denseface.pictures import load_picture
+from denseface.recordio import RecordError
+from denseface.records import FaceRecords
+
+_ROWS = 12
+_COLUMNS = 8
+_CELL = 112
+_TEXT = 16
+_GAP = 4
+_WIDE_GAP = 20
+_MARGIN = 12
+_ROW_HEIGHT = _TEXT + 2 * _GAP + _CELL + _MARGIN
+
+
+class _Row(NamedTuple):
+    """A caption, and below it groups of encoded pictures."""
+
+    caption: str
+    groups: Sequence[Sequence[bytes]]
+
+
+def sheet_of_records(records: FaceRecords) -> Image.Image:
+    """Show up to 8 pictures of each of up to 12 people, evenly spread over a training set; RGB."""
+    people = list(_keys_by_person(records))
+    return _draw(_person_row(records, people[place]) for place in _spread(len(people), _ROWS))
+
+
+def sheet_of_pairs(pair_set: PairSet) -> Image.Image:
+    """Show up to 24 pairs of one person and 24 of two, evenly spread over a verification set; RGB."""
+    rows = []
+    for same, caption in ((True, "one person"), (False, "two people")):
+        places = np.flatnonzero(pair_set.issame == same)
+        places = places[_spread(len(places), _ROWS // 2 * (_COLUMNS // 2))]
+        for start in range(0, len(places), _COLUMNS // 2):
+            chosen = places[start : start + _COLUMNS // 2].tolist()
+            pairs = [pair_set.images[2 * place : 2 * place + 2] for place in chosen]
+            rows.append(_Row(f"{caption}: pairs {', '.join(map(str, chosen))}", pairs))
+    return _draw(rows)
+
+
+def _keys_by_person(records):
+    """Give the keys of each person's pictures."""
+    if records.identities is not None:
+        return (np.arange(start, end) for start, end in records.identities.tolist())
+    labels = np.array([_label(records, key) for key in records.keys.tolist()])
+    order = np.argsort(labels, kind="stable")
+    return np.split(records.keys[order], np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def _label(records, key):
+    try:
+        return records.reader.read_labels(key)[0]
+    except RecordError:
+        return -1
+
+
+def _person_row(records, keys):
+    payloads, label = [], "unknown"
+    for key in keys[_spread(len(keys), _COLUMNS)].tolist():
+        try:
+            record = records.reader.read(key)
+        except RecordError:
+            payloads.append(b"")
+        else:
+            payloads.append(record.payload)
+            label = f"{record.labels[0]:g}"
+    return _Row(f"label {label}, {len(keys)} pictures, keys {keys[0]} to {keys[-1]}", [payloads])
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Return up to ``wanted`` of the places 0 to ``count`` - 1, evenly spread, the first among them."""
+    return [place * count // min(count, wanted) for place in range(min(count, wanted))]
+
+
+def _draw(rows: Iterable[_Row]) -> Image.Image:
+    rows = list(rows)
+    font = _font()
+    width = max(max(_width(row), int(font.getbbox(row.caption)[2])) for row in rows)
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, len(rows) * _ROW_HEIGHT + _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, row in enumerate(rows):
+        left, top = _MARGIN, _MARGIN + place * _ROW_HEIGHT
+        draw.text((left, top), row.caption, fill="black", font=font)
+        for group in row.groups:
+            for payload in group:
+                sheet.paste(_cell(payload), (left, top + _TEXT + 2 * _GAP))
+                left += _CELL + _GAP
+            left += _WIDE_GAP - _GAP
+    return sheet
+
+
+def _width(row):
+    return sum(len(group) * (_CELL + _GAP) - _GAP + _WIDE_GAP for group in row.groups) - _WIDE_GAP
+
+
+def _cell(payload):
+    """A picture, or a crossed box for a broken one."""
+    try:
+        return Image.fromarray(load_picture(payload, (_CELL, _CELL, 3)))
+    except InputError:
+        box = Image.new("RGB", (_CELL, _CELL), "lightgray")
+        ImageDraw.Draw(box).line([(0, 0), (_CELL, _CELL), (0, _CELL), (_CELL, 0)], "red", 2)
+        return box
+
+
+def _font():
+    try:
+        return ImageFont.load_default(_TEXT)
+    except TypeError:  # before Pillow 10.1 it has one size only
+        return ImageFont.load_default()
