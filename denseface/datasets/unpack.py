@@ -1,0 +1,66 @@
+"""A training set back as folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from denseface.datasets.output import fresh_folder, replacing_csv
+from denseface.errors import InputError
+from denseface.records import FaceRecords
+
+_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
+
+
+def unpack(
+    folder: str | Path, out: str | Path, on_progress: Callable[[int, int], object] = lambda done, total: None
+) -> tuple[int, int]:
+    """Write each picture of a training set to a file ``LABEL/KEY.jpg``, byte for byte (``.png`` if it is one).
+
+    Labels and keys are padded with zeros, so that names sort as numbers do, and `denseface.datasets.folder` makes the
+    same set of them again.  Records that cannot be read are listed in ``bad.csv``, with their keys and why.
+
+    Parameters
+    ----------
+    folder : path-like
+        The training set.
+    out : path-like
+        The folder to make.  It must be empty or not there.
+    on_progress : callable
+        Called with the number of pictures that are done, and of all.
+
+    Returns
+    -------
+    num_images, num_bad : int
+        The pictures written and the records listed.
+
+    Raises
+    ------
+    InputError
+        If the training set cannot be read, or ``out`` cannot be made.
+    """
+    bad: list[tuple[int, str]] = []
+    with FaceRecords(folder) as records, fresh_folder(out) as aside:
+        label_digits = len(str(records.num_classes - 1))
+        key_digits = len(str(records.keys.max()))
+        for done, key in enumerate(records.keys.tolist(), 1):
+            try:
+                label, payload = records.read_image(key)
+                suffix = _suffix(payload)
+            except InputError as error:
+                bad.append((key, str(error)))
+            else:
+                person = aside / f"{label:0{label_digits}}"
+                person.mkdir(exist_ok=True)
+                (person / f"{key:0{key_digits}}{suffix}").write_bytes(payload)
+            on_progress(done, len(records))
+        if bad:
+            with replacing_csv(aside / "bad.csv", ("key", "reason")) as table:
+                table.writerows(bad)
+    return len(records) - len(bad), len(bad)
+
+
+def _suffix(payload):
+    if payload[:2] not in _SUFFIXES:
+        raise InputError("it is neither a JPEG nor a PNG picture")
+    return _SUFFIXES[payload[:2]]
