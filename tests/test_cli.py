@@ -11,6 +11,7 @@ import pytest
 from tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
 from denseface import cli
+from denseface.cli.dataset import KINDS
 from denseface.embedding import Embedder, similarity
 from denseface.engines.onnx_model import as_ndarrays, read_onnx
 from denseface.errors import InputError
@@ -40,7 +41,9 @@ def test_help_imports_nothing_heavy():
     assert not {"numpy", "mxnet", "PIL", "tqdm"} & set(modules.split())
 
 
-@pytest.mark.parametrize("command", [[name] for name in cli.COMMANDS if name != "dataset"] + [["dataset", "orl"]])
+@pytest.mark.parametrize(
+    "command", [[name] for name in cli.COMMANDS if name != "dataset"] + [["dataset", kind] for kind in KINDS]
+)
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([*command, "--help"])
@@ -68,12 +71,12 @@ def test_bad_usage_is_exit_code_2(arguments, capsys):
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(monkeypatch, capsys, error, line):
-    monkeypatch.setattr("denseface.cli.dataset.run_orl", raising(error))
+    monkeypatch.setattr("denseface.cli.dataset.orl.run", raising(error))
     assert run(capsys, "dataset", "orl", "out") == (1, "", line + "\n")
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(monkeypatch, capsys):
-    monkeypatch.setattr("denseface.cli.dataset.run_orl", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("denseface.cli.dataset.orl.run", raising(KeyboardInterrupt()))
     assert run(capsys, "dataset", "orl", "out") == (130, "", "denseface: interrupted\n")
 
 

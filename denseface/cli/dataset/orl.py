@@ -1,4 +1,4 @@
-"""``denseface dataset``: make training and verification sets."""
+"""``denseface dataset orl``: the demo set."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ from denseface.files import replacing
 _RECIPE = "orl.json"
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser("dataset", help="make training and verification sets")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    _add_orl(kinds)
-
-
-def _add_orl(kinds):
+def add_parser(kinds: argparse._SubParsersAction) -> None:
+    """Add the kind to the parser."""
     parser = kinds.add_parser(
         "orl",
         help="the demo set: 40 people of the ORL faces",
@@ -37,10 +31,10 @@ def _add_orl(kinds):
         help="people to keep for the verification set, as in 31-40 or 1,3,5-9 (default: %(default)s)",
     )
     add_example(parser, "denseface dataset orl datasets/orl --holdout 31-40")
-    parser.set_defaults(run=run_orl)
+    parser.set_defaults(run=run)
 
 
-def run_orl(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Build the demo set, unless it is there."""
     from denseface.datasets import orl
 

@@ -1,0 +1,54 @@
+"""What the kinds share that make sets of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+from denseface.cli.options import positive
+
+
+def add_face_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`face_options` reads."""
+    parser.add_argument(
+        "--landmarks",
+        metavar="FILE",
+        help="align the faces by this file; a line is a picture's path and x, y of both eyes, nose, mouth corners",
+    )
+    parser.add_argument("--size", type=positive, default=112, metavar="N", help="height and width (default: 112)")
+    parser.add_argument("--quality", type=positive, default=95, metavar="N", help="JPEG quality, 1 to 95 (default: 95)")
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="how many processes work at it; the result is the same (default: one a CPU)",
+    )
+
+
+def face_options(args: argparse.Namespace) -> dict:
+    """Return the arguments for `denseface.datasets.faces.encode_faces`."""
+    from denseface.align import read_landmarks
+
+    return {
+        "size": args.size,
+        "quality": args.quality,
+        "landmarks": read_landmarks(args.landmarks) if args.landmarks else None,
+        "processes": args.processes,
+    }
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar if stderr is a terminal; yields what to tell how many pictures are done, and of how many."""
+    from tqdm import tqdm
+
+    with tqdm(unit="picture", disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

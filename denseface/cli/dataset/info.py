@@ -1,0 +1,93 @@
+"""``denseface dataset info``: what is in a set, checked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from denseface.cli.console import FAILED, OK, print_table
+from denseface.cli.dataset.faces import progress
+from denseface.cli.options import add_example
+
+_SHOWN = 5
+
+
+def add_parser(kinds: argparse._SubParsersAction) -> None:
+    """Add the kind to the parser."""
+    parser = kinds.add_parser(
+        "info",
+        help="what is in a set, checked",
+        description="Read every picture of a training set (a folder) or of a verification set (a .bin), and say what "
+        "there is and what is wrong; the exit code is 1 if anything is.",
+    )
+    parser.add_argument("set", metavar="SET", help="folder of train.rec, or verification set .bin")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--sheet", metavar="FILE.png", help="draw a picture of some of the people, or of some pairs")
+    add_example(parser, "denseface dataset info datasets/orl --sheet orl.png", "denseface dataset info lfw.bin --json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inspect the set."""
+    from denseface.datasets.inspection import inspect_pairs, inspect_records
+
+    is_pairs = Path(args.set).suffix == ".bin"
+    with progress() as show:
+        report = (inspect_pairs if is_pairs else inspect_records)(args.set, show)
+    if args.sheet:
+        _write_sheet(args.set, is_pairs, args.sheet)
+    if args.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print_table([*(_pairs_rows(report) if is_pairs else _records_rows(report)), *_rows(report)])
+    return FAILED if report.problems else OK
+
+
+def _records_rows(report):
+    per_person = report.per_person
+    return [
+        ("pictures", f"{report.pictures.count} ({report.layout} layout)"),
+        ("people", str(report.num_people)),
+        ("pictures a person", ", ".join(f"{name} {value:g}" for name, value in per_person.items()) or "-"),
+        ("people by pictures", _join(report.histogram)),
+        ("property", f"{report.num_classes} classes, {report.width}x{report.height}"),
+    ]
+
+
+def _pairs_rows(report):
+    return [
+        ("pairs of one person", str(report.num_genuine)),
+        ("pairs of two people", str(report.num_impostor)),
+        ("pictures", f"{report.pictures.count} different ones"),
+    ]
+
+
+def _rows(report):
+    pictures = report.pictures
+    problems = [*report.problems, *pictures.broken[:_SHOWN]]
+    return [
+        ("sizes", _join(pictures.sizes)),
+        ("formats", _join(pictures.formats)),
+        *(("problem", problem) for problem in problems or ["none"]),
+    ]
+
+
+def _join(counts):
+    shown = [f"{name}: {count}" for name, count in list(counts.items())[: 2 * _SHOWN]]
+    return ", ".join(shown + ["..."] * (len(counts) > len(shown))) or "-"
+
+
+def _write_sheet(path, is_pairs, out):
+    from denseface.datasets.contact_sheet import sheet_of_pairs, sheet_of_records
+    from denseface.files import replacing
+    from denseface.pairs import read_bin
+    from denseface.records import FaceRecords
+
+    if is_pairs:
+        sheet = sheet_of_pairs(read_bin(path))
+    else:
+        with FaceRecords(path) as records:
+            sheet = sheet_of_records(records)
+    with replacing(out) as file:
+        sheet.save(file, "PNG")

@@ -1,0 +1,38 @@
+"""``denseface dataset pairs``: a list of pairs to a verification set."""
+
+from __future__ import annotations
+
+import argparse
+
+from denseface.cli.console import OK
+from denseface.cli.dataset.faces import add_face_options, face_options, progress
+from denseface.cli.options import add_example
+
+
+def add_parser(kinds: argparse._SubParsersAction) -> None:
+    """Add the kind to the parser."""
+    parser = kinds.add_parser(
+        "pairs",
+        help="a verification set from a list of pairs",
+        description="Make a verification set from a list, in its order: LFW's pairs.txt, with lines NAME N1 N2 for one "
+        "person and NAME1 N1 NAME2 N2 for two, where 1 of NAME is the file NAME/NAME_0001.jpg or of any other picture "
+        "format; or lines PATH1 PATH2 0|1, where 1 is one person.",
+    )
+    parser.add_argument("list", metavar="FILE", help="list of pairs")
+    parser.add_argument("out", metavar="OUT.bin", help="file to write")
+    parser.add_argument("--images", metavar="ROOT", help="folder of all pictures (default: the list's folder)")
+    add_face_options(parser)
+    add_example(parser, "denseface dataset pairs lfw/pairs.txt lfw.bin --images lfw --landmarks lfw/landmarks.txt")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the set."""
+    from denseface.datasets import pair_list
+
+    with progress() as show:
+        genuine, impostor = pair_list.build(
+            args.list, args.out, images=args.images, on_progress=show, **face_options(args)
+        )
+    print(f"{args.out}: {genuine} pairs of one person and {impostor} of two")
+    return OK
