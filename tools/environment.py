@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("onnx", "plots", "demo", "test")
+EXTRAS = ("onnx", "openvino", "insightface", "plots", "tensorboard", "demo", "test")
 
 
 class SetUpError(Exception):

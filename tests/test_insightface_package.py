@@ -1,0 +1,50 @@
+"""The PyPI package insightface loads an exported model as it is, and computes our embeddings with it."""
+
+import sys
+
+import numpy as np
+import pytest
+from helpers import value_of
+
+from denseface import networks
+from denseface.arrays import write_arrays
+from denseface.cli import main
+from denseface.embedding import Embedder, similarity
+from denseface.files import replacing
+
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason="the package insightface needs Python 3.10")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The prefix of a saved DenseNet-63, its parameters drawn by their names."""
+    prefix = str(tmp_path_factory.mktemp("model") / "model")
+    networks.configure("d63", "orl", "arcface", ["emb_size=64"])
+    symbol = networks.embedding_symbol()
+    shapes, _, auxiliary = symbol.infer_shape(data=(1, 3, 112, 112))
+    arrays = {f"arg:{n}": value_of(n, s) for n, s in zip(symbol.list_arguments(), shapes) if n != "data"}
+    arrays.update({f"aux:{n}": value_of(n, s) for n, s in zip(symbol.list_auxiliary_states(), auxiliary)})
+    with replacing(f"{prefix}-0001.params") as file:
+        write_arrays(file, arrays)
+    symbol.save(f"{prefix}-symbol.json")
+    return prefix
+
+
+def test_insightface_computes_the_embedders_numbers(model, tmp_path):
+    from insightface.model_zoo import get_model
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
+    path = str(tmp_path / "model.onnx")
+    assert main(["export", "--model", model, "-o", path]) == 0
+    recognizer = get_model(path, providers=["CPUExecutionProvider"])
+    assert isinstance(recognizer, ArcFaceONNX)
+    # It has recognised that the network scales its pictures itself.
+    assert (recognizer.input_mean, recognizer.input_std) == (0.0, 1.0)
+    assert recognizer.input_size == (112, 112)
+
+    pictures = np.random.RandomState(0).randint(0, 256, (3, 112, 112, 3)).astype(np.uint8)
+    theirs = recognizer.get_feat([picture[:, :, ::-1] for picture in pictures])  # it takes BGR, as OpenCV does
+    embedder = Embedder.load(model, flip=False, normalize=False)
+    ours = embedder.embed(pictures)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4 * np.abs(ours).max())
+    assert np.diag(similarity(theirs, ours)).min() > 0.99999
