@@ -24,7 +24,8 @@ class Learner:
     """Stochastic gradient descent with momentum on a symbol of :mod:`denseface.losses`.
 
     Every device holds all parameters and takes an equal share of each batch; gradients are summed over the devices
-    (and, with a ``dist`` kvstore, over the workers) before each takes the same step.
+    (and, with a ``dist`` kvstore, over the workers) before each takes the same step.  Moving averages are meant over
+    them after each step, so that all go on with the same.
 
     Parameters
     ----------
@@ -68,17 +69,19 @@ class Learner:
             )
             for context in contexts
         ]
-        workers = self.kvstore.num_workers if self.kvstore else 1
+        self._shares = len(contexts) * (self.kvstore.num_workers if self.kvstore else 1)
         self._optimizer = mx.optimizer.SGD(
             momentum=momentum,
             wd=wd,
-            rescale_grad=1 / (len(contexts) * workers * accumulate),
+            rescale_grad=1 / (self._shares * accumulate),
             sym=symbol,
             param_idx2name=dict(enumerate(self.parameter_names)),
         )
         if self.kvstore:
             for index, name in enumerate(self.parameter_names):
                 self.kvstore.init(index, self._executors[0].grad_dict[name])
+            for index, name in self._auxiliary_keys():
+                self.kvstore.init(index, self._executors[0].aux_dict[name])
         self._momenta = [
             {
                 name: self._optimizer.create_state(index, executor.arg_dict[name])
@@ -123,18 +126,34 @@ class Learner:
                     executor.grad_dict[name][:] = 0
         results = [self._forward_backward(batch) for batch in batches]
         self._update(learning_rate)
+        if self.kvstore:
+            self._average_auxiliary()
         losses, accuracies = zip(*results)
         return StepResult(float(np.mean(losses)), None if accuracies[0] is None else float(np.mean(accuracies)))
 
+    def embed(self, data: np.ndarray) -> np.ndarray:
+        """Embed a batch with the parameters as they are, in evaluation mode: moving averages, no dropout.
+
+        Parameters
+        ----------
+        data : ndarray of shape (N, C, H, W), float32
+            N is that of the training batches; fill up with anything, rows do not depend on each other.
+
+        Returns
+        -------
+        ndarray of shape (N, emb_size), float32
+        """
+        mx.nd.waitall()  # for the moving averages, as in _average_auxiliary
+        for executor, share in zip(self._executors, np.split(data, len(self._executors))):
+            executor.forward(is_train=False, data=mx.nd.array(share))
+        embeddings = [executor.outputs[0].asnumpy() for executor in self._executors]
+        return np.concatenate(embeddings).reshape(len(data), -1)
+
     def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Arguments and auxiliary states by name; the latter are means over the devices."""
+        """Arguments and auxiliary states by name."""
         first = self._executors[0]
         arguments = {name: first.arg_dict[name].asnumpy() for name in self.parameter_names}
-        auxiliary = {
-            name: np.mean([executor.aux_dict[name].asnumpy() for executor in self._executors], axis=0)
-            for name in first.aux_dict
-        }
-        return arguments, auxiliary
+        return arguments, {name: array.asnumpy() for name, array in first.aux_dict.items()}
 
     def set_parameters(self, arguments: Mapping[str, np.ndarray], auxiliary: Mapping[str, np.ndarray]) -> None:
         """Take over parameters and moving averages on every device; those not given stay as they are.
@@ -213,6 +232,19 @@ class Learner:
             for index, name in enumerate(self.parameter_names):
                 self._optimizer.update(index, executor.arg_dict[name], executor.grad_dict[name], momenta[name])
 
+    def _auxiliary_keys(self):
+        """Names of the moving averages with their keys in the key-value store, after those of the gradients."""
+        return enumerate(self._executors[0].aux_dict, start=len(self.parameter_names))
+
+    def _average_auxiliary(self):
+        mx.nd.waitall()  # MXNet does not know that going backward changes them, so nothing else waits for it
+        for index, name in self._auxiliary_keys():
+            arrays = [executor.aux_dict[name] for executor in self._executors]
+            self.kvstore.pushpull(index, arrays)
+            for array in arrays:
+                array *= 1 / self._shares
+        mx.nd.waitall()
+
     def _share_parameters(self):
         """Bring the first device's parameters to all others."""
         first = self._executors[0]
@@ -221,6 +253,7 @@ class Learner:
                 first.arg_dict[name].copyto(executor.arg_dict[name])
             for name, array in first.aux_dict.items():
                 array.copyto(executor.aux_dict[name])
+        mx.nd.waitall()
 
 
 def _assign(name, own, array):

@@ -121,6 +121,44 @@ def test_devices_average_their_moving_statistics():
     np.testing.assert_allclose(learner.parameters()[1]["bn_moving_mean"], np.mean(halves, axis=0), rtol=1e-5, atol=1e-7)
 
 
+def test_devices_go_on_with_the_same_statistics_every_time():
+    batches = make_batches(4)
+    expected = None
+    for _ in range(10):
+        learner = make_learner(tiny_symbol(batch_norm=True), contexts=(mx.cpu(0), mx.cpu(1)))
+        for step, batch in enumerate(batches):
+            learner.step([batch], 0.1, step)
+        found = [{n: array.asnumpy() for n, array in executor.aux_dict.items()} for executor in learner._executors]
+        expected = expected or found[0]
+        for auxiliary in found:
+            for name in expected:
+                np.testing.assert_array_equal(auxiliary[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_embedding_is_the_network_in_evaluation_mode(devices):
+    symbol = tiny_symbol(dropout=0.5, batch_norm=True)
+    contexts = tuple(map(mx.cpu, range(devices)))
+    learner, undisturbed = (make_learner(symbol, contexts) for _ in range(2))
+    first, second = make_batches(2)
+    for one in (learner, undisturbed):
+        one.step([first], 0.1, 0)
+    embeddings = learner.embed(second.data)
+    assert embeddings.shape == (8, 5) and embeddings.dtype == np.float32
+    arguments, auxiliary = learner.parameters()
+    executor = symbol.get_internals()["fc1_output"].simple_bind(mx.cpu(), data=SHAPE, grad_req="null")
+    executor.copy_params_from(
+        {name: mx.nd.array(value) for name, value in arguments.items()},
+        {name: mx.nd.array(value) for name, value in auxiliary.items()},
+        allow_extra_params=True,
+    )
+    executor.forward(is_train=False, data=mx.nd.array(second.data))
+    np.testing.assert_allclose(embeddings, executor.outputs[0].asnumpy(), rtol=1e-4, atol=1e-5)
+    for one in (learner, undisturbed):
+        one.step([second], 0.1, 1)
+    assert_same_parameters(learner, undisturbed, 0)
+
+
 def test_a_step_depends_on_its_seed_and_not_on_the_steps_before():
     batches = make_batches(3)
     through = make_learner(tiny_symbol(dropout=0.5))
