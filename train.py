@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from denseface import checkpoint, networks
 from denseface.acceleration import accelerate
 from denseface.augment import Augmentation
@@ -29,6 +31,7 @@ from denseface.pairs import read_bin
 from denseface.pipeline import BatchLoader
 from denseface.records import FaceRecords
 from denseface.training import Plan, Run
+from denseface.triplets import METRICS, TripletLoader
 
 import mxnet as mx
 
@@ -53,10 +56,8 @@ def train(argv: list[str] | None) -> int:
         config.num_classes = records.num_classes
         devices = contexts(args.gpus)
         batch_size = args.per_batch_size * len(devices)
-        augmentation = Augmentation.from_config(config)
-        loader = BatchLoader(
-            records, batch_size, config.image_shape, augmentation, seed=args.seed, max_bad=args.max_bad
-        )
+        # mining asks the learner, which is made below
+        loader = make_loader(args, config, records, len(devices), lambda pictures: learner.embed(pictures))
         plan = make_plan(args, loader)
 
         # symbol
@@ -157,6 +158,37 @@ def run_prefix(args: argparse.Namespace) -> str:
     folder = Path(args.models_root, f"{args.network}-{args.loss}-{args.dataset}")
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / "model")
+
+
+def make_loader(
+    args: argparse.Namespace,
+    config: dict,
+    records: FaceRecords,
+    num_devices: int,
+    embed: Callable[[np.ndarray], np.ndarray],
+) -> BatchLoader:
+    """Choose where batches come from: all pictures in random order or, for a loss on triplets, what is mined."""
+    settings = {
+        "records": records,
+        "batch_size": args.per_batch_size * num_devices,
+        "image_shape": config.image_shape,
+        "augmentation": Augmentation.from_config(config),
+        "seed": args.seed,
+        "max_bad": args.max_bad,
+    }
+    if config.loss_name not in METRICS:
+        return BatchLoader(**settings)
+    return TripletLoader(
+        **settings,
+        embed=embed,
+        metric=METRICS[config.loss_name],
+        alpha=config.triplet_alpha,
+        max_ap=config.triplet_max_ap,
+        bag_size=config.triplet_bag_size,
+        images_per_identity=config.images_per_identity,
+        num_devices=num_devices,
+        accumulate=args.accumulate,
+    )
 
 
 def make_plan(args: argparse.Namespace, loader: BatchLoader) -> Plan:

@@ -125,6 +125,13 @@ class BatchLoader:
         self.steps_per_epoch = max(1, len(records.keys) // (batch_size * num_parts))
         self.bad: dict[int, str] = {}
 
+    def state(self) -> dict:
+        """What :meth:`restore` needs beside the step: nothing, because a batch depends on its number alone."""
+        return {}
+
+    def restore(self, state: dict) -> None:
+        """Take back what :meth:`state` gave."""
+
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield batches without end; step s belongs to epoch ``s // steps_per_epoch``.
 

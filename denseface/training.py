@@ -79,7 +79,7 @@ class Run:
     ----------
     learner : Learner
         What learns.
-    loader : BatchLoader
+    loader : BatchLoader or TripletLoader
         Where the batches come from.
     plan : Plan
         What to do.
@@ -123,6 +123,7 @@ class Run:
         try:
             self.learner.set_parameters(state.arguments, state.auxiliary)
             self.learner.set_momenta(state.momenta)
+            self.loader.restore(state.progress["loader"])
         except InputError as error:
             raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
         self.step = self._saved_step = step
@@ -142,7 +143,8 @@ class Run:
         Raises
         ------
         InputError
-            If the loss is no longer finite (nothing is saved then), or the data cannot be read.
+            If the loss is no longer finite (nothing is saved then), or the loader has no next batch (after the run is
+            saved).
         """
         log = RunLog(self.prefix, self.step)
         stream = self.loader.batches(self.step * self.plan.accumulate)
@@ -150,8 +152,7 @@ class Run:
         try:
             with _stop_on_signal() as stop, logging_redirect_tqdm(), bar:
                 self._fit(stream, log, bar, stop)
-                if self.step > self._saved_step:
-                    self._save()
+                self._save()
                 return self.step >= self.plan.steps
         finally:
             stream.close()
@@ -162,7 +163,11 @@ class Run:
         started = time.perf_counter()
         while self.step < self.plan.steps and not stop.requested:
             rate = self.plan.rate(self.step)
-            batches = [next(stream) for _ in range(self.plan.accumulate)]
+            try:
+                batches = [next(stream) for _ in range(self.plan.accumulate)]
+            except InputError:
+                self._save()
+                raise
             result = self.learner.step(batches, rate, seed=self.plan.seed * 1_000_003 + self.step)
             if not math.isfinite(result.loss):
                 raise InputError(self._divergence(rate))
@@ -207,10 +212,10 @@ class Run:
                 self._bests = [*self._bests, self.step]
 
     def _save(self) -> None:
-        if self.plan.keep == KEEP_NOTHING:
+        if self.plan.keep == KEEP_NOTHING or self.step == self._saved_step:
             return
         arguments, auxiliary = self.learner.parameters()
-        progress = {"best": self._best, "bests": self._bests}
+        progress = {"best": self._best, "bests": self._bests, "loader": self.loader.state()}
         state = TrainingState(self.step, arguments, auxiliary, self.learner.momenta(), progress)
         checkpoint.save(self.prefix, self.deployed, state)
         self._saved_step = self.step
