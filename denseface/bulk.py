@@ -14,6 +14,7 @@ own pictures, in their order, and with their rows.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -31,6 +32,7 @@ import numpy as np
 
 from denseface.embedding import Embedder
 from denseface.errors import InputError
+from denseface.files import writing
 from denseface.gallery import write_gallery
 from denseface.pictures import load_picture, ordered_map
 from denseface.sources import Source
@@ -108,9 +110,14 @@ def embed_all(
         remaining = work.take_over(iter(sources), on_progress)
         decode = partial(_decode, image_shape=embedder.image_shape)
         decoded = ordered_map(decode, remaining, _THREADS, ahead=2 * embedder.batch_size)
-        while batch := list(itertools.islice(decoded, embedder.batch_size)):
-            work.add(batch)
-            on_progress(len(batch))
+        try:
+            while batch := list(itertools.islice(decoded, embedder.batch_size)):
+                work.add(batch)
+                on_progress(len(batch))
+        except KeyboardInterrupt:
+            done = work.counts.embedded + work.counts.skipped
+            logger.warning("%s: interrupted; the same command goes on after %d pictures", out, done)
+            raise
         if not work.counts.embedded:
             raise InputError(f"{out}: not written, because no picture could be read")
         work.write(out)
@@ -144,8 +151,9 @@ class _Work:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._rows.close()
-        self._log.close()
+        for file in (self._rows, self._log):
+            with contextlib.suppress(OSError):  # of what could not be written before either
+                file.close()
 
     def take_over(self, sources: Iterator[Source], on_progress: Callable[[int], object]) -> Iterator[Source]:
         """Keep what an earlier run has done and is still true, and give the sources that remain."""
@@ -174,16 +182,18 @@ class _Work:
         """Embed a batch, and write it down: first the rows, then the lines that make them count."""
         pictures = [item.picture for item in batch if item.picture is not None]
         rows = self._embedder.embed(pictures).astype("<f4")
-        self._rows.write(rows.tobytes())
-        self._rows.flush()
+        with writing(self._rows.name):
+            self._rows.write(rows.tobytes())
+            self._rows.flush()
         waiting = iter(rows)
-        for item in batch:
-            if item.picture is None:
-                self._skip(item.reason)
-            crc = None if item.picture is None else zlib.crc32(next(waiting).tobytes())
-            self._log.write(_line([item.source.name, *item.stamp, crc]))
-            self._count(item.source.name, crc)
-        self._log.flush()
+        with writing(self._log.name):
+            for item in batch:
+                if item.picture is None:
+                    self._skip(item.reason)
+                crc = None if item.picture is None else zlib.crc32(next(waiting).tobytes())
+                self._log.write(_line([item.source.name, *item.stamp, crc]))
+                self._count(item.source.name, crc)
+            self._log.flush()
 
     def write(self, out: Path) -> None:
         """Write the file of embeddings."""

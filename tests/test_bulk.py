@@ -91,6 +91,17 @@ def test_a_killed_run_goes_on_without_computing_anything_twice(embedder, faces, 
     assert not (tmp_path / "out.npz.partial").exists()
 
 
+def test_an_interrupt_says_how_to_go_on(embedder, faces, tmp_path, caplog):
+    def interrupt(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(embedder, faces, tmp_path / "out.npz", on_progress=interrupt)
+    assert "out.npz: interrupted; the same command goes on after 4 pictures" in caplog.text
+    counts, _ = run(embedder, faces, tmp_path / "out.npz")
+    assert counts.taken_over == 4
+
+
 @pytest.mark.parametrize("damage", ["half a line", "half a row", "flipped bit", "no row", "noise", "another model"])
 def test_only_what_is_whole_is_taken_over(embedder, faces, tmp_path, damage):
     whole, out = tmp_path / "whole.npz", tmp_path / "out.npz"
