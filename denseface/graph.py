@@ -28,7 +28,7 @@ _MAX_ELEMENTS = (1 << 31) - 1  # of one array, in MXNet's usual build
 _SMALL, _LARGE = 1 << 12, 1 << 24
 
 _ONE_INPUT = """
-    Activation BlockGrad Cast Dropout Flatten GridGenerator L2Normalization LRN MakeLoss Pad Pooling Pooling_v1 Reshape
+    Activation BlockGrad Cast Dropout Flatten GridGenerator L2Normalization LRN MakeLoss Pad Pooling Reshape
     SliceChannel SoftmaxActivation SwapAxis _contrib_AdaptiveAvgPooling2D _contrib_div_sqrt_dim
     _contrib_interleaved_matmul_selfatt_qk _contrib_round_ste _contrib_sign_ste _copy _div_scalar _equal_scalar
     _greater_equal_scalar _greater_scalar _hypot_scalar _lesser_equal_scalar _lesser_scalar _logical_and_scalar
@@ -56,9 +56,9 @@ _OPERATORS = {
     **dict.fromkeys(_ONE_INPUT.split(), (1, 1)),
     **dict.fromkeys(_TWO_INPUTS.split(), (2, 2)),
     **dict.fromkeys(("Crop", "LeakyReLU", "_contrib_BilinearResize2D", "softmax"), (1, 2)),
-    **dict.fromkeys(("Convolution", "Convolution_v1", "Deconvolution", "FullyConnected"), (2, 3)),
+    **dict.fromkeys(("Convolution", "Deconvolution", "FullyConnected"), (2, 3)),
     **dict.fromkeys(("GroupNorm", "InstanceNorm", "LayerNorm", "where"), (3, 3)),
-    **dict.fromkeys(("BatchNorm", "BatchNorm_v1"), (5, 5)),
+    "BatchNorm": (5, 5),
     "_contrib_DeformableConvolution": (3, 4),
     **dict.fromkeys(("Concat", "UpSampling", "add_n", "stack"), (1, _SMALL)),
 }
@@ -151,7 +151,8 @@ def infer_shapes(
     """Work out the shape of every parameter, state and output of a network from elsewhere.
 
     ``Symbol.infer_shape`` ends the process when an array without elements, or one so large that its size overflows,
-    is reshaped.  Here the input of every Reshape is checked before its output is worked out, in order.
+    is reshaped, and lets an array be reshaped to another size, which then reads and writes memory outside of it.  Here
+    every Reshape is checked, in order.
 
     Parameters
     ----------
@@ -178,8 +179,8 @@ def infer_shapes(
 
     internals = symbol.get_internals()
     try:
-        for reshaped in _inputs_of_reshape(internals):
-            _check_sizes(_infer(reshaped, shapes)[1])
+        for reshape in _reshapes(internals):
+            _check_reshaping(reshape, shapes)
         arguments, inner = _infer(internals, shapes)
         _check_sizes([*arguments.values(), *inner])
         outputs = _infer(symbol, shapes)[1]
@@ -193,11 +194,19 @@ def infer_shapes(
     return arguments, outputs
 
 
-def _inputs_of_reshape(internals: mx.sym.Symbol) -> list[mx.sym.Symbol]:
-    nodes = json.loads(internals.tojson())["nodes"]
-    names = {f"{node['name']}_output" for node in nodes if node["op"] == "Reshape"}
-    found = [number for number, output in enumerate(internals.list_outputs()) if output in names]
-    return [internals[number].get_children()[0] for number in found]
+def _reshapes(internals: mx.sym.Symbol) -> list[mx.sym.Symbol]:
+    description = json.loads(internals.tojson())
+    operators = [description["nodes"][source]["op"] for source, *_ in description["heads"]]
+    return [internals[number] for number, operator in enumerate(operators) if operator == "Reshape"]
+
+
+def _check_reshaping(reshape: mx.sym.Symbol, shapes: dict) -> None:
+    (before,) = _infer(reshape.get_children(), shapes)[1]
+    _check_sizes([before])  # before MXNet divides by it
+    (after,) = _infer(reshape, shapes)[1]
+    _check_sizes([after])
+    if before and after and math.prod(before) != math.prod(after):
+        raise _Unusable(f"{reshape.name[:80]} makes {after} of {before}, which has another size")
 
 
 def _infer(symbol: mx.sym.Symbol, shapes: dict) -> tuple[dict, list]:
@@ -254,6 +263,8 @@ def _checked_node(node: object, earlier: list[dict]) -> dict:
         _check_variable(attributes, len(inputs), place)
     else:
         _check_operator(op, attributes, len(inputs), place)
+    if op == "BatchNorm" and any(earlier[source]["op"] != "null" for source, *_ in inputs[3:]):
+        raise _Unusable(f"{place}: the mean and the variance that BatchNorm keeps are no variables")  # it writes there
     return {"op": op, "name": name, "attrs": attributes, "inputs": inputs}
 
 

@@ -142,6 +142,7 @@ def test_every_operator_is_mxnets_and_none_runs_what_a_file_says():
         (graph(node("relu", [])), "relu takes 1 inputs, not 0"),
         (graph(node("Convolution", [0], kernel="(3, 3)", num_filter=3)), "Convolution takes 2 to 3 inputs, not 1"),
         (graph(node("BatchNorm", [0, 0, 0])), "BatchNorm takes 5 inputs, not 3"),
+        (graph(node("relu"), node("BatchNorm", [0, 0, 0, 0, 1])), "the mean and the variance that BatchNorm keeps"),
         (graph(node("Convolution", [0, 0], kernel="(3, 3)", num_filter=3, bias_lr_mult=1)), "bias_lr_mult"),
         (graph(node("Convolution", [0, 0], kernel="(3, 3)", num_filter=3, num_group=0)), "num_group is 0"),
         (graph(node("Convolution", [0, 0], kernel="3 x 3", num_filter=3)), "kernel is 3 x 3"),
@@ -210,7 +211,9 @@ def doubled(times):
     [
         ([variable("w"), node("dot", [0, 1])], "the shape of w does not follow from data=(2, 3, 16, 16)"),
         ([node("Pooling", kernel="(20, 20)", pool_type="max")], "MXNet refuses it with data=(2, 3, 16, 16): "),
-        # What follows would end the process.
+        # What follows would end the process, there or in the forward pass.
+        ([node("Reshape", shape="(3, 2)")], "n makes (3, 2) of (2, 3, 16, 16)"),
+        ([node("Reshape", shape="(1000, 1000)")], "n makes (1000, 1000) of (2, 3, 16, 16)"),
         ([node("slice", begin="(0,)", end="(0,)"), node("Reshape", [1], shape="(0, -1)")], "has no elements"),
         ([*doubled(31), node("Reshape", [31], shape="(0, -1)")], "has no elements"),
         ([*doubled(24), node("Reshape", [24], shape="(-1, 65536)")], "more than 2147483647 elements"),
