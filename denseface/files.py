@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from denseface.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_input(path: str | Path) -> BinaryIO:
@@ -39,21 +42,41 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     Raises
     ------
     InputError
-        If there is no writing at ``path``.
+        If there is no writing at ``path``, be it that the disk fills up meanwhile.
     """
     path = Path(path)
     aside = path.with_name(path.name + ".tmp")
     file = _open(aside, "wb", f"{path}: it cannot be written")
     try:
-        with file:
+        with writing(path), file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
-        sync_folder(path.parent)
+        try:
+            os.replace(aside, path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise _unwritable(path, error) from error
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say which file it is that an open file's errors are about: they do not know its name.
+
+    Raises
+    ------
+    InputError
+        For an OSError in the block that names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise _unwritable(path, error) from error
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -63,6 +86,11 @@ def sync_folder(folder: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _unwritable(path: str | Path, error: OSError) -> InputError:
+    advice = "; make room, then do the same again" if error.errno in _FULL else ""
+    return InputError(f"{path}: it cannot be written ({error.strerror}){advice}")
 
 
 def _open(path: str | Path, mode: str, failure: str) -> BinaryIO:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import os
+import math
+import re
 from pathlib import Path
 
-from denseface.files import replacing
+from denseface.files import open_input, replacing, writing
 
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "loss", "accuracy", "images_per_second")
 VERIFICATION_COLUMNS = ("step", "set", "accuracy", "balanced_accuracy", "auc", "tar_1e-1", "tar_1e-2", "tar_1e-3")
@@ -28,11 +30,11 @@ class RunLog:
             _open_csv(Path(f"{prefix}-{name}.csv"), columns, start_step)
             for name, columns in (("training", TRAINING_COLUMNS), ("verification", VERIFICATION_COLUMNS))
         ]
-        self._training, self._verification = (csv.writer(file) for file in self._files)
+        self._training, self._verification = self._files
         self._board = _tensorboard(f"{prefix}-tensorboard")
 
     def training(self, *row: float) -> None:
-        """Add a row of ``TRAINING_COLUMNS``."""
+        """Add a row of ``TRAINING_COLUMNS``; InputError if the file cannot be written."""
         self._add(self._training, row)
         self._show(dict(zip(TRAINING_COLUMNS[2:], row[2:])), "training", row[0])
 
@@ -46,13 +48,14 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
-            file.close()
+            with contextlib.suppress(OSError):  # of what could not be written before either
+                file.close()
         if self._board:
             self._board.close()
 
-    def _add(self, writer, row):
-        writer.writerow([f"{value:.7g}" if isinstance(value, float) else value for value in row])
-        for file in self._files:
+    def _add(self, file, row):
+        with writing(file.name):
+            csv.writer(file).writerow([f"{value:.7g}" if isinstance(value, float) else value for value in row])
             file.flush()
 
     def _show(self, figures, group, step):
@@ -63,15 +66,19 @@ class RunLog:
 
 
 def _open_csv(path, columns, start_step):
-    """Open for appending, with a header and no row beyond the step."""
+    """Open for appending, with a header and no row that is torn or beyond the step."""
     kept = []
     if path.exists():
-        with open(path, newline="") as file:
-            kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= start_step]
+        with open_input(path) as file:
+            kept = [line for line in file if _step(line) <= start_step and line.endswith(b"\n")]
     with replacing(path) as file:
-        text = "".join(",".join(row) + os.linesep for row in [columns, *kept])
-        file.write(text.encode())
+        file.writelines([",".join(columns).encode() + b"\r\n", *kept])
     return open(path, "a", newline="")
+
+
+def _step(line):
+    found = re.match(rb"(\d{1,15}),", line)
+    return int(found[1]) if found else math.inf
 
 
 def _tensorboard(folder):

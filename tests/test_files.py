@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 
 from denseface.errors import InputError
@@ -33,3 +36,34 @@ def test_what_cannot_be_opened_is_named(tmp_path):
         open_input(missing)
     with pytest.raises(InputError, match="it cannot be read"):
         open_input(tmp_path)
+
+
+def fails(number):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("number, advice", [(errno.ENOSPC, "; make room, then do the same again"), (errno.EIO, "")])
+def test_a_failing_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, step, number, advice):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, step, fails(number))
+    with pytest.raises(InputError) as caught, replacing(path) as file:
+        file.write(b"new")
+    assert str(caught.value) == f"{path}: it cannot be written ({os.strerror(number)}){advice}"
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    with pytest.raises(InputError, match=r"it cannot be written \(Is a directory\)$"), replacing(tmp_path) as file:
+        file.write(b"new")
+    assert list(tmp_path.iterdir()) == [] and not tmp_path.with_name(tmp_path.name + ".tmp").exists()
+
+
+def test_another_file_that_fails_in_the_block_is_not_blamed_on_this_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other"), replacing(tmp_path / "a.bin"):
+        (tmp_path / "other").read_bytes()
