@@ -114,11 +114,11 @@ def test_dataset_orl_is_built_once(tmp_path, capsys):
 def test_dataset_orl_replaces_any_other_set(tmp_path, capsys, damage):
     command = ["dataset", "orl", tmp_path, "--holdout", "39,40"]
     run(capsys, *command)
-    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    contents = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     if damage == "other people":
         run(capsys, *command[:-1], "1,2")
     elif damage == "changed":
-        (tmp_path / "train.rec").write_bytes(contents["train.rec"][:-1] + b"x")
+        (tmp_path / "train.rec").write_bytes(contents[tmp_path / "train.rec"][:-1] + b"x")
     elif damage == "missing":
         (tmp_path / "orl.bin").unlink()
     else:
@@ -126,7 +126,7 @@ def test_dataset_orl_replaces_any_other_set(tmp_path, capsys, damage):
     code, out, _ = run(capsys, *command)
     assert code == 0
     assert "380 pictures" in out
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == contents
 
 
 def test_dataset_orl_names_people_who_are_not_there(tmp_path, capsys):

@@ -75,6 +75,16 @@ def test_the_verification_set_has_every_pair_of_the_people_held_out(tmp_path):
     assert len(pairs.unique()[0]) == 12
 
 
+def test_the_people_held_out_are_there_as_pictures_too(tmp_path):
+    folder = tmp_path / "out"
+    built = orl.build(folder, [7, 8], size=12)
+    paths = sorted(path.relative_to(folder / "holdout").as_posix() for path in folder.glob("holdout/*/*"))
+    assert paths == [f"s{person}/{number}.jpg" for person in (7, 8) for number in range(1, PICTURES + 1)]
+    assert {path.read_bytes() for path in folder.glob("holdout/*/*")} == set(read_bin(built.pairs_path).images)
+    orl.build(folder, [1, 2], size=12)
+    assert sorted(path.name for path in (folder / "holdout").iterdir()) == ["s1", "s2"]
+
+
 def test_contiguous_folds_are_mixed(tmp_path):
     pairs = read_bin(orl.build(tmp_path / "out", holdout=range(2, 9), size=12).pairs_path)
     genuine = pairs.issame[:210].reshape(5, -1).mean(axis=1)
@@ -87,7 +97,7 @@ def test_the_same_arguments_give_the_same_files(tmp_path):
     orl.build(tmp_path / "b", holdout=(2, 1, 1), size=12)
     for name in ("train.rec", "train.idx", "property", "orl.bin"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert len(list((tmp_path / "b").iterdir())) == 4
+    assert len(list((tmp_path / "b").iterdir())) == 5
 
 
 def test_an_interrupted_build_leaves_no_set_trained_on_its_own_test(tmp_path, monkeypatch):

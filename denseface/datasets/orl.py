@@ -11,6 +11,7 @@ import importlib.util
 import io
 import itertools
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,8 @@ def build(
     """Make a training set of some people, and a verification set of the others.
 
     The verification set has every pair of pictures of the people held out, shuffled in an order that is always the
-    same, so that its folds are mixed.  The same arguments give the same files.
+    same, so that its folds are mixed.  The pictures themselves are in ``holdout/sK/I.jpg``, person K and picture I from
+    1.  The same arguments give the same files.
 
     Parameters
     ----------
@@ -93,6 +95,7 @@ def build(
     pairs_path = folder / "orl.bin"
     images, issame = _all_pairs({person: encoded[person] for person in held_out})
     write_bin(pairs_path, images, issame)
+    _write_pictures(folder / "holdout", {person: encoded[person] for person in held_out})
     labelled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
     write_face_records(folder, labelled, (size, size))
     return Summary(
@@ -211,6 +214,14 @@ def _encode(picture: np.ndarray, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def _write_pictures(folder: Path, people: dict[int, list[bytes]]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for person, images in people.items():
+        (folder / f"s{person}").mkdir(parents=True)
+        for number, image in enumerate(images, start=1):
+            (folder / f"s{person}" / f"{number}.jpg").write_bytes(image)
 
 
 def _all_pairs(people: dict[int, list[bytes]]) -> tuple[list[bytes], np.ndarray]:

@@ -45,13 +45,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"{folder}: already there, with people {args.holdout} held out")
         return OK
     made = orl.build(folder, holdout)
-    files = {name: _sha256(folder / name) for name in ("train.rec", "train.idx", "property", "orl.bin")}
     with replacing(folder / _RECIPE) as file:
-        file.write(json.dumps({**recipe, "sha256": files}, indent=1).encode())
+        file.write(json.dumps({**recipe, "sha256": _digests(folder)}, indent=1).encode())
     print(f"{folder}: {made.num_images} pictures of {made.num_classes} people to train on")
     print(
         f"{made.pairs_path}: {made.num_genuine} pairs of one person and {made.num_impostor} of two, "
-        f"of the people {args.holdout}"
+        f"of the people {args.holdout}; their pictures are in {folder / 'holdout'}"
     )
     return OK
 
@@ -59,12 +58,13 @@ def run(args: argparse.Namespace) -> int:
 def _is_built(folder, recipe):
     """Whether the folder holds, unchanged, what was made by this recipe."""
     try:
-        kept = json.loads((folder / _RECIPE).read_bytes())
-        files = kept.pop("sha256")
-        return kept == recipe and all(_sha256(folder / Path(name).name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return json.loads((folder / _RECIPE).read_bytes()) == {**recipe, "sha256": _digests(folder)}
+    except (OSError, ValueError):
         return False
 
 
-def _sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digests(folder):
+    """SHA-256 of every file of the set, by its path in the folder."""
+    paths = [folder / name for name in ("train.rec", "train.idx", "property", "orl.bin")]
+    paths += sorted(folder.glob("holdout/*/*.jpg"))
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
