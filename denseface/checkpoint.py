@@ -199,6 +199,24 @@ def complete_steps(prefix: str | Path) -> list[int]:
     return [step for step in _steps(prefix, "json") if _manifest(prefix, step) is not None]
 
 
+def newest_step(prefix: str | Path) -> int | None:
+    """Find the newest step to resume from; None where there is no checkpoint at all.
+
+    Raises
+    ------
+    InputError
+        If none of those there is whole.  A crash leaves no such place, and to start anew would overwrite the run.
+    """
+    complete = complete_steps(prefix)
+    found = _steps(str(prefix), "json")
+    if found and not complete:
+        raise InputError(
+            f"{_path(prefix, found[-1], 'json')}: this checkpoint is damaged, it does not fit its .params and .states; "
+            "bring all three back, or remove this file to start anew"
+        )
+    return complete[-1] if complete else None
+
+
 def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable[int]) -> None:
     """Remove checkpoints, and what a crash left half written.
 
@@ -248,7 +266,7 @@ def _manifest(prefix, step):
             manifest = json.load(file)
         if all(_mark(_path(prefix, step, kind)) == manifest["files"][kind] for kind in ("params", "states")):
             return manifest
-    except (InputError, ValueError, KeyError, TypeError):
+    except (InputError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 

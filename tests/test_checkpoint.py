@@ -177,3 +177,32 @@ def test_parameters_of_another_network_are_refused(prefix):
         file.write(other.tojson())
     with pytest.raises(InputError, match="extra_bias"):
         checkpoint.load_model(prefix, 1)
+
+
+def test_the_newest_step_is_that_of_a_whole_checkpoint(prefix):
+    assert checkpoint.newest_step(prefix) is None
+    for step in (3, 12):
+        checkpoint.save(prefix, embedding_symbol(), make_state(step))
+    assert checkpoint.newest_step(prefix) == 12
+    Path(f"{prefix}-0012.states").write_bytes(b"torn")
+    assert checkpoint.newest_step(prefix) == 3
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_is_not_taken_for_none(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    Path(f"{prefix}-0003.states").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"model-0003\.json: this checkpoint is damaged.*or remove this file"):
+        checkpoint.newest_step(prefix)
+
+
+def test_what_a_crash_left_of_a_first_checkpoint_is_none(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    os.unlink(f"{prefix}-0003.json")
+    assert checkpoint.newest_step(prefix) is None
+
+
+@pytest.mark.parametrize("manifest", [b"[]", b"{}", b'{"files": 1}', b"\xff", b"[" * 100_000, b"null"])
+def test_a_strange_manifest_is_no_checkpoint(prefix, manifest):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    Path(f"{prefix}-0003.json").write_bytes(manifest)
+    assert checkpoint.complete_steps(prefix) == []
