@@ -147,6 +147,40 @@ default = EasyDict(
     seed=0,
 )
 
+# The least and the greatest value that ``override`` takes, in lists for each item.  Beyond them training cannot work.
+BOUNDS = dict(
+    emb_size=(1, 65536),
+    net_multiplier=(0.01, 100),
+    net_blocks=(1, 1000),
+    bn_mom=(0, 1),
+    workspace=(0, 65536),
+    num_classes=(1, 1 << 24),
+    image_shape=(1, 4096),
+    fc7_lr_mult=(0, 1000),
+    fc7_wd_mult=(0, 1000),
+    loss_s=(0.001, 10000),
+    loss_m1=(0.01, 100),
+    loss_m2=(-math.pi, math.pi),
+    loss_m3=(-2, 2),
+    images_per_identity=(2, 65536),
+    triplet_alpha=(0, 4),
+    triplet_bag_size=(1, 1 << 24),
+    triplet_max_ap=(0, 4),
+    data_images_filter=(0, 1 << 24),
+    max_steps=(-1, 10**9),
+    pretrained_epoch=(0, 10**9 - 1),
+    lr=(0, 1000),
+    wd=(0, 1000),
+    mom=(0, 1),
+    per_batch_size=(1, 8192),
+    end_epoch=(1, 10**9),
+    warmup_steps=(0, 10**9),
+    frequent=(1, 10**9),
+    verbose=(1, 10**9),
+    ckpt=(0, 3),
+    seed=(0, 2**64 - 1),
+)
+
 PRISTINE = copy.deepcopy((config, default))
 
 
@@ -186,8 +220,8 @@ def override(assignments: "Iterable[str]") -> None:
     Raises
     ------
     ValueError
-        For a key that does not exist (the message has the nearest ones), a value that does not fit its type, or the
-        name of a table's entry, which ``generate_config`` takes.
+        For a key that does not exist (the message has the nearest ones), a value that does not fit its type or is out
+        of ``BOUNDS``, or the name of a table's entry, which ``generate_config`` takes.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -222,6 +256,9 @@ def _parse(key, text, current):
             value = type(current)(text)
         except ValueError:
             value = math.nan
+        low, high = BOUNDS.get(key, (-math.inf, math.inf))
         if isinstance(value, int) or math.isfinite(value):
-            return value
+            if low <= value <= high:
+                return value
+            raise ValueError(f"--set {key}={text}: it must be from {low:.9g} to {high:.9g}")
     raise ValueError(f"--set {key}={text}: expected {type(current).__name__}, as in {key}={current}")

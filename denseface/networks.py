@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from easydict import EasyDict
 
 from denseface import losses, plugins
 from denseface.errors import InputError
+from denseface.graph import infer_shapes
 
 import mxnet as mx
 
@@ -146,10 +147,10 @@ def embedding_size(embedding: mx.sym.Symbol) -> int:
     """
     height, width, channels = _import("config").config.image_shape
     try:
-        _, shapes, _ = embedding.infer_shape(data=(1, channels, height, width))
-    except mx.MXNetError as error:
+        _, (shape,) = infer_shapes(embedding, "the network", data=(1, channels, height, width))
+    except InputError as error:
         raise InputError(f"image_shape: the network cannot take pictures of {height}x{width}x{channels}") from error
-    return int(np.prod(shapes[0][1:]))
+    return math.prod(shape[1:])
 
 
 def initializer() -> mx.init.Initializer:

@@ -192,6 +192,12 @@ def test_later_override_wins():
         ("net_blocks=1,,2", "--set net_blocks=: expected int, as in net_blocks=1"),
         ("image_shape=112,112", "--set image_shape=112,112: expected 3 values, as in image_shape=112,112,3"),
         ("image_shape=", "--set image_shape=: expected 3 values, as in image_shape=112,112,3"),
+        ("image_shape=112,112,0", "--set image_shape=0: it must be from 1 to 4096"),
+        ("bn_mom=2", "--set bn_mom=2: it must be from 0 to 1"),
+        ("loss_s=0", "--set loss_s=0: it must be from 0.001 to 10000"),
+        ("loss_m1=0", "--set loss_m1=0: it must be from 0.01 to 100"),
+        ("fc7_lr_mult=-1", "--set fc7_lr_mult=-1: it must be from 0 to 1000"),
+        (f"emb_size={10**400}", f"--set emb_size={10**400}: it must be from 1 to 65536"),
         ("=1", "--set : no such key"),
         ("zzzzzz=1", "--set zzzzzz: no such key"),
         ("network=d63", "--set network: a key sets one value; the whole network is chosen with --network"),
@@ -226,3 +232,15 @@ def test_values_are_fit_to_train_with():
     for loss in configuration.loss.values():
         assert loss.get("loss_s", 1) > 0 and loss.get("loss_m1", 1) >= 1
         assert 0 <= loss.get("loss_m2", 0) < math.pi / 2 and 0 <= loss.get("loss_m3", 0) < 1
+
+
+def test_every_table_is_within_the_bounds():
+    tables = [config, default, *configuration.network.values(), *configuration.dataset.values()]
+    held = 0
+    for table in [*tables, *configuration.loss.values()]:
+        for key in table.keys() & configuration.BOUNDS.keys():
+            low, high = configuration.BOUNDS[key]
+            items = table[key] if isinstance(table[key], (list, tuple)) else [table[key]]
+            assert all(low <= item <= high for item in items), key
+            held += 1
+    assert held > 40
