@@ -16,7 +16,7 @@ from denseface import __version__
 from denseface.cli.console import FAILED, INTERRUPTED, report_error
 from denseface.errors import InputError
 
-COMMANDS = ("dataset", "verify", "match", "embed", "search", "export", "summary")
+COMMANDS = ("dataset", "verify", "match", "embed", "search", "export", "summary", "plot")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,8 @@ class Layer:
     stage : str
         The size of the pictures it works on, as "28x28"; "head" behind the last that has positions.
     inputs : tuple of int
-        Places, in `Summary.layers`, of the layers that it reads.
+        Places, in `Summary.layers`, of the layers that it reads, -1 for the pictures; without those that work on
+        parameters alone.
     output : tuple of int
         Shape of its first output, without the batch.
     parameters, auxiliary : int
@@ -159,14 +160,17 @@ def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: st
 
 
 def _layers(operators, shapes, auxiliary_names):
-    places = {node: place for place, node in enumerate(operators)}
+    places = {node: -1 for node, _ in shapes if node.op == "null" and node.name == "data"}
     stages = _stages(operators, {node: shapes[node, 0] for node in operators})
     outputs: dict[Node, list] = {}
     for (node, _), shape in shapes.items():
         outputs.setdefault(node, []).append(shape)
     counted = {"data"}
     layers = []
-    for node in operators:
+    for place, node in enumerate(operators):
+        inputs = tuple(places[source] for source, _ in node.inputs if source in places)
+        if inputs:
+            places[node] = place
         own = dict.fromkeys(source for source, _ in node.inputs if source.op == "null" and source.name not in counted)
         counted.update(variable.name for variable in own)
         sizes = {variable.name: math.prod(shapes[variable, 0]) for variable in own}
@@ -177,7 +181,7 @@ def _layers(operators, shapes, auxiliary_names):
                 op=node.op,
                 kind=_kind(node),
                 stage=stages[node],
-                inputs=tuple(places[source] for source, _ in node.inputs if source in places),
+                inputs=inputs,
                 output=shapes[node, 0][1:],
                 parameters=sum(size for name, size in sizes.items() if name not in auxiliary_names),
                 auxiliary=sum(size for name, size in sizes.items() if name in auxiliary_names),
