@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one line that names the file or option at fault and says what to do; commands print it as it is
     and exit with code 1.
     """
+
+    def __str__(self) -> str:
+        # What a file says must not reach a terminal as control characters, nor end as a line that cannot be printed.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
