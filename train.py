@@ -27,6 +27,7 @@ from denseface.errors import InputError
 from denseface.evaluation import verify
 from denseface.files import replacing
 from denseface.learner import Learner
+from denseface.lock import locked
 from denseface.pairs import read_bin
 from denseface.pipeline import BatchLoader
 from denseface.records import FaceRecords
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 def train(argv: list[str] | None) -> int:
     args, config = parse_args(argv)
     prefix = run_prefix(args)
-    with FaceRecords(config.dataset_path, config.data_images_filter) as records:
+    with locked(prefix), FaceRecords(config.dataset_path, config.data_images_filter) as records:
         # data
         config.num_classes = records.num_classes
         devices = contexts(args.gpus)
@@ -119,38 +120,43 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog="example: python train.py --network d63 --dataset orl --loss arcface",
     )
-    flag = parser.add_argument
+    flag, positive, natural = parser.add_argument, within(int, 1), within(int, 0)
     flag("--symbol-path", metavar="DIR", help="folder of network files (InsightFace's symbol folder, say)")
     flag("--models-root", default=default.models_root, help="folder of all runs")
     flag("--pretrained", default=default.pretrained, metavar="PREFIX", help="model to start from")
-    flag("--pretrained-epoch", type=int, default=default.pretrained_epoch, metavar="N", help="its epoch")
+    flag("--pretrained-epoch", type=natural, default=default.pretrained_epoch, metavar="N", help="its epoch")
     flag("--resume", action="store_true", help="go on from the run's newest checkpoint, if there is one")
     flag("--ckpt", type=int, choices=range(4), default=default.ckpt,
          help="models to keep: 0 none, 1 newest and each best, 2 all, 3 newest and best")  # fmt: skip
     flag("--verbose", type=positive, default=default.verbose, help="steps between verifications with a checkpoint")
     flag("--frequent", type=positive, default=default.frequent, help="steps between lines of figures")
     flag("--epochs", type=positive, default=default.end_epoch, help="epochs to train")
-    flag("--max-steps", type=int, default=config.max_steps, help="steps to train at most; 0 for no such limit")
-    flag("--lr", type=float, default=default.lr, help="learning rate")
+    flag("--max-steps", type=natural, default=config.max_steps, help="steps to train at most; 0 for no such limit")
+    flag("--lr", type=within(float, 0, 1000), default=default.lr, help="learning rate")
     flag("--lr-steps", default=default.lr_steps, help="steps at which the learning rate falls to a tenth")
-    flag("--warmup-steps", type=int, default=default.warmup_steps, help="steps to reach the learning rate in")
-    flag("--wd", type=float, default=default.wd, help="weight decay")
-    flag("--mom", type=float, default=default.mom, help="momentum")
-    flag("--per-batch-size", type=positive, default=default.per_batch_size, help="images a device and batch")
+    flag("--warmup-steps", type=natural, default=default.warmup_steps, help="steps to reach the learning rate in")
+    flag("--wd", type=within(float, 0, 1000), default=default.wd, help="weight decay")
+    flag("--mom", type=within(float, 0, 1), default=default.mom, help="momentum")
+    flag("--per-batch-size", type=within(int, 1, 8192), default=default.per_batch_size, help="images a device a batch")
     flag("--accumulate", type=positive, default=1, metavar="K", help="batches whose gradients make one step")
     flag("--gpus", metavar="0,1", help="GPUs by number; by default those of CUDA_VISIBLE_DEVICES, or the CPU")
     flag("--kvstore", default=default.kvstore, help="MXNet's key-value store for several devices")
-    flag("--seed", type=int, default=default.seed, help="seed of everything random")
-    flag("--max-bad", type=int, default=None, metavar="N", help="broken pictures to bear before giving up")
+    flag("--seed", type=within(int, 0, 2**64 - 1), default=default.seed, help="seed of everything random")
+    flag("--max-bad", type=natural, default=None, metavar="N", help="broken pictures to bear before giving up")
     return parser.parse_args(argv), config
 
 
-def positive(text: str) -> int:
-    """Read a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
+def within(kind: type, low: float, high: float = 10**9) -> Callable[[str], float]:
+    """Give what reads a number in a range."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
+        return value
+
+    read.__name__ = "whole number" if kind is int else "number"  # argparse: invalid number value
+    return read
 
 
 def run_prefix(args: argparse.Namespace) -> str:
@@ -231,7 +237,7 @@ def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict]
 
 def start(run: Run, args: argparse.Namespace) -> None:
     """Bring a run to where it starts."""
-    newest = max(checkpoint.complete_steps(run.prefix), default=None)
+    newest = checkpoint.newest_step(run.prefix)
     if newest and not args.resume:
         raise InputError(
             f"{run.prefix}: holds a run at step {newest}; go on with --resume, or take another --models-root"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -124,11 +125,13 @@ class Run:
             self.learner.set_parameters(state.arguments, state.auxiliary)
             self.learner.set_momenta(state.momenta)
             self.loader.restore(state.progress["loader"])
+            self._best = {"step": state.progress["best"]["step"], "score": float(state.progress["best"]["score"])}
+            self._bests = [int(best) for best in state.progress["bests"]]
         except InputError as error:
             raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{self.prefix}-{step:04d}.json: its progress is not what a run has written") from error
         self.step = self._saved_step = step
-        self._best = state.progress["best"]
-        self._bests = state.progress["bests"]
 
     def fit(self) -> bool:
         """Train to the end of the plan.
@@ -170,7 +173,7 @@ class Run:
                 raise
             result = self.learner.step(batches, rate, seed=self.plan.seed * 1_000_003 + self.step)
             if not math.isfinite(result.loss):
-                raise InputError(self._divergence(rate))
+                raise InputError(self._divergence("the loss", self.step + 1))
             self.step += 1
             window.append(result)
             bar.update()
@@ -215,18 +218,23 @@ class Run:
         if self.plan.keep == KEEP_NOTHING or self.step == self._saved_step:
             return
         arguments, auxiliary = self.learner.parameters()
+        momenta = self.learner.momenta()
+        for name, array in {**momenta, **arguments, **auxiliary}.items():
+            if not np.isfinite(array).all():
+                raise InputError(self._divergence(name, self.step))
         progress = {"best": self._best, "bests": self._bests, "loader": self.loader.state()}
-        state = TrainingState(self.step, arguments, auxiliary, self.learner.momenta(), progress)
+        state = TrainingState(self.step, arguments, auxiliary, momenta, progress)
         checkpoint.save(self.prefix, self.deployed, state)
         self._saved_step = self.step
         models = {KEEP_EVERY_BEST: self._bests, KEEP_ALL: None, KEEP_BEST: self._bests[-1:]}[self.plan.keep]
         checkpoint.keep_only(self.prefix, models, states=[self.step])
         logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)
 
-    def _divergence(self, rate: float) -> str:
+    def _divergence(self, what: str, step: int) -> str:
+        rate = self.plan.rate(step - 1)
         kept = f"the checkpoint at step {self._saved_step} is kept" if self._saved_step else "nothing was saved yet"
         return (
-            f"step {self.step + 1}: the loss is not finite any more (learning rate {rate:.2g}); {kept}; "
+            f"step {step}: {what} is not finite any more (learning rate {rate:.2g}); {kept}; "
             f"try --lr {rate / 10:.2g}, or more --warmup-steps"
         )
 

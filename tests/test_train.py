@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 
 import train
 from denseface import checkpoint
+from denseface.lock import locked
 from denseface.pairs import write_bin
 from denseface.records import write_face_records
 
@@ -141,11 +143,37 @@ def test_cuda_visible_devices_decides_without_gpus(data, tmp_path, capsys, monke
     assert "CUDA_VISIBLE_DEVICES=0,1: MXNet finds 0 GPUs" in capsys.readouterr().err
 
 
-def test_wrong_flags_are_usage_errors(data, tmp_path):
-    for wrong in (["--per-batch-size", "0"], ["--ckpt", "7"], ["--no-such-flag"]):
-        with pytest.raises(SystemExit) as exit:
-            train.main(flags(data, tmp_path, *wrong))
-        assert exit.value.code == 2
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--per-batch-size 0", "--per-batch-size 1000000000", "--per-batch-size many", "--ckpt 7", "--no-such-flag",
+        "--lr nan", "--lr -1", "--lr inf", "--wd nan", "--wd -1", "--mom 1.5", "--mom nan", "--seed -1",
+        f"--seed {2**64}", "--max-bad -1", "--frequent 0", "--frequent -5", "--verbose 0", "--epochs 0",
+        "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr " + "9" * 5000,
+    ],
+)  # fmt: skip
+def test_wrong_flags_are_usage_errors_that_name_them(data, tmp_path, capsys, wrong):
+    with pytest.raises(SystemExit) as exit:
+        train.main(flags(data, tmp_path, *wrong.split()))
+    assert exit.value.code == 2
+    assert wrong.split()[0] in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_trainer_is_told_who_the_first_is(data, tmp_path, capsys):
+    Path(prefix(tmp_path)).parent.mkdir()
+    with locked(prefix(tmp_path)):
+        assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 1
+    assert f"model.lock: process {os.getpid()} on " in capsys.readouterr().err
+    assert list(Path(prefix(tmp_path)).parent.iterdir()) == []
+
+
+def test_a_damaged_run_is_not_started_anew(data, tmp_path, capsys):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
+    path = Path(prefix(tmp_path) + "-0001.params")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume")) == 1
+    assert "model-0001.json: this checkpoint is damaged" in capsys.readouterr().err
 
 
 def test_sigterm_saves_and_says_how_to_go_on(data, tmp_path):

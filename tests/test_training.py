@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import os
 import signal
@@ -143,6 +144,46 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(r
     with pytest.raises(InputError, match=r"step 7: the loss is not finite.*checkpoint at step 4 is kept.*--lr 0\.1"):
         run.fit()
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
+
+
+def test_parameters_that_are_not_finite_do_not_replace_a_checkpoint(records, tmp_path):
+    run = make_run(records, tmp_path / "model")
+    take_step = run.learner.step
+
+    def overflowing(*args, **kwargs):
+        result = take_step(*args, **kwargs)
+        if run.step == 7:
+            arguments, auxiliary = run.learner.parameters()
+            run.learner.set_parameters({**arguments, "fc7_weight": arguments["fc7_weight"] * np.inf}, auxiliary)
+        return result
+
+    run.learner.step = overflowing
+    with pytest.raises(InputError, match=r"step 8: fc7_weight is not finite.*checkpoint at step 4 is kept"):
+        run.fit()
+    assert checkpoint.complete_steps(tmp_path / "model") == [4]
+
+
+@pytest.mark.parametrize("key, value", [("best", None), ("best", {"step": 1}), ("bests", 3), ("bests", ["x"])])
+def test_progress_that_no_run_has_written_is_refused(records, tmp_path, key, value):
+    run = make_run(records, tmp_path / "model", steps=2)
+    run.fit()
+    path = tmp_path / "model-0002.json"
+    manifest = json.loads(path.read_text())
+    manifest["progress"][key] = value
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"model-0002\.json: its progress is not what a run has written"):
+        make_run(records, tmp_path / "model").resume(2)
+
+
+def test_a_row_of_figures_that_a_crash_has_torn_is_dropped(records, tmp_path):
+    make_run(records, tmp_path / "model", steps=4).fit()
+    path = tmp_path / "model-training.csv"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\xff\x00,1\r\n" + "\u00b2,1\r\n".encode() + b"3")
+    run = make_run(records, tmp_path / "model", steps=4)
+    run.resume(4)
+    run.fit()
+    assert path.read_bytes() == whole
 
 
 def test_the_rate_warms_up_and_falls_at_its_steps():
