@@ -39,7 +39,7 @@ def _mixed_layouts(symbol, data_shape):
     normalisation between the two goes backward through oneDNN's reference code, a hundred times slower.
     """
     internals = symbol.get_internals()
-    shapes = dict(zip(internals.list_outputs(), internals.infer_shape(data=data_shape)[1]))
+    shapes = dict(zip(internals.list_outputs(), internals.infer_shape_partial(data=data_shape)[1]))
     mixed = set()
     for node in nodes_of(symbol):
         if node.op == "BatchNorm" and _is_narrow(node.inputs[0][0], shapes):

@@ -60,3 +60,9 @@ def test_only_normalisations_between_two_layouts_are_touched():
 
     assert added("d121") == 0
     assert added("d63") > 0
+
+
+def test_a_loss_whose_labels_tell_no_shape_is_accelerated_too():
+    networks.configure("d63", "orl", "triplet")
+    plain = networks.training_symbol(networks.embedding_symbol())
+    assert len(nodes_of(accelerate(plain, (6, 3, 32, 32)))) > len(nodes_of(plain))
