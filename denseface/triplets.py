@@ -217,15 +217,19 @@ class TripletLoader(BatchLoader):
         Raises
         ------
         InputError
-            If it is something else, or of another training set.
+            If it is something else, of another training set, or for batches of another size.
         """
         try:
             self._bag, self._first_step = int(state["bag"]), int(state["first_step"])
             self._triplets = np.array(state["triplets"], np.int64).reshape(-1, 3)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError("it holds no triplets to go on with") from error
-        if not np.isin(self._triplets, self.records.keys).all():
+        if self._bag < -1 or not np.isin(self._triplets, self.records.keys).all():
             raise InputError(f"its triplets are not of the pictures in {self.records.folder}")
+        if self._triplets.size % (self.batch_size * self.accumulate):
+            raise InputError(
+                "its triplets do not make whole steps: leave --per-batch-size and --accumulate as they were"
+            )
 
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield batches without end; the next bag is mined when the batch after the last one is asked for.

@@ -4,14 +4,17 @@ import io
 import itertools
 import json
 import logging
+import re
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from denseface import losses, training, triplets
+import train
+from denseface import checkpoint, losses, training, triplets
 from denseface.augment import Augmentation
 from denseface.errors import InputError
 from denseface.learner import Learner
@@ -333,7 +336,9 @@ def test_settings_out_of_range_are_refused_by_name(records, changes, message):
         ({}, "holds no triplets"),
         ({"bag": 0, "first_step": 0, "triplets": [1, 2]}, "holds no triplets"),
         ({"bag": 0, "first_step": 0, "triplets": ["a", 2, 3]}, "holds no triplets"),
-        ({"bag": 0, "first_step": 0, "triplets": [1, 2, 999]}, "not of the pictures in"),
+        ({"bag": 0, "first_step": 0, "triplets": 12 * [1, 2, 999]}, "not of the pictures in"),
+        ({"bag": -2, "first_step": 0, "triplets": []}, "not of the pictures in"),
+        ({"bag": 0, "first_step": 0, "triplets": 5 * [1, 2, 9]}, "leave --per-batch-size and --accumulate"),
     ],
 )
 def test_a_state_of_something_else_is_refused(records, state, message):
@@ -494,3 +499,76 @@ def test_a_run_without_triplets_left_is_saved_and_goes_on_with_a_larger_margin(f
     again = make_run(faces, tmp_path / "model", steps=step + 1)
     again.resume(step)
     assert again.fit()
+
+
+# the command
+
+
+NETWORK = """
+import mxnet as mx
+
+
+def get_symbol():
+    body = mx.sym.Convolution(mx.sym.Variable("data") * (1 / 255), num_filter=8, kernel=(3, 3), name="conv")
+    return mx.sym.FullyConnected(mx.sym.BatchNorm(body, name="bn"), num_hidden=5, name="fc1")
+"""
+
+
+def documented_commands():
+    text = Path(train.__file__).with_name("docs").joinpath("triplets.md").read_text().replace("\\\n", " ")
+    return [line.split()[2:] for line in re.findall(r"^python train\.py .*", text, re.MULTILINE)]
+
+
+def tiny(command, folder, *more):
+    """The command with small pictures and a small network, and its models elsewhere."""
+    moved = [str(folder / word) if word.startswith("models/") else word for word in command]
+    return [
+        *moved, "--models-root", str(folder / "models"), "--symbol-path", str(folder), "--per-batch-size", "6",
+        "--set", f"dataset_path={folder / 'data'}", "--set", "image_shape=8,8,3", "--set", "val_targets=", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def softmax_trained(faces, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "data").symlink_to(faces.folder)
+    (folder / "fdensenet.py").write_text(NETWORK)
+    level = logging.getLogger("denseface").level
+    softmax, _ = documented_commands()
+    assert train.main(tiny(softmax, folder, "--max-steps", "1")) == 0
+    yield folder
+    logging.getLogger("denseface").setLevel(level)
+
+
+@pytest.mark.parametrize("loss", ["triplet", "atriplet"])
+def test_a_softmax_is_refined_as_documented(softmax_trained, loss, caplog):
+    _, command = documented_commands()
+    command = [loss if word == "triplet" else word for word in command]
+    bag = ("--set", "triplet_bag_size=15", "--pretrained-epoch", "1")
+    assert train.main(tiny(command, softmax_trained, *bag, "--max-steps", "2")) == 0
+    assert "d63-softmax-orl/model,1: 8 parameters loaded" in caplog.text and "start fresh" not in caplog.text
+    assert re.search(r"bag 0: 15 pictures gave \d+ triplets", caplog.text)
+    assert "accuracy" not in caplog.text
+    assert train.main(tiny(command, softmax_trained, *bag, "--max-steps", "3", "--resume")) == 0
+    assert checkpoint.complete_steps(softmax_trained / "models" / f"d63-{loss}-orl" / "model") == [3]
+
+
+def test_the_documented_commands_fit_each_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (softmax, _), (triplet, _) = map(train.parse_args, documented_commands())
+    assert triplet.pretrained_epoch == softmax.max_steps
+    assert Path(triplet.pretrained) == Path(train.run_prefix(softmax))
+
+
+def test_the_losses_set_what_flags_start_from():
+    for loss in ("triplet", "atriplet"):
+        args, config = train.parse_args(["--network", "d121", "--dataset", "emore", "--loss", loss])
+        assert (args.lr, args.per_batch_size, args.wd, args.mom) == (0.05, 60, 0.0005, 0.9)
+        assert (config.triplet_bag_size, config.images_per_identity, config.triplet_max_ap) == (7200, 5, 0.0)
+
+
+def test_a_batch_that_is_no_triplets_is_refused_in_one_line(softmax_trained, capsys):
+    _, command = documented_commands()
+    assert train.main(tiny(command, softmax_trained, "--per-batch-size", "16")) == 1
+    error = capsys.readouterr().err.strip()
+    assert error == "train.py: error: --per-batch-size 16: triplets need a multiple of 3, such as 15"
