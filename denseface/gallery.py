@@ -21,6 +21,8 @@ from denseface.files import replacing
 _BLOCK = 1 << 20
 _CELLS = 1 << 22  # numbers in one array of a search
 _MAX_SIDE = 4096
+_MAX_SIZE = 1 << 20  # values of an embedding, and bytes of a name
+_MAX_MODEL = 1 << 20
 
 
 def write_gallery(
@@ -90,17 +92,16 @@ class Gallery:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            with self._open("model") as member:
-                self.model = json.loads(str(np.lib.format.read_array(member, allow_pickle=False)))
-            with self._open("embeddings") as member:
-                self.shape, dtype = _read_header(member)
-            with self._open("names") as member:
-                names_shape, names_dtype = _read_header(member)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: it is not a file that denseface embed wrote ({error})") from error
+        with self._open("model") as member:
+            self.model = json.loads(_read_text(member))
+        with self._open("embeddings") as member:
+            self.shape, dtype = _read_header(member)
+        with self._open("names") as member:
+            names_shape, names_dtype = _read_header(member)
         if dtype != np.dtype("<f4") or len(self.shape) != 2 or names_dtype.kind != "U" or not names_dtype.itemsize:
             raise InputError(f"{path}: embeddings must be float32 (N, emb_size) and names text")
+        if not (self.shape[0] >= 0 and 1 <= self.shape[1] <= _MAX_SIZE and names_dtype.itemsize <= _MAX_SIZE):
+            raise InputError(f"{path}: {self.shape} embeddings with names of {names_dtype} cannot be; make it again")
         if names_shape != self.shape[:1]:
             raise InputError(f"{path}: {self.shape[0]} embeddings need as many names, not {names_shape}")
         if not _says_how(self.model):
@@ -155,8 +156,15 @@ class Gallery:
 
     @contextlib.contextmanager
     def _open(self, name):
-        with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
-            yield member
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
+                yield member
+        except InputError:
+            raise
+        except FileNotFoundError as error:
+            raise InputError(f"{self.path}: there is no such file; denseface embed writes it") from error
+        except Exception as error:  # zipfile, zlib, NumPy and json have many for a broken file
+            raise InputError(f"{self.path}: it is not a file that denseface embed wrote, or it is broken") from error
 
     def _chunks(self, step):
         """Read the embeddings, `step` at a time, with the place of the first."""
@@ -181,6 +189,13 @@ def _read_header(member):
     return shape, dtype
 
 
+def _read_text(member):
+    shape, dtype = _read_header(member)
+    if shape != () or dtype.kind != "U" or dtype.itemsize > _MAX_MODEL:
+        raise ValueError("model is not a text")
+    return str(np.frombuffer(member.read(dtype.itemsize), dtype)[0])
+
+
 def _says_how(model):
     if not isinstance(model, dict) or type(model.get("flip")) is not bool or not isinstance(model.get("sha256"), str):
         return False
@@ -189,5 +204,5 @@ def _says_how(model):
 
 
 def _normalised(rows):
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths == 0, 1, lengths)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)  # squares of float32 may overflow
+    return (rows / np.where(lengths == 0, 1, lengths)).astype(np.float32)

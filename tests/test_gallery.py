@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_the_number_of_embeddings(tmp_path, monkeypatc
 def broken_gallery(path, damage):
     rows = unit_rows(4)
     if damage == "missing":
-        return "cannot be read|No such file"
+        return "there is no such file"
     if damage == "text":
         path.write_text("no zip")
         return "it is not a file that denseface embed wrote"
@@ -89,7 +89,7 @@ def broken_gallery(path, damage):
     changes = {
         "float64": ("embeddings", rows.astype(np.float64), r"must be float32 \(N, emb_size\)"),
         "flat": ("embeddings", rows.ravel(), r"must be float32 \(N, emb_size\)"),
-        "Fortran": ("embeddings", np.asfortranarray(rows), "Fortran's order"),
+        "Fortran": ("embeddings", np.asfortranarray(rows), "not a file that denseface embed wrote"),
         "numbers for names": ("names", np.arange(4), "names text"),
         "too few names": ("names", np.array(["a"]), "4 embeddings need as many names"),
         "no model": ("model", np.array("[]"), "does not say how"),
