@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,8 @@ from denseface.errors import InputError
 from denseface.files import open_input
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from denseface.checkpoint import Model
 
 # The key under which an exported file keeps, as JSON, which model it was made of.
@@ -78,6 +81,9 @@ def read_onnx(path: str | Path) -> OnnxModel:
         proto = onnx.load_from_string(content)
     except Exception as error:  # protobuf's, which is not always the same class
         raise InputError(f"{path}: it is no ONNX file") from error
+    # An engine would read any file that such a tensor names.
+    if any(isinstance(part, onnx.TensorProto) and part.external_data for part in _parts(proto)):
+        raise InputError(f"{path}: refused: it takes values from other files; export the network again")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     try:
         identity = json.loads(metadata[IDENTITY])
@@ -113,6 +119,15 @@ def as_ndarrays(model: Model) -> tuple[dict, dict]:
     import mxnet as mx
 
     return tuple({name: mx.nd.array(a) for name, a in arrays.items()} for arrays in (model.arguments, model.auxiliary))
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """The message and all messages within."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _parts(part)
 
 
 def _described(proto, content, name, identity):
