@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import os
 import re
+import socket
+import time
 from pathlib import Path
 
 from denseface.files import open_input, replacing, writing
@@ -83,7 +86,34 @@ def _step(line):
 
 def _tensorboard(folder):
     try:
-        from tensorboard.summary import Writer
+        return _Board(Path(folder))
     except ImportError:
         return None
-    return Writer(folder)
+
+
+class _Board:
+    """TensorBoard's events.  Its own writer has a thread, in which a full disk is out of reach."""
+
+    def __init__(self, folder):
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._Event, self._Summary = Event, Summary
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}"
+        self._file = open(folder / name, "ab")  # noqa: SIM115
+        self._records = RecordWriter(self._file)
+        self._add(file_version="brain.Event:2")
+
+    def add_scalar(self, tag, value, step):
+        self._add(step=step, summary=self._Summary(value=[self._Summary.Value(tag=tag, simple_value=value)]))
+
+    def close(self):
+        with contextlib.suppress(OSError):  # of what could not be written before either
+            self._file.close()
+
+    def _add(self, **content):
+        with writing(self._file.name):
+            self._records.write(self._Event(wall_time=time.time(), **content).SerializeToString())
+            self._file.flush()
