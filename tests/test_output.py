@@ -78,3 +78,11 @@ def test_half_a_table_is_not_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    message = r"set: it cannot be written \(No space left on device\); make room"
+    with pytest.raises(InputError, match=message), fresh_folder(tmp_path / "set") as folder:
+        (folder / "1.jpg").symlink_to("/dev/full")
+        (folder / "1.jpg").write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == []

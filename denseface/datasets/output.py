@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from denseface.errors import InputError
-from denseface.files import replacing, sync_folder
+from denseface.files import replacing, sync_folder, writing
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def fresh_folder(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If there is something at ``path`` already, or at the place beside it.
+        If there is something at ``path`` already, or at the place beside it, or the disk fills up meanwhile.
     """
     path = Path(os.path.abspath(path))
     aside = path.with_name(path.name + ".partial")
@@ -45,8 +45,9 @@ def fresh_folder(path: str | Path) -> Iterator[Path]:
     except FileExistsError as error:
         raise InputError(f"{aside}: another run writes there, or was killed; if none does, remove it") from error
     try:
-        yield aside
-        sync_folder(aside)
+        with writing(path):
+            yield aside
+            sync_folder(aside)
         os.rename(aside, path)
         sync_folder(path.parent)
     except BaseException:
