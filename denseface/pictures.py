@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, TypeVar, Union
+from typing import Callable, NamedTuple, TypeVar, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -23,11 +24,41 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp")
 
 _TRAINING_FORMATS = (b"\xff\xd8", b"\x89PNG")  # JPEG and PNG are decoded as they are in training
 _OTHER_FORMATS = ("BMP", "PPM", "WEBP")
+_FORMATS = ("JPEG", "PNG", *_OTHER_FORMATS)
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 _MAX_PIXELS = 64_000_000
+_ORIENTATION = 0x0112  # the tag in EXIF data that says how the camera was held
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Header(NamedTuple):
+    """What a picture says of itself before its pixels.
+
+    Attributes
+    ----------
+    format : str
+        As Pillow names it: "JPEG", "PNG" and so on.
+    mode : str
+        As Pillow names it: "L" is gray, "RGB" colour.
+    width, height : int
+        In pixels, as they are stored.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
 
 
 def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -66,6 +97,50 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndar
     raise InputError(f"a picture is an array, a PIL image, a path or bytes, not {type(picture).__name__}")
 
 
+def open_picture(payload: bytes) -> np.ndarray:
+    """Decode a picture at its own size, turned upright as its EXIF data say.
+
+    Parameters
+    ----------
+    payload : bytes
+        A JPEG, PNG, BMP, PGM, PPM or WebP file.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8, RGB
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or broken.
+    """
+    header = read_header(payload)
+    pixels = load_picture(payload, (header.height, header.width, 3))
+    if is_upright(payload):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(_TO_UPRIGHT[_orientation(payload)]))
+
+
+def read_header(payload: bytes) -> Header:
+    """Read what a picture says of itself.
+
+    Raises
+    ------
+    ImageError
+        If it is none.
+    """
+    try:
+        with Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
+            return Header(image.format, image.mode, image.width, image.height)
+    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
+        raise ImageError("no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it") from error
+
+
+def is_upright(payload: bytes) -> bool:
+    """Whether a picture is stored the way it is to be seen, or does not say that it is not."""
+    return _orientation(payload) not in _TO_UPRIGHT
+
+
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
 ) -> Iterator[Result]:
@@ -86,6 +161,13 @@ def ordered_map(
         for future in waiting:
             future.cancel()
         pool.shutdown()
+
+
+def _orientation(payload):
+    """How the camera was held, 1 to 8; 1, upright, where nothing can be read."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
+        return image.getexif().get(_ORIENTATION, 1)
+    return 1
 
 
 def _from_bytes(payload, image_shape):

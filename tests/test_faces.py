@@ -6,8 +6,9 @@ from picture_folders import contents, face, save_face, save_people, who
 from PIL import Image
 
 from denseface.align import REFERENCE_POINTS, align
-from denseface.datasets.faces import Face, Header, encode_face, encode_faces, read_header
+from denseface.datasets.faces import Face, encode_face, encode_faces
 from denseface.errors import InputError
+from denseface.pictures import Header, read_header
 
 
 def encode(picture, kind="PNG", **options):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import warnings
 from collections.abc import Generator, Iterable, Mapping
@@ -17,40 +16,9 @@ from denseface.align import align
 from denseface.datasets.workers import parallel_map
 from denseface.errors import InputError
 from denseface.files import open_input
-from denseface.pictures import load_picture
-from denseface.pipeline import ImageError
+from denseface.pictures import is_upright, open_picture, read_header
 
-_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
 _LARGEST_SIZE = 1024
-_ORIENTATION = 0x0112  # the tag in EXIF data that says how the camera was held
-_TO_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-class Header(NamedTuple):
-    """What a picture says of itself before its pixels.
-
-    Attributes
-    ----------
-    format : str
-        As Pillow names it: "JPEG", "PNG" and so on.
-    mode : str
-        As Pillow names it: "L" is gray, "RGB" colour.
-    width, height : int
-        In pixels, as they are stored.
-    """
-
-    format: str
-    mode: str
-    width: int
-    height: int
 
 
 class Face(NamedTuple):
@@ -124,44 +92,16 @@ def encode_face(payload: bytes, size: int = 112, quality: int = 95, landmarks: n
     InputError
         If the picture is broken or cannot be aligned.
     """
-    header = read_header(payload)
-    to_upright = _TO_UPRIGHT.get(_orientation(payload))
-    pixels = load_picture(payload, (header.height, header.width, 3))
-    is_ready = to_upright is None and header in (("JPEG", mode, size, size) for mode in ("L", "RGB"))
+    pixels = open_picture(payload)
+    is_ready = is_upright(payload) and read_header(payload) in (("JPEG", mode, size, size) for mode in ("L", "RGB"))
     if is_ready and landmarks is None:
         return payload
-    picture = Image.fromarray(pixels)
-    if to_upright is not None:
-        picture = picture.transpose(to_upright)
-    if landmarks is not None:
-        picture = Image.fromarray(align(np.asarray(picture), landmarks, size))
-    elif picture.size != (size, size):
+    picture = Image.fromarray(pixels if landmarks is None else align(pixels, landmarks, size))
+    if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
-
-
-def read_header(payload: bytes) -> Header:
-    """Read what a picture says of itself.
-
-    Raises
-    ------
-    ImageError
-        If it is none.
-    """
-    try:
-        with Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
-            return Header(image.format, image.mode, image.width, image.height)
-    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
-        raise ImageError("no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it") from error
-
-
-def _orientation(payload):
-    """Read how the camera was held, 1 to 8; 1, upright, where nothing can be read."""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
-        return image.getexif().get(_ORIENTATION, 1)
-    return 1
 
 
 def _encode_file(root, size, quality, is_aligned, job):

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.datasets.faces import Header, read_header
 from denseface.errors import InputError
 from denseface.pairs import read_bin
-from denseface.pictures import load_picture, ordered_map
+from denseface.pictures import Header, load_picture, ordered_map, read_header
 from denseface.pipeline import decode_image
 from denseface.recordio import RecordError
 from denseface.records import FaceRecords
