@@ -50,6 +50,8 @@ class VerificationResult:
         How many pairs there are of the same person, and of two persons.
     roc : tuple of two ndarray of shape (n_thresholds,)
         False and true accept rates, from the strictest threshold (0, 0) to the most lenient (1, 1).
+    scores : tuple of two ndarray, of shape (n_genuine,) and (n_impostor,)
+        The scores themselves, of genuine and of impostor pairs.
     """
 
     accuracy: float
@@ -62,10 +64,11 @@ class VerificationResult:
     n_genuine: int
     n_impostor: int
     roc: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
+    scores: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict:
-        """Every figure but the ROC curve, in types that JSON knows; the keys of ``tar`` become text such as "1e-06"."""
-        figures = {name: value for name, value in vars(self).items() if name != "roc"}
+        """Every single figure, in types that JSON knows; the keys of ``tar`` become text such as "1e-06"."""
+        figures = {name: value for name, value in vars(self).items() if name not in ("roc", "scores")}
         return {**figures, "tar": {f"{far:g}": tar for far, tar in self.tar.items()}}
 
 
@@ -186,6 +189,7 @@ def evaluate(
         n_genuine=n_genuine,
         n_impostor=n_impostor,
         roc=(false_rates, true_rates),
+        scores=(scores[issame], scores[~issame]),
     )
 
 
