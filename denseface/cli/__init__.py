@@ -16,7 +16,7 @@ from denseface import __version__
 from denseface.cli.console import FAILED, INTERRUPTED, report_error
 from denseface.errors import InputError
 
-COMMANDS = ("dataset", "verify", "match", "embed", "search", "export", "summary", "plot")
+COMMANDS = ("dataset", "verify", "match", "embed", "search", "export", "summary", "plot", "compare", "plot-run")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,5 +64,5 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"denseface {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        importlib.import_module(f"denseface.cli.{name}").add_parser(subparsers)
+        importlib.import_module(f"denseface.cli.{name.replace('-', '_')}").add_parser(subparsers)
     return parser

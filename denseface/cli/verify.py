@@ -25,35 +25,74 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("sets", nargs="+", metavar="SET.bin", help="verification sets in InsightFace's format")
     add_model_options(parser)
+    parser.add_argument(
+        "--against", action="append", default=[], metavar="PREFIX,EPOCH", help="another model to measure beside it"
+    )
     add_no_flip(parser)
+    parser.add_argument("--plot", metavar="FILE", help="draw ROC curves and scores: .png, .pdf or .svg")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    add_example(parser, "denseface verify --model models/d63-arcface-orl/model,100 datasets/orl/orl.bin")
+    add_example(
+        parser,
+        "denseface verify --model models/d63-arcface-orl/model,100 datasets/orl/orl.bin",
+        "denseface verify datasets/orl/orl.bin --model new,100 --against old,100 --plot roc.png",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure each set."""
+    """Measure each model on each set."""
+    if args.plot:
+        from denseface.report.plotting import check_format, new_figure
+
+        check_format(args.plot)
+        new_figure(1, 1)  # says at once if matplotlib is missing
+    embedders = [
+        load_embedder(argparse.Namespace(**{**vars(args), "model": model}), flip=not args.no_flip)
+        for model in dict.fromkeys([args.model, *args.against])
+    ]
+    measured = {embedder.model.name: _measure(embedder, args.sets) for embedder in embedders}
+    if args.json:
+        content = [{"model": name, "sets": [row.to_dict() for row in rows]} for name, rows in measured.items()]
+        print(json.dumps(content if args.against else content[0], indent=2))
+    else:
+        for name, reports in measured.items():
+            if args.against:
+                print(f"{name}:")
+            if reports:
+                print_table(_rows(reports))
+    if args.plot and any(measured.values()):
+        _plot(measured, args.plot)
+    return OK if all(len(reports) == len(args.sets) for reports in measured.values()) else FAILED
+
+
+def _measure(embedder, sets):
+    """Measure a model on each set, and keep the figures."""
     from denseface.evaluation import verify
     from denseface.figures import keep_figures
     from denseface.pairs import read_bin
 
-    embedder = load_embedder(args, flip=not args.no_flip)
     reports = []
-    for path in args.sets:
+    for path in sets:
         try:
             reports.append(verify(embedder, read_bin(path), progress=True))
         except InputError as error:
             report_error(error)
-    if args.json:
-        print(json.dumps({"model": embedder.model.name, "sets": [report.to_dict() for report in reports]}, indent=2))
-    elif reports:
-        print_table(_rows(reports))
     if reports:
         try:
             keep_figures(embedder, reports)
         except (InputError, OSError) as error:
             logger.warning("the figures are not kept: %s", error)
-    return OK if len(reports) == len(args.sets) else FAILED
+    return reports
+
+
+def _plot(measured, path):
+    from denseface.report.charts import draw_verification
+    from denseface.report.plotting import save_figure
+
+    results = {
+        f"{report.name}, {name}": report.flip or report.plain for name, rows in measured.items() for report in rows
+    }
+    save_figure(draw_verification(results), path)
 
 
 def _rows(reports):

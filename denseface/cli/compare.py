@@ -1,0 +1,102 @@
+"""``denseface compare``: networks side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from denseface.cli.console import OK, print_table
+from denseface.cli.network_options import add_size_and_set, network_by_name, network_of_model
+from denseface.cli.options import add_example
+from denseface.errors import InputError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="compare networks: cost, speed, accuracy",
+        description="Compare networks: parameters, GMACs (multiply-accumulates), memory of the activations of one "
+        "picture, and as measured here on the CPU: the median time from one picture to its embedding, embeddings a "
+        "second in batches of 8, and pictures a second in training with batches of 8; of saved models also the "
+        "accuracy over 10 folds on verification sets. Other programs that run meanwhile slow what is measured.",
+    )
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="networks of config.py, such as d121")
+    parser.add_argument("--models", nargs="+", default=[], metavar="PREFIX,EPOCH", help="saved models")
+    parser.add_argument("--verify", nargs="+", default=[], metavar="SET.bin", help="sets to measure the models on")
+    add_size_and_set(parser)
+    parser.add_argument("--no-training", action="store_true", help="leave out training, which takes the most time")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("-o", "--out", metavar="FILE", help="draw a chart: .png, .pdf or .svg")
+    add_example(
+        parser,
+        "denseface compare d63 d121 r50 y1 -o chart.png",
+        "denseface compare --models models/a/model models/b/model --verify datasets/orl/orl.bin --no-training",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure the networks one after the other."""
+    from tqdm import tqdm
+
+    from denseface.report.comparison import measure
+    from denseface.report.plotting import check_format, new_figure, save_figure
+
+    if not args.networks and not args.models:
+        raise InputError("compare: name networks, or saved models with --models")
+    if args.verify and not args.models:
+        raise InputError("--verify: networks by name are not trained; give saved models with --models")
+    if args.out:
+        check_format(args.out)
+        new_figure(1, 1)  # says at once if matplotlib is missing
+    networks = [network_by_name(name, args.size, args.set) for name in args.networks]
+    models = [network_of_model(name, args.size) for name in args.models]
+    accuracies = [{} for _ in networks] + [_accuracies(model.name, args) for model in models]
+    rows = [
+        measure(network.symbol, network.input_shape, network.name, training=not args.no_training, accuracies=known)
+        for network, known in tqdm(
+            list(zip([*networks, *models], accuracies)), "comparing", unit="network", leave=False, disable=None
+        )
+    ]
+    if args.out:
+        from denseface.report.charts import draw_comparison
+
+        save_figure(draw_comparison(rows), args.out)
+    if args.json:
+        print(json.dumps([row.to_dict() for row in rows], indent=2))
+    else:
+        print_table(_table(rows))
+    return OK
+
+
+def _accuracies(model, args):
+    """Accuracy of a saved model on each set."""
+    if not args.verify:
+        return {}
+    from denseface.embedding import Embedder
+    from denseface.evaluation import verify
+    from denseface.pairs import read_bin
+
+    embedder = Embedder.load(model, image_shape=args.size)
+    reports = [verify(embedder, read_bin(path), progress=True) for path in args.verify]
+    return {report.name: report.flip.accuracy for report in reports}
+
+
+def _table(rows):
+    sets = list(dict.fromkeys(name for row in rows for name in row.accuracies))
+    heading = ("network", "parameters", "GMACs", "activations", "latency", "embeddings/s", "training/s", *sets)
+    cells = [
+        (
+            row.name,
+            f"{row.costs.parameters:,}",
+            f"{row.costs.macs / 1e9:.3f}",
+            f"{row.costs.memory / 2**20:.1f} MiB",
+            f"{row.latency:.1f} ms",
+            f"{row.throughput:.1f}",
+            "-" if row.training is None else f"{row.training:.1f}",
+            *(f"{row.accuracies[name]:.4f}" if name in row.accuracies else "-" for name in sets),
+        )
+        for row in rows
+    ]
+    return [heading, *cells]

@@ -1,0 +1,200 @@
+"""Charts of figures: networks side by side, a training run, and verification."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from denseface.errors import InputError
+from denseface.report.plotting import COLORS, MUTED, new_figure
+from denseface.runlog import TRAINING_COLUMNS, VERIFICATION_COLUMNS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from denseface.report.comparison import Measured
+    from denseface.verification import VerificationResult
+
+_BINS = 50
+
+
+def draw_comparison(networks: Sequence[Measured]) -> Figure:
+    """Draw a panel of bars for every figure of some networks.
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
+    panels: dict[str, Callable[[Measured], float | None]] = {
+        "parameters, millions": lambda row: row.costs.parameters / 1e6,
+        "GMACs a picture": lambda row: row.costs.macs / 1e9,
+        "activations a picture, MiB": lambda row: row.costs.memory / 2**20,
+        "latency of one picture, ms": lambda row: row.latency,
+        "embeddings a second": lambda row: row.throughput,
+        "pictures a second in training": lambda row: row.training,
+    }
+    for name in dict.fromkeys(key for row in networks for key in row.accuracies):
+        panels[f"accuracy on {name}"] = lambda row, name=name: row.accuracies.get(name)
+    panels = {title: value for title, value in panels.items() if any(value(row) is not None for row in networks)}
+
+    names = [_shortened(row.name) for row in networks]
+    rows = math.ceil(len(panels) / 3)
+    figure = _laid_out(12, rows * (1.1 + 0.36 * len(networks)))
+    grid = figure.subplots(rows, 3, squeeze=False, sharey=True).flatten()
+    for axes, (title, value) in zip(grid, panels.items()):
+        values = [value(row) for row in networks]
+        bars = axes.barh(range(len(names)), [number or 0 for number in values], color=COLORS[0], height=0.6)
+        axes.bar_label(bars, [_three_digits(number) for number in values], padding=3, fontsize=9)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(0, 1.25 * max(number or 0 for number in values) or 1)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(panels) :]:
+        axes.axis("off")
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def draw_run(folder: str | Path) -> Figure:
+    """Draw what a training run wrote down: loss, accuracy, learning rate and verification against the steps.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where ``PREFIX-training.csv`` and ``PREFIX-verification.csv`` lie, as :mod:`denseface.runlog` writes them.
+
+    Raises
+    ------
+    InputError
+        If they are missing, of several runs, or damaged; or matplotlib is not installed.
+    """
+    prefix = _run_prefix(Path(folder))
+    training = _read_csv(Path(f"{prefix}-training.csv"), TRAINING_COLUMNS)
+    verification_path = Path(f"{prefix}-verification.csv")
+    verification = _read_csv(verification_path, VERIFICATION_COLUMNS) if verification_path.exists() else []
+    figure = _laid_out(10, 6.5)
+    figure.suptitle(_shortened(prefix, 80), fontsize=11)
+    (loss, accuracy), (rate, verified) = figure.subplots(2, 2, sharex=True)
+    for axes, column in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning_rate")):
+        steps, values = _line(training, column)
+        axes.plot(steps, values, color=COLORS[0], linewidth=1.2)
+        axes.set_title(
+            {"accuracy": "accuracy in training"}.get(column, column.replace("_", " ")), fontsize=10, loc="left"
+        )
+    verified.set_title("accuracy in verification", fontsize=10, loc="left")
+    names = dict.fromkeys(row["set"] for row in verification)
+    for name, color in zip(names, _cycled(len(names))):
+        steps, values = _line([row for row in verification if row["set"] == name], "accuracy")
+        verified.plot(steps, values, color=color, marker="o", markersize=3, linewidth=1.2, label=name)
+    if names:
+        verified.legend(fontsize=8, frameon=False)
+    else:
+        verified.text(0.5, 0.5, "none yet", color=MUTED, ha="center", transform=verified.transAxes)
+    accuracy.set_ylim(0, 1.02)
+    rate.set_ylim(bottom=0)
+    for axes in figure.axes:
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in (rate, verified):
+        axes.set_xlabel("step")
+    return figure
+
+
+def draw_verification(results: dict[str, VerificationResult]) -> Figure:
+    """Draw the ROC curves of some measurements in one panel, and the scores of each in another.
+
+    The curves give the true accept rate for each false accept rate, on a logarithmic axis that begins at half an
+    impostor pair, which stands for none.
+
+    Parameters
+    ----------
+    results : dict of str to VerificationResult
+        By their titles; a title has the colour of its curve.
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
+    rows = len(results)
+    figure = _laid_out(11, max(4.5, 1.6 * rows + 0.4))
+    grid = figure.add_gridspec(rows, 2, width_ratios=(1.15, 1))
+    roc = figure.add_subplot(grid[:, 0])
+    first = None
+    for row, ((name, result), color) in enumerate(zip(results.items(), _cycled(rows))):
+        false_rates, true_rates = result.roc
+        false_rates = np.maximum(false_rates, 0.5 / result.n_impostor)
+        roc.plot(false_rates, true_rates, color=color, drawstyle="steps-post", linewidth=1.5)
+        first = _draw_scores(figure.add_subplot(grid[row, 1], sharex=first), name, result, color)
+    roc.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02))
+    roc.grid(color="#dddddd", linewidth=0.6)
+    first.set_xlabel("score: cosine similarity")
+    return figure
+
+
+def _laid_out(width, height):
+    figure = new_figure(width, height)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    return figure
+
+
+def _draw_scores(axes, name, result, color):
+    bins = np.linspace(min(map(np.min, result.scores)), max(map(np.max, result.scores)), _BINS)
+    for scores, kind, fill in zip(result.scores, ("one person", "two people"), (color, "#bbbbbb")):
+        axes.hist(scores, bins, density=True, color=fill, alpha=0.7, label=kind)
+    axes.axvline(result.threshold, color="black", linewidth=1, linestyle="--", label="threshold")
+    axes.set_title(f"{_shortened(name, 56)}: AUC {result.auc:.4f}", fontsize=9, loc="left", color=color)
+    axes.set_yticks([])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False)
+    return axes
+
+
+def _run_prefix(folder):
+    found = sorted(folder.glob("*-training.csv"))
+    if not found:
+        raise InputError(f"{folder}: there is no run here, that is no PREFIX-training.csv")
+    if len(found) > 1:
+        raise InputError(f"{folder}: there are several runs here: {', '.join(path.name for path in found)}")
+    return str(found[0])[: -len("-training.csv")]
+
+
+def _read_csv(path, columns):
+    """Rows as dictionaries; their values still are text."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: it cannot be read ({error})") from error
+    for number, row in enumerate(rows, start=2):
+        try:
+            if set(row) != set(columns) or None in row.values():
+                raise ValueError("columns")
+            for column in set(columns) - {"set"}:
+                row[column] = float(row[column] or "nan")
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: line {number} is not what a training run writes") from error
+    return rows
+
+
+def _line(rows, column):
+    return [row["step"] for row in rows], [row[column] for row in rows]
+
+
+def _cycled(count):
+    return [COLORS[place % len(COLORS)] for place in range(count)]
+
+
+def _shortened(name, length=42):
+    """A long name's end, which tells models apart."""
+    return name if len(name) <= length else f"...{name[3 - length :]}"
+
+
+def _three_digits(number):
+    return "-" if number is None else f"{number:#.3g}".rstrip(".") if number < 1000 else f"{number:.0f}"

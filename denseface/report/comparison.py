@@ -1,0 +1,139 @@
+"""Networks side by side: what they cost, and how fast they are here."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from denseface import losses
+from denseface.acceleration import accelerate
+from denseface.checkpoint import Model
+from denseface.engines.mxnet_engine import MXNetEngine
+from denseface.learner import Learner
+from denseface.pipeline import Batch
+from denseface.report.summary import Figures, summarize
+
+import mxnet as mx
+
+LARGE_BATCH = 8
+NUM_CLASSES = 100  # of the softmax in training: few, so that the network itself is measured
+
+_RUNS, _SECONDS = 3, 2.0  # as many runs as fit into so many seconds, but at least so many
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One network.
+
+    Attributes
+    ----------
+    name : str
+    costs : Figures
+        Of one picture.
+    latency : float
+        Milliseconds from one picture to its embedding, the median.
+    throughput : float
+        Embeddings a second in batches of ``LARGE_BATCH``.
+    training : float or None
+        Pictures a second in training, in batches of ``LARGE_BATCH``; None if that was not measured.
+    accuracies : dict of str to float
+        By verification set, with mirror images, mean over 10 folds; empty for a network without trained parameters.
+    """
+
+    name: str
+    costs: Figures
+    latency: float
+    throughput: float
+    training: float | None
+    accuracies: dict[str, float]
+
+    def to_dict(self) -> dict:
+        """Every figure, in types that JSON knows."""
+        return asdict(self)
+
+
+def measure(
+    symbol: mx.sym.Symbol,
+    input_shape: tuple[int, int, int],
+    name: str,
+    *,
+    training: bool = True,
+    accuracies: dict[str, float] | None = None,
+) -> Measured:
+    """Measure a network on the CPU, with random parameters and pictures.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        Takes ``data`` and gives embeddings (N, emb_size).
+    input_shape : tuple (C, H, W)
+        Of one picture.
+    name : str
+        What tables and error messages call it.
+    training : bool
+        Measure the speed of training too, which takes the most time and memory.
+    accuracies : dict of str to float, optional
+        Handed on.
+
+    Raises
+    ------
+    InputError
+        If the network cannot take such pictures.
+    """
+    costs = summarize(symbol, input_shape, name).total
+    model = _random_model(symbol, input_shape, name)
+    latency = _seconds_of_inference(model, input_shape, 1)
+    throughput = LARGE_BATCH / _seconds_of_inference(model, input_shape, LARGE_BATCH)
+    trained = LARGE_BATCH / _seconds_of_training(symbol, input_shape) if training else None
+    return Measured(name, costs, 1000 * latency, throughput, trained, accuracies or {})
+
+
+def _random_model(symbol, input_shape, name):
+    arguments, _, auxiliary = symbol.infer_shape(data=(1, *input_shape))
+    random = np.random.default_rng(0)
+    return Model(
+        symbol,
+        {
+            key: random.normal(0, np.sqrt(2 / max(np.prod(shape[1:]), 1)), shape).astype(np.float32)
+            for key, shape in zip(symbol.list_arguments(), arguments)
+            if key != "data"
+        },
+        {key: np.ones(shape, np.float32) for key, shape in zip(symbol.list_auxiliary_states(), auxiliary)},
+        prefix=name,
+        step=0,
+    )
+
+
+def _seconds_of_inference(model, input_shape, batch_size):
+    engine = MXNetEngine(model, input_shape, batch_size)
+    batch = _pictures((batch_size, *input_shape))
+    return _median_seconds(lambda: engine(batch))
+
+
+def _seconds_of_training(symbol, input_shape):
+    shape = (LARGE_BATCH, *input_shape)
+    _, outputs, _ = symbol.infer_shape(data=shape)
+    whole = losses.softmax(symbol, int(np.prod(outputs[0][1:])), NUM_CLASSES)
+    learner = Learner(accelerate(whole, shape), shape, [mx.cpu()], momentum=0.9, wd=0.0005)
+    learner.initialize(mx.init.Xavier(), seed=0)
+    batch = Batch(_pictures(shape), np.arange(LARGE_BATCH, dtype=np.float32))
+    return _median_seconds(lambda: learner.step([batch], learning_rate=0.0, seed=0))
+
+
+def _pictures(shape):
+    return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+
+
+def _median_seconds(run: Callable[[], object]) -> float:
+    """Run once to warm up, then some times more."""
+    run()
+    durations: list[float] = []
+    while len(durations) < _RUNS or sum(durations) < _SECONDS:
+        start = time.perf_counter()
+        run()
+        durations.append(time.perf_counter() - start)
+    return statistics.median(durations)
