@@ -41,6 +41,11 @@ class Learner:
         Number of batches whose gradients are meant into one step.
     kvstore : str
         Type of the MXNet key-value store that sums gradients; only used with several devices or workers.
+
+    Raises
+    ------
+    InputError
+        If there is not enough memory for such batches.
     """
 
     def __init__(
@@ -60,15 +65,13 @@ class Learner:
         share = data_shape[0] // len(contexts)
         self.parameter_names = [n for n in symbol.list_arguments() if n not in ("data", "softmax_label")]
         grad_req = {name: "write" if accumulate == 1 else "add" for name in self.parameter_names}
-        self._executors = [
-            symbol.simple_bind(
-                context,
-                grad_req={**grad_req, "data": "null", "softmax_label": "null"},
-                data=(share, *data_shape[1:]),
-                softmax_label=(share,),
-            )
-            for context in contexts
-        ]
+        shapes = {"data": (share, *data_shape[1:]), "softmax_label": (share,)}
+        grad_req.update(dict.fromkeys(shapes, "null"))
+        try:
+            self._executors = [symbol.simple_bind(context, grad_req=grad_req, **shapes) for context in contexts]
+        except RuntimeError as error:  # MXNet's, of which the last line says what is wrong
+            reason = str(error).splitlines()[-1].replace("MXNetError: ", "")
+            raise InputError(f"a batch of {data_shape} does not work ({reason}); try a smaller one") from error
         self._shares = len(contexts) * (self.kvstore.num_workers if self.kvstore else 1)
         self._optimizer = mx.optimizer.SGD(
             momentum=momentum,
