@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, 
             for key, figures in _read_sets(embedder).items()
             if figures[way]
         }
-    except (KeyError, TypeError, ValueError) as error:
+        if not all(math.isfinite(number) for numbers in thresholds.values() for number in numbers):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: denseface verify did not write it so; remove it and measure again") from error
     if name is None and thresholds:
         name = max(thresholds, key=thresholds.get)
@@ -88,5 +91,5 @@ def _read_sets(embedder):
         content = json.loads(path.read_bytes())
         same_model = content["model"]["sha256"] == embedder.identity["sha256"]
         return dict(content["sets"]) if same_model else {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: denseface verify did not write it so; remove it and measure again") from error
