@@ -1,0 +1,212 @@
+"""Every reader, with files that are damaged at random: it gives a value or an InputError of one line, and soon."""
+
+import io
+import json
+import math
+import resource
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_models import TINY_SHAPE, encode, pictures, tiny_symbol
+
+from denseface import checkpoint, networks
+from denseface.align import read_landmarks
+from denseface.arrays import read_arrays, write_arrays
+from denseface.checkpoint import TrainingState
+from denseface.datasets.pair_list import read_pair_list
+from denseface.errors import InputError
+from denseface.figures import find_threshold
+from denseface.gallery import Gallery, write_gallery
+from denseface.graph import read_symbol
+from denseface.pairs import read_bin, write_bin
+from denseface.pictures import load_picture
+from denseface.plugins import read_networks
+from denseface.records import FaceRecords, write_face_records
+
+CPU_SECONDS = 5.0
+GROWTH = 1 << 30
+INPUTS = [200, pytest.param(100_000, marks=pytest.mark.torture)]
+INTERESTING = [b"", b"\0", b"\xff", b"-1", b"0", b"nan", b"1e999", b"9" * 30, b",", b"\n", b"\t", b"\xff" * 8]
+INTERESTING += [number.to_bytes(size, "little") for size in (4, 8) for number in (1, 127, (1 << 31) - 1, 1 << 31)]
+
+
+@st.composite
+def damaged(draw, whole):
+    """A file with up to four places cut, overwritten, doubled or filled with something else."""
+    data = bytearray(draw(st.sampled_from(whole)))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        end = min(len(data), start + draw(st.sampled_from([0, 1, 2, 4, 8, 100])))
+        kind = draw(st.integers(0, 4))
+        if kind == 0 and start < len(data):
+            data[start] ^= 1 << draw(st.integers(0, 7))
+        elif kind == 1:
+            del data[start:]
+        elif kind == 2:
+            data[start:end] = draw(st.sampled_from(INTERESTING))
+        elif kind == 3:
+            data[start:end] = draw(st.binary(max_size=16))
+        else:
+            data[start:start] = data[start:end]
+    return bytes(data)
+
+
+def hold(strategy, read, count):
+    """Give many inputs to a reader."""
+    slowest = 0.0
+
+    @settings(
+        max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(strategy)
+    def only_input_errors(data):
+        nonlocal slowest
+        started = time.process_time()
+        try:
+            read(data)
+        except InputError as error:
+            assert str(error) and str(error).isprintable()
+        slowest = max(slowest, time.process_time() - started)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    only_input_errors()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    print(f"{count} inputs; the slowest took {slowest:.2f} s; memory grew by {grown >> 20} MiB")
+    assert slowest < CPU_SECONDS and grown < GROWTH
+
+
+def records(folder, file):
+    faces = [encode(picture, "JPEG") for picture in pictures(6)]
+    write_face_records(folder, [(i // 2, face) for i, face in enumerate(faces)], (16, 16))
+    return folder / file
+
+
+def read_records(path):
+    with FaceRecords(path.parent, images_filter=2) as found:
+        for key in found.keys[:20].tolist():
+            found.read_image(key)
+
+
+def pair_list(folder):
+    path = folder / "pairs.txt"
+    for name in "ab":
+        (folder / name).mkdir()
+        for number in (1, 2):
+            (folder / name / f"{name}_{number:04d}.jpg").touch()
+    path.write_bytes(b"a 1 2\na 1 b 2\n\na/a_0001.jpg b/b_0001.jpg 0\n")
+    return path
+
+
+def landmarks(folder):
+    path = folder / "landmarks.txt"
+    path.write_text("a/1.jpg 38 51 73 51 56 71 41 92 70 92\na b/2.jpg 38.5 51 73 51 56 71 41 92 70 92\n")
+    return path
+
+
+def parameters(folder):
+    path = folder / "model-0001.params"
+    with open(path, "wb") as file:
+        write_arrays(file, {"arg:a": np.ones((2, 3), np.float32), "aux:b": np.ones(4, np.int64)})
+    return path
+
+
+def symbol(folder):
+    path = folder / "model-symbol.json"
+    path.write_text(tiny_symbol().tojson())
+    return path
+
+
+def state(folder):
+    arrays = {name: np.ones(2, np.float32) for name in ("conv0_weight", "fc7_weight")}
+    checkpoint.save(folder / "model", tiny_symbol(), TrainingState(1, arrays, {}, arrays, {"best": {}}))
+    return folder / "model-0001.json"
+
+
+def read_state(path):
+    checkpoint.load_state(path.parent / "model", 1)
+
+
+def pairs(folder):
+    write_bin(folder / "set.bin", [encode(picture) for picture in pictures(4, (4, 4, 3))], [True, False])
+    return folder / "set.bin"
+
+
+def gallery(folder):
+    rows = np.eye(3, 4, dtype="<f4")
+    model = {"sha256": "00", "flip": True, "image_shape": [16, 16, 3], "prefix": "p", "epoch": 1}
+    write_gallery(folder / "out.npz", io.BytesIO(rows.tobytes()), rows.shape, ["a", "bb", "c"], 2, model)
+    return folder / "out.npz"
+
+
+def read_gallery(path):
+    found = Gallery(path)
+    places, _ = found.nearest(np.ones((1, found.shape[1]), np.float32) if found.shape[1] < 99 else np.ones((1, 4)), 2)
+    found.names(places.flat)
+
+
+def figures(folder):
+    path = folder / "model-0001.verification.json"
+    ways = {way: {"n_genuine": 10, "n_impostor": 10, "threshold": 0.25} for way in ("flip", "plain")}
+    path.write_text(json.dumps({"model": {"sha256": "0"}, "sets": {"orl": ways, "lfw": ways}}))
+    return path
+
+
+def read_figures(path):
+    model = SimpleNamespace(prefix=path.parent / "model", step=1)
+    threshold, _ = find_threshold(SimpleNamespace(model=model, identity={"sha256": "0"}, flip=True))
+    assert -math.inf < threshold < math.inf
+
+
+def network_file(folder):
+    path = folder / "networks.json"
+    path.write_text(json.dumps({"w": {"net_name": "fdensenet", "num_layers": 63, "net_blocks": [1, 2], "bn_mom": 0.5}}))
+    return path
+
+
+READERS = {
+    "records": (lambda folder: records(folder, "train.rec"), read_records),
+    "index": (lambda folder: records(folder, "train.idx"), read_records),
+    "property": (lambda folder: records(folder, "property"), read_records),
+    "pairs": (pairs, read_bin),
+    "parameters": (parameters, read_arrays),
+    "symbol": (symbol, read_symbol),
+    "manifest": (state, read_state),
+    "pair list": (pair_list, lambda path: read_pair_list(path, path.parent)),
+    "landmarks": (landmarks, read_landmarks),
+    "gallery": (gallery, read_gallery),
+    "figures": (figures, read_figures),
+    "networks": (network_file, lambda path: read_networks(path, {"num_layers": 1, "net_blocks": [1], "bn_mom": 0.9})),
+}
+
+
+@pytest.mark.parametrize("count", INPUTS)
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_an_input_error_of_one_line(tmp_path, name, count):
+    make, read = READERS[name]
+    path = make(tmp_path)
+
+    def read_damaged(data):
+        path.write_bytes(data)
+        read(path)
+
+    hold(damaged([path.read_bytes()]), read_damaged, count)
+
+
+@pytest.mark.parametrize("count", INPUTS)
+def test_a_damaged_picture_is_an_input_error_of_one_line(count):
+    kinds = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
+    whole = [encode(picture, kind) for kind, picture in zip(kinds, pictures(len(kinds)))]
+    hold(damaged(whole), lambda data: load_picture(data, TINY_SHAPE), count)
+
+
+@pytest.mark.parametrize("count", INPUTS)
+def test_anything_after_set_is_an_input_error_of_one_line(configured, count):
+    keys = sorted({*configured()} | {"lr", "seed", "ckpt"})
+    numbers = st.one_of(st.integers(), st.floats()).map(str)
+    values = st.one_of(st.text(), numbers, st.lists(numbers, max_size=4).map(",".join), st.sampled_from(["9" * 5000]))
+    assignments = st.one_of(st.text(), st.builds("{}={}".format, st.sampled_from(keys), values))
+    hold(assignments, lambda text: networks.configure("d63", "orl", "arcface", [text]), count)

@@ -1,0 +1,34 @@
+"""What a run takes, it takes once: memory, files and threads do not grow with its steps."""
+
+import os
+import resource
+import threading
+
+import pytest
+from test_training import make_run, records  # noqa: F401  a fixture
+
+CHECKPOINTS = 20
+
+
+def taken():
+    """Memory in MiB, open files, threads."""
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[1])
+    return pages * resource.getpagesize() >> 20, len(os.listdir("/proc/self/fd")), threading.active_count()
+
+
+@pytest.mark.parametrize("steps", [100, pytest.param(10_000, marks=pytest.mark.torture)])
+def test_memory_files_and_threads_stay_as_they_are(records, tmp_path, steps):  # noqa: F811
+    make_run(records, tmp_path / "first", steps=20, verbose=5).fit()  # what is taken once
+    before = taken()
+    run = make_run(records, tmp_path / "model", steps=steps, verbose=steps // CHECKPOINTS, frequent=steps // 20)
+    at_half = []
+    run.verify = lambda arguments, auxiliary: at_half.append(taken()) or {}
+    run.fit()
+    after = taken()
+    print(f"{steps} steps, {len(at_half)} checkpoints: memory {before[0]}, then "
+          f"{', '.join(str(memory) for memory, *_ in at_half[::5])}, {after[0]} MiB; "
+          f"files {before[1]} and {after[1]}; threads {before[2]} and {after[2]}")  # fmt: skip
+    assert len(at_half) == CHECKPOINTS
+    assert after[0] - before[0] < 30 and after[0] - at_half[CHECKPOINTS // 2][0] < 10
+    assert after[1:] == before[1:]
