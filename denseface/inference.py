@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from typing import TYPE_CHECKING
 
 from denseface.errors import InputError
+from denseface.graph import infer_shapes
 
 import mxnet as mx
 
@@ -64,17 +62,11 @@ def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tu
 def _output_shape(symbol, model, data_shape):
     """The shape of the output, or None where the parameters do not fit."""
     try:
-        # MXNet prints the shapes and warns before it raises.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            shapes, outputs, auxiliary = symbol.infer_shape(data=data_shape)
-    except mx.MXNetError:
+        shapes, outputs = infer_shapes(symbol, model.name, data=data_shape)
+    except InputError:
         return None
-    if shapes is None:
-        return None
-    names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
     given = {**model.arguments, **model.auxiliary}
-    fits = all(given[name].shape == shape for name, shape in zip(names, [*shapes, *auxiliary]) if name != "data")
+    fits = all(given[name].shape == shape for name, shape in shapes.items() if name != "data")
     return outputs[0] if fits else None
 
 

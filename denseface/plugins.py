@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from denseface.errors import InputError
+from denseface.graph import parse_symbol
 
 import mxnet as mx
 
@@ -76,6 +77,7 @@ def build(path: Path) -> mx.sym.Symbol:
         raise InputError(f"{path}: get_symbol() gave {type(symbol).__name__}, not a symbol")
     if len(symbol.list_outputs()) != 1 or "data" not in symbol.list_inputs():
         raise InputError(f"{path}: the symbol of get_symbol() must have one output and the input data")
+    parse_symbol(symbol.tojson(), str(path))  # what could not be read back after training is refused before
     return symbol
 
 
