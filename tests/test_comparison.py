@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from tiny_models import TINY_SHAPE, encode, pictures, tiny_model, tiny_symbol
@@ -75,3 +76,11 @@ def test_compare_prints_a_table(capsys, model):
 )
 def test_compare_says_what_it_needs(capsys, arguments, message):
     assert run(capsys, "compare", *arguments) == (1, "", f"denseface: error: {message}\n")
+
+
+def test_the_page_on_networks_shows_commands_that_exist():
+    page = (Path(__file__).parent.parent / "docs" / "networks.md").read_text()
+    commands = [line.split()[1:] for line in page.splitlines() if line.startswith("denseface ")]
+    assert {command[0] for command in commands} == {"summary", "plot", "compare", "plot-run", "verify"}
+    for command in commands:
+        assert callable(cli._parser().parse_args(command).run)

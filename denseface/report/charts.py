@@ -96,7 +96,7 @@ def draw_run(folder: str | Path) -> Figure:
         verified.legend(fontsize=8, frameon=False)
     else:
         verified.text(0.5, 0.5, "none yet", color=MUTED, ha="center", transform=verified.transAxes)
-    accuracy.set_ylim(0, 1.02)
+    accuracy.set_ylim(-0.02, 1.02)
     rate.set_ylim(bottom=0)
     for axes in figure.axes:
         axes.grid(color="#dddddd", linewidth=0.6)
