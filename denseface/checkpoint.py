@@ -264,7 +264,8 @@ def _manifest(prefix, step):
     try:
         with open_input(_path(prefix, step, "json")) as file:
             manifest = json.load(file)
-        if all(_mark(_path(prefix, step, kind)) == manifest["files"][kind] for kind in ("params", "states")):
+        fits = all(_mark(_path(prefix, step, kind)) == manifest["files"][kind] for kind in ("params", "states"))
+        if fits and isinstance(manifest["progress"], dict):
             return manifest
     except (InputError, ValueError, KeyError, TypeError, RecursionError):
         pass

@@ -156,6 +156,7 @@ class Run:
             with _stop_on_signal() as stop, logging_redirect_tqdm(), bar:
                 self._fit(stream, log, bar, stop)
                 self._save()
+                self._tidy()  # a run that ended may have been killed before it did
                 return self.step >= self.plan.steps
         finally:
             stream.close()
@@ -226,9 +227,15 @@ class Run:
         state = TrainingState(self.step, arguments, auxiliary, momenta, progress)
         checkpoint.save(self.prefix, self.deployed, state)
         self._saved_step = self.step
-        models = {KEEP_EVERY_BEST: self._bests, KEEP_ALL: None, KEEP_BEST: self._bests[-1:]}[self.plan.keep]
-        checkpoint.keep_only(self.prefix, models, states=[self.step])
+        self._tidy()
         logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)
+
+    def _tidy(self) -> None:
+        """Remove checkpoints that the newest replaces, and what a crash left."""
+        if self.plan.keep == KEEP_NOTHING or not self._saved_step:
+            return
+        models = {KEEP_EVERY_BEST: self._bests, KEEP_ALL: None, KEEP_BEST: self._bests[-1:]}[self.plan.keep]
+        checkpoint.keep_only(self.prefix, models, states=[self._saved_step])
 
     def _divergence(self, what: str, step: int) -> str:
         rate = self.plan.rate(step - 1)

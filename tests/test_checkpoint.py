@@ -206,3 +206,11 @@ def test_a_strange_manifest_is_no_checkpoint(prefix, manifest):
     checkpoint.save(prefix, embedding_symbol(), make_state(3))
     Path(f"{prefix}-0003.json").write_bytes(manifest)
     assert checkpoint.complete_steps(prefix) == []
+
+
+def test_a_manifest_without_progress_is_no_checkpoint(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    path = Path(f"{prefix}-0003.json")
+    path.write_text(path.read_text().replace("progress", "qrogress"))
+    with pytest.raises(InputError, match="no complete checkpoint"):
+        checkpoint.load_state(prefix, 3)

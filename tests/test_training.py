@@ -253,6 +253,18 @@ def test_the_whole_network_is_saved_on_request_and_resumes(records, tmp_path):
     assert_same_state(run, plain)
 
 
+def test_a_run_killed_after_its_last_checkpoint_is_tidied_up(records, tmp_path, monkeypatch):
+    run = make_run(records, tmp_path / "model", steps=4, verbose=2)
+    monkeypatch.setattr(checkpoint, "keep_only", lambda *args, **kwargs: None)  # as if it had not come to that
+    run.fit()
+    assert len(list(tmp_path.glob("model-*.params"))) == 2
+    monkeypatch.undo()
+    run = make_run(records, tmp_path / "model", steps=4)
+    run.resume(4)
+    run.fit()
+    assert [path.name for path in tmp_path.glob("model-*.params")] == ["model-0004.params"]
+
+
 def test_a_run_of_another_network_is_not_resumed(records, tmp_path):
     run = make_run(records, tmp_path / "model", steps=4)
     run.fit()
