@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from denseface.cropping import Cropper
 from denseface.embedding import Embedder
 from denseface.errors import InputError
 from denseface.files import writing
@@ -76,6 +77,7 @@ def embed_all(
     sources: Iterable[Source],
     out: str | Path,
     *,
+    crop: Cropper | None = None,
     strict: bool = False,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> Counts:
@@ -89,6 +91,8 @@ def embed_all(
         The pictures.  A broken one is named in a warning (the first 20; then they are counted) and left out.
     out : path-like
         The file to write; see :mod:`denseface.gallery`.
+    crop : Cropper, optional
+        What cuts the faces out; without it, the pictures show aligned faces.  One that it fails at counts as broken.
     strict : bool
         Stop at a broken picture instead.
     on_progress : callable
@@ -106,9 +110,9 @@ def embed_all(
     """
     out = Path(out)
     folder = out.with_name(out.name + ".partial")
-    with _Work(folder, embedder, strict) as work:
+    with _Work(folder, embedder, crop, strict) as work:
         remaining = work.take_over(iter(sources), on_progress)
-        decode = partial(_decode, image_shape=embedder.image_shape)
+        decode = partial(_decode, image_shape=embedder.image_shape, crop=crop)
         decoded = ordered_map(decode, remaining, _THREADS, ahead=2 * embedder.batch_size)
         try:
             while batch := list(itertools.islice(decoded, embedder.batch_size)):
@@ -128,7 +132,7 @@ def embed_all(
 class _Work:
     """The folder of a run, open; a second run is kept out."""
 
-    def __init__(self, folder: Path, embedder: Embedder, strict: bool):
+    def __init__(self, folder: Path, embedder: Embedder, crop: Cropper | None, strict: bool):
         self.counts = Counts()
         self._embedder = embedder
         self._strict = strict
@@ -139,6 +143,8 @@ class _Work:
             "flip": embedder.flip,
             "image_shape": list(embedder.image_shape),
         }
+        if crop is not None:
+            self._model["crop"] = crop.description
         folder.mkdir(parents=True, exist_ok=True)
         self._rows, self._log = (open(folder / name, "a+b") for name in ("rows", "log"))  # noqa: SIM115
         try:
@@ -241,14 +247,15 @@ class _Work:
                 yield name
 
 
-def _decode(source, image_shape):
+def _decode(source, image_shape, crop):
     stamp = _stamp(source)
     try:
         payload = source.load()
     except InputError as error:
         return _Decoded(source, stamp, None, str(error))
     try:
-        return _Decoded(source, stamp, load_picture(payload, image_shape), None)
+        picture = payload if crop is None else crop(source.name, payload)
+        return _Decoded(source, stamp, load_picture(picture, image_shape), None)
     except InputError as error:
         return _Decoded(source, stamp, None, f"{source.name}: {error}")
 

@@ -82,7 +82,7 @@ class Gallery:
         How many embeddings there are, and how long one is.
     model : dict
         Which model they come from: ``prefix``, ``epoch``, ``sha256``, and how they were computed: ``engine``, ``flip``,
-        ``image_shape`` (height, width, channels).
+        ``image_shape`` (height, width, channels), and ``crop`` if faces were cut out of the pictures.
 
     Raises
     ------

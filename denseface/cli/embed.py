@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from denseface.cli.console import FAILED, OK
-from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder
+from denseface.cli.options import (
+    add_alignment_options,
+    add_example,
+    add_model_options,
+    add_no_flip,
+    load_cropper,
+    load_embedder,
+)
+from denseface.errors import InputError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -13,10 +22,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "embed",
         help="compute the embeddings of pictures",
-        description="Write the embeddings of pictures of aligned faces to a file. A PATH is a picture; a folder, "
-        "searched with all folders below it; a list .txt of paths, one a line; a record file .rec, or the folder of "
-        "train.rec; or a verification set .bin. A picture that cannot be read is named and left out; the exit code is "
-        "1 then. The same command goes on where an earlier one was interrupted.",
+        description="Write the embeddings of pictures to a file. A PATH is a picture; a folder, searched with all "
+        "folders below it; a list .txt of paths, one a line; a record file .rec, or the folder of train.rec; or a "
+        "verification set .bin. The pictures show aligned faces, or --landmarks or --detect cuts the faces out. A "
+        "picture that cannot be read, or has no face, is named and left out; the exit code is 1 then. The same command "
+        "goes on where an earlier one was interrupted.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="where the pictures are")
     parser.add_argument(
@@ -24,10 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
     add_model_options(parser)
+    add_alignment_options(parser)
     add_no_flip(parser)
     add_example(
         parser,
         "denseface embed faces/ --model models/d63-arcface-orl/model,100 -o faces.npz",
+        "denseface embed photos/ --detect --model models/d63-arcface-orl/model -o photos.npz",
         "denseface embed datasets/orl --model model.onnx --engine openvino -o orl.npz",
     )
     parser.set_defaults(run=run)
@@ -43,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     with Sources(args.paths) as sources:
         embedder = load_embedder(args, flip=not args.no_flip)
+        crop = load_cropper(args, embedder, _folder(args) if args.landmarks else ".")
         with tqdm(total=len(sources), unit="picture", disable=None) as bar, logging_redirect_tqdm([logger]):
-            counts = embed_all(embedder, sources, args.out, strict=args.strict, on_progress=bar.update)
+            counts = embed_all(embedder, sources, args.out, crop=crop, strict=args.strict, on_progress=bar.update)
     said = [f"{counts.embedded} embeddings of {embedder.emb_size} values"]
     if counts.taken_over:
         said.append(f"{counts.taken_over} pictures done by the run before")
@@ -52,3 +65,11 @@ def run(args: argparse.Namespace) -> int:
         said.append(f"{counts.skipped} pictures skipped")
     print(f"{args.out}: {', '.join(said)}")
     return FAILED if counts.skipped else OK
+
+
+def _folder(args):
+    """The folder below which the pictures of ``--landmarks`` are."""
+    if len(args.paths) > 1:
+        raise InputError("--landmarks: the paths in it are those below one PATH; give one")
+    path = Path(args.paths[0])
+    return path if path.is_dir() else path.parent

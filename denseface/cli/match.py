@@ -6,7 +6,14 @@ import argparse
 import json
 
 from denseface.cli.console import OK
-from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder
+from denseface.cli.options import (
+    add_alignment_options,
+    add_example,
+    add_model_options,
+    add_no_flip,
+    load_cropper,
+    load_embedder,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -14,12 +21,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "match",
         help="tell whether two pictures show the same person",
-        description="Compare two pictures of aligned faces. They show the same person if their score, the cosine "
-        "similarity of their embeddings, is at or above the threshold. By default that is the threshold of the "
-        "highest accuracy that denseface verify has found for this model, on the largest set it was measured on.",
+        description="Compare two pictures of aligned faces, or of faces that --landmarks or --detect cuts out. They "
+        "show the same person if their score, the cosine similarity of their embeddings, is at or above the threshold. "
+        "By default that is the threshold of the highest accuracy that denseface verify has found for this model, on "
+        "the largest set it was measured on.",
     )
-    parser.add_argument("pictures", nargs=2, metavar="PICTURE", help="a picture of an aligned face")
+    parser.add_argument("pictures", nargs=2, metavar="PICTURE", help="a picture of a face")
     add_model_options(parser)
+    add_alignment_options(parser)
     add_no_flip(parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--threshold", type=float, metavar="SCORE", help="a threshold of your own, -1 to 1")
@@ -38,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     threshold, source = args.threshold, "--threshold"
     if threshold is None:
         threshold, source = find_threshold(embedder, args.set)
-    score = float(similarity(*embedder.embed(args.pictures)))
+    crop = load_cropper(args, embedder)
+    pictures = args.pictures if crop is None else [crop.read(picture) for picture in args.pictures]
+    score = float(similarity(*embedder.embed(pictures)))
     same = score >= threshold
     if args.json:
         print(json.dumps({"same": same, "score": score, "threshold": threshold, "threshold_of": source}, indent=2))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denseface.engines import ENGINES
+from denseface.errors import InputError
 
 if TYPE_CHECKING:
+    from denseface.cropping import Cropper
     from denseface.embedding import Embedder
 
 
@@ -51,6 +54,38 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_no_flip(parser: argparse.ArgumentParser) -> None:
     """Add ``--no-flip``."""
     parser.add_argument("--no-flip", action="store_true", help="leave out mirror images, which takes half the time")
+
+
+def add_alignment_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`load_cropper` reads."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--landmarks",
+        metavar="FILE",
+        help="cut the faces out by this file; a line is a picture's path and x, y of both eyes, nose, mouth corners",
+    )
+    choice.add_argument(
+        "--detect",
+        action="store_true",
+        help="cut out the largest face in each picture, found by the insightface package",
+    )
+    parser.add_argument(
+        "--detector",
+        metavar="PACK_OR_FILE",
+        help="what --detect finds faces with: a pack in ~/.insightface/models, or a file .onnx (default: buffalo_l)",
+    )
+
+
+def load_cropper(args: argparse.Namespace, embedder: Embedder, folder: str | Path = ".") -> Cropper | None:
+    """Make what cuts the faces out, if the options ask for it; paths in ``--landmarks`` are those below ``folder``."""
+    if args.detector and not args.detect:
+        raise InputError("--detector says what --detect finds faces with; give both")
+    if not (args.detect or args.landmarks):
+        return None
+    from denseface.cropping import Cropper, Detector, LandmarkFile
+
+    locate = Detector(args.detector or "buffalo_l") if args.detect else LandmarkFile(args.landmarks, folder)
+    return Cropper(locate, embedder.image_shape)
 
 
 def load_embedder(args: argparse.Namespace, flip: bool = True) -> Embedder:

@@ -6,7 +6,14 @@ import argparse
 import json
 
 from denseface.cli.console import FAILED, OK, print_table, report_error
-from denseface.cli.options import add_example, add_model_options, load_embedder, positive
+from denseface.cli.options import (
+    add_alignment_options,
+    add_example,
+    add_model_options,
+    load_cropper,
+    load_embedder,
+    positive,
+)
 from denseface.errors import InputError
 
 
@@ -16,13 +23,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "search",
         help="find the most similar faces among embeddings",
         description="Find the most similar faces in a file that denseface embed wrote. The scores "
-        "are cosine similarities, -1 to 1. The file must come from the same model. A picture that cannot be read is "
-        "named, and the others are still searched for; the exit code is 1 then.",
+        "are cosine similarities, -1 to 1. The file must come from the same model. The pictures show aligned faces, "
+        "or --landmarks or --detect cuts the faces out. A picture that cannot be read, or has no face, is named, and "
+        "the others are still searched for; the exit code is 1 then.",
     )
     parser.add_argument("gallery", metavar="GALLERY.npz", help="what denseface embed wrote")
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="pictures of aligned faces to search for")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="pictures of faces to search for")
     parser.add_argument("-k", type=positive, default=5, metavar="N", help="how many to find for each (default: 5)")
     add_model_options(parser)
+    add_alignment_options(parser)
     parser.add_argument("--json", action="store_true", help="print what is found as JSON")
     add_example(parser, "denseface search faces.npz anna.jpg --model models/d63-arcface-orl/model,100 -k 3")
     parser.set_defaults(run=run)
@@ -38,10 +47,11 @@ def run(args: argparse.Namespace) -> int:
     args.image_size = args.image_size or tuple(gallery.model["image_shape"])
     embedder = load_embedder(args, flip=gallery.model["flip"])
     _check_model(gallery, embedder)
+    crop = load_cropper(args, embedder)
     queries = {}
     for picture in args.pictures:
         try:
-            queries[picture] = embedder.embed(picture)[0]
+            queries[picture] = embedder.embed(picture if crop is None else crop.read(picture))[0]
         except InputError as error:
             report_error(error)
     if queries:

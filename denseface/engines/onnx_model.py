@@ -61,7 +61,7 @@ def require(package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise InputError(f"this engine needs the package {package}: pip install 'denseface[{extra}]'") from error
+        raise InputError(f"this needs the package {package}: pip install 'denseface[{extra}]'") from error
 
 
 def read_onnx(path: str | Path) -> OnnxModel:
