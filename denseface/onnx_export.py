@@ -1,9 +1,9 @@
 """MXNet networks as ONNX models, checked against MXNet before they are kept.
 
-`convert` walks the symbol's graph and replaces each operator by the ONNX operators that mean the same in inference.
-Nodes keep their names. Dropout and the like leave no trace, so a network that starts by normalising its pictures starts
-in ONNX with the nodes ``_minusscalar0`` (Sub) and ``_mulscalar0`` (Mul), by which the insightface package sees that it
-must not normalise them itself.
+`convert` freezes the network (see `denseface.freeze`), walks its graph and replaces each operator by the ONNX operators
+that mean the same. Nodes keep their names. Dropout and the like leave no trace, so a network that starts by normalising
+its pictures starts in ONNX with the nodes ``_minusscalar0`` (Sub) and ``_mulscalar0`` (Mul), by which the insightface
+package sees that it must not normalise them itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from denseface.errors import InputError
 from denseface.files import replacing
+from denseface.freeze import freeze
 from denseface.onnx_operators import CONVERTERS, Graph, Node
 
 OLDEST_OPSET = 17
@@ -90,8 +91,9 @@ def convert(symbol, arg_params, aux_params, input_shape, *, dynamic_batch=True, 
     if len(outputs) != 1:
         raise InputError(f"a network must have one output to be exported, not {len(outputs)}: {', '.join(outputs)}")
 
-    layout = json.loads(symbol.tojson())
-    params = {name: value.asnumpy().astype(np.float32) for name, value in {**arg_params, **aux_params}.items()}
+    arrays = [{k: v.asnumpy().astype(np.float32) for k, v in given.items()} for given in (arg_params, aux_params)]
+    symbol, arguments, auxiliary = freeze(symbol, *arrays)
+    layout, params = json.loads(symbol.tojson()), {**arguments, **auxiliary}
     _check_inputs(layout["nodes"], params)
     shapes = _infer_shapes(symbol, tuple(input_shape), params, dynamic_batch)
 

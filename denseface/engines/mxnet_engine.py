@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from denseface.errors import InputError
+from denseface.freeze import freeze
 from denseface.inference import checked_embedding
 from denseface.rewrite import Node, rewrite
 
@@ -43,7 +44,9 @@ class MXNetEngine:
         self.batch_size = batch_size
         data_shape = (batch_size, *input_shape)
         symbol, self.emb_size = checked_embedding(model, data_shape)
-        self._executor = _bind(rewrite(symbol, _with_flat_input), model, data_shape, context or mx.cpu())
+        symbol, *parameters = freeze(symbol, model.arguments, model.auxiliary)
+        symbol = rewrite(symbol, _with_flat_input)
+        self._executor = _bind(symbol, parameters, data_shape, context or mx.cpu(), model.name)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
@@ -61,13 +64,13 @@ def _with_flat_input(node):
     return node
 
 
-def _bind(symbol, model, data_shape, context):
+def _bind(symbol, parameters, data_shape, context, name):
     try:
         executor = symbol.simple_bind(context, grad_req="null", data=data_shape)
     except RuntimeError as error:  # simple_bind makes one of every MXNetError
         reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{model.name}: MXNet cannot run it on {context}: {reason}") from error
-    for own, given in ((executor.arg_dict, model.arguments), (executor.aux_dict, model.auxiliary)):
+        raise InputError(f"{name}: MXNet cannot run it on {context}: {reason}") from error
+    for own, given in zip((executor.arg_dict, executor.aux_dict), parameters):
         for name, array in own.items():
             if name != "data":
                 array[:] = given[name]
