@@ -1,0 +1,1 @@
+"""Measurements of this project beside its peers, on one machine in one run: ``python -m bench``."""

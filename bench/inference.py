@@ -1,0 +1,129 @@
+"""Contenders that embed a batch of pictures."""
+
+from __future__ import annotations
+
+import io
+
+from bench.model import FACE, faces, make_model
+from bench.race import Contender
+from denseface.engines import make_engine
+
+# Rounding to 8 bits of precision, seventy layers deep.
+_BF16 = 0.05
+
+
+def contenders(network: str, activation: str, batch_size: int) -> list[Contender]:
+    """Everyone who can embed such a batch; the first is PyTorch's export in ONNX Runtime."""
+    task = (network, activation, batch_size)
+    half = {"OMP_NUM_THREADS": str(max(1, cores() // 2))}
+    return [
+        Contender("PyTorch's export in ONNX Runtime", torch_in_onnxruntime, task),
+        Contender("PyTorch's export in OpenVINO", torch_in_openvino, (*task, "f32")),
+        Contender("PyTorch's export in OpenVINO, bf16", torch_in_openvino, (*task, "bf16"), tolerance=_BF16),
+        Contender("PyTorch eager", torch_eager, task),
+        Contender("PyTorch compiled", torch_compiled, task),
+        Contender("plain symbol in MXNet, on half the cores as MXNet chooses", plain_symbol, task, half),
+        Contender("plain symbol in MXNet, on all cores", plain_symbol, task),
+        Contender("denseface, mxnet", engine, ("mxnet", *task)),
+        Contender("denseface, onnxruntime", engine, ("onnxruntime", *task)),
+        Contender("denseface, openvino", engine, ("openvino", *task)),
+        Contender("denseface, openvino-bf16", engine, ("openvino-bf16", *task), tolerance=_BF16),
+    ]
+
+
+def plain_symbol(network, activation, batch_size):
+    """What InsightFace's users run: the symbol as it was saved."""
+    import mxnet as mx
+
+    model = make_model(network, activation)
+    executor = model.symbol.simple_bind(mx.cpu(), grad_req="null", data=(batch_size, *FACE))
+    for own, given in ((executor.arg_dict, model.arguments), (executor.aux_dict, model.auxiliary)):
+        for name, array in given.items():
+            own[name][:] = array
+    pictures = faces(batch_size)
+    return lambda: executor.forward(is_train=False, data=mx.nd.array(pictures))[0].asnumpy()
+
+
+def engine(name, network, activation, batch_size):
+    """This project."""
+    bound = make_engine(name, make_model(network, activation), batch_size)
+    pictures = faces(batch_size)
+    return lambda: bound(pictures)
+
+
+def torch_eager(network, activation, batch_size):
+    """PyTorch as it is."""
+    return _in_torch(_torch_network(network, activation), batch_size)
+
+
+def torch_compiled(network, activation, batch_size):
+    """PyTorch through its compiler."""
+    import torch
+
+    return _in_torch(torch.compile(_torch_network(network, activation)), batch_size)
+
+
+def torch_in_onnxruntime(network, activation, batch_size):
+    """PyTorch's ONNX export in ONNX Runtime."""
+    import onnxruntime
+
+    content = _torch_onnx(network, activation, batch_size)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    pictures = faces(batch_size)
+    return lambda: session.run(None, {"data": pictures})[0]
+
+
+def torch_in_openvino(network, activation, batch_size, precision):
+    """PyTorch's ONNX export in OpenVINO."""
+    import sys
+
+    sys.modules.setdefault("openvino_telemetry", None)  # it reports over the network
+    import openvino
+
+    core = openvino.Core()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    compiled = core.compile_model(core.read_model(_torch_onnx(network, activation, batch_size)), "CPU", settings)
+    pictures = faces(batch_size)
+    return lambda: compiled(pictures)[0].copy()
+
+
+def cores() -> int:
+    """Cores that MXNet computes on."""
+    import os
+
+    import mxnet as mx
+
+    assert mx
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
+def _torch_network(network, activation):
+    import torch
+
+    from bench.torch_densenet import copy_of
+
+    torch.set_num_threads(cores())
+    return copy_of(make_model(network, activation), int(network[1:]), activation).eval()
+
+
+def _in_torch(network, batch_size):
+    import torch
+
+    pictures = torch.from_numpy(faces(batch_size))
+
+    def run():
+        with torch.inference_mode():
+            return network(pictures).numpy()
+
+    return run
+
+
+def _torch_onnx(network, activation, batch_size):
+    import torch
+
+    content = io.BytesIO()
+    pictures = torch.from_numpy(faces(batch_size))
+    torch.onnx.export(
+        _torch_network(network, activation), (pictures,), content, input_names=["data"], opset_version=17, dynamo=False
+    )
+    return content.getvalue()

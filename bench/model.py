@@ -1,0 +1,76 @@
+"""The network that everyone computes: one DenseNet, its parameters drawn from their names."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from denseface import networks
+from denseface.checkpoint import Model
+
+import mxnet as mx
+
+FACE = (3, 112, 112)
+CLASSES = 1000
+
+
+def make_model(network: str, activation: str, head: str = "E") -> Model:
+    """A network with parameters of usual sizes, the same in every process."""
+    configure(network, activation, head)
+    symbol = networks.embedding_symbol()
+    arguments, _, auxiliary = symbol.infer_shape(data=(1, *FACE))
+    return Model(
+        symbol,
+        {name: _drawn(name, s) for name, s in zip(symbol.list_arguments(), arguments) if name != "data"},
+        {name: _drawn(name, s) for name, s in zip(symbol.list_auxiliary_states(), auxiliary)},
+        f"{network} {activation} {head}",
+        0,
+    )
+
+
+def configure(network: str, activation: str, head: str) -> None:
+    """Fill the configuration: embeddings of 512 values, and a softmax over ``CLASSES`` for training."""
+    settings = [
+        f"net_act={activation}",
+        f"net_output={head}",
+        "emb_size=512",
+        f"num_classes={CLASSES}",
+        "fc7_no_bias=true",
+    ]
+    networks.configure(network, "orl", "softmax", settings)
+
+
+def training_symbol(model: Model) -> mx.sym.Symbol:
+    """The model with a softmax over ``CLASSES``."""
+    return networks.training_symbol(model.symbol)
+
+
+def class_weights() -> np.ndarray:
+    """Weights of the softmax: float32 (CLASSES, 512)."""
+    return _drawn("fc7_weight", (CLASSES, 512))
+
+
+def faces(count: int) -> np.ndarray:
+    """Pictures of noise: float32 (count, 3, 112, 112), 0 to 255."""
+    return np.random.RandomState(0).randint(0, 256, (count, *FACE)).astype(np.float32)
+
+
+def labels(count: int) -> np.ndarray:
+    """Whose they are: float32 (count,)."""
+    return np.random.RandomState(1).randint(0, CLASSES, count).astype(np.float32)
+
+
+def _drawn(name, shape):
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("_alpha"):
+        value = np.full(shape, 0.25)
+    elif name == "fc1_gamma":  # fixed at 1
+        value = np.ones(shape)
+    elif name.endswith(("_gamma", "_var")):
+        value = random.uniform(0.5, 1.5, shape)
+    elif name.endswith(("_beta", "_bias", "_mean")):
+        value = 0.1 * random.standard_normal(shape)
+    else:
+        value = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    return value.astype(np.float32)

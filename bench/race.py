@@ -1,0 +1,176 @@
+"""Contenders, each in a process of its own, that run by turns.
+
+A process of its own gives each its own thread pool and its own peak memory; only one of them computes at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to measure.
+
+    Attributes
+    ----------
+    name : str
+        As in the table.
+    make : callable
+        A function at the top of its module; called with `arguments` in the contender's process, it gives a callable
+        that does the work once and returns the output.
+    arguments : tuple
+    environment : dict of str to str
+        Variables set in the contender's process.
+    tolerance : float
+        Largest difference of its first output from the first contender's, relative to the largest value.
+    """
+
+    name: str
+    make: Callable[..., Callable[[], np.ndarray]]
+    arguments: tuple = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    tolerance: float = 1e-3
+
+
+def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -> list[dict]:
+    """Let contenders work by turns, once they are shown to agree.
+
+    Parameters
+    ----------
+    contenders : list of Contender
+        The first is what the others are held against.
+    rounds : int
+        How often each is timed.
+    log : callable
+        Told who is left out, and why.
+
+    Returns
+    -------
+    list of dict
+        One a contender that could run: its ``name``, ``seconds`` (median), ``fastest``, ``difference`` from the
+        first's output and ``cosine`` to it (the least of a batch), and ``peak_memory`` in bytes.
+
+    Raises
+    ------
+    RuntimeError
+        If an output is too far from the first contender's.
+    """
+    with contextlib.ExitStack() as stack:
+        running = []
+        for contender in contenders:
+            try:
+                running.append((contender, stack.enter_context(_process(contender))))
+            except _UnableError as error:
+                log(f"left out: {contender.name}: {error}")
+        outputs = [_ask(pipe, "output") for _, pipe in running]
+        distances = [_distance(output, outputs[0]) for output in outputs]
+        for (contender, _), (difference, _) in zip(running, distances):
+            if not difference <= contender.tolerance:
+                raise RuntimeError(f"{contender.name} differs from {running[0][0].name} by {difference:.1e}")
+        times = [[] for _ in running]
+        for _ in range(rounds):
+            for (_, pipe), seconds in zip(running, times):
+                seconds.append(_ask(pipe, "time"))
+        return [
+            {
+                "name": contender.name,
+                "seconds": float(np.median(seconds)),
+                "fastest": min(seconds),
+                "difference": difference,
+                "cosine": cosine,
+                "peak_memory": _ask(pipe, "memory"),
+            }
+            for (contender, pipe), seconds, (difference, cosine) in zip(running, times, distances)
+        ]
+
+
+class _UnableError(Exception):
+    """A contender cannot run here; the message says why."""
+
+
+@contextlib.contextmanager
+def _process(contender) -> Iterator:
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=_serve, args=(other, contender), daemon=True)
+    with _environment(contender.environment):
+        process.start()
+    other.close()
+    try:
+        _answer(pipe)
+        yield pipe
+    finally:
+        pipe.close()
+        process.join()
+
+
+@contextlib.contextmanager
+def _environment(variables):
+    """Set variables for a while."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _serve(pipe, contender):
+    """Answer, in the contender's process, until the pipe is closed."""
+    try:
+        run = contender.make(*contender.arguments)
+        first = run()
+        run()  # some set themselves up at the second call
+        pipe.send((None, None))
+    except Exception as error:  # whatever a peer raises, the others go on without it
+        pipe.send((f"{type(error).__name__}: {error}".splitlines()[0][:200], None))
+        return
+    with contextlib.suppress(EOFError):
+        while True:
+            question = pipe.recv()
+            if question == "time":
+                start = time.perf_counter()
+                run()
+                pipe.send((None, time.perf_counter() - start))
+            else:
+                pipe.send((None, first if question == "output" else _peak_memory()))
+
+
+def _peak_memory():
+    """Of this process, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _ask(pipe, question):
+    pipe.send(question)
+    return _answer(pipe)
+
+
+def _answer(pipe):
+    try:
+        error, value = pipe.recv()
+    except EOFError:
+        raise _UnableError("its process ended") from None
+    if error:
+        raise _UnableError(error)
+    return value
+
+
+def _distance(output, expected):
+    """Largest difference relative to the largest value, and least cosine over the rows."""
+    output, expected = np.atleast_2d(output).astype(np.float64), np.atleast_2d(expected).astype(np.float64)
+    lengths = np.linalg.norm(output, axis=1) * np.linalg.norm(expected, axis=1)
+    cosine = (output * expected).sum(axis=1) / lengths
+    return float(np.abs(output - expected).max() / np.abs(expected).max()), float(cosine.min())

@@ -1,0 +1,63 @@
+"""Results as a file for programs and a page for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write(folder: Path, results: Mapping) -> Path:
+    """Write ``results.json`` and ``results.md``; gives the page's path.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if need be.
+    results : dict
+        ``command``, ``machine``, ``limits`` and ``races``; each race has a ``title``, what is ``done`` in a run (how
+        many, and of what), ``rounds`` and ``rows`` as :func:`bench.race.race` gives them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    page = folder / "results.md"
+    page.write_text(markdown(results), encoding="utf-8")
+    return page
+
+
+def markdown(results: Mapping) -> str:
+    """The page."""
+    machine = results["machine"]
+    packages = ", ".join(f"{name} {version or 'not installed'}" for name, version in machine["packages"].items())
+    lines = [
+        "# Measurements",
+        "",
+        f"`{results['command']}`",
+        "",
+        f"{machine['cores']} cores, {machine['processor']} ({' '.join(machine['instructions'])}), {machine['memory']}; "
+        f"load before the run {machine['load before']:.1f}; Python {machine['python']}, {packages}.",
+        "",
+        "Each contender has a process of its own; one computes at a time, by turns. Seconds are medians. Outputs were",
+        "compared with the first contender's before anything was timed: largest difference, relative to the largest",
+        "value, and least cosine.",
+        "",
+    ]
+    for name, (amount, unit) in results["limits"].items():
+        lines.append(f"- {name}: {amount:.0f} {unit}")
+    for race in results["races"]:
+        lines += ["", *_table(race)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(race):
+    count, unit = race["done"]
+    first = race["rows"][0]["seconds"]
+    yield from [f"## {race['title']}", "", f"{race['rounds']} rounds.", ""]
+    yield f"| contender | ms | {unit}/s | times the first | difference | cosine | peak memory, MB |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for row in race["rows"]:
+        yield (
+            f"| {row['name']} | {row['seconds'] * 1e3:.1f} | {count / row['seconds']:.1f} | "
+            f"{first / row['seconds']:.2f} | {row['difference']:.0e} | {row['cosine']:.5f} | "
+            f"{row['peak_memory'] / 1e6:.0f} |"
+        )

@@ -1,0 +1,88 @@
+"""What the measurements are made of; nothing is timed here for its speed."""
+
+import importlib
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+
+from bench.model import faces, make_model
+from bench.race import Contender, race
+from bench.report import markdown
+
+
+def constant(name, value):
+    """Its output is a matrix of this value; the process imports nothing but NumPy."""
+    return Contender(name, partial, (np.full, (2, 3), value))
+
+
+def test_contenders_that_agree_are_timed_and_the_others_named():
+    said = []
+    rows = race(
+        [
+            constant("one", 1.0),
+            Contender("peer", importlib.import_module, ("no_such_peer",)),
+            constant("nearly", 1.0001),
+        ],
+        rounds=2,
+        log=said.append,
+    )
+    assert said == ["left out: peer: ModuleNotFoundError: No module named 'no_such_peer'"]
+    assert [row["name"] for row in rows] == ["one", "nearly"]
+    assert [row["difference"] for row in rows] == pytest.approx([0, 1e-4])
+    assert all(0 < row["fastest"] <= row["seconds"] and row["peak_memory"] > 1e6 for row in rows)
+    assert rows[1]["cosine"] == pytest.approx(1)
+
+
+def test_contenders_that_compute_something_else_are_not_timed():
+    with pytest.raises(RuntimeError, match=r"^other differs from one by 1.0e\+00$"):
+        race([constant("one", 1.0), constant("other", 2.0)], rounds=1, log=print)
+    with pytest.raises(RuntimeError, match="differs from one by nan"):
+        race([constant("one", 1.0), constant("other", np.nan)], rounds=1, log=print)
+
+
+def test_the_network_is_the_same_in_every_process(configured):
+    first, second = make_model("d63", "prelu"), make_model("d63", "prelu")
+    assert first.symbol.list_outputs() == ["fc1_output"]
+    for name, array in {**first.arguments, **first.auxiliary}.items():
+        np.testing.assert_array_equal(array, {**second.arguments, **second.auxiliary}[name])
+    np.testing.assert_array_equal(faces(2), faces(2))
+
+
+def test_the_page_holds_rates_and_ratios():
+    row = {"seconds": 0.2, "fastest": 0.1, "difference": 1e-6, "cosine": 1.0, "peak_memory": 3e8}
+    page = markdown(
+        {
+            "command": "python -m bench inference",
+            "machine": {
+                "processor": "P",
+                "instructions": ["avx2"],
+                "cores": 2,
+                "memory": "M",
+                "load before": 0.0,
+                "python": "3.9",
+                "packages": {"mxnet": "1.9.1", "torch": None},
+            },
+            "limits": {"copy": (17.6, "GB/s")},
+            "races": [
+                {
+                    "title": "Inference",
+                    "done": (8, "pictures"),
+                    "rounds": 3,
+                    "rows": [{"name": "peer", **row}, {"name": "ours", **row, "seconds": 0.1}],
+                }
+            ],
+        }
+    )
+    assert "torch not installed" in page
+    assert "- copy: 18 GB/s" in page
+    assert "| peer | 200.0 | 40.0 | 1.00 | 1e-06 | 1.00000 | 300 |" in page
+    assert "| ours | 100.0 | 80.0 | 2.00 | 1e-06 | 1.00000 | 300 |" in page
+
+
+def test_a_part_that_does_not_exist_is_answered_with_those_that_do():
+    found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.endswith("there is no part gpu; there are inference, latency, training, embed, start\n")
