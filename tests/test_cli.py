@@ -65,7 +65,7 @@ def test_bad_usage_is_exit_code_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (InputError("x.bin: it is\nbroken"), "denseface: error: x.bin: it is broken"),
+        (InputError("x.bin: it is\nbroken"), r"denseface: error: x.bin: it is\nbroken"),
         (OSError(28, "No space left on device", "out.npz"), "denseface: error: out.npz: No space left on device"),
         (ModuleNotFoundError("MXNet is not installed"), "denseface: error: MXNet is not installed"),
     ],

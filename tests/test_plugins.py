@@ -145,8 +145,8 @@ def test_family_trains(folder):
 def test_folder_comes_before_our_families_and_adds_to_them(folder):
     (folder / "fresnet.py").write_text(FAMILY)
     assert "conv0_bias" in build(folder, family="fresnet").list_arguments()
-    ours = build(folder, "net_blocks=1,0,0,0", family="fmobilefacenet").tojson()
-    assert ours == build(None, "net_blocks=1,0,0,0", family="fmobilefacenet").tojson()
+    ours = build(folder, "net_blocks=1,1,1,1", family="fmobilefacenet").tojson()
+    assert ours == build(None, "net_blocks=1,1,1,1", family="fmobilefacenet").tojson()
 
 
 def test_insightfaces_keys_have_their_usual_values(folder):
