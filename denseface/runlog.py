@@ -29,12 +29,16 @@ class RunLog:
     """
 
     def __init__(self, prefix: str | Path, start_step: int):
-        self._files = [
-            _open_csv(Path(f"{prefix}-{name}.csv"), columns, start_step)
-            for name, columns in (("training", TRAINING_COLUMNS), ("verification", VERIFICATION_COLUMNS))
-        ]
-        self._training, self._verification = self._files
-        self._board = _tensorboard(f"{prefix}-tensorboard")
+        self._files = []
+        self._board = None
+        try:
+            for name, columns in (("training", TRAINING_COLUMNS), ("verification", VERIFICATION_COLUMNS)):
+                self._files.append(_open_csv(Path(f"{prefix}-{name}.csv"), columns, start_step))
+            self._training, self._verification = self._files
+            self._board = _tensorboard(f"{prefix}-tensorboard")
+        except BaseException:
+            self.close()
+            raise
 
     def training(self, *row: float) -> None:
         """Add a row of ``TRAINING_COLUMNS``; InputError if the file cannot be written."""
@@ -104,7 +108,11 @@ class _Board:
         name = f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}"
         self._file = open(folder / name, "ab")  # noqa: SIM115
         self._records = RecordWriter(self._file)
-        self._add(file_version="brain.Event:2")
+        try:
+            self._add(file_version="brain.Event:2")
+        except BaseException:
+            self.close()
+            raise
 
     def add_scalar(self, tag, value, step):
         self._add(step=step, summary=self._Summary(value=[self._Summary.Value(tag=tag, simple_value=value)]))
