@@ -27,7 +27,7 @@ demo: set-up
 	$(RUN) -m denseface verify --model $(MODEL) $(DATASET)/orl.bin
 	@echo
 	@echo "Next, with people whom the model has never seen:"
-	@echo "  $(RUN) -m denseface match --model $(MODEL) $(PEOPLE)/s31/1.jpg $(PEOPLE)/s31/2.jpg"
+	@echo "  $(RUN) -m denseface match --model $(MODEL) $(PEOPLE)/s31/1.jpg $(PEOPLE)/s31/8.jpg"
 	@echo "  $(RUN) -m denseface embed --model $(MODEL) $(PEOPLE) -o people.npz"
 	@echo "  $(RUN) -m denseface search --model $(MODEL) people.npz $(PEOPLE)/s31/1.jpg"
 	@echo "  $(RUN) -m denseface export --model $(MODEL) -o model.onnx"
