@@ -119,7 +119,7 @@ def test_every_engine_computes_the_same(configured):
         found = engine(batch)
         assert (engine.input_shape, engine.batch_size, engine.emb_size) == ((3, 112, 112), 2, 512)
         assert (found.dtype, found.shape) == (np.float32, (2, 512))
-        assert np.diag(similarity(found, expected)).min() > (0.999 if name == "openvino-bf16" else 0.99999)
+        assert np.diag(similarity(found, expected)).min() > (0.999 if name.endswith("bf16") else 0.99999)
 
 
 def exported(tmp_path, **options):
@@ -129,7 +129,7 @@ def exported(tmp_path, **options):
     return path
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", [name for name in INSTALLED if not name.startswith("mxnet")])
 def test_an_exported_file_is_a_model(tmp_path, name):
     model = read_onnx(exported(tmp_path))
     assert model.identity == {"prefix": "tiny", "epoch": 1, "sha256": "abc"}
@@ -137,7 +137,7 @@ def test_an_exported_file_is_a_model(tmp_path, name):
     engine = make_engine(name, model, 4)
     assert (engine.input_shape, engine.batch_size, engine.emb_size) == (SHAPE, 4, 8)
     similar = similarity(engine(batch), MXNetEngine(tiny_model(), SHAPE, 4)(batch))
-    assert np.diag(similar).min() > (0.999 if name == "openvino-bf16" else 0.99999)
+    assert np.diag(similar).min() > (0.999 if name.endswith("bf16") else 0.99999)
 
 
 def test_a_file_exported_for_one_batch_size_keeps_to_it(tmp_path):
@@ -158,7 +158,7 @@ def test_other_onnx_files_are_refused(tmp_path):
 
 def test_engines_refuse_what_they_cannot_do(tmp_path):
     model = read_onnx(exported(tmp_path))
-    with pytest.raises(InputError, match="no such engine; there are mxnet, onnxruntime"):
+    with pytest.raises(InputError, match="no such engine; there are mxnet, mxnet-bf16, onnxruntime"):
         make_engine("torch", model, 2)
     with pytest.raises(InputError, match=r"tiny.onnx: MXNet cannot run ONNX files"):
         make_engine("mxnet", model, 2)

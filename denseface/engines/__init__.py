@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import mxnet as mx
 
-ENGINES = ("mxnet", "onnxruntime", "openvino", "openvino-bf16")
+ENGINES = ("mxnet", "mxnet-bf16", "onnxruntime", "openvino", "openvino-bf16")
 
 _INPUT_SHAPE = (3, 112, 112)
 
@@ -64,9 +64,9 @@ def make_engine(
     Parameters
     ----------
     name : str
-        One of ``ENGINES``. ``openvino-bf16`` computes in bfloat16, with 8 bits of precision, where the processor can.
+        One of ``ENGINES``. Those with ``-bf16`` compute in bfloat16, with 8 bits of precision, where the processor can.
     model : Model or OnnxModel
-        ``mxnet`` takes a Model; the others convert it, or take a model from an ONNX file as it is.
+        MXNet takes a Model; the others convert it, or take a model from an ONNX file as it is.
     batch_size : int
         Pictures a call. An ONNX file made for one batch size keeps to that.
     input_shape : tuple (C, H, W), optional
@@ -83,12 +83,12 @@ def make_engine(
 
     if name not in ENGINES:
         raise InputError(f"--engine {name}: there is no such engine; there are {', '.join(ENGINES)}")
-    if name == "mxnet":
+    if name in ("mxnet", "mxnet-bf16"):
         from denseface.engines.mxnet_engine import MXNetEngine
 
         if isinstance(model, OnnxModel):
             raise InputError(f"{model.name}: MXNet cannot run ONNX files; choose --engine onnxruntime or openvino")
-        return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context)
+        return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context, bf16=name == "mxnet-bf16")
     if context is not None:
         raise InputError(f"--engine {name} computes on the CPU; only --engine mxnet takes a GPU")
     if not isinstance(model, OnnxModel):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from denseface.bfloat import in_bfloat16
 from denseface.errors import InputError
 from denseface.freeze import freeze
 from denseface.inference import checked_embedding
@@ -30,27 +31,46 @@ class MXNetEngine:
         Pictures a call.
     context : Context, optional
         Where to compute; the CPU by default.
+    bf16 : bool
+        Compute in bfloat16; on the CPU only.
 
     Raises
     ------
     InputError
-        If the parameters do not fit, or there is no such GPU.
+        If the parameters do not fit, there is no such GPU, or the processor cannot compute in bfloat16.
     """
 
     def __init__(
-        self, model: Model, input_shape: tuple[int, int, int], batch_size: int, context: mx.Context | None = None
+        self,
+        model: Model,
+        input_shape: tuple[int, int, int],
+        batch_size: int,
+        context: mx.Context | None = None,
+        bf16: bool = False,
     ):
+        if bf16 and context is not None and context.device_type != "cpu":
+            raise InputError("--engine mxnet-bf16 computes on the CPU; only --engine mxnet takes a GPU")
         self.input_shape = input_shape
         self.batch_size = batch_size
         data_shape = (batch_size, *input_shape)
         symbol, self.emb_size = checked_embedding(model, data_shape)
         symbol, *parameters = freeze(symbol, model.arguments, model.auxiliary)
         symbol = rewrite(symbol, _with_flat_input)
+        if bf16:
+            symbol = in_bfloat16(symbol, data_shape)
         self._executor = _bind(symbol, parameters, data_shape, context or mx.cpu(), model.name)
+        if bf16:
+            self._try_out(model.name)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
         return self._executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy()
+
+    def _try_out(self, name):
+        try:
+            self(np.zeros((self.batch_size, *self.input_shape), np.float32))
+        except mx.MXNetError as error:
+            raise InputError(f"{name}: MXNet cannot compute it in bfloat16 here; choose --engine mxnet") from error
 
 
 def _with_flat_input(node):
@@ -66,12 +86,12 @@ def _with_flat_input(node):
 
 def _bind(symbol, parameters, data_shape, context, name):
     try:
-        executor = symbol.simple_bind(context, grad_req="null", data=data_shape)
+        executor = symbol.simple_bind(context, grad_req="null", type_dict={"data": "float32"}, data=data_shape)
     except RuntimeError as error:  # simple_bind makes one of every MXNetError
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{name}: MXNet cannot run it on {context}: {reason}") from error
     for own, given in zip((executor.arg_dict, executor.aux_dict), parameters):
         for name, array in own.items():
             if name != "data":
-                array[:] = given[name]
+                mx.nd.array(given[name]).copyto(array)
     return executor
