@@ -69,6 +69,7 @@ def test_no_process_is_left(tmp_path, sent, code):
     process = subprocess.Popen(
         [sys.executable, tmp_path / "script.py"], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell in the background ignores it
     )  # fmt: skip
     assert process.stdout.readline() == "go\n"
     started = children(process.pid)
