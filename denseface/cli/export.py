@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from itertools import islice
+from pathlib import Path
 
 from denseface.cli.console import OK
 from denseface.cli.options import add_example, image_size, positive
+
+_CALIBRATION = 256
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -28,6 +33,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="H,W[,C]",
         help="height, width and channels (1 gray, 3 RGB) of the network's input (default: 112,112,3)",
     )
+    parser.add_argument(
+        "--int8",
+        metavar="PATH",
+        help="let layers compute with whole numbers of 8 bits, in ranges taken from the pictures of PATH (as for "
+        "embed); fast with --engine openvino-bf16",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_example(parser, "denseface export --model models/d63-arcface-orl/model,100 -o model.onnx")
     parser.set_defaults(run=run)
@@ -35,6 +46,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export the model."""
+    figures = _export_int8(args) if args.int8 else _export(args, args.out)
+    if args.json:
+        print(json.dumps(figures, indent=2))
+        return OK
+    print(
+        f"{args.out}: {figures['nodes']} nodes, opset {figures['opset']}; ONNX Runtime differs from MXNet by at most "
+        f"{figures['largest_difference']:.1e} of the largest value"
+    )
+    if args.int8:
+        print(f"int8: embeddings have a cosine of at least {figures['int8_cosine']:.4f} to those without")
+    return OK
+
+
+def _export(args, path):
     from denseface.checkpoint import load_model, parse_model
     from denseface.engines.onnx_model import IDENTITY, as_ndarrays
     from denseface.identity import identity
@@ -49,23 +74,44 @@ def run(args: argparse.Namespace) -> int:
         symbol,
         *as_ndarrays(model),
         shape,
-        args.out,
+        path,
         dynamic_batch=args.batch is None,
         opset=args.opset or OLDEST_OPSET,
         metadata={IDENTITY: json.dumps(identity(model))},
     )
-    figures = {
+    return {
         "path": args.out,
         "opset": report.opset,
         "nodes": report.nodes,
         "emb_size": emb_size,
         "largest_difference": report.difference,
     }
-    if args.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        print(
-            f"{args.out}: {report.nodes} nodes, opset {report.opset}; ONNX Runtime differs from MXNet by at most "
-            f"{report.difference:.1e} of the largest value"
-        )
-    return OK
+
+
+def _export_int8(args):
+    from denseface.files import replacing
+    from denseface.quantization import quantize
+
+    batches = _calibration(args.int8, args.image_size, args.batch or 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plain.onnx"
+        figures = _export(args, path)
+        content, figures["int8_cosine"] = quantize(path.read_bytes(), batches)
+    with replacing(args.out) as file:
+        file.write(content)
+    return figures
+
+
+def _calibration(path, image_size, batch_size):
+    """Batches of up to ``_CALIBRATION`` pictures from all over the path; repeated to fill the last one."""
+    import numpy as np
+
+    from denseface.pictures import load_picture
+    from denseface.sources import Sources
+
+    with Sources([path]) as sources:
+        spread = islice(sources, 0, None, -(-len(sources) // _CALIBRATION))
+        pictures = np.stack([load_picture(source.load(), image_size) for source in spread])
+    count = -(-len(pictures) // batch_size)
+    pictures = np.resize(pictures, (count * batch_size, *pictures.shape[1:])).transpose(0, 3, 1, 2)
+    return np.split(pictures.astype(np.float32), count)
