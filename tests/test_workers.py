@@ -2,7 +2,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,24 @@ def test_no_process_is_left(tmp_path, sent, code):
     while any(map(is_running, started)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not list(filter(is_running, started))
+
+
+def test_an_interrupt_waits_until_the_processes_have_started(monkeypatch):
+    start, steps = BaseProcess.start, []
+
+    def take_interrupt():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    def interrupted_start(process):
+        steps.append("interrupted")
+        other = threading.Thread(target=take_interrupt)
+        other.start()
+        other.join()
+        start(process)
+        steps.append("started")
+
+    monkeypatch.setattr(BaseProcess, "start", interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        list(parallel_map(str, range(100), 2))
+    assert steps == ["interrupted", "started"] * (len(steps) // 2)

@@ -73,12 +73,23 @@ def _apply(function, chunk):
 
 @contextlib.contextmanager
 def _interrupts_held():
-    """Start processes that leave Ctrl-C to this one: they inherit which signals are held back."""
+    """Start processes that leave Ctrl-C to this one, and start them whole.
+
+    They inherit which signals are held back.  That holds them back from one thread only: where another takes the
+    signal, Python would still interrupt this one, halfway through a start.
+    """
+    held = []
+    in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that Python interrupts
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number)) if in_main_thread else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def _end_with_parent():
