@@ -12,7 +12,7 @@ from helpers import bind, gradients_of
 import config as configuration
 import symbol_utils
 import train
-from denseface import networks, plugins
+from denseface import cli, networks, plugins
 from denseface.errors import InputError
 
 import mxnet as mx
@@ -264,6 +264,23 @@ def test_train_names_what_is_wrong(tmp_path, capsys):
     assert train.main(["--networks", str(tmp_path / "none.json")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("train.py: error: ") and "none.json" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["summary"], ["compare", "--no-training"]])
+def test_commands_on_networks_take_both_flags(folder, tmp_path, capsys, command):
+    flags = ["--networks", write_networks(tmp_path, ENTRIES), "--symbol-path", str(folder), "--size", "16", "--json"]
+    assert cli.main([*command, "stub", *flags]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    total = figures["total"] if command == ["summary"] else figures[0]["costs"]
+    built = networks.embedding_symbol(folder)
+    arguments, _, _ = built.infer_shape(data=(1, 3, 16, 16))
+    assert total["parameters"] == sum(map(np.prod, arguments)) - 3 * 16 * 16
+
+
+def test_a_network_from_elsewhere_is_drawn(folder, tmp_path):
+    flags = ["--networks", write_networks(tmp_path, ENTRIES), "--symbol-path", str(folder), "--size", "16"]
+    assert cli.main(["plot", "stub", *flags, "-o", str(tmp_path / "stub.svg")]) == 0
+    assert (tmp_path / "stub.svg").stat().st_size > 1000
 
 
 def test_file_alone_is_enough(folder):

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from denseface.cli.console import OK, print_table
-from denseface.cli.network_options import add_size_and_set, network_by_name, network_of_model
+from denseface.cli.network_options import add_build_options, network_by_name, network_of_model
 from denseface.cli.options import add_example
 from denseface.errors import InputError
 
@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="networks of config.py, such as d121")
     parser.add_argument("--models", nargs="+", default=[], metavar="PREFIX,EPOCH", help="saved models")
     parser.add_argument("--verify", nargs="+", default=[], metavar="SET.bin", help="sets to measure the models on")
-    add_size_and_set(parser)
+    add_build_options(parser)
     parser.add_argument("--no-training", action="store_true", help="leave out training, which takes the most time")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("-o", "--out", metavar="FILE", help="draw a chart: .png, .pdf or .svg")
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         check_format(args.out)
         new_figure(1, 1)  # says at once if matplotlib is missing
-    networks = [network_by_name(name, args.size, args.set) for name in args.networks]
+    networks = [network_by_name(name, args) for name in args.networks]
     models = [network_of_model(name, args.size) for name in args.models]
     accuracies = [{} for _ in networks] + [_accuracies(model.name, args) for model in models]
     rows = [

@@ -24,11 +24,11 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("network", nargs="?", metavar="NETWORK", help="a network of config.py, such as d121")
     which.add_argument("--model", metavar="PREFIX,EPOCH", help="a saved model; PREFIX alone means the newest")
-    add_size_and_set(parser)
+    add_build_options(parser)
 
 
-def add_size_and_set(parser: argparse.ArgumentParser) -> None:
-    """Add ``--size`` and ``--set``."""
+def add_build_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`network_by_name` reads; ``--size`` is for saved models too."""
     parser.add_argument(
         "--size",
         "--image-size",
@@ -43,6 +43,8 @@ def add_size_and_set(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a key of the configuration, for networks by name",
     )
+    parser.add_argument("--networks", dest="networks_file", metavar="FILE", help="JSON file of more networks")
+    parser.add_argument("--symbol-path", metavar="DIR", help="folder of network files (InsightFace's, say)")
 
 
 def square_or_image_size(text: str) -> tuple[int, int, int]:
@@ -54,17 +56,17 @@ def load_network(args: argparse.Namespace) -> Network:
     """Make the network that the options describe."""
     if args.model:
         return network_of_model(args.model, args.size)
-    return network_by_name(args.network, args.size, args.set)
+    return network_by_name(args.network, args)
 
 
-def network_by_name(name: str, size: tuple[int, int, int] | None, assignments: list[str]) -> Network:
-    """Build a network of ``config.py``."""
+def network_by_name(name: str, args: argparse.Namespace) -> Network:
+    """Build a network of ``config.py``, or of the files that the options name."""
     from denseface import networks
 
-    shape = [f"image_shape={','.join(map(str, size))}"] if size else []
-    config, _ = networks.configure(name, "emore", "arcface", [*assignments, *shape])
+    shape = [f"image_shape={','.join(map(str, args.size))}"] if args.size else []
+    config, _ = networks.configure(name, "emore", "arcface", [*args.set, *shape], args.networks_file)
     height, width, channels = config.image_shape
-    return Network(name, networks.embedding_symbol(), (channels, height, width))
+    return Network(name, networks.embedding_symbol(args.symbol_path), (channels, height, width))
 
 
 def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:
