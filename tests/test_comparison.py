@@ -80,7 +80,7 @@ def test_compare_says_what_it_needs(capsys, arguments, message):
 
 def test_the_page_on_networks_shows_commands_that_exist():
     page = (Path(__file__).parent.parent / "docs" / "networks.md").read_text()
-    commands = [line.split()[1:] for line in page.splitlines() if line.startswith("denseface ")]
+    commands = [line.split()[3:] for line in page.splitlines() if line.startswith("python -m denseface ")]
     assert {command[0] for command in commands} == {"summary", "plot", "compare", "plot-run", "verify"}
     for command in commands:
         assert callable(cli._parser().parse_args(command).run)
