@@ -29,6 +29,7 @@ from denseface.files import replacing
 from denseface.learner import Learner
 from denseface.lock import locked
 from denseface.pairs import read_bin
+from denseface.partial_fc import sample_size
 from denseface.pipeline import BatchLoader
 from denseface.records import FaceRecords
 from denseface.training import Plan, Run
@@ -63,7 +64,10 @@ def train(argv: list[str] | None) -> int:
 
         # symbol
         embedding = networks.embedding_symbol(args.symbol_path)
-        symbol = networks.training_symbol(embedding)
+        whole = networks.training_symbol(embedding)
+        classes = classes_a_step(args, config, batch_size * args.accumulate)
+        sampled = classes < config.num_classes
+        symbol = networks.training_symbol(embedding, classes) if sampled else whole
         height, width, channels = config.image_shape
         data_shape = (batch_size, channels, height, width)
         learner = Learner(
@@ -74,10 +78,11 @@ def train(argv: list[str] | None) -> int:
             wd=args.wd,
             accumulate=args.accumulate,
             kvstore=args.kvstore,
+            num_classes=config.num_classes if sampled else None,
         )
 
         # where to start
-        deployed = embedding if config.ckpt_embedding else symbol
+        deployed = embedding if config.ckpt_embedding else whole
         run = Run(learner, loader, plan, prefix, deployed, make_verify(config, embedding))
         start(run, args)
         save_configuration(prefix, args, config)
@@ -86,6 +91,8 @@ def train(argv: list[str] | None) -> int:
         images = batch_size * args.accumulate
         epochs = plan.steps * args.accumulate / loader.steps_per_epoch
         logger.info("%s: %d images of %d identities", config.dataset, len(records), records.num_classes)
+        if sampled:
+            logger.info("a step trains on %d of the %d classes", classes, config.num_classes)
         logger.info(
             "%d steps of %d images (%.1f epochs) on %s", plan.steps, images, epochs, ", ".join(map(str, devices))
         )
@@ -139,6 +146,8 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     flag("--mom", type=within(float, 0, 1), default=default.mom, help="momentum")
     flag("--per-batch-size", type=within(int, 1, 8192), default=default.per_batch_size, help="images a device a batch")
     flag("--accumulate", type=positive, default=1, metavar="K", help="batches whose gradients make one step")
+    flag("--sample-rate", type=within(float, 1e-6, 1), default=1.0, metavar="R",
+         help="share of the classes that a step trains on (Partial FC)")  # fmt: skip
     flag("--gpus", metavar="0,1", help="GPUs by number; by default those of CUDA_VISIBLE_DEVICES, or the CPU")
     flag("--kvstore", default=default.kvstore, help="MXNet's key-value store for several devices")
     flag("--seed", type=within(int, 0, 2**64 - 1), default=default.seed, help="seed of everything random")
@@ -195,6 +204,15 @@ def make_loader(
         num_devices=num_devices,
         accumulate=args.accumulate,
     )
+
+
+def classes_a_step(args: argparse.Namespace, config: dict, images: int) -> int:
+    """Number of classes that a step of so many images trains on: all of them, or the sample of Partial FC."""
+    if args.sample_rate == 1:
+        return config.num_classes
+    if config.loss_name in METRICS:
+        raise InputError(f"--sample-rate {args.sample_rate:g}: --loss {args.loss} has no classes; leave it out")
+    return sample_size(config.num_classes, args.sample_rate, images)
 
 
 def make_plan(args: argparse.Namespace, loader: BatchLoader) -> Plan:

@@ -6,6 +6,8 @@ The checkpoint at step N of prefix P is
     The embedding network, in MXNet's format (N has at least four digits).
 ``P-N.states``
     The parameters that only training has (the classes' centres) and the momentum of every parameter.
+``P-N.states-1``, ``P-N.states-2``, ...
+    Rows of those that are too large for one file.
 ``P-N.json``
     Written last: the size and CRC of the other files, the step, and the figures.  Where it is missing or does not fit,
     the checkpoint is not complete and does not count, so a crash at any instant leaves the previous one whole.
@@ -30,6 +32,8 @@ from denseface.graph import read_symbol
 import mxnet as mx
 
 Arrays = Mapping[str, np.ndarray]
+
+_LARGE = 1 << 29  # bytes; a larger array is cut into files of at most so many, and read with little more memory
 
 
 @dataclass(frozen=True)
@@ -148,30 +152,43 @@ def save(prefix: str | Path, symbol: mx.sym.Symbol, state: TrainingState) -> Non
     """
     prefix = str(prefix)
     deployed = set(symbol.list_arguments())
-    files = {
-        "params": {
-            **{f"arg:{name}": array for name, array in state.arguments.items() if name in deployed},
-            **{f"aux:{name}": array for name, array in state.auxiliary.items()},
-        },
-        "states": {
-            **{f"arg:{name}": array for name, array in state.arguments.items() if name not in deployed},
-            **{f"momentum:{name}": array for name, array in state.momenta.items()},
-        },
+    params = {
+        **{f"arg:{name}": array for name, array in state.arguments.items() if name in deployed},
+        **{f"aux:{name}": array for name, array in state.auxiliary.items()},
     }
+    states = {
+        **{f"arg:{name}": array for name, array in state.arguments.items() if name not in deployed},
+        **{f"momentum:{name}": array for name, array in state.momenta.items()},
+    }
+    large = {name: array for name, array in states.items() if array.nbytes > _LARGE and len(array) > 1}
+    small = {name: array for name, array in states.items() if name not in large}
+    pieces = [{name: rows} for name, array in large.items() for rows in _cut(array)]
+    files = {"params": params, "states": small, **{f"states-{n}": piece for n, piece in enumerate(pieces, start=1)}}
+    manifest = {"step": state.step, "files": {}, "progress": state.progress}
+    if large:
+        manifest["rows"] = {name: len(array) for name, array in large.items()}
     with replacing(f"{prefix}-symbol.json") as file:
         file.write(symbol.tojson().encode())
-    marks = {}
     for kind, arrays in files.items():
         path = _path(prefix, state.step, kind)
         with replacing(path) as file:
             write_arrays(file, arrays)
-        marks[kind] = _mark(path)
+        manifest["files"][kind] = _mark(path)
     with replacing(_path(prefix, state.step, "json")) as file:
-        file.write(json.dumps({"step": state.step, "files": marks, "progress": state.progress}, indent=1).encode())
+        file.write(json.dumps(manifest, indent=1).encode())
 
 
-def load_state(prefix: str | Path, step: int) -> TrainingState:
+def load_state(
+    prefix: str | Path, step: int, arguments: Arrays | None = None, momenta: Arrays | None = None
+) -> TrainingState:
     """Read back what :func:`save` wrote.
+
+    Parameters
+    ----------
+    prefix, step
+        Which checkpoint.
+    arguments, momenta : dict of str to ndarray, optional
+        Arrays to read those into that were cut, instead of new ones; those that do not fit stay as they are.
 
     Raises
     ------
@@ -182,11 +199,14 @@ def load_state(prefix: str | Path, step: int) -> TrainingState:
     manifest = _manifest(prefix, step)
     if manifest is None:
         raise InputError(f"{_path(prefix, step, 'json')}: no complete checkpoint to resume from")
-    arguments, auxiliary = _split(_path(prefix, step, "params"))
+    places = {f"arg:{name}": array for name, array in (arguments or {}).items()}
+    places.update({f"momentum:{name}": array for name, array in (momenta or {}).items()})
+    deployed, auxiliary = _split(_path(prefix, step, "params"))
     states = read_arrays(_path(prefix, step, "states"))
+    states.update(_joined(prefix, step, manifest, places))
     return TrainingState(
         step,
-        {**arguments, **_with_prefix(states, "arg:")},
+        {**deployed, **_with_prefix(states, "arg:")},
         auxiliary,
         _with_prefix(states, "momentum:"),
         manifest["progress"],
@@ -235,10 +255,10 @@ def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable
     if models is not None:
         kept["params"] = {*models, *states}
     for kind, steps in kept.items():
-        for step in _steps(prefix, kind):
-            if step not in steps:
-                _path(prefix, step, kind).unlink(missing_ok=True)
-    for leftover in _beside(prefix, r"-(symbol\.json|\d{4,}\.(params|states|json))\.tmp"):
+        for path in _beside(prefix, rf"-\d{{4,}}\.{kind}" + (r"(-\d+)?" if kind == "states" else "")):
+            if _step(prefix, path) not in steps:
+                path.unlink(missing_ok=True)
+    for leftover in _beside(prefix, r"-(symbol\.json|\d{4,}\.(params|states(-\d+)?|json))\.tmp"):
         leftover.unlink(missing_ok=True)
 
 
@@ -255,8 +275,11 @@ def _beside(prefix, pattern):
 
 
 def _steps(prefix, kind):
-    start = len(Path(prefix).name) + 1
-    return sorted(int(path.stem[start:]) for path in _beside(prefix, rf"-\d{{4,}}\.{kind}"))
+    return sorted(_step(prefix, path) for path in _beside(prefix, rf"-\d{{4,}}\.{kind}"))
+
+
+def _step(prefix, path):
+    return int(path.stem[len(Path(prefix).name) + 1 :])
 
 
 def _manifest(prefix, step):
@@ -264,12 +287,50 @@ def _manifest(prefix, step):
     try:
         with open_input(_path(prefix, step, "json")) as file:
             manifest = json.load(file)
-        fits = all(_mark(_path(prefix, step, kind)) == manifest["files"][kind] for kind in ("params", "states"))
+        rows = manifest.get("rows", {})
+        kinds = ["params", "states", *_pieces(manifest)]
+        fits = set(kinds) == set(manifest["files"]) and bool(rows) == (len(kinds) > 2)
+        fits = fits and all(_mark(_path(prefix, step, kind)) == manifest["files"][kind] for kind in kinds)
         if fits and isinstance(manifest["progress"], dict):
             return manifest
-    except (InputError, ValueError, KeyError, TypeError, RecursionError):
+    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return None
+
+
+def _pieces(manifest):
+    return [f"states-{number}" for number in range(1, len(manifest["files"]) - 1)]
+
+
+def _cut(array):
+    """Parts of an array along its first axis, of at most ``_LARGE`` bytes but of one row at least."""
+    length = max(1, _LARGE // array[:1].nbytes)
+    return [array[start : start + length] for start in range(0, len(array), length)]
+
+
+def _joined(prefix, step, manifest, places):
+    """The arrays that were cut, each in its place or, where that does not fit, in a new one."""
+    totals = manifest.get("rows", {})
+    strange = InputError(f"{_path(prefix, step, 'json')}: its rows are not those of its .states files")
+    room = sum(mark["size"] for mark in manifest["files"].values())
+    arrays, filled = {}, dict.fromkeys(totals, 0)
+    for kind in _pieces(manifest):
+        for name, rows in read_arrays(_path(prefix, step, kind)).items():
+            total = totals.get(name)
+            start, end = filled.get(name, 0), filled.get(name, 0) + len(rows)
+            if not isinstance(total, int) or end > total or total * rows[:1].nbytes > room:
+                raise strange
+            if name not in arrays:
+                like, place = np.empty((total, *rows.shape[1:]), rows.dtype), places.get(name)
+                fits = place is not None and (place.shape, place.dtype) == (like.shape, like.dtype)
+                arrays[name] = place if fits else like
+            if arrays[name].shape[1:] != rows.shape[1:] or arrays[name].dtype != rows.dtype:
+                raise strange
+            arrays[name][start:end] = rows
+            filled[name] = end
+    if filled != totals:
+        raise strange
+    return arrays
 
 
 def _mark(path):

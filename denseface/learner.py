@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from denseface.errors import InputError
+from denseface.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 from denseface.pipeline import Batch
 
 import mxnet as mx
@@ -41,11 +43,19 @@ class Learner:
         Number of batches whose gradients are meant into one step.
     kvstore : str
         Type of the MXNet key-value store that sums gradients; only used with several devices or workers.
+    num_classes : int, optional
+        For Partial FC: the number of all classes, where the symbol's classifier has room for a sample of them.  Each
+        step draws its own, the same on every device and worker.  The default is to train on the symbol's classes.
+
+    Attributes
+    ----------
+    centers : Centers or None
+        The parameters of all classes, with ``num_classes``.
 
     Raises
     ------
     InputError
-        If there is not enough memory for such batches.
+        If there is not enough memory for such batches, or so many classes.
     """
 
     def __init__(
@@ -58,6 +68,7 @@ class Learner:
         wd: float,
         accumulate: int = 1,
         kvstore: str = "device",
+        num_classes: int | None = None,
     ):
         self.symbol = symbol
         self.accumulate = accumulate
@@ -85,6 +96,9 @@ class Learner:
                 self.kvstore.init(index, self._executors[0].grad_dict[name])
             for index, name in self._auxiliary_keys():
                 self.kvstore.init(index, self._executors[0].aux_dict[name])
+            if num_classes is not None:
+                images = data_shape[0] * accumulate
+                self.kvstore.init(self._labels_key(), mx.nd.zeros((self.kvstore.num_workers, images)))
         self._momenta = [
             {
                 name: self._optimizer.create_state(index, executor.arg_dict[name])
@@ -92,6 +106,11 @@ class Learner:
             }
             for executor in self._executors
         ]
+        self.centers = None
+        if num_classes is not None:
+            bound = self._executors[0].arg_dict
+            shapes = {name: bound[name].shape for name in CLASS_PARAMETERS if name in bound}
+            self.centers = Centers(num_classes, shapes, momentum > 0)
 
     def initialize(self, initializer: mx.init.Initializer, seed: int) -> None:
         """Draw every parameter afresh; a variable's own ``init`` attribute comes before ``initializer``."""
@@ -100,7 +119,11 @@ class Learner:
         attributes = self.symbol.attr_dict()
         first = self._executors[0]
         for name in self.parameter_names:
-            initializer(mx.init.InitDesc(name, attributes.get(name, {})), first.arg_dict[name])
+            description = mx.init.InitDesc(name, attributes.get(name, {}))
+            if self.centers and name in self.centers.weights:
+                self.centers.initialize(name, partial(initializer, description))
+            else:
+                initializer(description, first.arg_dict[name])
         for name, array in first.aux_dict.items():
             initializer(mx.init.InitDesc(name, attributes.get(name, {})), array)
         self._share_parameters()
@@ -115,7 +138,8 @@ class Learner:
         learning_rate : float
             Rate of this step.
         seed : int
-            Decides the dropout of this step, so that a step is the same whatever came before it.
+            Decides the dropout of this step, and its sample of classes, so that a step is the same whatever came before
+            it.
 
         Returns
         -------
@@ -127,8 +151,16 @@ class Learner:
             for executor in self._executors:
                 for name in self.parameter_names:
                     executor.grad_dict[name][:] = 0
+        if self.centers:
+            labels = self._all_labels(batches)
+            sample = draw_sample(labels, self.centers.num_classes, self.centers.size, seed)
+            batches = [Batch(batch.data, np.searchsorted(sample, batch.label)) for batch in batches]
+            for executor, momenta in zip(self._executors, self._momenta):
+                self.centers.load(sample, executor.arg_dict, momenta)
         results = [self._forward_backward(batch) for batch in batches]
         self._update(learning_rate)
+        if self.centers:
+            self.centers.store(sample, self._executors[0].arg_dict, self._momenta[0])
         if self.kvstore:
             self._average_auxiliary()
         losses, accuracies = zip(*results)
@@ -153,9 +185,9 @@ class Learner:
         return np.concatenate(embeddings).reshape(len(data), -1)
 
     def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Arguments and auxiliary states by name."""
+        """Arguments and auxiliary states by name: copies, but for ``centers.weights``, which the next step changes."""
         first = self._executors[0]
-        arguments = {name: first.arg_dict[name].asnumpy() for name in self.parameter_names}
+        arguments = {name: _read(array) for name, array in self._arguments().items()}
         return arguments, {name: array.asnumpy() for name, array in first.aux_dict.items()}
 
     def set_parameters(self, arguments: Mapping[str, np.ndarray], auxiliary: Mapping[str, np.ndarray]) -> None:
@@ -166,8 +198,7 @@ class Learner:
         InputError
             If one is unknown here, or of another shape.
         """
-        first = self._executors[0]
-        for given, own in ((arguments, first.arg_dict), (auxiliary, first.aux_dict)):
+        for given, own in ((arguments, self._arguments()), (auxiliary, self._executors[0].aux_dict)):
             for name, array in given.items():
                 _assign(name, own, array)
         self._share_parameters()
@@ -182,33 +213,52 @@ class Learner:
         loaded, fresh, left_over : list of str
             Names taken over, names here that stay as they are, and names of the other model that are not used.
         """
-        first = self._executors[0]
-        own = {name: first.arg_dict[name] for name in self.parameter_names}
+        own = {**self._arguments(), **self._executors[0].aux_dict}
         given = {**arguments, **auxiliary}
         fits = {
-            name for name, array in {**own, **first.aux_dict}.items()
+            name for name, array in own.items()
             if name in given and given[name].shape == array.shape
         }  # fmt: skip
         self.set_parameters(
             {name: array for name, array in arguments.items() if name in fits},
             {name: array for name, array in auxiliary.items() if name in fits},
         )
-        names = [*own, *first.aux_dict]
         return (
-            [name for name in names if name in fits],
-            [name for name in names if name not in fits],
+            [name for name in own if name in fits],
+            [name for name in own if name not in fits],
             [name for name in given if name not in fits],
         )
 
     def momenta(self) -> dict[str, np.ndarray]:
-        """The optimizer's state by parameter; empty without momentum."""
-        return {name: array.asnumpy() for name, array in self._momenta[0].items() if array is not None}
+        """The optimizer's state by parameter, but for ``centers.momenta`` as a copy; empty without momentum."""
+        own = self._with_centers(self._momenta[0], "momenta")
+        return {name: _read(array) for name, array in own.items() if array is not None}
 
     def set_momenta(self, momenta: Mapping[str, np.ndarray]) -> None:
         """Take over the optimizer's state; raises InputError as :meth:`set_parameters` does."""
         for own in self._momenta:
+            own = self._with_centers(own, "momenta")
             for name, array in momenta.items():
                 _assign(name, own, array)
+
+    def _arguments(self):
+        """Where the parameters are, by name: on the first device, or among the centres."""
+        bound = self._executors[0].arg_dict
+        return self._with_centers({name: bound[name] for name in self.parameter_names}, "weights")
+
+    def _with_centers(self, arrays, kind):
+        return {**arrays, **getattr(self.centers, kind)} if self.centers else arrays
+
+    def _all_labels(self, batches):
+        """Labels of the step on all workers, so that all draw the same sample of classes."""
+        labels = np.concatenate([batch.label for batch in batches])
+        if self.kvstore is None or self.kvstore.num_workers == 1:
+            return labels
+        shared = np.zeros((self.kvstore.num_workers, len(labels)), np.float32)
+        shared[self.kvstore.rank] = labels
+        shared = mx.nd.array(shared)
+        self.kvstore.pushpull(self._labels_key(), shared)
+        return shared.asnumpy()
 
     def _forward_backward(self, batch):
         """Add the batch's gradients; give its loss and accuracy."""
@@ -239,6 +289,9 @@ class Learner:
         """Names of the moving averages with their keys in the key-value store, after those of the gradients."""
         return enumerate(self._executors[0].aux_dict, start=len(self.parameter_names))
 
+    def _labels_key(self):
+        return len(self.parameter_names) + len(self._executors[0].aux_dict)
+
     def _average_auxiliary(self):
         mx.nd.waitall()  # MXNet does not know that going backward changes them, so nothing else waits for it
         for index, name in self._auxiliary_keys():
@@ -259,10 +312,20 @@ class Learner:
         mx.nd.waitall()
 
 
+def _read(array):
+    """What is on a device as a copy, and an ndarray as it is, though only to be read."""
+    if isinstance(array, mx.nd.NDArray):
+        return array.asnumpy()
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
 def _assign(name, own, array):
-    """Copy a NumPy array into the NDArray of the same name."""
+    """Copy a NumPy array into the array of the same name."""
     if name not in own or own[name] is None:
         raise InputError(f"{name}: this network has no such parameter")
     if own[name].shape != array.shape:
         raise InputError(f"{name}: its shape is {array.shape}, but this network needs {own[name].shape}")
-    own[name][:] = array
+    if own[name] is not array:  # as when it was read into its place
+        own[name][:] = array

@@ -102,8 +102,15 @@ def embedding_symbol(folder: str | Path | None = None) -> mx.sym.Symbol:
         raise InputError(str(error)) from error
 
 
-def training_symbol(embedding: mx.sym.Symbol) -> mx.sym.Symbol:
+def training_symbol(embedding: mx.sym.Symbol, num_classes: int | None = None) -> mx.sym.Symbol:
     """Put the loss that the configuration describes on an embedding.
+
+    Parameters
+    ----------
+    embedding : Symbol
+        The network.
+    num_classes : int, optional
+        Classes of a softmax; those of the configuration by default.
 
     Returns
     -------
@@ -122,7 +129,7 @@ def training_symbol(embedding: mx.sym.Symbol) -> mx.sym.Symbol:
         return losses.angular_triplet(embedding, alpha=config.triplet_alpha)
     classifier = {
         "embedding_size": embedding_size(embedding),
-        "num_classes": config.num_classes,
+        "num_classes": num_classes or config.num_classes,
         "lr_mult": config.fc7_lr_mult,
         "wd_mult": config.fc7_wd_mult,
         "ce_loss": config.ce_loss,

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -120,7 +119,9 @@ class Run:
         InputError
             If it is not complete, or belongs to another network.
         """
-        state = checkpoint.load_state(self.prefix, step)
+        centers = self.learner.centers
+        places = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
+        state = checkpoint.load_state(self.prefix, step, **places)
         try:
             self.learner.set_parameters(state.arguments, state.auxiliary)
             self.learner.set_momenta(state.momenta)
@@ -221,7 +222,7 @@ class Run:
         arguments, auxiliary = self.learner.parameters()
         momenta = self.learner.momenta()
         for name, array in {**momenta, **arguments, **auxiliary}.items():
-            if not np.isfinite(array).all():
+            if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # no copy of what may be large
                 raise InputError(self._divergence(name, self.step))
         progress = {"best": self._best, "bests": self._bests, "loader": self.loader.state()}
         state = TrainingState(self.step, arguments, auxiliary, momenta, progress)

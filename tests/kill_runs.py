@@ -79,11 +79,13 @@ def train(records: Path, place: Path) -> None:
 
 def kill_writes(count: int, folder: Path) -> dict:
     """End a process before each write (and amid it), sync, rename and removal of a checkpoint, up to ``count``."""
+    checkpoint._LARGE = 100
     checkpoint.save(_fresh(folder, "old"), SYMBOL, make_state(OLD))
     shutil.copytree(folder / "old", folder / "new")
     save_new(folder / "new")
     expected = _content(folder / "new")
     counts = {"moments": 0, "old_left": 0, "new_left": 0}
+    assert len(list((folder / "new").glob("*.states-*"))) == 2
     for moment in range(count):
         place = folder / "run"
         shutil.copytree(folder / "old", place)
@@ -105,7 +107,7 @@ def kill_writes(count: int, folder: Path) -> dict:
 
 
 def save_new(place: Path, moment: int | None = None) -> None:
-    """Save the new checkpoint and remove the old one; end at a moment."""
+    """Save the new checkpoint, one array in two pieces, and remove the old one; end at a moment."""
     if moment is not None:
         _end_at(moment)
     checkpoint.save(place / "model", SYMBOL, make_state(NEW))

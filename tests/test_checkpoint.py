@@ -1,5 +1,7 @@
 """Checkpoints: complete or not there at all, and readable by MXNet's own loader."""
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -214,3 +216,80 @@ def test_a_manifest_without_progress_is_no_checkpoint(prefix):
     path.write_text(path.read_text().replace("progress", "qrogress"))
     with pytest.raises(InputError, match="no complete checkpoint"):
         checkpoint.load_state(prefix, 3)
+
+
+@pytest.fixture
+def pieces(prefix, monkeypatch):
+    """A checkpoint of which what has more than 80 bytes and is not deployed is cut: both of 7 x 13 values."""
+    monkeypatch.setattr(checkpoint, "_LARGE", 80)
+    state = make_state(5)
+    state.arguments["fc7_weight"] = np.arange(7 * 13, dtype=np.float32).reshape(7, 13)
+    state.momenta["fc7_weight"] = -state.arguments["fc7_weight"]
+    checkpoint.save(prefix, embedding_symbol(), state)
+    return state
+
+
+def test_large_arrays_are_cut_and_come_back(prefix, pieces):
+    names = sorted(name for name in os.listdir(os.path.dirname(prefix)) if "states-" in name)
+    assert len(names) == 14 + 3  # a row of 52 bytes each, and the rows of fc1_weight's momentum, of 48 bytes
+    assert os.path.getsize(f"{prefix}-0005.states-1") < 80 + 100
+    back = checkpoint.load_state(prefix, 5)
+    assert_equal_arrays(back.arguments, pieces.arguments)
+    assert_equal_arrays(back.momenta, pieces.momenta)
+    assert checkpoint.load_model(prefix).step == 5
+
+
+def test_what_was_cut_is_read_into_its_place_where_it_fits(prefix, pieces):
+    place, narrow = np.zeros((7, 13), np.float32), np.zeros((7, 12), np.float32)
+    back = checkpoint.load_state(prefix, 5, arguments={"fc7_weight": place}, momenta={"fc7_weight": narrow})
+    assert back.arguments["fc7_weight"] is place and not narrow.any()
+    assert_equal_arrays(back.arguments, pieces.arguments)
+    assert_equal_arrays(back.momenta, pieces.momenta)
+
+
+@pytest.mark.parametrize("kind", ["states-1", "states-9", "states-17"])
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_a_checkpoint_without_a_piece_does_not_count(prefix, pieces, kind, damage):
+    path = Path(f"{prefix}-0005.{kind}")
+    content = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_bytes(content[:-1] + b"X")
+    assert checkpoint.complete_steps(prefix) == []
+
+
+def test_a_crash_between_pieces_leaves_the_previous_checkpoint(prefix, pieces, monkeypatch):
+    rename, left = os.replace, [10]
+
+    def crashing(source, target):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", crashing)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(prefix, embedding_symbol(), dataclasses.replace(pieces, step=6))
+    assert checkpoint.complete_steps(prefix) == [5]
+    checkpoint.keep_only(prefix, models=[5], states=[5])
+    assert not [name for name in os.listdir(os.path.dirname(prefix)) if "0006" in name]
+    checkpoint.load_state(prefix, 5)
+
+
+def test_pieces_are_removed_with_their_checkpoint(prefix, pieces):
+    checkpoint.save(prefix, embedding_symbol(), make_state(6))
+    open(f"{prefix}-0007.states-3.tmp", "wb").close()
+    checkpoint.keep_only(prefix, models=[], states=[6])
+    assert not [name for name in os.listdir(os.path.dirname(prefix)) if "0005" in name or "tmp" in name]
+    assert checkpoint.complete_steps(prefix) == [6]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [{}, [], None, {"arg:fc7_weight": 7}, {"arg:fc7_weight": "7"}, {"arg:fc7_weight": 10**15}, {"arg:fc7_weight": 8}],
+)
+def test_rows_that_do_not_fit_are_one_line(prefix, pieces, rows):
+    path = Path(f"{prefix}-0005.json")
+    manifest = json.loads(path.read_text())
+    manifest["rows"] = {**manifest["rows"], **rows} if rows and rows != {"arg:fc7_weight": 7} else rows
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"model-0005\.json: "):
+        checkpoint.load_state(prefix, 5)

@@ -78,6 +78,19 @@ def test_a_run_is_trained_verified_saved_refused_and_resumed(data, tmp_path, cap
     assert checkpoint.complete_steps(prefix(tmp_path)) == [5]
 
 
+@pytest.mark.parametrize("loss", ["softmax", "arcface"])
+def test_a_share_of_the_classes_is_trained_on_and_a_run_goes_on_with_another(loss, data, tmp_path, caplog):
+    settings = ["--loss", loss, "--per-batch-size", "2", "--set", "ckpt_embedding=false"]
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--sample-rate", "0.1", *settings)) == 0
+    assert "a step trains on 2 of the 3 classes" in caplog.text
+    model = checkpoint.load_model(prefix(tmp_path, f"d63-{loss}-orl"))
+    assert model.arguments["fc7_weight"].shape == (3, 16)
+    assert model.symbol.infer_shape(data=(2, 3, SIZE, SIZE))[1][1] == (2, 3)
+    assert train.main(flags(data, tmp_path, "--max-steps", "2", "--resume", *settings)) == 0
+    assert caplog.text.count("a step trains on") == 1
+    assert train.main(flags(data, tmp_path, "--max-steps", "3", "--resume", "--sample-rate", "0.4", *settings)) == 0
+
+
 def test_resume_without_a_run_starts_one(data, tmp_path):
     assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume")) == 0
     assert checkpoint.complete_steps(prefix(tmp_path)) == [1]
@@ -127,6 +140,7 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--gpus", "first"], "--gpus first: write it as numbers"),
         (["--lr-steps", "soon"], "--lr-steps soon: write it as whole numbers"),
         (["--pretrained", "nowhere/model"], "nowhere/model-0001.params"),
+        (["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"], "--sample-rate 0.5: --loss triplet has"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_that_names_it(data, tmp_path, capsys, more, message):
@@ -149,6 +163,7 @@ def test_cuda_visible_devices_decides_without_gpus(data, tmp_path, capsys, monke
         "--per-batch-size 0", "--per-batch-size 1000000000", "--per-batch-size many", "--ckpt 7", "--no-such-flag",
         "--lr nan", "--lr -1", "--lr inf", "--wd nan", "--wd -1", "--mom 1.5", "--mom nan", "--seed -1",
         f"--seed {2**64}", "--max-bad -1", "--frequent 0", "--frequent -5", "--verbose 0", "--epochs 0",
+        "--sample-rate 0", "--sample-rate 1.1", "--sample-rate nan",
         "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr " + "9" * 5000,
     ],
 )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Partial FC: a step trains on the classes of its batch and on a sample of the others.
+
+After An et al. 2021, "Partial FC: Training 10 Million Identities on a Single Machine", and An et al. 2022, "Killing
+Two Birds with One Stone".  The classifier's parameters have one row a class, its centre.  Those of all classes lie
+here, in main memory; what is bound on the devices has the rows of the sample only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from denseface.errors import InputError
+
+import mxnet as mx
+
+CLASS_PARAMETERS = ("fc7_weight", "fc7_bias")  # of the losses in denseface.losses: the first axis is that of classes
+
+_BLOCK = 1 << 16  # rows that are drawn at a time
+
+
+def sample_size(num_classes: int, rate: float, images: int) -> int:
+    """Number of classes that a step trains on: ceil(rate * num_classes), at least one an image, at most all.
+
+    Parameters
+    ----------
+    num_classes : int
+        All classes.
+    rate : float
+        Above 0, up to 1.
+    images : int
+        Images of a step, over all devices, batches and workers.
+    """
+    return min(num_classes, max(math.ceil(rate * num_classes), images))
+
+
+def draw_sample(labels: np.ndarray, num_classes: int, size: int, seed: int) -> np.ndarray:
+    """Draw the classes that a step trains on (An et al. 2021, section 3.3: all positives, and negatives at random).
+
+    Parameters
+    ----------
+    labels : ndarray, any shape and type
+        Classes of the step's images, 0 to ``num_classes`` - 1; all of them are in the sample.
+    num_classes, size : int
+        How many classes there are, and how many to draw, not fewer than there are different labels.
+    seed : int
+        0 or more; decides the others, each subset of them with equal probability.
+
+    Returns
+    -------
+    ndarray of shape (size,), int64
+        In ascending order; the position of class c is ``searchsorted(sample, c)``.
+    """
+    positives = np.unique(labels).astype(np.int64)
+    rng = np.random.Generator(np.random.Philox(seed))
+    others = rng.choice(num_classes - len(positives), size - len(positives), replace=False, shuffle=False)
+    # The n-th class that is no positive: n, and one more for every positive before it.
+    others += np.searchsorted(positives - np.arange(len(positives)), others, side="right")
+    return np.sort(np.concatenate([positives, others]))
+
+
+class Centers:
+    """The rows of all classes, and the momentum of each.
+
+    A row that is not in a step's sample stays as it is, and so does its momentum: neither moves nor decays until the
+    row is sampled next.
+
+    Parameters
+    ----------
+    num_classes : int
+        Rows of each table.
+    shapes : mapping of str to tuple of int
+        Shape of each classifier parameter as it is bound, (size of the sample, ...).
+    momentum : bool
+        Whether the optimizer has any.
+
+    Attributes
+    ----------
+    num_classes, size : int
+        How many classes there are, and how many are bound.
+    weights, momenta : dict of str to ndarray of shape (num_classes, ...), float32
+        By parameter; ``momenta`` is empty without momentum.
+
+    Raises
+    ------
+    InputError
+        If there is not enough memory for so many classes.
+    """
+
+    def __init__(self, num_classes: int, shapes: Mapping[str, tuple[int, ...]], momentum: bool):
+        self.num_classes = num_classes
+        self.size = next(iter(shapes.values()))[0]
+        tables = [{}, {}]
+        try:
+            for name, (_, *row) in shapes.items():
+                for table in tables[: 1 + momentum]:
+                    table[name] = np.zeros((num_classes, *row), np.float32)
+            self._rows = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        except MemoryError as error:
+            raise InputError(f"there is not enough memory for the centres of {num_classes} classes") from error
+        self.weights, self.momenta = tables
+
+    def initialize(self, name: str, draw: Callable[[mx.nd.NDArray], None]) -> None:
+        """Fill a table with what ``draw`` writes into one block of its rows after the other."""
+        table = self.weights[name]
+        for start in range(0, self.num_classes, _BLOCK):
+            block = mx.nd.zeros(table[start : start + _BLOCK].shape)
+            draw(block)
+            table[start : start + _BLOCK] = block.asnumpy()
+
+    def load(self, classes: np.ndarray, weights: Mapping[str, mx.nd.NDArray], momenta: Mapping) -> None:
+        """Copy the rows of ``classes`` into arrays on a device."""
+        for tables, arrays in ((self.weights, weights), (self.momenta, momenta)):
+            for name, table in tables.items():
+                rows = np.take(table, classes, axis=0, out=self._rows[name], mode="clip")  # others buffer the output
+                arrays[name][:] = rows
+
+    def store(self, classes: np.ndarray, weights: Mapping[str, mx.nd.NDArray], momenta: Mapping) -> None:
+        """Copy them back."""
+        for tables, arrays in ((self.weights, weights), (self.momenta, momenta)):
+            for name, table in tables.items():
+                table[classes] = arrays[name].asnumpy()
