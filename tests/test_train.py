@@ -140,7 +140,7 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--gpus", "first"], "--gpus first: write it as numbers"),
         (["--lr-steps", "soon"], "--lr-steps soon: write it as whole numbers"),
         (["--pretrained", "nowhere/model"], "nowhere/model-0001.params"),
-        (["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"], "--sample-rate 0.5: --loss triplet has"),
+        (["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"], "--loss triplet has no classes"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_that_names_it(data, tmp_path, capsys, more, message):
