@@ -36,6 +36,12 @@ def nodes_of(symbol: mx.sym.Symbol) -> list[Node]:
     return _read(symbol)[0]
 
 
+def output_shapes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
+    """Shapes of every node's outputs, by the name that MXNet gives them; of those that ``data`` determines."""
+    internals = symbol.get_internals()
+    return dict(zip(internals.list_outputs(), internals.infer_shape_partial(data=data_shape)[1]))
+
+
 def rewrite(symbol: mx.sym.Symbol, change: Callable[[Node], Node]) -> mx.sym.Symbol:
     """Replace the nodes of a symbol.
 

@@ -5,7 +5,7 @@ import pytest
 
 from denseface import networks
 from denseface.acceleration import accelerate
-from denseface.rewrite import nodes_of
+from denseface.rewrite import Node, nodes_of, rewrite
 
 import mxnet as mx
 
@@ -37,19 +37,39 @@ def run(symbol, seed=0):
     return {name: array.asnumpy() for name, array in found.items() if name != "softmax_label"}
 
 
-@pytest.mark.parametrize("network, activation", [("d63", "elu"), ("d63", "prelu"), ("d121", "elu")])
-def test_accelerated_and_plain_are_the_same_function(network, activation):
-    # At the kink of a ReLU a rounding error can turn a gradient on or off, so the blocks get smoother activations.
-    networks.configure(network, "orl", "arcface", [f"net_act={activation}", "net_output=H", "emb_size=16"])
-    plain = networks.training_symbol(networks.embedding_symbol())
-    fast = accelerate(plain, SHAPE)
+def with_slow_slopes(symbol):
+    """PReLU as where(x > 0, x, a x): MXNet's own gives gradients of its slopes that depend on its memory planner."""
+
+    def change(node):
+        if node.op != "LeakyReLU" or node.attrs["act_type"] != "prelu":
+            return node
+        data, slope = node.inputs
+        column = Node("Reshape", f"{node.name}_column", {"shape": "(1, -1, 1, 1)"}, [slope])
+        product = Node("broadcast_mul", f"{node.name}_product", {}, [data, (column, 0)])
+        positive = Node("_greater_scalar", f"{node.name}_positive", {"scalar": "0"}, [data])
+        return Node("where", node.name, {}, [(positive, 0), data, (product, 0)])
+
+    return rewrite(symbol, change)
+
+
+def assert_same_function(fast, plain):
     assert fast.list_arguments() == plain.list_arguments()
     assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
-    expected, found = run(plain), run(fast)
+    expected, found = run(with_slow_slopes(plain)), run(fast)
     assert found.keys() == expected.keys()
     for name in expected:
-        error = np.linalg.norm(found[name] - expected[name]) / (np.linalg.norm(expected[name]) + 1e-6)
+        error = np.linalg.norm(found[name] - expected[name]) / (np.linalg.norm(expected[name]) + 1e-3)
         assert error < 5e-3, (name, error)  # sums of large terms that nearly cancel, in the stem
+
+
+@pytest.mark.parametrize(
+    "network, activation", [("d63", "elu"), ("d63", "prelu"), ("d121", "elu"), ("r18", "prelu"), ("y1", "prelu")]
+)
+def test_accelerated_and_plain_are_the_same_function(network, activation):
+    # At the kink of a ReLU a rounding error can turn a gradient on or off, so the blocks get smoother activations.
+    networks.configure(network, "orl", "arcface", [f"net_act={activation}", "net_output=J", "emb_size=16"])
+    plain = networks.training_symbol(networks.embedding_symbol())
+    assert_same_function(accelerate(plain, SHAPE), plain)
 
 
 def test_only_normalisations_between_two_layouts_are_touched():
