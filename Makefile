@@ -33,8 +33,7 @@ demo: set-up
 	@echo "  $(RUN) -m denseface export --model $(MODEL) -o model.onnx"
 
 test: lint
-	$(RUN) -m pytest --ignore tests/test_engines.py
-	$(RUN) -m pytest tests/test_engines.py
+	$(RUN) -m pytest
 
 torture: set-up
 	$(RUN) -m pytest -m torture -rP

@@ -1,5 +1,4 @@
 import copy
-import ctypes
 
 import pytest
 
@@ -23,14 +22,3 @@ def configured():
         for key in list(table):
             table.pop(key)
         table.update(values)
-
-
-class _Stack(ctypes.Structure):
-    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(autouse=True)
-def ordinary_signal_stack():
-    """Handle signals on the ordinary stack: with every engine loaded, the alternate one was gone when a signal came."""
-    disabled = 2  # SS_DISABLE
-    ctypes.CDLL(None).sigaltstack(ctypes.byref(_Stack(None, disabled, 0)), None)

@@ -1,7 +1,10 @@
 import dataclasses
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +169,27 @@ def test_engines_refuse_what_they_cannot_do(tmp_path):
         make_engine("onnxruntime", model, 2, context=mx.gpu(0))
     with pytest.raises(InputError, match=r"tiny.onnx: it takes pictures of \(C, H, W\) = \(3, 16, 16\)"):
         make_engine("onnxruntime", model, 2, (3, 112, 112))
+
+
+AFTER_TWO_ENGINES = """
+import os, signal
+from tiny_models import tiny_model
+from denseface.engines import make_engine
+engines = [make_engine("openvino", tiny_model(), 2, (3, 16, 16)) for _ in range(2)]
+while engines:
+    del engines[0]
+signal.signal(signal.SIGINT, lambda number, frame: print("interrupted"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="OpenVINO is not installed")
+def test_an_interrupt_after_two_of_openvino_is_no_crash():
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    command = [sys.executable, "-c", AFTER_TWO_ENGINES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 @pytest.mark.parametrize(
