@@ -8,10 +8,14 @@ A run lives in MODELS_ROOT/NETWORK-LOSS-DATASET.  It starts from, in this order 
 
 from __future__ import annotations
 
+from denseface import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()
+
 import argparse
 import json
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +27,7 @@ from denseface.acceleration import accelerate
 from denseface.augment import Augmentation
 from denseface.devices import contexts
 from denseface.embedding import Embedder
-from denseface.errors import InputError
+from denseface.errors import InputError, mxnet_reason
 from denseface.evaluation import verify
 from denseface.files import replacing
 from denseface.learner import Learner
@@ -44,10 +48,16 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     try:
-        return train(argv)
+        with interrupts.raised():
+            return train(argv)
     except (InputError, OSError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
-        return 1
+    except (mx.MXNetError, MemoryError) as error:
+        print(f"train.py: error: MXNet fails: {mxnet_reason(error)}", file=sys.stderr)
+    except interrupts.Interrupted as error:
+        print(f"train.py: {error}; --resume goes on from the last checkpoint", file=sys.stderr)
+        return error.exit_code
+    return 1
 
 
 def train(argv: list[str] | None) -> int:
@@ -98,7 +108,7 @@ def train(argv: list[str] | None) -> int:
         )
         if not run.fit():
             logger.info("stopped at step %d; go on with the same command and --resume", run.step)
-            return 128 + signal.SIGINT
+            return 128 + run.stopped_by
         logger.info("done: %s, step %d; %d broken pictures were replaced", prefix, run.step, len(loader.bad))
         return 0
 

@@ -1,8 +1,19 @@
-"""``python -m denseface COMMAND``."""
+"""``python -m denseface COMMAND``, and ``denseface COMMAND`` where it is installed."""
+
+from __future__ import annotations
 
 import sys
 
-from denseface.cli import main
+from denseface import interrupts
+
+
+def main() -> int:
+    """Run the command of this process."""
+    interrupts.end_at_once()
+    from denseface import cli
+
+    return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from denseface.engines import make_engine
 from denseface.engines.onnx_model import OnnxModel, read_onnx
-from denseface.errors import InputError
+from denseface.errors import InputError, mxnet_reason
 from denseface.pictures import Picture, load_picture, ordered_map
 from denseface.verification import normalize as normalized
 
@@ -191,9 +191,18 @@ class Embedder:
         while pictures := list(itertools.islice(decoded, size)):
             batch = np.zeros((size, *self._engine.input_shape), np.float32)
             batch[: len(pictures)] = np.stack(pictures).transpose(0, 3, 1, 2)
-            plain = self._engine(batch)[: len(pictures)]
-            mirrored = self._engine(np.ascontiguousarray(batch[:, :, :, ::-1])) if self.flip else None
+            plain = self._compute(batch)[: len(pictures)]
+            mirrored = self._compute(np.ascontiguousarray(batch[:, :, :, ::-1])) if self.flip else None
             yield plain, mirrored if mirrored is None else mirrored[: len(pictures)]
+
+    def _compute(self, batch):
+        try:
+            return self._engine(batch)
+        except Exception as error:  # each engine has its own
+            reason = mxnet_reason(error)
+            raise InputError(
+                f"--engine {self.engine} fails ({reason}); if it is memory, try a smaller --batch-size"
+            ) from error
 
     def _load(self, numbered):
         position, picture = numbered

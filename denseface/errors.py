@@ -1,5 +1,7 @@
 """The one exception that stands for "what was given cannot be used"."""
 
+import re
+
 
 class InputError(ValueError):
     """A file, an option or a value from outside cannot be used.
@@ -11,3 +13,10 @@ class InputError(ValueError):
     def __str__(self) -> str:
         # What a file says must not reach a terminal as control characters, nor end as a line that cannot be printed.
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
+
+
+def mxnet_reason(error: Exception) -> str:
+    """Find the line of an MXNet error that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("MXNetError: ")] or lines[-1:] or [type(error).__name__]
+    return re.sub(r"^MXNetError: |\[[0-9:]+\] \S+:\d+: ", "", told[0])[:300]

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.errors import InputError
+from denseface.errors import InputError, mxnet_reason
 from denseface.files import open_input
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
     try:
         return mx.sym.load_json(json.dumps(description, ensure_ascii=False))
     except mx.base.MXNetError as error:
-        raise InputError(f"{name}: MXNet refuses it: {_reason(error)}") from error
+        raise InputError(f"{name}: MXNet refuses it: {mxnet_reason(error)}") from error
 
 
 def infer_shapes(
@@ -187,7 +187,7 @@ def infer_shapes(
     except _Unusable as problem:
         raise InputError(f"{name}: with {_written(shapes)}: {problem}") from problem
     except mx.base.MXNetError as error:
-        raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {_reason(error)}") from error
+        raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {mxnet_reason(error)}") from error
     unknown = [argument for argument, shape in arguments.items() if not shape]
     if unknown:
         raise InputError(f"{name}: the shape of {unknown[0][:80]} does not follow from {_written(shapes)}")
@@ -399,10 +399,3 @@ def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _MAX_NAME:
         raise _Unusable(f"{what} is not printable text of 1 to {_MAX_NAME} characters")
     return value
-
-
-def _reason(error: Exception) -> str:
-    """Find the line of MXNet's message that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("MXNetError: ")] or lines[-1:] or ["it does not say why"]
-    return re.sub(r"^MXNetError: |\[[0-9:]+\] \S+:\d+: ", "", told[0])[:300]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.errors import InputError
+from denseface.errors import InputError, mxnet_reason
 from denseface.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 from denseface.pipeline import Batch
 
@@ -80,9 +80,11 @@ class Learner:
         grad_req.update(dict.fromkeys(shapes, "null"))
         try:
             self._executors = [symbol.simple_bind(context, grad_req=grad_req, **shapes) for context in contexts]
-        except RuntimeError as error:  # MXNet's, of which the last line says what is wrong
-            reason = str(error).splitlines()[-1].replace("MXNetError: ", "")
-            raise InputError(f"a batch of {data_shape} does not work ({reason}); try a smaller one") from error
+        except RuntimeError as error:  # simple_bind makes one of every MXNetError
+            reason = mxnet_reason(error)
+            raise InputError(
+                f"a batch of {data_shape} does not work ({reason}); try a smaller --per-batch-size"
+            ) from error
         self._shares = len(contexts) * (self.kvstore.num_workers if self.kvstore else 1)
         self._optimizer = mx.optimizer.SGD(
             momentum=momentum,

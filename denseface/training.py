@@ -16,7 +16,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from denseface import checkpoint
 from denseface.checkpoint import TrainingState
-from denseface.errors import InputError
+from denseface.errors import InputError, mxnet_reason
+from denseface.interrupts import Interrupted, handled_by
 from denseface.learner import Learner, StepResult
 from denseface.pipeline import Batch, BatchLoader
 from denseface.runlog import RunLog
@@ -89,6 +90,13 @@ class Run:
         The network that is saved as the model.
     verify : callable
         Takes arguments and auxiliary states and gives the figures of each verification set by name.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken so far.
+    stopped_by : int or None
+        The number of the signal that has stopped the run.
     """
 
     def __init__(
@@ -107,6 +115,7 @@ class Run:
         self.deployed = deployed
         self.verify = verify
         self.step = 0
+        self.stopped_by: int | None = None
         self._saved_step = 0
         self._best = {"step": None, "score": -math.inf}
         self._bests: list[int] = []
@@ -147,15 +156,15 @@ class Run:
         Raises
         ------
         InputError
-            If the loss is no longer finite (nothing is saved then), or the loader has no next batch (after the run is
-            saved).
+            If the loss is no longer finite, or MXNet fails (nothing is saved then), or the loader has no next batch
+            (after the run is saved).
         """
         log = RunLog(self.prefix, self.step)
         stream = self.loader.batches(self.step * self.plan.accumulate)
         bar = tqdm(total=self.plan.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True)
         try:
-            with _stop_on_signal() as stop, logging_redirect_tqdm(), bar:
-                self._fit(stream, log, bar, stop)
+            with self._stopped_by_signals(), logging_redirect_tqdm(), bar:
+                self._fit(stream, log, bar)
                 self._save()
                 self._tidy()  # a run that ended may have been killed before it did
                 return self.step >= self.plan.steps
@@ -163,17 +172,17 @@ class Run:
             stream.close()
             log.close()
 
-    def _fit(self, stream: Iterator[Batch], log: RunLog, bar: tqdm, stop: _Stop) -> None:
+    def _fit(self, stream: Iterator[Batch], log: RunLog, bar: tqdm) -> None:
         window: list[StepResult] = []
         started = time.perf_counter()
-        while self.step < self.plan.steps and not stop.requested:
+        while self.step < self.plan.steps and self.stopped_by is None:
             rate = self.plan.rate(self.step)
             try:
                 batches = [next(stream) for _ in range(self.plan.accumulate)]
             except InputError:
                 self._save()
                 raise
-            result = self.learner.step(batches, rate, seed=self.plan.seed * 1_000_003 + self.step)
+            result = self._take_step(batches, rate)
             if not math.isfinite(result.loss):
                 raise InputError(self._divergence("the loss", self.step + 1))
             self.step += 1
@@ -184,9 +193,20 @@ class Run:
                 self._report(window, rate, seconds, log, bar)
                 window, started = [], time.perf_counter()
             if self.step % self.plan.verbose == 0 or self.step == self.plan.steps:
-                self._verify(log)
-                self._save()
+                try:
+                    self._verify(log)
+                finally:
+                    self._save()
                 started = time.perf_counter()
+
+    def _take_step(self, batches: list[Batch], rate: float) -> StepResult:
+        try:
+            return self.learner.step(batches, rate, seed=self.plan.seed * 1_000_003 + self.step)
+        except (mx.MXNetError, MemoryError) as error:
+            raise InputError(
+                f"step {self.step + 1}: MXNet fails ({mxnet_reason(error)}); {self._kept()}; "
+                "if it is memory, try a smaller --per-batch-size and --accumulate"
+            ) from error
 
     def _report(self, window: list[StepResult], rate: float, seconds: float, log: RunLog, bar: tqdm) -> None:
         loss = sum(result.loss for result in window) / len(window)
@@ -240,33 +260,24 @@ class Run:
 
     def _divergence(self, what: str, step: int) -> str:
         rate = self.plan.rate(step - 1)
-        kept = f"the checkpoint at step {self._saved_step} is kept" if self._saved_step else "nothing was saved yet"
         return (
-            f"step {step}: {what} is not finite any more (learning rate {rate:.2g}); {kept}; "
+            f"step {step}: {what} is not finite any more (learning rate {rate:.2g}); {self._kept()}; "
             f"try --lr {rate / 10:.2g}, or more --warmup-steps"
         )
 
+    def _kept(self) -> str:
+        return f"the checkpoint at step {self._saved_step} is kept" if self._saved_step else "nothing was saved yet"
 
-class _Stop:
-    """Whether a signal has asked to stop."""
+    @contextlib.contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        """Turn SIGINT and SIGTERM into a request to stop for as long as the block lasts."""
+        self.stopped_by = None
 
-    requested = False
+        def request(number, frame):
+            if self.stopped_by is not None and number == signal.SIGINT:
+                raise Interrupted(number)
+            self.stopped_by = number
+            os.write(2, b"\nstopping after this step; the run is saved first\n")
 
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[_Stop]:
-    """Turn SIGINT and SIGTERM into a request for as long as the block lasts."""
-    stop = _Stop()
-
-    def request(number, frame):
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.requested = True
-        os.write(2, b"\nstopping after this step; the run is saved first\n")
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        with handled_by(request):
+            yield

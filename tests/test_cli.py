@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -75,9 +76,15 @@ def test_errors_are_one_line_and_exit_code_1(monkeypatch, capsys, error, line):
     assert run(capsys, "dataset", "orl", "out") == (1, "", line + "\n")
 
 
-def test_an_interrupt_is_one_line_and_exit_code_130(monkeypatch, capsys):
-    monkeypatch.setattr("denseface.cli.dataset.orl.run", raising(KeyboardInterrupt()))
-    assert run(capsys, "dataset", "orl", "out") == (130, "", "denseface: interrupted\n")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_is_one_line_and_an_exit_code(monkeypatch, capsys, number, code):
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr("denseface.cli.dataset.orl.run", lambda args: signal.raise_signal(number))
+        assert run(capsys, "dataset", "orl", "out") == (code, "", f"denseface: interrupted by {number.name}\n")
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path, capsys):

@@ -121,7 +121,7 @@ def test_an_interrupt_leaves_nothing(here):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "denseface: interrupted\n")
+    assert (process.returncode, errors) == (130, "denseface: interrupted by SIGINT\n")
     assert sorted(os.listdir(here)) == ["many", "people"]
 
 

@@ -51,7 +51,7 @@ def test_wheel_has_every_file_of_denseface(wheel):
 
 def test_wheel_installs_the_command(wheel):
     points = wheel.read(f"denseface-{denseface.__version__}.dist-info/entry_points.txt").decode()
-    assert points.split() == ["[console_scripts]", "denseface", "=", "denseface.cli:main"]
+    assert points.split() == ["[console_scripts]", "denseface", "=", "denseface.__main__:main"]
     assert callable(pkgutil.resolve_name("denseface.cli:main"))
 
 

@@ -191,6 +191,18 @@ def test_a_damaged_run_is_not_started_anew(data, tmp_path, capsys):
     assert "model-0001.json: this checkpoint is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["train.Learner", "train.verify", "train.adopt"])
+def test_mxnet_failing_elsewhere_is_one_line(data, tmp_path, capsys, monkeypatch, place):
+    def fail(*args, **kwargs):
+        raise train.mx.MXNetError("Traceback\n  somewhere\nMXNetError: no memory")
+
+    monkeypatch.setattr(place, fail)
+    more = ("--pretrained", "model") if place == "train.adopt" else ()
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", *more)) == 1
+    error = capsys.readouterr().err
+    assert "train.py: error: MXNet fails: no memory\n" in error and "Traceback" not in error
+
+
 def test_sigterm_saves_and_says_how_to_go_on(data, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-u", "train.py", *flags(data, tmp_path, "--max-steps", "100000")],
@@ -205,7 +217,7 @@ def test_sigterm_saves_and_says_how_to_go_on(data, tmp_path):
                 process.send_signal(signal.SIGTERM)
                 break
         output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors
+    assert process.returncode == 143 and "Traceback" not in errors
     assert "go on with the same command and --resume" in output
     (step,) = checkpoint.complete_steps(prefix(tmp_path))
     assert step >= 2

@@ -163,6 +163,38 @@ def test_parameters_that_are_not_finite_do_not_replace_a_checkpoint(records, tmp
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
 
 
+@pytest.mark.parametrize("error", [mx.MXNetError("Trace\nMXNetError: Failed to allocate CPU Memory"), MemoryError()])
+def test_a_step_that_fails_in_mxnet_keeps_the_last_checkpoint(records, tmp_path, error):
+    run = make_run(records, tmp_path / "model")
+    take_step = run.learner.step
+
+    def failing(*args, **kwargs):
+        if run.step == 6:
+            raise error
+        return take_step(*args, **kwargs)
+
+    run.learner.step = failing
+    message = (
+        r"^step 7: MXNet fails \((Failed to allocate CPU Memory|MemoryError)\); the checkpoint at step 4 is kept; "
+        "if it is memory, try a smaller --per-batch-size"
+    )
+    with pytest.raises(InputError, match=message):
+        run.fit()
+    resumed, whole = make_run(records, tmp_path / "model"), make_run(records, tmp_path / "whole")
+    resumed.resume(4)
+    assert resumed.fit() and whole.fit()
+    assert_same_state(resumed, whole)
+
+
+def test_a_verification_that_fails_costs_no_step(records, tmp_path):
+    def fail(arguments, auxiliary):
+        raise InputError("no memory")
+
+    with pytest.raises(InputError, match="no memory"):
+        make_run(records, tmp_path / "model", fail).fit()
+    assert checkpoint.complete_steps(tmp_path / "model") == [4]
+
+
 @pytest.mark.parametrize("key, value", [("best", None), ("best", {"step": 1}), ("bests", 3), ("bests", ["x"])])
 def test_progress_that_no_run_has_written_is_refused(records, tmp_path, key, value):
     run = make_run(records, tmp_path / "model", steps=2)

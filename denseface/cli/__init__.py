@@ -12,8 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from denseface import __version__
-from denseface.cli.console import FAILED, INTERRUPTED, report_error
+from denseface import __version__, interrupts
+from denseface.cli.console import FAILED, report_error
 from denseface.errors import InputError
 
 COMMANDS = ("dataset", "verify", "match", "embed", "search", "export", "summary", "plot", "compare", "plot-run")
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 if it failed, or 130 if it was interrupted.
+        0, or 1 if it failed, or 130 if it was interrupted (Ctrl-C), or 143 (SIGTERM).
 
     Raises
     ------
@@ -40,19 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
     args = _parser().parse_args(argv)
     try:
-        code = args.run(args)
-        sys.stdout.flush()
-        return code
+        with interrupts.raised():
+            code = args.run(args)
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:
         # Whoever read the output has seen enough; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (InputError, OSError, ModuleNotFoundError) as error:
+    except (InputError, OSError, ModuleNotFoundError, MemoryError) as error:
         report_error(error)
         return FAILED
-    except KeyboardInterrupt:
-        print("denseface: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except interrupts.Interrupted as error:
+        print("denseface:", error, file=sys.stderr)
+        return error.exit_code
 
 
 def _parser():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
+OK, FAILED = 0, 1
 
 
 def report_error(error: Exception) -> None:
     """Print an error as one line on stderr."""
-    text = str(error)
+    text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     print("denseface: error:", " ".join(text.split()), file=sys.stderr)

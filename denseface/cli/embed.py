@@ -50,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from denseface.bulk import embed_all, logger
+    from denseface.bulk import embed_all
     from denseface.sources import Sources
 
     with Sources(args.paths) as sources:
         embedder = load_embedder(args, flip=not args.no_flip)
         crop = load_cropper(args, embedder, _folder(args) if args.landmarks else ".")
-        with tqdm(total=len(sources), unit="picture", disable=None) as bar, logging_redirect_tqdm([logger]):
+        with tqdm(total=len(sources), unit="picture", disable=None) as bar, logging_redirect_tqdm():
             counts = embed_all(embedder, sources, args.out, crop=crop, strict=args.strict, on_progress=bar.update)
     said = [f"{counts.embedded} embeddings of {embedder.emb_size} values"]
     if counts.taken_over:

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from denseface.errors import InputError
+from denseface.interrupts import handled_by
 
 _CHUNK = 16
 _CHUNKS_AHEAD = 4  # of each process
@@ -79,17 +80,14 @@ def _interrupts_held():
     signal, Python would still interrupt this one, halfway through a start.
     """
     held = []
-    in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that Python interrupts
-    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number)) if in_main_thread else None
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
-        for number in held:
-            signal.raise_signal(number)
+    with handled_by(lambda number, frame: held.append(number)):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number in held:
+        signal.raise_signal(number)
 
 
 def _end_with_parent():

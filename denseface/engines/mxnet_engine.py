@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from denseface.bfloat import in_bfloat16
-from denseface.errors import InputError
+from denseface.errors import InputError, mxnet_reason
 from denseface.freeze import freeze
 from denseface.inference import checked_embedding
 from denseface.rewrite import Node, rewrite
@@ -88,8 +88,7 @@ def _bind(symbol, parameters, data_shape, context, name):
     try:
         executor = symbol.simple_bind(context, grad_req="null", type_dict={"data": "float32"}, data=data_shape)
     except RuntimeError as error:  # simple_bind makes one of every MXNetError
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{name}: MXNet cannot run it on {context}: {reason}") from error
+        raise InputError(f"{name}: MXNet cannot run it on {context}: {mxnet_reason(error)}") from error
     for own, given in zip((executor.arg_dict, executor.aux_dict), parameters):
         for name, array in own.items():
             if name != "data":
