@@ -215,6 +215,6 @@ def test_parameters_that_do_not_fit_are_refused_by_name(name, array):
 
 
 def test_a_batch_that_no_memory_holds_is_one_line():
-    message = r"a batch of .* does not work \(.+\); try a smaller one"
+    message = r"a batch of .* does not work \(.+\); try a smaller --per-batch-size"
     with pytest.raises(InputError, match=message):
         make_learner(tiny_symbol(), shape=(1 << 13, 3, 1 << 17, 1 << 17))
