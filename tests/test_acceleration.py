@@ -61,7 +61,7 @@ def assert_same_function(fast, plain):
     expected, found = run(with_slow_slopes(plain)), run(fast)
     assert found.keys() == expected.keys()
     for name in expected:
-        error = np.linalg.norm(found[name] - expected[name]) / (np.linalg.norm(expected[name]) + 1e-3)
+        error = np.linalg.norm(found[name] - expected[name]) / (np.linalg.norm(expected[name]) + 1e-2)
         assert error < 5e-3, (name, error)  # sums of large terms that nearly cancel, in the stem
 
 
