@@ -288,7 +288,10 @@ def adopt(learner: Learner, prefix: str, epoch: int) -> None:
         if names:
             logger.info("  %d %s: %s", len(names), fate, ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
     if len(loaded) < len(fresh):
-        raise InputError(f"--pretrained {prefix}: it fits only {len(loaded)} of {len(loaded) + len(fresh)} parameters")
+        raise InputError(
+            f"--pretrained {prefix}: it fits only {len(loaded)} of {len(loaded) + len(fresh)} parameters; "
+            "check --network"
+        )
 
 
 def save_configuration(prefix: str, args: argparse.Namespace, config: dict) -> None:

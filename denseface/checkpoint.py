@@ -133,7 +133,10 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
     ):
         missing = sorted(set(wanted) - set(given))
         if missing:
-            raise InputError(f"{path}: {kind} {missing[0]} of {prefix}-symbol.json is missing ({len(missing)} in all)")
+            raise InputError(
+                f"{path}: {kind} {missing[0]} of {prefix}-symbol.json is missing ({len(missing)} in all); "
+                "take both files from one run"
+            )
     return Model(symbol, arguments, auxiliary, prefix, step)
 
 
@@ -238,7 +241,7 @@ def newest_step(prefix: str | Path) -> int | None:
 
 
 def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable[int]) -> None:
-    """Remove checkpoints, and what a crash left half written.
+    """Remove checkpoints, the figures of models that go, and what a crash left half written.
 
     Parameters
     ----------
@@ -251,11 +254,11 @@ def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable
     """
     prefix = str(prefix)
     states = {*states}
-    kept = {"json": states, "states": states}  # in the order of removal, so that no complete checkpoint is half there
+    kept = {"json": states, r"states(-\d+)?": states}  # in the order of removal: no complete checkpoint is half there
     if models is not None:
-        kept["params"] = {*models, *states}
+        kept["params"] = kept[r"verification\.json"] = {*models, *states}
     for kind, steps in kept.items():
-        for path in _beside(prefix, rf"-\d{{4,}}\.{kind}" + (r"(-\d+)?" if kind == "states" else "")):
+        for path in _beside(prefix, rf"-\d{{4,}}\.{kind}"):
             if _step(prefix, path) not in steps:
                 path.unlink(missing_ok=True)
     for leftover in _beside(prefix, r"-(symbol\.json|\d{4,}\.(params|states(-\d+)?|json))\.tmp"):
@@ -279,7 +282,7 @@ def _steps(prefix, kind):
 
 
 def _step(prefix, path):
-    return int(path.stem[len(Path(prefix).name) + 1 :])
+    return int(path.name[len(Path(prefix).name) + 1 :].partition(".")[0])
 
 
 def _manifest(prefix, step):
@@ -352,5 +355,5 @@ def _split(path):
     arrays = read_arrays(path)
     strange = [name for name in arrays if not name.startswith(("arg:", "aux:"))]
     if strange:
-        raise InputError(f"{path}: {strange[0]} is neither an argument (arg:) nor an auxiliary state (aux:)")
+        raise InputError(f"{path}: {strange[0]} is neither arg: nor aux:; save it with MXNet's save_checkpoint")
     return _with_prefix(arrays, "arg:"), _with_prefix(arrays, "aux:")

@@ -99,11 +99,11 @@ class Gallery:
         with self._open("names") as member:
             names_shape, names_dtype = _read_header(member)
         if dtype != np.dtype("<f4") or len(self.shape) != 2 or names_dtype.kind != "U" or not names_dtype.itemsize:
-            raise InputError(f"{path}: embeddings must be float32 (N, emb_size) and names text")
+            raise InputError(f"{path}: embeddings must be float32 (N, emb_size) and names text; make it again")
         if not (self.shape[0] >= 0 and 1 <= self.shape[1] <= _MAX_SIZE and names_dtype.itemsize <= _MAX_SIZE):
             raise InputError(f"{path}: {self.shape} embeddings with names of {names_dtype} cannot be; make it again")
         if names_shape != self.shape[:1]:
-            raise InputError(f"{path}: {self.shape[0]} embeddings need as many names, not {names_shape}")
+            raise InputError(f"{path}: {self.shape[0]} embeddings need as many names, not {names_shape}; make it again")
         if not _says_how(self.model):
             raise InputError(f"{path}: it does not say how its embeddings were computed; make it with denseface embed")
 
@@ -164,7 +164,9 @@ class Gallery:
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: there is no such file; denseface embed writes it") from error
         except Exception as error:  # zipfile, zlib, NumPy and json have many for a broken file
-            raise InputError(f"{self.path}: it is not a file that denseface embed wrote, or it is broken") from error
+            raise InputError(
+                f"{self.path}: it is not a file that denseface embed wrote, or broken; make it anew"
+            ) from error
 
     def _chunks(self, step):
         """Read the embeddings, `step` at a time, with the place of the first."""

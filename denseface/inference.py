@@ -55,7 +55,10 @@ def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tu
     if output_shape is None:
         raise InputError(_misfit(symbol, model, data_shape))
     if len(output_shape) != 2 or output_shape[0] != data_shape[0]:
-        raise InputError(f"{model.name}: its output has the shape {output_shape}, which is no list of embeddings")
+        raise InputError(
+            f"{model.name}: its output has the shape {output_shape}, which is no list of embeddings; "
+            "a network for embeddings ends in fc1"
+        )
     return symbol, output_shape[1]
 
 

@@ -156,7 +156,9 @@ def embedding_size(embedding: mx.sym.Symbol) -> int:
     try:
         _, (shape,) = infer_shapes(embedding, "the network", data=(1, channels, height, width))
     except InputError as error:
-        raise InputError(f"image_shape: the network cannot take pictures of {height}x{width}x{channels}") from error
+        raise InputError(
+            f"image_shape: the network cannot take pictures of {height}x{width}x{channels}; it is made for 112,112,3"
+        ) from error
     return math.prod(shape[1:])
 
 

@@ -75,10 +75,12 @@ def read_bin(path: str | Path) -> PairSet:
     with open_input(path) as file:
         data = file.read()
     if not data:
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{path}: the file is empty; copy it again")
     content = plain_pickle.loads(data, str(path))
     if type(content) not in (list, tuple) or len(content) != 2 or type(content[0]) not in (list, tuple):
-        raise InputError(f"{path}: it is not a verification set, a pair of the images and the list of bools")
+        raise InputError(
+            f"{path}: it is not a verification set, a pair of images and bools; denseface dataset makes one"
+        )
     images = _images(content[0], path)
     issame = _bools(content[1], path)
     _check_counts(len(images), len(issame), path)
@@ -115,14 +117,16 @@ def write_bin(path: str | Path, images: Sequence[bytes], issame: Iterable[bool])
 
 def _check_counts(num_images: int, num_pairs: int, path: Path) -> None:
     if num_pairs == 0 or num_images != 2 * num_pairs:
-        raise InputError(f"{path}: {num_pairs} pairs need {2 * num_pairs} images, at least two, not {num_images}")
+        raise InputError(
+            f"{path}: {num_pairs} pairs need {2 * num_pairs} images, at least two, not {num_images}; copy it again"
+        )
 
 
 def _images(items: Sequence[object], path: Path) -> list[bytes]:
     images = [item.data if isinstance(item, plain_pickle.Array) else item for item in items]
     for place, (item, image) in enumerate(zip(items, images)):
         if type(image) is not bytes or not image or (item is not image and item.kind != "u1"):
-            raise InputError(f"{path}: image {place} is not the bytes of an encoded image")
+            raise InputError(f"{path}: image {place} is not the bytes of an encoded image; copy the file again")
     return images
 
 
@@ -130,5 +134,5 @@ def _bools(items: object, path: Path) -> np.ndarray:
     if isinstance(items, plain_pickle.Array) and items.kind == "b1" and len(items.shape) == 1:
         return np.frombuffer(items.data, np.uint8) != 0
     if type(items) not in (list, tuple) or any(type(item) is not bool for item in items):
-        raise InputError(f"{path}: the second part is not a list of bools")
+        raise InputError(f"{path}: the second part is not a list of bools; copy it again")
     return np.array(items, bool)

@@ -225,7 +225,10 @@ class BatchLoader:
             elif count % 100 == 0:
                 logger.warning("%d broken pictures so far", count)
             if self.max_bad is not None and count > self.max_bad:
-                raise InputError(f"{reason}; with it {count} pictures are broken, more than max_bad = {self.max_bad}")
+                raise InputError(
+                    f"{reason}; with it {count} pictures are broken, more than max_bad = {self.max_bad}; "
+                    "copy the records again, or allow more"
+                )
 
 
 def decode_image(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -88,13 +88,17 @@ def loads(data: bytes, source: str) -> object:
                 return machine.stack.pop()
             _STEPS[name](machine, argument)
     except _Refused as error:
-        raise InputError(f"{source}: refused: the file asks for {error}, which plain data does not need") from error
+        raise InputError(
+            f"{source}: refused: the file asks for {error}, which plain data does not need; get another file"
+        ) from error
     except _Malformed as error:
-        raise InputError(f"{source}: it is damaged or no pickle: {error}") from error
+        raise InputError(f"{source}: it is damaged or no pickle ({error}); copy it again") from error
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         # An instruction found something else on the stack, in the memo or in the file than it needs.
-        raise InputError(f"{source}: it is damaged or no pickle: an instruction lacks what it needs") from error
-    raise InputError(f"{source}: it is cut off")
+        raise InputError(
+            f"{source}: it is damaged or no pickle (an instruction lacks what it needs); copy it again"
+        ) from error
+    raise InputError(f"{source}: it is cut off; copy it again")
 
 
 def _instructions(data: bytes) -> Iterator[tuple[str, object]]:

@@ -290,12 +290,12 @@ def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
             bad = _BAD_INDEX_LINE.search(block, 0, len(block) - 1)
             if bad:
                 number = line + block.count(b"\n", 0, bad.start()) + 1
-                raise InputError(f"{path}: line {number} is not a key, a tab and an offset")
+                raise InputError(f"{path}: line {number} is not a key, a tab and an offset; copy it again")
             pairs = np.fromstring(block, np.int64, sep=" ").reshape(-1, 2)
             keys[line : line + len(pairs)], offsets[line : line + len(pairs)] = pairs.T
             line += len(pairs)
     if not count:
-        raise InputError(f"{path}: the index is empty")
+        raise InputError(f"{path}: the index is empty; copy it again")
     return keys, offsets
 
 
@@ -312,7 +312,7 @@ def _sorting_order(keys: np.ndarray, path: Path) -> np.ndarray:
     in_order = keys[order]
     twice = in_order[1:] == in_order[:-1]
     if twice.any():
-        raise InputError(f"{path}: key {in_order[1:][twice][0]} is there twice")
+        raise InputError(f"{path}: key {in_order[1:][twice][0]} is there twice; copy it again")
     return order
 
 

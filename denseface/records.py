@@ -18,6 +18,7 @@ from denseface.files import open_input, replacing
 from denseface.recordio import Record, RecordError, RecordReader, RecordWriter
 
 # Labels are float32, which has every whole number up to here and no further.
+_COPY = "copy train.rec and train.idx again"
 _EXACT_LIMIT = 1 << 24
 
 
@@ -146,25 +147,31 @@ class FaceRecords:
         first, last = self._read_range(header)
         missing = self.reader.first_missing(np.arange(first, last))
         if missing is not None:
-            raise InputError(f"{self.reader.path}: record 0 names identity record {missing}, which the index lacks")
+            raise InputError(
+                f"{self.reader.path}: record 0 names identity record {missing}, which the index lacks; {_COPY}"
+            )
         ranges = np.array([self._read_range(self.reader.read(key)) for key in range(first, last)], np.int64)
         by_start = np.array(sorted([[first, last], *ranges.tolist()]))
         overlap = by_start[1:, 0] < by_start[:-1, 1]
         if overlap.any():
-            raise InputError(f"{self.reader.path}: key {by_start[1:][overlap][0, 0]} is in the ranges of two headers")
+            raise InputError(
+                f"{self.reader.path}: key {by_start[1:][overlap][0, 0]} is in the ranges of two headers; {_COPY}"
+            )
         missing = self.reader.first_missing(_expand(ranges))
         if missing is not None:
-            raise InputError(f"{self.reader.path}: an identity claims the image with key {missing}, not in the index")
+            raise InputError(
+                f"{self.reader.path}: an identity claims the image with key {missing}, not in the index; {_COPY}"
+            )
         return ranges
 
     def _read_range(self, record: Record) -> tuple[int, int]:
         """Check the range that a header record holds."""
         place = f"{self.reader.path}: key {record.key}"
         if record.flag < 2:
-            raise InputError(f"{place}: a header record needs two labels, the start and the end of a range of keys")
+            raise InputError(f"{place}: a header record needs two labels, a key and the one after the last; {_COPY}")
         start, end = map(float, record.labels[:2])
         if not (1 <= start < end and start.is_integer() and end.is_integer()):
-            raise InputError(f"{place}: from {start:g} to {end:g} is not a range of keys")
+            raise InputError(f"{place}: from {start:g} to {end:g} is not a range of keys; {_COPY}")
         if end >= _EXACT_LIMIT:
             raise InputError(
                 f"{place}: the range ends at {end:.0f}, but this layout keeps keys as float32, exact only below "
@@ -186,7 +193,9 @@ class FaceRecords:
             labels = np.array([self._identity_label(*ends) for ends in self.identities.tolist()], np.int64)
             kept_labels = np.unique(labels[labels >= 0])
         if not len(kept_labels):
-            raise InputError(f"{self.reader.path}: images_filter {images_filter}: no identity has that many images")
+            raise InputError(
+                f"{self.reader.path}: images_filter {images_filter}: no identity has that many images; set it lower"
+            )
         self.num_classes = len(kept_labels)
         self._class_of_label = np.full(self._property.num_classes, -1, np.int64)
         self._class_of_label[kept_labels] = np.arange(self.num_classes)

@@ -138,9 +138,13 @@ class Run:
             self._best = {"step": state.progress["best"]["step"], "score": float(state.progress["best"]["score"])}
             self._bests = [int(best) for best in state.progress["bests"]]
         except InputError as error:
-            raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
+            raise InputError(
+                f"{self.prefix}: the run to resume has another configuration: {error}; give the flags it was begun with"
+            ) from error
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{self.prefix}-{step:04d}.json: its progress is not what a run has written") from error
+            raise InputError(
+                f"{self.prefix}-{step:04d}.json: its progress is not what a run has written; bring the file back"
+            ) from error
         self.step = self._saved_step = step
 
     def fit(self) -> bool:

@@ -145,10 +145,13 @@ def test_a_crash_at_any_write_leaves_the_previous_checkpoint_whole(prefix, monke
 def test_keeping_removes_the_rest_and_what_a_crash_left(prefix):
     for step in (1, 2, 3):
         checkpoint.save(prefix, embedding_symbol(), make_state(step))
-    open(f"{prefix}-0004.params.tmp", "wb").close()
+    for left in ("0004.params.tmp", "0001.verification.json", "0002.verification.json"):
+        open(f"{prefix}-{left}", "wb").close()
     checkpoint.keep_only(prefix, models=[1], states=[3])
     left = sorted(name[len("model-") :] for name in os.listdir(os.path.dirname(prefix)))
-    assert left == ["0001.params", "0003.json", "0003.params", "0003.states", "symbol.json"]
+    assert left == [
+        "0001.params", "0001.verification.json", "0003.json", "0003.params", "0003.states", "symbol.json",
+    ]  # fmt: skip
     checkpoint.save(prefix, embedding_symbol(), make_state(5))
     checkpoint.keep_only(prefix, models=None, states=[5])
     assert checkpoint.load_model(prefix, 1).step == 1 and checkpoint.complete_steps(prefix) == [5]

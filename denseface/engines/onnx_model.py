@@ -80,7 +80,7 @@ def read_onnx(path: str | Path) -> OnnxModel:
     try:
         proto = onnx.load_from_string(content)
     except Exception as error:  # protobuf's, which is not always the same class
-        raise InputError(f"{path}: it is no ONNX file") from error
+        raise InputError(f"{path}: it is no ONNX file; denseface export writes one") from error
     # An engine would read any file that such a tensor names.
     if any(isinstance(part, onnx.TensorProto) and part.external_data for part in _parts(proto)):
         raise InputError(f"{path}: refused: it takes values from other files; export the network again")

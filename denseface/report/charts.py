@@ -161,7 +161,7 @@ def _run_prefix(folder):
     if not found:
         raise InputError(f"{folder}: there is no run here, that is no PREFIX-training.csv")
     if len(found) > 1:
-        raise InputError(f"{folder}: there are several runs here: {', '.join(path.name for path in found)}")
+        raise InputError(f"{folder}: there are several runs here: {', '.join(path.name for path in found)}; leave one")
     return str(found[0])[: -len("-training.csv")]
 
 
@@ -179,7 +179,7 @@ def _read_csv(path, columns):
             for column in set(columns) - {"set"}:
                 row[column] = float(row[column] or "nan")
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: line {number} is not what a training run writes") from error
+            raise InputError(f"{path}: line {number} is not what a training run writes; mend or remove it") from error
     return rows
 
 
