@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import denseface  # noqa: F401  makes MXNet importable
-from bench import commands, inference, machine, report, training
+from bench import commands, inference, loader, machine, report, training
 from bench.race import Contender, race
 
-_PARTS = ("inference", "latency", "training", "embed", "start")
+_PARTS = ("inference", "latency", "training", "loader", "embed", "start")
 _NETWORKS = ("d63", "d121", "d161", "d169", "d201")
 _ACTIVATIONS = ("relu", "prelu")
 _EMBEDDED = 64
@@ -58,6 +59,10 @@ def _races(args) -> Iterator[_Race]:
         yield _Race("training", f"Training, {name}, batch {size}", (size, "pictures"), contenders, few)
         contenders = commands.embed_contenders(args.network, activation, _EMBEDDED, "mxnet")
         yield _Race("embed", f"Embedding files, {name}", (_EMBEDDED, "pictures"), contenders, few)
+    with tempfile.TemporaryDirectory() as folder:
+        loader.make_set(folder)
+        done = (loader.PICTURES, "pictures")
+        yield _Race("loader", "Reading records", done, loader.contenders(folder), args.rounds)
     yield _Race("start", "Starting", (1, "starts"), commands.start_contenders(), args.rounds)
 
 

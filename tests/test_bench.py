@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from bench import loader
 from bench.model import faces, make_model
 from bench.race import Contender, race
 from bench.report import markdown
@@ -82,7 +83,15 @@ def test_the_page_holds_rates_and_ratios():
     assert "| ours | 100.0 | 80.0 | 2.00 | 1e-06 | 1.00000 | 300 |" in page
 
 
+def test_all_readers_go_through_the_same_pictures(tmp_path):
+    loader.make_set(str(tmp_path))
+    said = []
+    rows = race(loader.contenders(str(tmp_path)), rounds=1, log=said.append)
+    assert (len(rows), said) == (4, [])
+    assert all(row["difference"] < 1e-3 for row in rows)
+
+
 def test_a_part_that_does_not_exist_is_answered_with_those_that_do():
     found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert found.stderr.endswith("there is no part gpu; there are inference, latency, training, embed, start\n")
+    assert found.stderr.endswith("there is no part gpu; there are inference, latency, training, loader, embed, start\n")
