@@ -14,10 +14,11 @@ if __name__ == "__main__":
     interrupts.end_at_once()
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from denseface import checkpoint, networks
 from denseface.acceleration import accelerate
 from denseface.augment import Augmentation
 from denseface.devices import contexts
+from denseface.distributed import Workers
 from denseface.embedding import Embedder
 from denseface.errors import InputError, mxnet_reason
 from denseface.evaluation import verify
@@ -42,6 +44,8 @@ from denseface.triplets import METRICS, TripletLoader
 import mxnet as mx
 
 logger = logging.getLogger("denseface")
+
+KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,19 +67,26 @@ def main(argv: list[str] | None = None) -> int:
 def train(argv: list[str] | None) -> int:
     args, config = parse_args(argv)
     prefix = run_prefix(args)
-    with locked(prefix), FaceRecords(config.dataset_path, config.data_images_filter) as records:
+    with contextlib.ExitStack() as stack:
+        # who else trains
+        workers = stack.enter_context(Workers(args.kvstore))
+        if not workers.is_first:
+            logger.setLevel(logging.WARNING)
+        workers.from_first(lambda: stack.enter_context(place(prefix)))
+
         # data
+        records = stack.enter_context(FaceRecords(config.dataset_path, config.data_images_filter))
         config.num_classes = records.num_classes
         devices = contexts(args.gpus)
         batch_size = args.per_batch_size * len(devices)
         # mining asks the learner, which is made below
-        loader = make_loader(args, config, records, len(devices), lambda pictures: learner.embed(pictures))
+        loader = make_loader(args, config, records, len(devices), workers, lambda pictures: learner.embed(pictures))
         plan = make_plan(args, loader)
 
         # symbol
         embedding = networks.embedding_symbol(args.symbol_path)
         whole = networks.training_symbol(embedding)
-        classes = classes_a_step(args, config, batch_size * args.accumulate)
+        classes = classes_a_step(args, config, batch_size * args.accumulate * workers.size)
         sampled = classes < config.num_classes
         symbol = networks.training_symbol(embedding, classes) if sampled else whole
         height, width, channels = config.image_shape
@@ -88,6 +99,7 @@ def train(argv: list[str] | None) -> int:
             wd=args.wd,
             accumulate=args.accumulate,
             kvstore=args.kvstore,
+            workers=workers,
             num_classes=config.num_classes if sampled else None,
         )
 
@@ -95,17 +107,16 @@ def train(argv: list[str] | None) -> int:
         deployed = embedding if config.ckpt_embedding else whole
         run = Run(learner, loader, plan, prefix, deployed, make_verify(config, embedding))
         start(run, args)
-        save_configuration(prefix, args, config)
+        workers.from_first(lambda: save_configuration(prefix, args, config))
 
         # fit
-        images = batch_size * args.accumulate
+        images = batch_size * args.accumulate * workers.size
         epochs = plan.steps * args.accumulate / loader.steps_per_epoch
         logger.info("%s: %d images of %d identities", config.dataset, len(records), records.num_classes)
         if sampled:
             logger.info("a step trains on %d of the %d classes", classes, config.num_classes)
-        logger.info(
-            "%d steps of %d images (%.1f epochs) on %s", plan.steps, images, epochs, ", ".join(map(str, devices))
-        )
+        where = ", ".join(map(str, devices)) + (f" of {workers.size} workers" if workers.size > 1 else "")
+        logger.info("%d steps of %d images (%.1f epochs) on %s", plan.steps, images, epochs, where)
         if not run.fit():
             logger.info("stopped at step %d; go on with the same command and --resume", run.step)
             return 128 + run.stopped_by
@@ -159,7 +170,8 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     flag("--sample-rate", type=within(float, 1e-6, 1), default=1.0, metavar="R",
          help="share of the classes that a step trains on (Partial FC)")  # fmt: skip
     flag("--gpus", metavar="0,1", help="GPUs by number; by default those of CUDA_VISIBLE_DEVICES, or the CPU")
-    flag("--kvstore", default=default.kvstore, help="MXNet's key-value store for several devices")
+    flag("--kvstore", choices=KVSTORES, default=default.kvstore,
+         help="MXNet's key-value store for several devices, or several workers (dist_*)")  # fmt: skip
     flag("--seed", type=within(int, 0, 2**64 - 1), default=default.seed, help="seed of everything random")
     flag("--max-bad", type=natural, default=None, metavar="N", help="broken pictures to bear before giving up")
     return parser.parse_args(argv), config
@@ -179,10 +191,16 @@ def within(kind: type, low: float, high: float = 10**9) -> Callable[[str], float
 
 
 def run_prefix(args: argparse.Namespace) -> str:
-    """Make the run's folder; give the prefix of its checkpoints."""
-    folder = Path(args.models_root, f"{args.network}-{args.loss}-{args.dataset}")
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder / "model")
+    """Give the prefix of a run's checkpoints."""
+    return str(Path(args.models_root, f"{args.network}-{args.loss}-{args.dataset}", "model"))
+
+
+@contextlib.contextmanager
+def place(prefix: str) -> Iterator[None]:
+    """Make the run's folder, and keep other runs away from it."""
+    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    with locked(prefix):
+        yield
 
 
 def make_loader(
@@ -190,6 +208,7 @@ def make_loader(
     config: dict,
     records: FaceRecords,
     num_devices: int,
+    workers: Workers,
     embed: Callable[[np.ndarray], np.ndarray],
 ) -> BatchLoader:
     """Choose where batches come from: all pictures in random order or, for a loss on triplets, what is mined."""
@@ -202,7 +221,7 @@ def make_loader(
         "max_bad": args.max_bad,
     }
     if config.loss_name not in METRICS:
-        return BatchLoader(**settings)
+        return BatchLoader(**settings, num_parts=workers.size, part_index=workers.rank)
     return TripletLoader(
         **settings,
         embed=embed,
@@ -213,6 +232,7 @@ def make_loader(
         images_per_identity=config.images_per_identity,
         num_devices=num_devices,
         accumulate=args.accumulate,
+        workers=workers,
     )
 
 
@@ -265,18 +285,24 @@ def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict]
 
 def start(run: Run, args: argparse.Namespace) -> None:
     """Bring a run to where it starts."""
-    newest = checkpoint.newest_step(run.prefix)
-    if newest and not args.resume:
-        raise InputError(
-            f"{run.prefix}: holds a run at step {newest}; go on with --resume, or take another --models-root"
-        )
+    workers = run.workers
+    newest = workers.from_first(lambda: find_checkpoint(run.prefix, args.resume))
     if newest:
         run.resume(newest)
         logger.info("resuming %s at step %d of %d", run.prefix, newest, run.plan.steps)
         return
     run.learner.initialize(networks.initializer(), args.seed)
     if args.pretrained:
-        adopt(run.learner, args.pretrained, args.pretrained_epoch)
+        workers.from_first(lambda: adopt(run.learner, args.pretrained, args.pretrained_epoch))
+    run.learner.share()
+
+
+def find_checkpoint(prefix: str, resume: bool) -> int | None:
+    """Give the step of the run's newest checkpoint, if there is one and it may be resumed."""
+    newest = checkpoint.newest_step(prefix)
+    if newest and not resume:
+        raise InputError(f"{prefix}: holds a run at step {newest}; go on with --resume, or take another --models-root")
+    return newest
 
 
 def adopt(learner: Learner, prefix: str, epoch: int) -> None:

@@ -58,7 +58,19 @@ class _MXNetFinder:
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on stderr at every bind otherwise
         os.environ.setdefault("OMP_NUM_THREADS", str(_cores()))  # MXNet takes half the processors otherwise
         _restore_numpy_names(Path(spec.origin).parent)
+        if os.environ.get("DMLC_ROLE") in ("scheduler", "server"):  # the import does not return then
+            _watch_peers()
         return spec
+
+
+def _watch_peers() -> None:
+    from denseface import peers
+    from denseface.errors import InputError
+
+    try:
+        peers.watch_as_server()
+    except InputError as error:
+        sys.exit(f"denseface: error: {error}")
 
 
 def _cores() -> int:

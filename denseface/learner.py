@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from denseface.distributed import Workers
 from denseface.errors import InputError, mxnet_reason
 from denseface.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 from denseface.pipeline import Batch
@@ -42,7 +43,9 @@ class Learner:
     accumulate : int
         Number of batches whose gradients are meant into one step.
     kvstore : str
-        Type of the MXNet key-value store that sums gradients; only used with several devices or workers.
+        Type of the MXNet key-value store that sums gradients over several devices; several workers bring their own.
+    workers : Workers, optional
+        The processes that train together; by default this one alone.
     num_classes : int, optional
         For Partial FC: the number of all classes, where the symbol's classifier has room for a sample of them.  Each
         step draws its own, the same on every device and worker.  The default is to train on the symbol's classes.
@@ -68,11 +71,13 @@ class Learner:
         wd: float,
         accumulate: int = 1,
         kvstore: str = "device",
+        workers: Workers | None = None,
         num_classes: int | None = None,
     ):
         self.symbol = symbol
         self.accumulate = accumulate
-        self.kvstore = mx.kv.create(kvstore) if len(contexts) > 1 or "dist" in kvstore else None
+        self.workers = workers or Workers()
+        self.kvstore = self.workers.kvstore or (mx.kv.create(kvstore) if len(contexts) > 1 else None)
         share = data_shape[0] // len(contexts)
         self.parameter_names = [n for n in symbol.list_arguments() if n not in ("data", "softmax_label")]
         grad_req = {name: "write" if accumulate == 1 else "add" for name in self.parameter_names}
@@ -85,7 +90,7 @@ class Learner:
             raise InputError(
                 f"a batch of {data_shape} does not work ({reason}); try a smaller --per-batch-size"
             ) from error
-        self._shares = len(contexts) * (self.kvstore.num_workers if self.kvstore else 1)
+        self._shares = len(contexts) * self.workers.size
         self._optimizer = mx.optimizer.SGD(
             momentum=momentum,
             wd=wd,
@@ -94,13 +99,9 @@ class Learner:
             param_idx2name=dict(enumerate(self.parameter_names)),
         )
         if self.kvstore:
-            for index, name in enumerate(self.parameter_names):
-                self.kvstore.init(index, self._executors[0].grad_dict[name])
-            for index, name in self._auxiliary_keys():
-                self.kvstore.init(index, self._executors[0].aux_dict[name])
-            if num_classes is not None:
-                images = data_shape[0] * accumulate
-                self.kvstore.init(self._labels_key(), mx.nd.zeros((self.kvstore.num_workers, images)))
+            keys = [*range(len(self.parameter_names)), *(index for index, _ in self._auxiliary_keys())]
+            first = self._executors[0]
+            self.kvstore.init(keys, [*map(first.grad_dict.get, self.parameter_names), *first.aux_dict.values()])
         self._momenta = [
             {
                 name: self._optimizer.create_state(index, executor.arg_dict[name])
@@ -141,14 +142,14 @@ class Learner:
             Rate of this step.
         seed : int
             Decides the dropout of this step, and its sample of classes, so that a step is the same whatever came before
-            it.
+            it.  Workers drop different units.
 
         Returns
         -------
         StepResult
             Means over the batches, before the step is taken.
         """
-        mx.random.seed(seed % 2**31)
+        mx.random.seed((seed * self.workers.size + self.workers.rank) % 2**31)
         if self.accumulate > 1:
             for executor in self._executors:
                 for name in self.parameter_names:
@@ -243,6 +244,38 @@ class Learner:
             for name, array in momenta.items():
                 _assign(name, own, array)
 
+    def share(self) -> None:
+        """Bring parameters, moving averages and momenta of the first worker to all others."""
+        if self.workers.size == 1:
+            return
+        first = self._executors[0]
+        for index, name in enumerate(self.parameter_names):
+            self._from_first_worker(index, first.arg_dict[name])
+            if self._momenta[0][name] is not None:
+                self._from_first_worker(index, self._momenta[0][name])
+                for momenta in self._momenta[1:]:
+                    self._momenta[0][name].copyto(momenta[name])
+        for index, name in self._auxiliary_keys():
+            self._from_first_worker(index, first.aux_dict[name])
+        self._share_parameters()
+        if self.centers:
+            self._share_centers()
+
+    def _share_centers(self):
+        for index, name in enumerate(self.parameter_names):
+            for tables in (self.centers.weights, self.centers.momenta):
+                for block in self.centers.blocks(tables.get(name)):
+                    array = mx.nd.zeros(self._executors[0].grad_dict[name].shape)  # the shape that the key has
+                    array[: len(block)] = block
+                    self._from_first_worker(index, array)
+                    block[:] = array[: len(block)].asnumpy()
+
+    def _from_first_worker(self, index, array):
+        if not self.workers.is_first:
+            array[:] = 0
+        self.kvstore.pushpull(index, [array])  # a sum with zeros, which changes nothing
+        array.wait_to_read()  # two arrays of one key must not be under way at once
+
     def _arguments(self):
         """Where the parameters are, by name: on the first device, or among the centres."""
         bound = self._executors[0].arg_dict
@@ -253,14 +286,9 @@ class Learner:
 
     def _all_labels(self, batches):
         """Labels of the step on all workers, so that all draw the same sample of classes."""
-        labels = np.concatenate([batch.label for batch in batches])
-        if self.kvstore is None or self.kvstore.num_workers == 1:
-            return labels
-        shared = np.zeros((self.kvstore.num_workers, len(labels)), np.float32)
-        shared[self.kvstore.rank] = labels
-        shared = mx.nd.array(shared)
-        self.kvstore.pushpull(self._labels_key(), shared)
-        return shared.asnumpy()
+        labels = np.zeros((self.workers.size, sum(len(batch.label) for batch in batches)))
+        labels[self.workers.rank] = np.concatenate([batch.label for batch in batches])
+        return self.workers.sum(labels)
 
     def _forward_backward(self, batch):
         """Add the batch's gradients; give its loss and accuracy."""
@@ -290,9 +318,6 @@ class Learner:
     def _auxiliary_keys(self):
         """Names of the moving averages with their keys in the key-value store, after those of the gradients."""
         return enumerate(self._executors[0].aux_dict, start=len(self.parameter_names))
-
-    def _labels_key(self):
-        return len(self.parameter_names) + len(self._executors[0].aux_dict)
 
     def _average_auxiliary(self):
         mx.nd.waitall()  # MXNet does not know that going backward changes them, so nothing else waits for it

@@ -8,7 +8,7 @@ here, in main memory; what is bound on the devices has the rows of the sample on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -101,6 +101,11 @@ class Centers:
         except MemoryError as error:
             raise InputError(f"there is not enough memory for the centres of {num_classes} classes") from error
         self.weights, self.momenta = tables
+
+    def blocks(self, table: np.ndarray | None) -> Iterator[np.ndarray]:
+        """Go through a table, or none, in blocks of as many rows as are bound."""
+        for start in range(0, 0 if table is None else self.num_classes, self.size):
+            yield table[start : start + self.size]
 
     def initialize(self, name: str, draw: Callable[[mx.nd.NDArray], None]) -> None:
         """Fill a table with what ``draw`` writes into one block of its rows after the other."""

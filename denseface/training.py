@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from denseface import checkpoint
 from denseface.checkpoint import TrainingState
 from denseface.errors import InputError, mxnet_reason
-from denseface.interrupts import Interrupted, handled_by
+from denseface.interrupts import SIGNALS, Interrupted, handled_by
 from denseface.learner import Learner, StepResult
 from denseface.pipeline import Batch, BatchLoader
 from denseface.runlog import RunLog
@@ -76,6 +76,9 @@ class Plan:
 class Run:
     """A training run with a place on disk.
 
+    Of several workers (``learner.workers``) each has a run with the same plan.  They take the same steps and stop
+    together; the first one alone reads and writes the run's files and verifies.
+
     Parameters
     ----------
     learner : Learner
@@ -109,6 +112,7 @@ class Run:
         verify: Callable[[dict, dict], dict[str, VerificationResult]],
     ):
         self.learner = learner
+        self.workers = learner.workers
         self.loader = loader
         self.plan = plan
         self.prefix = prefix
@@ -128,15 +132,12 @@ class Run:
         InputError
             If it is not complete, or belongs to another network.
         """
-        centers = self.learner.centers
-        places = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
-        state = checkpoint.load_state(self.prefix, step, **places)
+        progress = self.workers.from_first(lambda: self._load(step))
+        self.learner.share()
         try:
-            self.learner.set_parameters(state.arguments, state.auxiliary)
-            self.learner.set_momenta(state.momenta)
-            self.loader.restore(state.progress["loader"])
-            self._best = {"step": state.progress["best"]["step"], "score": float(state.progress["best"]["score"])}
-            self._bests = [int(best) for best in state.progress["bests"]]
+            self.loader.restore(progress["loader"])
+            self._best = {"step": progress["best"]["step"], "score": float(progress["best"]["score"])}
+            self._bests = [int(best) for best in progress["bests"]]
         except InputError as error:
             raise InputError(
                 f"{self.prefix}: the run to resume has another configuration: {error}; give the flags it was begun with"
@@ -163,30 +164,53 @@ class Run:
             If the loss is no longer finite, or MXNet fails (nothing is saved then), or the loader has no next batch
             (after the run is saved).
         """
-        log = RunLog(self.prefix, self.step)
+        log = self._open_log()
         stream = self.loader.batches(self.step * self.plan.accumulate)
-        bar = tqdm(total=self.plan.steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True)
+        bar = tqdm(
+            total=self.plan.steps, initial=self.step, unit="step", dynamic_ncols=True,
+            disable=None if self.workers.is_first else True,
+        )  # fmt: skip
         try:
             with self._stopped_by_signals(), logging_redirect_tqdm(), bar:
                 self._fit(stream, log, bar)
                 self._save()
-                self._tidy()  # a run that ended may have been killed before it did
+                self.workers.from_first(self._tidy)  # a run that ended may have been killed before it did
                 return self.step >= self.plan.steps
         finally:
             stream.close()
-            log.close()
+            if log:
+                log.close()
 
-    def _fit(self, stream: Iterator[Batch], log: RunLog, bar: tqdm) -> None:
+    def _load(self, step: int) -> dict:
+        """Bring a checkpoint into the learner; give what else it holds."""
+        centers = self.learner.centers
+        places = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
+        state = checkpoint.load_state(self.prefix, step, **places)
+        try:
+            self.learner.set_parameters(state.arguments, state.auxiliary)
+            self.learner.set_momenta(state.momenta)
+        except InputError as error:
+            raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
+        return state.progress
+
+    def _open_log(self) -> RunLog | None:
+        """Open the figures, on the first worker."""
+        opened = []
+        self.workers.from_first(lambda: opened.append(RunLog(self.prefix, self.step)))
+        return opened[0] if opened else None
+
+    def _fit(self, stream: Iterator[Batch], log: RunLog | None, bar: tqdm) -> None:
         window: list[StepResult] = []
         started = time.perf_counter()
-        while self.step < self.plan.steps and self.stopped_by is None:
+        _, stopped_by = self._agree(StepResult(0.0, None))
+        while self.step < self.plan.steps and stopped_by is None:
             rate = self.plan.rate(self.step)
             try:
-                batches = [next(stream) for _ in range(self.plan.accumulate)]
+                batches = self._next_batches(stream)
             except InputError:
                 self._save()
                 raise
-            result = self._take_step(batches, rate)
+            result, stopped_by = self._agree(self._take_step(batches, rate))
             if not math.isfinite(result.loss):
                 raise InputError(self._divergence("the loss", self.step + 1))
             self.step += 1
@@ -194,11 +218,12 @@ class Run:
             bar.update()
             if self.step % self.plan.frequent == 0 or self.step == self.plan.steps:
                 seconds = time.perf_counter() - started
-                self._report(window, rate, seconds, log, bar)
+                if log:
+                    self._report(window, rate, seconds, log, bar)
                 window, started = [], time.perf_counter()
             if self.step % self.plan.verbose == 0 or self.step == self.plan.steps:
                 try:
-                    self._verify(log)
+                    self.workers.from_first(lambda: self._verify(log))
                 finally:
                     self._save()
                 started = time.perf_counter()
@@ -211,6 +236,25 @@ class Run:
                 f"step {self.step + 1}: MXNet fails ({mxnet_reason(error)}); {self._kept()}; "
                 "if it is memory, try a smaller --per-batch-size and --accumulate"
             ) from error
+
+    def _next_batches(self, stream: Iterator[Batch]) -> list[Batch]:
+        """Read a step's batches; raises on every worker if one of them cannot."""
+        batches, failure = [], None
+        try:
+            batches = [next(stream) for _ in range(self.plan.accumulate)]
+        except InputError as error:
+            failure = error
+        self.workers.check(failure)
+        return batches
+
+    def _agree(self, result: StepResult) -> tuple[StepResult, int | None]:
+        """Mean of the results of all workers, and the signal that has asked one of them to stop."""
+        asked = [self.stopped_by == number for number in SIGNALS]
+        loss, accuracy, *asked = self.workers.sum([result.loss, result.accuracy or 0, *asked]) / self.workers.size
+        stopped_by = next((number for number, times in zip(SIGNALS, asked) if times), None)
+        if stopped_by is not None:
+            self.stopped_by = stopped_by
+        return StepResult(float(loss), None if result.accuracy is None else float(accuracy)), stopped_by
 
     def _report(self, window: list[StepResult], rate: float, seconds: float, log: RunLog, bar: tqdm) -> None:
         loss = sum(result.loss for result in window) / len(window)
@@ -241,8 +285,14 @@ class Run:
                 self._bests = [*self._bests, self.step]
 
     def _save(self) -> None:
+        """Save on the first worker, while the others wait; nothing where it is saved already."""
         if self.plan.keep == KEEP_NOTHING or self.step == self._saved_step:
             return
+        self.workers.from_first(self._write)
+        self._saved_step = self.step
+        self.workers.from_first(self._tidy)
+
+    def _write(self) -> None:
         arguments, auxiliary = self.learner.parameters()
         momenta = self.learner.momenta()
         for name, array in {**momenta, **arguments, **auxiliary}.items():
@@ -251,8 +301,6 @@ class Run:
         progress = {"best": self._best, "bests": self._bests, "loader": self.loader.state()}
         state = TrainingState(self.step, arguments, auxiliary, momenta, progress)
         checkpoint.save(self.prefix, self.deployed, state)
-        self._saved_step = self.step
-        self._tidy()
         logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)
 
     def _tidy(self) -> None:

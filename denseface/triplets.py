@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from denseface.augment import Augmentation
+from denseface.distributed import Workers
 from denseface.errors import InputError
 from denseface.pictures import ordered_map
 from denseface.pipeline import Batch, BatchLoader
@@ -125,6 +126,9 @@ class TripletLoader(BatchLoader):
     The triplets of a bag depend on the network at its start, so they are part of :meth:`state`; with it, batches can
     start anywhere within the bag.  Bags are mined between steps only, so the state between steps is always enough.
 
+    Several workers embed a share of each bag, and mine the whole of it, all alike; of a step, each takes its shares.
+    They thus see what one worker with all their devices sees.
+
     Parameters
     ----------
     records, batch_size, image_shape, augmentation, seed, threads, max_bad
@@ -143,10 +147,12 @@ class TripletLoader(BatchLoader):
     images_per_identity : int
         Pictures of one identity in a bag, at most; 2 or more.
     num_devices : int
-        Into how many equal shares each batch is split.  A share holds T anchors, then their T positives, then their T
-        negatives.
+        Into how many equal shares each batch of this worker is split.  A share holds T anchors, then their T
+        positives, then their T negatives.
     accumulate : int
         Batches that make a step.
+    workers : Workers, optional
+        The processes that train together; by default this one alone.
 
     Attributes
     ----------
@@ -177,8 +183,12 @@ class TripletLoader(BatchLoader):
         images_per_identity: int,
         num_devices: int = 1,
         accumulate: int = 1,
+        workers: Workers | None = None,
     ):
-        super().__init__(records, batch_size, image_shape, augmentation, seed, threads, max_bad=max_bad)
+        self.workers = workers or Workers()
+        super().__init__(
+            records, batch_size, image_shape, augmentation, seed, threads, self.workers.size, self.workers.rank, max_bad
+        )
         share = batch_size // num_devices
         if share % 3:
             near = share - share % 3 or 3
@@ -226,9 +236,10 @@ class TripletLoader(BatchLoader):
             raise InputError("it holds no triplets to go on with") from error
         if self._bag < -1 or not np.isin(self._triplets, self.records.keys).all():
             raise InputError(f"its triplets are not of the pictures in {self.records.folder}")
-        if self._triplets.size % (self.batch_size * self.accumulate):
+        if self._triplets.size % (self._step_size * self.accumulate):
             raise InputError(
-                "its triplets do not make whole steps: leave --per-batch-size and --accumulate as they were"
+                "its triplets do not make whole steps: leave --per-batch-size and --accumulate as they were or, with "
+                "another number of workers, the number of pictures in a step"
             )
 
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
@@ -245,7 +256,7 @@ class TripletLoader(BatchLoader):
             ``start_step`` is not there; ten bags in a row give no step; more than ``max_bad`` pictures are broken; a
             label is not one of the classes; or the network's embeddings are not finite.
         """
-        start = (start_step - self._first_step) * self.batch_size
+        start = (start_step - self._first_step) * self._step_size
         if not 0 <= start <= self._triplets.size:
             raise InputError(
                 f"batch {start_step} is not in the bag that was saved: leave --per-batch-size and --accumulate alone"
@@ -257,11 +268,19 @@ class TripletLoader(BatchLoader):
             self._next_bag(start_step)
             start = 0
 
+    @property
+    def _step_size(self) -> int:
+        """Pictures in a batch of all workers."""
+        return self.batch_size * self.num_parts
+
     def _batches_of_bag(self, start: int) -> Iterator[Batch]:
         """Read the batches of the bag from a position, counted in pictures, to the end."""
         shares = self._triplets.reshape(-1, self.batch_size // self.num_devices // 3, 3)
-        keys = shares.transpose(0, 2, 1).ravel()[start:].tolist()
-        pictures = ordered_map(self._augmented, enumerate(keys, start), self.threads, ahead=2 * self.batch_size)
+        keys = shares.transpose(0, 2, 1).reshape(-1, self.num_parts, self.batch_size)
+        places = np.arange(keys.size).reshape(keys.shape)
+        own = slice(start // self._step_size, None), self.part_index
+        numbered = zip(places[own].ravel().tolist(), keys[own].ravel().tolist())
+        pictures = ordered_map(self._augmented, numbered, self.threads, ahead=2 * self.batch_size)
         with contextlib.closing(pictures):
             while rows := list(itertools.islice(pictures, self.batch_size)):
                 labels, images = zip(*rows)
@@ -274,7 +293,7 @@ class TripletLoader(BatchLoader):
 
     def _next_bag(self, first_step: int) -> None:
         """Mine bags until one gives a step."""
-        needed = self.batch_size // 3 * self.accumulate
+        needed = self._step_size // 3 * self.accumulate
         for bag in range(self._bag + 1, self._bag + 1 + _MAX_POOR_BAGS):
             started = time.perf_counter()
             keys, labels, embeddings = self._embed_bag(bag)
@@ -296,17 +315,39 @@ class TripletLoader(BatchLoader):
     def _embed_bag(self, bag: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Keys, classes and embeddings of the pictures of a bag that can be read."""
         drawn = self._keys_of_bag(bag)
-        keys, labels, embeddings = [], [], []
+        failure, rows = None, []
+        try:
+            rows = self._embed_keys(bag, np.array_split(drawn, self.num_parts)[self.part_index])
+        except InputError as error:
+            failure = error
+        self.workers.check(failure)
+        keys, labels, embeddings = self._gather(rows)
+        return keys.astype(np.int64), labels, embeddings.astype(np.float32)
+
+    def _embed_keys(self, bag: int, drawn: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+        """Key, class and embedding of each of these pictures that can be read."""
+        embedded = []
         pictures = self._readable(drawn)
         bar = tqdm(total=len(drawn), desc=f"bag {bag}", unit="picture", leave=False, disable=None)
         with contextlib.closing(pictures), bar:
             while rows := list(itertools.islice(pictures, self.batch_size)):
-                some_keys, some_labels, images = zip(*rows)
-                keys += some_keys
-                labels += some_labels
-                embeddings.append(self.embed(_stack(images, self.batch_size))[: len(rows)])
+                keys, labels, images = zip(*rows)
+                embedded += zip(keys, labels, self.embed(_stack(images, self.batch_size)))
                 bar.update(len(rows))
-        return np.array(keys, np.int64), np.array(labels), np.concatenate(embeddings or [np.empty((0, 1))])
+        return embedded
+
+    def _gather(self, rows: list[tuple[int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Join what all workers have embedded, in the order of the workers."""
+        width = len(rows[0][2]) if rows else 0
+        counts, widths = np.zeros((2, self.num_parts))
+        counts[self.part_index], widths[self.part_index] = len(rows), width
+        counts, widths = self.workers.sum([counts, widths]).astype(int)
+        table = np.zeros((counts.sum(), 2 + widths.max()))
+        first = counts[: self.part_index].sum()
+        for place, (key, label, embedding) in enumerate(rows, first):
+            table[place] = key, label, *embedding
+        table = self.workers.sum(table)
+        return table[:, 0], table[:, 1], table[:, 2:]
 
     def _keys_of_bag(self, bag: int) -> np.ndarray:
         """Draw the bag's share of identities in this pass, and pictures of each, one identity after the other."""
