@@ -16,7 +16,9 @@ from denseface import __version__, interrupts
 from denseface.cli.console import FAILED, report_error
 from denseface.errors import InputError
 
-COMMANDS = ("dataset", "verify", "match", "embed", "search", "export", "summary", "plot", "compare", "plot-run")
+COMMANDS = (
+    "dataset", "verify", "match", "embed", "search", "export", "summary", "plot", "compare", "plot-run", "launch",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

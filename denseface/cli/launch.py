@@ -1,0 +1,60 @@
+"""``denseface launch``: train on several processes or machines."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from denseface.cli.console import OK
+from denseface.cli.options import add_example, positive
+from denseface.errors import InputError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "launch",
+        help="train with several workers, here or on several machines",
+        description="Start a scheduler, servers and workers of MXNet's parameter server, each with the same command, "
+        "on this machine or by ssh. Their lines are shown with their names before them. When one fails, all are ended, "
+        "and the error names it; Ctrl-C and SIGTERM let the workers save and stop.",
+    )
+    parser.add_argument("--workers", type=positive, required=True, metavar="N", help="processes that train")
+    parser.add_argument(
+        "--servers", type=positive, default=1, metavar="M", help="processes that add gradients (default: 1)"
+    )
+    parser.add_argument("--hosts", metavar="FILE", help="machines for ssh, one a line (default: this machine alone)")
+    parser.add_argument("--root", metavar="ADDRESS", help="the first host's address for the others (default: its name)")
+    parser.add_argument(
+        "--port", type=positive, metavar="N", help="the scheduler's port (default: a free one; with --hosts 9091)"
+    )
+    parser.add_argument(
+        "--arrival-timeout",
+        type=positive,
+        metavar="SECONDS",
+        help="how long to wait until all processes have found each other (default: 300)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
+    parser.add_argument("training", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what each process runs")
+    add_example(
+        parser,
+        "denseface launch --workers 2 -- python train.py --network d63 --dataset orl --kvstore dist_sync",
+        "denseface launch --workers 8 --servers 8 --hosts hosts.txt -- python train.py --kvstore dist_sync",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Start and watch the processes, or print how."""
+    from denseface import launcher
+
+    command = args.training[1:] if args.training[:1] == ["--"] else args.training
+    if not command:
+        raise InputError("launch: give what to run after --, as in: -- python train.py --kvstore dist_sync")
+    hosts = launcher.read_hosts(args.hosts) if args.hosts else []
+    processes = launcher.plan(command, args.workers, args.servers, hosts, args.arrival_timeout, args.root, args.port)
+    if args.dry_run:
+        for process in processes:
+            print(shlex.join(process.arguments()))
+        return OK
+    return launcher.run(processes)

@@ -1,0 +1,192 @@
+"""Several workers over the parameter server, on this machine: the same as one worker with all their pictures."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import distributed_run
+import numpy as np
+import pytest
+from distributed_run import CLASSES, SIZE
+from tiny_models import encode, pictures
+
+from denseface import checkpoint, launcher
+from denseface.distributed import Workers
+from denseface.errors import InputError
+from denseface.records import write_face_records
+
+SCRIPT = Path(distributed_run.__file__)
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch):
+    """Let processes find the package, and not take each other's processors."""
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parents[1]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    faces = pictures(10 * CLASSES, (SIZE, SIZE, 3))
+    write_face_records(folder, [(i // 10, encode(face)) for i, face in enumerate(faces)], (SIZE, SIZE))
+    return folder
+
+
+def command(records, prefix, **settings):
+    return [sys.executable, "-u", str(SCRIPT), str(records), str(prefix), json.dumps(settings)]
+
+
+def launch(records, prefix, workers=2, output=None, **settings):
+    """Run workers to their end; gives the exit code."""
+    with open(output or os.devnull, "wb") as file:
+        return launcher.run(launcher.plan(command(records, prefix, **settings), workers, 1), file)
+
+
+def alone(records, prefix, **settings):
+    return distributed_run.main(str(records), str(prefix), kvstore="local", **settings)
+
+
+def assert_same_ends(one, other, step, tolerance):
+    ours, theirs = (checkpoint.load_state(prefix, step) for prefix in (one, other))
+    for kind in ("arguments", "auxiliary", "momenta"):
+        first, second = getattr(ours, kind), getattr(theirs, kind)
+        assert first.keys() == second.keys()
+        for name in first:
+            np.testing.assert_allclose(first[name], second[name], rtol=tolerance, atol=tolerance, err_msg=name)
+    return ours, theirs
+
+
+def losses_of(prefix):
+    with open(f"{prefix}-training.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_two_workers_end_where_one_with_their_pictures_does_after_a_stop_too(records, tmp_path):
+    """With batch normalisation on fixed statistics: otherwise a worker normalises by its own pictures alone."""
+    for name in ("two", "one", "three"):
+        (tmp_path / name).mkdir()
+    two, one, three = (tmp_path / name / "model" for name in ("two", "one", "three"))
+    log = tmp_path / "log"
+    assert launch(records, two, output=log, batch=4, fixed=True, signal_at=8) == 130
+    assert checkpoint.complete_steps(two) == [8]
+    assert log.read_text().count("taking step 8") == 2 and "taking step 9" not in log.read_text()
+    assert launch(records, two, batch=4, fixed=True, resume=True) == 0
+    assert alone(records, one, batch=8, fixed=True)
+    assert_same_ends(one, two, 20, 1e-4)
+    np.testing.assert_allclose(losses_of(one), losses_of(two), rtol=1e-4)
+    # Another number of workers goes on with the same run.
+    assert alone(records, three, batch=8, fixed=True, steps=8)
+    assert launch(records, three, batch=4, fixed=True, resume=True) == 0
+    assert_same_ends(one, three, 20, 1e-4)
+
+
+def test_workers_with_devices_triplets_and_accumulation_see_what_one_does(records, tmp_path):
+    for name in ("two", "one"):
+        (tmp_path / name).mkdir()
+    settings = {"loss": "triplet", "accumulate": 2, "steps": 3, "fixed": True}
+    assert launch(records, tmp_path / "two" / "model", batch=6, devices=2, **settings) == 0
+    assert alone(records, tmp_path / "one" / "model", batch=12, devices=4, **settings)
+    one, two = assert_same_ends(tmp_path / "one" / "model", tmp_path / "two" / "model", 3, 1e-4)
+    assert one.progress["loader"] == two.progress["loader"]
+
+
+def test_workers_stop_together_when_the_loss_of_one_is_none_any_more(records, tmp_path):
+    prefix, log = tmp_path / "model", tmp_path / "log"
+    with pytest.raises(InputError, match=r"worker \d failed with exit code 1"):
+        launch(records, prefix, output=log, dropout=0.3, diverge_at=7, verbose=5)
+    assert log.read_text().count("step 7: the loss is not finite any more") == 2
+    assert log.read_text().count("checkpoint at step 5 is kept") == 2
+    assert checkpoint.complete_steps(prefix) == [5]
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("workers, tolerance", [(2, 0), (3, 1e-3)])
+def test_a_run_repeats_itself(records, tmp_path, workers, tolerance):
+    """With batch statistics and dropout; a server adds the gradients of three workers in the order of their arrival."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        assert launch(records, tmp_path / name / "model", workers=workers, dropout=0.3) == 0
+    assert_same_ends(tmp_path / "a" / "model", tmp_path / "b" / "model", 20, tolerance)
+
+
+def test_one_worker_needs_no_server_and_answers_for_all():
+    with Workers("device") as workers:
+        assert (workers.rank, workers.size, workers.is_first) == (0, 1, True)
+        assert workers.sum([[1, 2]]).tolist() == [[1, 2]]
+        assert workers.from_first(lambda: {"a": 1}) == {"a": 1}
+        workers.check(None)
+        with pytest.raises(InputError, match="mine"):
+            workers.check(InputError("mine"))
+
+
+def test_kvstore_and_variables_have_to_agree(monkeypatch):
+    with pytest.raises(InputError, match="--kvstore dist_sync: DMLC_ROLE is not set; start the run with denseface"):
+        Workers("dist_sync")
+    monkeypatch.setenv("DMLC_ROLE", "worker")
+    with pytest.raises(InputError, match=r"--kvstore device: DMLC_ROLE says .* give --kvstore dist_sync"):
+        Workers("device")
+    with pytest.raises(InputError, match="DMLC_PS_ROOT_URI is not set"):
+        Workers("dist_sync")
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "1.5", "9" * 20])
+def test_a_time_that_is_none_is_named(monkeypatch, text):
+    for name in ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER"):
+        monkeypatch.setenv(name, "worker")
+    monkeypatch.setenv("DENSEFACE_ARRIVAL_TIMEOUT", text)
+    with pytest.raises(InputError, match=r"DENSEFACE_ARRIVAL_TIMEOUT=.*whole number"):
+        Workers("dist_sync")
+
+
+def start_without_launcher(records, prefix, roles, **variables):
+    """The processes of a run as Slurm or Kubernetes start them, by DMLC_* variables alone."""
+    processes = []
+    for process in launcher.plan(command(records, prefix, steps=100_000), 2, 1):
+        if process.name in roles:
+            environment = {**os.environ, **process.variables, **variables}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            processes.append(subprocess.Popen(process.command, env=environment, **pipes))
+    return processes
+
+
+def test_without_a_launcher_the_scheduler_names_the_dead_and_all_end(records, tmp_path):
+    roles = ("scheduler", "server 0", "worker 0", "worker 1")
+    processes = start_without_launcher(records, tmp_path / "model", roles, PS_HEARTBEAT_TIMEOUT="2")
+    try:
+        for line in processes[3].stdout:
+            if "taking step 3" in line:
+                break
+        processes[3].kill()
+        started = time.monotonic()
+        errors = [process.communicate(timeout=30)[1] for process in processes]
+        assert time.monotonic() - started < 15
+        assert "worker 1 has been silent for 2 s" in errors[0]
+        for text in errors[1:3]:
+            assert "scheduler at 127.0.0.1" in text and "has been silent for 2 s" in text
+        assert [process.returncode for process in processes] == [1, 1, 1, -signal.SIGKILL]
+    finally:
+        end(processes)
+
+
+def test_a_worker_that_never_comes_is_a_time_out_everywhere(records, tmp_path):
+    roles = ("scheduler", "server 0", "worker 0")
+    processes = start_without_launcher(records, tmp_path / "model", roles, DENSEFACE_ARRIVAL_TIMEOUT="2")
+    try:
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+        for text in errors:
+            assert "after 2 s" in text and "2 workers and 1 servers have not all found each other" in text
+        assert [process.returncode for process in processes] == [1, 1, 1]
+    finally:
+        end(processes)
+
+
+def end(processes):
+    for process in processes:
+        process.kill()
+        process.communicate()
