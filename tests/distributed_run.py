@@ -22,7 +22,7 @@ from denseface.triplets import METRICS, TripletLoader
 
 import mxnet as mx
 
-CLASSES, SIZE = 4, 8
+CLASSES, SIZE = 12, 8
 
 
 def with_fixed_statistics(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
@@ -51,6 +51,7 @@ def main(
     loss: str = "arcface",
     dropout: float = 0.0,
     fixed: bool = False,
+    sample: int | None = None,
     accumulate: int = 1,
     resume: bool = False,
     signal_at: int | None = None,
@@ -63,7 +64,7 @@ def main(
         embedding = embedding_symbol(dropout)
         settings = (records, batch, (SIZE, SIZE, 3), Augmentation(color=1), 5)
         if loss == "arcface":
-            symbol = losses.margin_softmax(embedding, 5, CLASSES, s=8, m2=0.2)
+            symbol = losses.margin_softmax(embedding, 5, sample or CLASSES, s=8, m2=0.2)
             loader = BatchLoader(*settings, num_parts=workers.size, part_index=workers.rank, max_bad=max_bad)
         else:
             symbol = losses.triplet(embedding, alpha=0.3)
@@ -74,6 +75,7 @@ def main(
         learner = Learner(
             with_fixed_statistics(symbol) if fixed else symbol, (batch, 3, SIZE, SIZE),
             [mx.cpu(i) for i in range(devices)], momentum=0.9, wd=1e-3, accumulate=accumulate, workers=workers,
+            num_classes=CLASSES if sample else None,
         )  # fmt: skip
         plan = Plan(steps, 0.05, [15], 2, 1, verbose, training.KEEP_BEST, accumulate, 5)
         run = Run(learner, loader, plan, prefix, embedding, lambda arguments, auxiliary: {})

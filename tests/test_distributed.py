@@ -52,6 +52,13 @@ def alone(records, prefix, **settings):
     return distributed_run.main(str(records), str(prefix), kvstore="local", **settings)
 
 
+def places(folder, *names):
+    """Prefixes in folders of their own."""
+    for name in names:
+        (folder / name).mkdir()
+    return [folder / name / "model" for name in names]
+
+
 def assert_same_ends(one, other, step, tolerance):
     ours, theirs = (checkpoint.load_state(prefix, step) for prefix in (one, other))
     for kind in ("arguments", "auxiliary", "momenta"):
@@ -69,9 +76,7 @@ def losses_of(prefix):
 
 def test_two_workers_end_where_one_with_their_pictures_does_after_a_stop_too(records, tmp_path):
     """With batch normalisation on fixed statistics: otherwise a worker normalises by its own pictures alone."""
-    for name in ("two", "one", "three"):
-        (tmp_path / name).mkdir()
-    two, one, three = (tmp_path / name / "model" for name in ("two", "one", "three"))
+    two, one = places(tmp_path, "two", "one")
     log = tmp_path / "log"
     assert launch(records, two, output=log, batch=4, fixed=True, signal_at=8) == 130
     assert checkpoint.complete_steps(two) == [8]
@@ -80,19 +85,22 @@ def test_two_workers_end_where_one_with_their_pictures_does_after_a_stop_too(rec
     assert alone(records, one, batch=8, fixed=True)
     assert_same_ends(one, two, 20, 1e-4)
     np.testing.assert_allclose(losses_of(one), losses_of(two), rtol=1e-4)
-    # Another number of workers goes on with the same run.
-    assert alone(records, three, batch=8, fixed=True, steps=8)
-    assert launch(records, three, batch=4, fixed=True, resume=True) == 0
-    assert_same_ends(one, three, 20, 1e-4)
+
+
+def test_two_workers_go_on_with_the_run_of_one_and_its_sampled_classes(records, tmp_path):
+    both, one = places(tmp_path, "both", "one")
+    assert alone(records, both, batch=8, fixed=True, sample=10, steps=8)
+    assert launch(records, both, batch=4, fixed=True, sample=10, resume=True) == 0
+    assert alone(records, one, batch=8, fixed=True, sample=10)
+    assert_same_ends(one, both, 20, 1e-4)
 
 
 def test_workers_with_devices_triplets_and_accumulation_see_what_one_does(records, tmp_path):
-    for name in ("two", "one"):
-        (tmp_path / name).mkdir()
+    one, two = places(tmp_path, "one", "two")
     settings = {"loss": "triplet", "accumulate": 2, "steps": 3, "fixed": True}
-    assert launch(records, tmp_path / "two" / "model", batch=6, devices=2, **settings) == 0
-    assert alone(records, tmp_path / "one" / "model", batch=12, devices=4, **settings)
-    one, two = assert_same_ends(tmp_path / "one" / "model", tmp_path / "two" / "model", 3, 1e-4)
+    assert launch(records, two, batch=6, devices=2, **settings) == 0
+    assert alone(records, one, batch=12, devices=4, **settings)
+    one, two = assert_same_ends(one, two, 3, 1e-4)
     assert one.progress["loader"] == two.progress["loader"]
 
 
@@ -109,10 +117,10 @@ def test_workers_stop_together_when_the_loss_of_one_is_none_any_more(records, tm
 @pytest.mark.parametrize("workers, tolerance", [(2, 0), (3, 1e-3)])
 def test_a_run_repeats_itself(records, tmp_path, workers, tolerance):
     """With batch statistics and dropout; a server adds the gradients of three workers in the order of their arrival."""
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        assert launch(records, tmp_path / name / "model", workers=workers, dropout=0.3) == 0
-    assert_same_ends(tmp_path / "a" / "model", tmp_path / "b" / "model", 20, tolerance)
+    one, other = places(tmp_path, "one", "other")
+    for prefix in (one, other):
+        assert launch(records, prefix, workers=workers, dropout=0.3) == 0
+    assert_same_ends(one, other, 20, tolerance)
 
 
 def test_one_worker_needs_no_server_and_answers_for_all():
