@@ -19,12 +19,13 @@ from typing import IO
 
 from denseface.errors import InputError
 from denseface.files import open_input
+from denseface.interrupts import SIGNALS, handled_by
 from denseface.peers import ARRIVAL_VARIABLE
 
 _POLL_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 3  # for the others, after one has failed
 _END_SECONDS = 30  # for the others, after one has ended well
-_STOPPED = 128 + signal.SIGINT  # how train.py ends when it was asked to stop
+_STOPPED = tuple(128 + number for number in SIGNALS)  # how train.py ends when it was asked to stop
 _PR_SET_PDEATHSIG = 1
 _CTRL_C = b"\x03"
 
@@ -169,14 +170,16 @@ def run(processes: Sequence[Process], output: IO[bytes] | None = None) -> int:
     Returns
     -------
     int
-        0, or 130 if the run was asked to stop and did.
+        0, or 130 (Ctrl-C) or 143 (SIGTERM) if the run was asked to stop and did.
 
     Raises
     ------
     InputError
         If one failed; the message names it and says how it ended.
     """
-    with _signals() as received, _Group(processes, output or sys.stdout.buffer) as group:
+    received: list[int] = []
+    heed = handled_by(lambda number, frame: received.append(number))
+    with heed, _Group(processes, output or sys.stdout.buffer) as group:
         return group.wait(received)
 
 
@@ -251,7 +254,7 @@ class _Group:
             if len(received) > forwarded:
                 forwarded = len(received)
                 if forwarded > 1:
-                    return _STOPPED
+                    return 128 + received[-1]
                 for child in self.children:
                     if child.process.is_worker and child.popen.poll() is None:
                         child.stop(received[0])
@@ -270,7 +273,7 @@ class _Group:
 
     def _failed(self, codes):
         """Say who has failed and how; of several, those that were killed come first."""
-        failures = [(c.process.name, code) for c, code in zip(self.children, codes) if code not in (None, 0, _STOPPED)]
+        failures = [(c.process.name, code) for c, code in zip(self.children, codes) if code not in (None, 0, *_STOPPED)]
         for name, code in sorted(failures, key=lambda failure: failure[1] > 0):
             if code < 0:
                 return f"{name} was killed by {signal.Signals(-code).name}; all others are ended; go on with --resume"
@@ -298,21 +301,6 @@ class _Group:
             for line in lines:
                 self.output.write(f"{child.process.name} | ".encode() + line.rstrip(b"\r") + b"\n")
         self.output.flush()
-
-
-@contextlib.contextmanager
-def _signals():
-    """Collect SIGINT and SIGTERM instead of ending from them."""
-    received: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda number, frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _stop_with_parent():

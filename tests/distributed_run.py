@@ -58,8 +58,8 @@ def main(
     diverge_at: int | None = None,
     max_bad: int | None = None,
     verbose: int = 1000,
-) -> bool:
-    """Train to the end; signals and divergence come to the last worker alone, at a step."""
+) -> int:
+    """Train to the end, and give the exit code; signals and divergence come to the last worker alone, at a step."""
     with Workers(kvstore) as workers, FaceRecords(records_folder) as records:
         embedding = embedding_symbol(dropout)
         settings = (records, batch, (SIZE, SIZE, 3), Augmentation(color=1), 5)
@@ -96,11 +96,11 @@ def main(
             return result._replace(loss=float("nan")) if last and run.step + 1 == diverge_at else result
 
         learner.step = step
-        return run.fit()
+        return 0 if run.fit() else 128 + run.stopped_by
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(0 if main(*sys.argv[1:3], **json.loads(sys.argv[3])) else 130)
+        sys.exit(main(*sys.argv[1:3], **json.loads(sys.argv[3])))
     except InputError as error:
         sys.exit(f"error: {error}")
