@@ -111,7 +111,9 @@ def plan(
     if arrival_seconds is not None:
         common[ARRIVAL_VARIABLE] = str(arrival_seconds)
     ports = [""] * len(roles)
-    if not hosts:
+    if hosts:
+        common["DMLC_USE_KUBERNETES"] = "1"  # all it does: the scheduler, which cannot listen at a name, does at all
+    else:
         common.update(DMLC_INTERFACE="lo", DMLC_NODE_HOST="127.0.0.1")
         first, *ports[1:] = map(str, free_ports(len(roles)))
         common["DMLC_PS_ROOT_PORT"] = str(port or first)
@@ -259,10 +261,8 @@ class _Group:
                     if child.process.is_worker and child.popen.poll() is None:
                         child.stop(received[0])
             codes = [child.popen.poll() for child in self.children]
-            failed = self._failed(codes)
-            if failed:
-                self._show_until(time.monotonic() + _LAST_WORDS_SECONDS)
-                raise InputError(failed)
+            if any(code not in (None, 0, *_STOPPED) for code in codes):
+                raise InputError(self._failure(codes))
             if None not in codes:
                 return max(codes)
             if any(code is not None for code in codes):
@@ -271,14 +271,14 @@ class _Group:
                     late = ", ".join(c.process.name for c, code in zip(self.children, codes) if code is None)
                     raise InputError(f"{late}: still there {_END_SECONDS} s after the others have ended; killed")
 
-    def _failed(self, codes):
-        """Say who has failed and how; of several, those that were killed come first."""
+    def _failure(self, codes):
+        """Say who has failed and how, when the others have said why they end too; those that were killed come first."""
         failures = [(c.process.name, code) for c, code in zip(self.children, codes) if code not in (None, 0, *_STOPPED)]
-        for name, code in sorted(failures, key=lambda failure: failure[1] > 0):
-            if code < 0:
-                return f"{name} was killed by {signal.Signals(-code).name}; all others are ended; go on with --resume"
-            return f"{name} failed with exit code {code}, as its lines say; all others are ended"
-        return None
+        name, code = min(failures, key=lambda failure: failure[1] > 0)
+        if code < 0:
+            return f"{name} was killed by {signal.Signals(-code).name}; all others are ended; go on with --resume"
+        self._show_until(time.monotonic() + _LAST_WORDS_SECONDS)
+        return f"{name} failed with exit code {code}, as its lines say; all others are ended"
 
     def _show_until(self, deadline):
         while time.monotonic() < deadline and any(child.popen.poll() is None for child in self.children):
