@@ -45,7 +45,7 @@ import mxnet as mx
 
 logger = logging.getLogger("denseface")
 
-KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync")
+KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
 
 
 def main(argv: list[str] | None = None) -> int:

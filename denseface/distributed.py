@@ -145,6 +145,11 @@ class Workers:
         return answer["value"]
 
     def _meet(self, kvstore):
+        if "async" in kvstore:
+            raise InputError(
+                f"--kvstore {kvstore}: its servers keep the momentum, which MXNet does not give back, so that a run "
+                "could not be resumed; take dist_sync"
+            )
         missing = [name for name in VARIABLES if not os.environ.get(name)]
         if missing:
             raise InputError(

@@ -1,5 +1,6 @@
 """Several workers over the parameter server, on this machine: the same as one worker with all their pictures."""
 
+import contextlib
 import csv
 import json
 import os
@@ -136,6 +137,8 @@ def test_one_worker_needs_no_server_and_answers_for_all():
 def test_kvstore_and_variables_have_to_agree(monkeypatch):
     with pytest.raises(InputError, match="--kvstore dist_sync: DMLC_ROLE is not set; start the run with denseface"):
         Workers("dist_sync")
+    with pytest.raises(InputError, match=r"--kvstore dist_async: .* could not be resumed; take dist_sync"):
+        Workers("dist_async")
     monkeypatch.setenv("DMLC_ROLE", "worker")
     with pytest.raises(InputError, match=r"--kvstore device: DMLC_ROLE says .* give --kvstore dist_sync"):
         Workers("device")
@@ -198,3 +201,87 @@ def end(processes):
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("victim", ["scheduler", "server 0", "worker 0", "worker 1"])
+@pytest.mark.parametrize("kind", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("launched", [True, False])
+def test_faults(records, tmp_path, launched, kind, victim, capsys):
+    """Whoever dies or freezes, all end within 30 s, and the run goes on to the end that it would have had."""
+    prefix, whole = places(tmp_path, "prefix", "whole")
+    settings = {"batch": 4, "dropout": 0.3, "steps": 3000, "verbose": 20}
+    plan = launcher.plan(command(records, prefix, **settings), 2, 1)
+    names = [process.name for process in plan]
+    log = tmp_path / "log"
+    with open(log, "wb") as file:
+        if launched:
+            arguments = [sys.executable, "-m", "denseface", "launch", "--workers", "2", "--", *plan[0].command]
+            group = [subprocess.Popen(arguments, stdout=file, stderr=file)]
+            wait_for(prefix)
+            pids = dict(zip(names, children(group[0].pid)))
+        else:
+            group = [
+                subprocess.Popen(p.command, env={**os.environ, **p.variables}, stdout=file, stderr=file) for p in plan
+            ]
+            wait_for(prefix)
+            pids = dict(zip(names, (process.pid for process in group)))
+    os.kill(pids[victim], signal.Signals[kind])
+    started = time.monotonic()
+    try:
+        others = [process for process in group if process.pid != pids[victim]]
+        codes = [process.wait(timeout=30) for process in others]
+        seconds = time.monotonic() - started
+    finally:
+        for process in group:
+            process.kill()
+            process.wait()
+    assert set(codes) == {1}
+    said = [line for line in log.read_text().splitlines() if "error:" in line]
+    assert any(victim in line for line in said), said
+    step = checkpoint.newest_step(prefix)
+    rest = {**settings, "steps": step + 20}
+    assert launch(records, prefix, resume=True, **rest) == 0
+    assert launch(records, whole, **rest) == 0
+    assert_same_ends(prefix, whole, step + 20, 0)
+    with capsys.disabled():
+        print(f"\n{victim}, {kind}, {'launch' if launched else 'by variables'}: {seconds:.1f} s, step {step}; {said}")
+
+
+@pytest.mark.torture
+def test_a_worker_that_is_killed_at_its_end_keeps_nobody(records, tmp_path):
+    """Between the last step and the leave that all take of each other."""
+    for moment in range(5):
+        (prefix,) = places(tmp_path, f"run{moment}")
+        plan = launcher.plan(command(records, prefix, steps=50), 2, 1)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        group = [subprocess.Popen(p.command, env={**os.environ, **p.variables}, **quiet) for p in plan]
+        try:
+            wait_for(prefix)
+            time.sleep(moment / 50)
+            group[3].kill()
+            for process in group:
+                process.wait(timeout=40)
+        finally:
+            for process in group:
+                process.kill()
+                process.wait()
+        assert checkpoint.complete_steps(prefix) == [50]
+
+
+def wait_for(prefix):
+    deadline = time.monotonic() + 120
+    while not checkpoint.complete_steps(prefix):
+        assert time.monotonic() < deadline, "no checkpoint has come"
+        time.sleep(0.01)
+
+
+def children(parent):
+    """Processes that a process has started, in that order."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent:
+                found.append((int(fields[19]), int(path.parent.name)))
+    return [pid for _, pid in sorted(found)]
