@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from denseface import peers
 from denseface.errors import InputError
+from denseface.interrupts import SIGNALS
 
 import mxnet as mx
 
@@ -159,7 +161,8 @@ class Workers:
         peers.start_heartbeats()
         seconds, _ = peers.arrival_seconds(), peers.silence_seconds()
         deadline = _deadline(seconds, peers.nobody_came(seconds))
-        self.kvstore = mx.kv.create(kvstore)
+        with _ended_by_signals():
+            self.kvstore = mx.kv.create(kvstore)
         deadline.cancel()
         self.rank, self.size = self.kvstore.rank, self.kvstore.num_workers
         self._over = threading.Event()
@@ -173,6 +176,19 @@ def _deadline(seconds, message):
     timer.daemon = True
     timer.start()
     return timer
+
+
+@contextlib.contextmanager
+def _ended_by_signals():
+    """Let signals end the process at once: Python does not hear of them while MXNet waits."""
+    before = {number: signal.getsignal(number) for number in SIGNALS if callable(signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(_):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import threading
 import time
 
 from denseface.errors import InputError
+from denseface.interrupts import SIGNALS
 
 ARRIVAL_VARIABLE, ARRIVAL_SECONDS = "DENSEFACE_ARRIVAL_TIMEOUT", 300
 _SILENCE_VARIABLE, _SILENCE_SECONDS = "PS_HEARTBEAT_TIMEOUT", 10
@@ -55,18 +57,23 @@ def nobody_came(seconds: int) -> str:
 def watch_as_server() -> None:
     """Watch over this scheduler or server, which ``import mxnet`` is about to make of this process.
 
+    SIGINT and SIGTERM end it while it waits for the others to come, and not after that: where a whole run is asked to
+    stop, workers need it to save, and it ends when they have.
+
     Raises
     ------
     InputError
         If a variable that sets a time is no number.
     """
     start_heartbeats()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in all threads, so that the one that watches can take them
     threading.Thread(target=_watch_server, args=(arrival_seconds(), silence_seconds()), daemon=True).start()
 
 
 def watch_as_worker(library: ctypes.CDLL, handle: ctypes.c_void_p, over: threading.Event) -> threading.Thread:
     """Watch over a worker that has found the others, until ``over``; give the thread that does."""
-    thread = threading.Thread(target=_watch, args=(library, handle, silence_seconds(), over), daemon=True)
+    arguments = library, handle, silence_seconds(), lambda: over.wait(1)
+    thread = threading.Thread(target=_watch, args=arguments, daemon=True)
     thread.start()
     return thread
 
@@ -74,19 +81,25 @@ def watch_as_worker(library: ctypes.CDLL, handle: ctypes.c_void_p, over: threadi
 def _watch_server(arrival, silence):
     until = time.monotonic() + arrival
     while not hasattr(sys.modules.get("mxnet.base"), "_LIB"):  # the import is under way, in the main thread
-        time.sleep(0.1)
+        _end_if_asked(0.1)
     library, handle = sys.modules["mxnet.base"]._LIB, ctypes.c_void_p()
     library.MXKVStoreCreate(b"dist_sync", ctypes.byref(handle))
     while not _all_have_come(library, handle):
         if time.monotonic() > until:
             leave(nobody_came(arrival))
-        time.sleep(0.5)
-    _watch(library, handle, silence, threading.Event())
+        _end_if_asked(0.5)
+    _watch(library, handle, silence, lambda: signal.sigtimedwait(SIGNALS, 1) and False)
 
 
-def _watch(library, handle, silence, over):
+def _end_if_asked(seconds):
+    asked = signal.sigtimedwait(SIGNALS, seconds)
+    if asked:
+        os._exit(128 + asked.si_signo)
+
+
+def _watch(library, handle, silence, is_over):
     # The scheduler knows of all others, and they know of the scheduler only.
-    while not over.wait(1):
+    while not is_over():
         if _silent(library, handle, _SCHEDULER, silence):
             leave(
                 f"the {_scheduler()} has been silent for {silence} s; it has died, or ended because another process "

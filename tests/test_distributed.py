@@ -197,6 +197,36 @@ def test_a_worker_that_never_comes_is_a_time_out_everywhere(records, tmp_path):
         end(processes)
 
 
+def test_all_may_get_the_signal_that_stops_a_run(records, tmp_path):
+    """As by Ctrl-C in a terminal, or from Slurm: workers save, and servers wait for them."""
+    roles = ("scheduler", "server 0", "worker 0", "worker 1")
+    processes = start_without_launcher(records, tmp_path / "model", roles)
+    try:
+        for line in processes[3].stdout:
+            if "taking step 3" in line:
+                break
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, 143, 143], errors
+        assert len(checkpoint.complete_steps(tmp_path / "model")) == 1
+    finally:
+        end(processes)
+
+
+@pytest.mark.torture
+def test_signals_end_those_who_wait_for_others_to_come(records, tmp_path):
+    processes = start_without_launcher(records, tmp_path / "model", ("scheduler", "server 0", "worker 0"))
+    try:
+        time.sleep(20)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        errors = [process.communicate(timeout=10)[1] for process in processes]
+        assert [process.returncode for process in processes] == [143, 143, -signal.SIGTERM], errors
+    finally:
+        end(processes)
+
+
 def end(processes):
     for process in processes:
         process.kill()
