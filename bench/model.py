@@ -18,23 +18,27 @@ CLASSES = 1000
 def make_model(network: str, activation: str, head: str = "E") -> Model:
     """A network with parameters of usual sizes, the same in every process."""
     configure(network, activation, head)
-    symbol = networks.embedding_symbol()
+    return random_model(networks.embedding_symbol(), f"{network} {activation} {head}")
+
+
+def random_model(symbol: mx.sym.Symbol, name: str) -> Model:
+    """Give a symbol parameters of usual sizes, the same in every process."""
     arguments, _, auxiliary = symbol.infer_shape(data=(1, *FACE))
     return Model(
         symbol,
-        {name: _drawn(name, s) for name, s in zip(symbol.list_arguments(), arguments) if name != "data"},
-        {name: _drawn(name, s) for name, s in zip(symbol.list_auxiliary_states(), auxiliary)},
-        f"{network} {activation} {head}",
+        {key: _drawn(key, s) for key, s in zip(symbol.list_arguments(), arguments) if key != "data"},
+        {key: _drawn(key, s) for key, s in zip(symbol.list_auxiliary_states(), auxiliary)},
+        name,
         0,
     )
 
 
-def configure(network: str, activation: str, head: str) -> None:
-    """Fill the configuration: embeddings of 512 values, and a softmax over ``CLASSES`` for training."""
+def configure(network: str, activation: str, head: str, emb_size: int = 512) -> None:
+    """Fill the configuration: the network, and a softmax over ``CLASSES`` for training."""
     settings = [
         f"net_act={activation}",
         f"net_output={head}",
-        "emb_size=512",
+        f"emb_size={emb_size}",
         f"num_classes={CLASSES}",
         "fc7_no_bias=true",
     ]
