@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import denseface  # noqa: F401  makes MXNet importable
-from bench import commands, inference, loader, machine, report, training
+from bench import centers, commands, identities, inference, loader, machine, report, training
 from bench.race import Contender, race
 
-_PARTS = ("inference", "latency", "training", "loader", "embed", "start")
+_PARTS = ("inference", "latency", "training", "loader", "embed", "start", "centers")
+_LONG = "identities"  # only if asked for, and alone
 _NETWORKS = ("d63", "d121", "d161", "d169", "d201")
 _ACTIVATIONS = ("relu", "prelu")
 _EMBEDDED = 64
@@ -31,6 +32,9 @@ class _Race(NamedTuple):
 def main() -> None:
     """Run the parts that were asked for."""
     args = _arguments()
+    if args.parts == [_LONG]:
+        identities.measure(args.network, args.training_batch, args.rounds, args.out, _say)
+        return
     results = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "machine": machine.describe(),
@@ -64,6 +68,8 @@ def _races(args) -> Iterator[_Race]:
         done = (loader.PICTURES, "pictures")
         yield _Race("loader", "Reading records", done, loader.contenders(folder), args.rounds)
     yield _Race("start", "Starting", (1, "starts"), commands.start_contenders(), args.rounds)
+    title = f"A step of {centers.SAMPLE:,} of {centers.CLASSES:,} class centres"
+    yield _Race("centers", title, (1, "steps"), centers.contenders(), args.rounds)
 
 
 def _limits(rounds):
@@ -81,7 +87,8 @@ def _say(line):
 
 def _arguments():
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(_PARTS)} (default: all)")
+    known = f"{', '.join(_PARTS)} (default: all), or {_LONG} alone"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {known}")
     parser.add_argument("--network", default="d121", choices=_NETWORKS, help="default: d121")
     parser.add_argument("--activations", nargs="+", default=_ACTIVATIONS, choices=_ACTIVATIONS, help="default: both")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
@@ -90,9 +97,9 @@ def _arguments():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     args = parser.parse_args()
     args.parts = args.parts or _PARTS
-    unknown = set(args.parts) - set(_PARTS)
+    unknown = set(args.parts) - set(_PARTS) if args.parts != [_LONG] else ()
     if unknown:
-        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(_PARTS)}")
+        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(_PARTS)}, {_LONG}")
     return args
 
 

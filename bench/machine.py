@@ -13,17 +13,17 @@ _PACKAGES = ("mxnet", "numpy", "onnx", "onnxruntime", "openvino", "torch")
 def describe() -> dict:
     """The machine and the packages; a package that is not installed has the version None."""
     return {
-        "processor": _field("/proc/cpuinfo", "model name") or platform.processor(),
-        "instructions": [flag for flag in _field("/proc/cpuinfo", "flags").split() if flag.startswith(("avx", "amx"))],
+        "processor": field("/proc/cpuinfo", "model name") or platform.processor(),
+        "instructions": [flag for flag in field("/proc/cpuinfo", "flags").split() if flag.startswith(("avx", "amx"))],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory": _field("/proc/meminfo", "MemTotal"),
+        "memory": field("/proc/meminfo", "MemTotal"),
         "load before": os.getloadavg()[0],
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 
 
-def _field(path, key):
+def field(path: str, key: str) -> str:
     """The first value of a key in one of Linux's tables; empty elsewhere."""
     lines = Path(path).read_text().splitlines() if Path(path).exists() else []
     return next(

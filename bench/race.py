@@ -57,8 +57,9 @@ def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -
     Returns
     -------
     list of dict
-        One a contender that could run: its ``name``, ``seconds`` (median), ``fastest``, ``difference`` from the
-        first's output and ``cosine`` to it (the least of a batch), and ``peak_memory`` in bytes.
+        One a contender that could run: its ``name``, ``seconds`` (median), ``fastest``, ``processor_seconds`` (median,
+        over its threads; other processes hardly change it), ``difference`` from the first's output and ``cosine`` to it
+        (the least of a batch), and ``peak_memory`` in bytes.
 
     Raises
     ------
@@ -79,18 +80,19 @@ def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -
                 raise RuntimeError(f"{contender.name} differs from {running[0][0].name} by {difference:.1e}")
         times = [[] for _ in running]
         for _ in range(rounds):
-            for (_, pipe), seconds in zip(running, times):
-                seconds.append(_ask(pipe, "time"))
+            for (_, pipe), measured in zip(running, times):
+                measured.append(_ask(pipe, "time"))
         return [
             {
                 "name": contender.name,
-                "seconds": float(np.median(seconds)),
-                "fastest": min(seconds),
+                "seconds": float(np.median([seconds for seconds, _ in measured])),
+                "fastest": min(seconds for seconds, _ in measured),
+                "processor_seconds": float(np.median([seconds for _, seconds in measured])),
                 "difference": difference,
                 "cosine": cosine,
                 "peak_memory": _ask(pipe, "memory"),
             }
-            for (contender, pipe), seconds, (difference, cosine) in zip(running, times, distances)
+            for (contender, pipe), measured, (difference, cosine) in zip(running, times, distances)
         ]
 
 
@@ -140,9 +142,9 @@ def _serve(pipe, contender):
         while True:
             question = pipe.recv()
             if question == "time":
-                start = time.perf_counter()
+                start, processor_start = time.perf_counter(), time.process_time()
                 run()
-                pipe.send((None, time.perf_counter() - start))
+                pipe.send((None, (time.perf_counter() - start, time.process_time() - processor_start)))
             else:
                 pipe.send((None, first if question == "output" else _peak_memory()))
 

@@ -102,18 +102,18 @@ class Learner:
             keys = [*range(len(self.parameter_names)), *(index for index, _ in self._auxiliary_keys())]
             first = self._executors[0]
             self.kvstore.init(keys, [*map(first.grad_dict.get, self.parameter_names), *first.aux_dict.values()])
-        self._momenta = [
-            {
-                name: self._optimizer.create_state(index, executor.arg_dict[name])
-                for index, name in enumerate(self.parameter_names)
-            }
-            for executor in self._executors
-        ]
         self.centers = None
         if num_classes is not None:
             bound = self._executors[0].arg_dict
             shapes = {name: bound[name].shape for name in CLASS_PARAMETERS if name in bound}
             self.centers = Centers(num_classes, shapes, momentum > 0)
+        self._momenta = [
+            {
+                name: None if self._is_sampled(name) else self._optimizer.create_state(index, executor.arg_dict[name])
+                for index, name in enumerate(self.parameter_names)
+            }
+            for executor in self._executors
+        ]
 
     def initialize(self, initializer: mx.init.Initializer, seed: int) -> None:
         """Draw every parameter afresh; a variable's own ``init`` attribute comes before ``initializer``."""
@@ -123,7 +123,7 @@ class Learner:
         first = self._executors[0]
         for name in self.parameter_names:
             description = mx.init.InitDesc(name, attributes.get(name, {}))
-            if self.centers and name in self.centers.weights:
+            if self._is_sampled(name):
                 self.centers.initialize(name, partial(initializer, description))
             else:
                 initializer(description, first.arg_dict[name])
@@ -154,16 +154,15 @@ class Learner:
             for executor in self._executors:
                 for name in self.parameter_names:
                     executor.grad_dict[name][:] = 0
+        sample = None
         if self.centers:
             labels = self._all_labels(batches)
             sample = draw_sample(labels, self.centers.num_classes, self.centers.size, seed)
             batches = [Batch(batch.data, np.searchsorted(sample, batch.label)) for batch in batches]
-            for executor, momenta in zip(self._executors, self._momenta):
-                self.centers.load(sample, executor.arg_dict, momenta)
+            for executor in self._executors:
+                self.centers.load(sample, executor.arg_dict)
         results = [self._forward_backward(batch) for batch in batches]
-        self._update(learning_rate)
-        if self.centers:
-            self.centers.store(sample, self._executors[0].arg_dict, self._momenta[0])
+        self._update(learning_rate, sample)
         if self.kvstore:
             self._average_auxiliary()
         losses, accuracies = zip(*results)
@@ -281,6 +280,9 @@ class Learner:
         bound = self._executors[0].arg_dict
         return self._with_centers({name: bound[name] for name in self.parameter_names}, "weights")
 
+    def _is_sampled(self, name):
+        return self.centers is not None and name in self.centers.weights
+
     def _with_centers(self, arrays, kind):
         return {**arrays, **getattr(self.centers, kind)} if self.centers else arrays
 
@@ -304,7 +306,7 @@ class Learner:
             losses.append(executor.outputs[-1].asnumpy().mean())
         return np.mean(losses), np.mean(right) if right else None
 
-    def _update(self, learning_rate):
+    def _update(self, learning_rate, sample):
         self._optimizer.lr = learning_rate
         if self.kvstore:
             for index, name in enumerate(self.parameter_names):
@@ -313,7 +315,12 @@ class Learner:
         # One call a parameter: given all at once, MXNet's aggregated kernel writes past its fixed number of arrays.
         for executor, momenta in zip(self._executors, self._momenta):
             for index, name in enumerate(self.parameter_names):
-                self._optimizer.update(index, executor.arg_dict[name], executor.grad_dict[name], momenta[name])
+                if not self._is_sampled(name):
+                    self._optimizer.update(index, executor.arg_dict[name], executor.grad_dict[name], momenta[name])
+        for index, name in enumerate(self.parameter_names):
+            if self._is_sampled(name):
+                gradient = self._executors[0].grad_dict[name]
+                self.centers.update(name, sample, gradient, partial(self._optimizer.update, index))
 
     def _auxiliary_keys(self):
         """Names of the moving averages with their keys in the key-value store, after those of the gradients."""

@@ -19,6 +19,7 @@ import mxnet as mx
 CLASS_PARAMETERS = ("fc7_weight", "fc7_bias")  # of the losses in denseface.losses: the first axis is that of classes
 
 _BLOCK = 1 << 16  # rows that are drawn at a time
+_ELEMENTS = 1 << 31  # that no array of MXNet's wheel has
 
 
 def sample_size(num_classes: int, rate: float, images: int) -> int:
@@ -86,21 +87,26 @@ class Centers:
     Raises
     ------
     InputError
-        If there is not enough memory for so many classes.
+        If there is not enough memory for so many classes, or they are more than MXNet counts.
     """
 
     def __init__(self, num_classes: int, shapes: Mapping[str, tuple[int, ...]], momentum: bool):
         self.num_classes = num_classes
         self.size = next(iter(shapes.values()))[0]
-        tables = [{}, {}]
-        try:
-            for name, (_, *row) in shapes.items():
-                for table in tables[: 1 + momentum]:
-                    table[name] = np.zeros((num_classes, *row), np.float32)
-            self._rows = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-        except MemoryError as error:
-            raise InputError(f"there is not enough memory for the centres of {num_classes} classes") from error
-        self.weights, self.momenta = tables
+        self.weights, self.momenta = {}, {}
+        self._arrays, kinds = {}, (self.weights, self.momenta)[: 1 + momentum]
+        for name, (_, *row) in shapes.items():
+            largest = (_ELEMENTS - 1) // math.prod(row)
+            if num_classes > largest:
+                raise InputError(f"MXNet's arrays hold the centres of {largest} classes, not of {num_classes}")
+            try:
+                for tables in kinds:
+                    tables[name] = np.empty((num_classes, *row), np.float32)
+                    tables[name].fill(0)  # takes the memory now, and not in the midst of a run
+            except MemoryError as error:
+                raise InputError(f"there is not enough memory for the centres of {num_classes} classes") from error
+            # MXNet has the same memory in its hands, and wants its own view not to be written.
+            self._arrays[name] = [mx.nd.from_numpy(tables[name].view()) for tables in kinds]
 
     def blocks(self, table: np.ndarray | None) -> Iterator[np.ndarray]:
         """Go through a table, or none, in blocks of as many rows as are bound."""
@@ -115,15 +121,30 @@ class Centers:
             draw(block)
             table[start : start + _BLOCK] = block.asnumpy()
 
-    def load(self, classes: np.ndarray, weights: Mapping[str, mx.nd.NDArray], momenta: Mapping) -> None:
-        """Copy the rows of ``classes`` into arrays on a device."""
-        for tables, arrays in ((self.weights, weights), (self.momenta, momenta)):
-            for name, table in tables.items():
-                rows = np.take(table, classes, axis=0, out=self._rows[name], mode="clip")  # others buffer the output
-                arrays[name][:] = rows
+    def load(self, classes: np.ndarray, bound: Mapping[str, mx.nd.NDArray]) -> None:
+        """Copy the weights of ``classes``, int64 (size,) in ascending order, to where the device reads them."""
+        rows = mx.nd.array(classes, dtype="int64")
+        for name, (weights, *_) in self._arrays.items():
+            mx.nd.take(weights, rows).copyto(bound[name])
 
-    def store(self, classes: np.ndarray, weights: Mapping[str, mx.nd.NDArray], momenta: Mapping) -> None:
-        """Copy them back."""
-        for tables, arrays in ((self.weights, weights), (self.momenta, momenta)):
-            for name, table in tables.items():
-                table[classes] = arrays[name].asnumpy()
+    def update(
+        self, name: str, classes: np.ndarray, gradient: mx.nd.NDArray, step: Callable[..., None]
+    ) -> None:
+        """Bring weights and momenta of ``classes`` up to date.
+
+        Parameters
+        ----------
+        name : str
+            The parameter.
+        classes : ndarray of shape (size,), int64
+            As for :meth:`load`.
+        gradient : NDArray of shape (size, ...)
+            One row a class.
+        step : callable
+            Takes weights, a row_sparse gradient and momenta (or None) of all classes: a lazy update of an optimizer.
+        """
+        weights, *momenta = self._arrays[name]
+        rows = (gradient.as_in_context(weights.context), mx.nd.array(classes, dtype="int64"))
+        step(weights, mx.nd.sparse.row_sparse_array(rows, shape=weights.shape), *(momenta or [None]))
+        for array in self._arrays[name]:
+            array.wait_to_read()  # NumPy, which reads the same memory, does not

@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import loader
+from bench import identities, loader
 from bench.model import faces, make_model
 from bench.race import Contender, race
 from bench.report import markdown
+from denseface.report.plotting import save_figure
 
 
 def constant(name, value):
@@ -94,4 +95,23 @@ def test_all_readers_go_through_the_same_pictures(tmp_path):
 def test_a_part_that_does_not_exist_is_answered_with_those_that_do():
     found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert found.stderr.endswith("there is no part gpu; there are inference, latency, training, loader, embed, start\n")
+    known = "inference, latency, training, loader, embed, start, centers, identities"
+    assert found.stderr.endswith(f"there is no part gpu; there are {known}\n")
+
+
+def test_the_chart_of_identities_has_a_line_a_rate(tmp_path):
+    rows = [
+        {"identities": count, "rate": rate, "processor_seconds": 1 + count * rate, "peak_memory": 1e9 + 1e4 * count}
+        for count in identities.COUNTS for rate in identities.RATES if count * rate < 5e5
+    ]  # fmt: skip
+    figure = identities.draw({"network": "d63", "batch": 16, "rows": rows})
+    for axes in figure.axes:
+        lines = {line.get_label(): len(line.get_xdata()) for line in axes.get_lines() if len(line.get_xdata()) > 2}
+        assert lines == {"full layer": 4, "sample rate 0.1": 5, "sample rate 0.05": 5}
+    save_figure(figure, tmp_path / "chart.png")
+
+
+def test_steps_with_few_identities_are_taken(configured):
+    run = identities.steps("d63", 2, 20, rate=0.5)
+    first, second = run(), run()
+    assert np.isfinite([first, second]).all() and first != second

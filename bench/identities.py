@@ -1,0 +1,139 @@
+"""What a training step costs as the identities grow: the full layer, and Partial FC with a share of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench import machine
+from bench.model import FACE, faces
+from bench.race import Contender, race
+from denseface import networks
+from denseface.report.plotting import COLORS, MUTED, new_figure, save_figure
+
+COUNTS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+RATES = (1, 0.1, 0.05)
+_EMBEDDING = 512
+_BODY = 2e9  # bytes that a step needs beside the classifier, at most
+_COPIES = 5  # of the bound rows: weights, gradients and momenta, and unit vectors with their gradients
+_LIMIT = 8e9  # bytes, shown in the chart
+
+
+def measure(network: str, batch_size: int, rounds: int, folder: Path, say: Callable[[str], None]) -> None:
+    """Write ``identities.json`` and ``identities.png``.
+
+    One process at a time, because together they would not fit into memory.  What needs more than is free is left out.
+    """
+    rows = []
+    for count in COUNTS:
+        for rate in RATES:
+            row = {"identities": count, "rate": rate}
+            contender = Contender(f"{count} identities, rate {rate}", steps, (network, batch_size, count, rate))
+            needed, free = _memory(count, rate), _free_memory()
+            if needed > free:
+                say(f"left out: {contender.name}: about {needed / 1e9:.0f} GB, but {free / 1e9:.0f} GB are free")
+                continue
+            for result in race([contender], rounds, say):
+                row.update({key: result[key] for key in ("seconds", "fastest", "processor_seconds", "peak_memory")})
+                say(f"{contender.name}: {row['processor_seconds']:.2f} s, {row['peak_memory'] / 1e9:.2f} GB")
+                rows.append(row)
+    results = {
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "network": f"{network}, relu, embeddings of {_EMBEDDING} values, ArcFace",
+        "batch": batch_size,
+        "rounds": rounds,
+        "machine": machine.describe(),
+        "rows": rows,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "identities.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    save_figure(draw(results), folder / "identities.png")
+    say(str(folder / "identities.png"))
+
+
+def steps(network: str, batch_size: int, num_classes: int, rate: float) -> Callable[[], np.ndarray]:
+    """The learner as ``train.py`` makes it; every call takes a step with labels of its own."""
+    from denseface.acceleration import accelerate
+    from denseface.learner import Learner
+    from denseface.partial_fc import sample_size
+    from denseface.pipeline import Batch
+
+    import mxnet as mx
+
+    settings = ["net_act=relu", f"emb_size={_EMBEDDING}", f"num_classes={num_classes}"]
+    networks.configure(network, "orl", "arcface", settings)
+    size, shape = sample_size(num_classes, rate, batch_size), (batch_size, *FACE)
+    symbol = accelerate(networks.training_symbol(networks.embedding_symbol(), size), shape)
+    learner = Learner(
+        symbol, shape, [mx.cpu()], momentum=0.9, wd=5e-4, num_classes=num_classes if size < num_classes else None
+    )
+    learner.initialize(networks.initializer(), seed=0)
+    random = np.random.default_rng(0)
+    pictures = faces(batch_size)
+
+    def run():
+        label = random.integers(0, num_classes, batch_size).astype(np.float32)
+        loss = learner.step([Batch(pictures, label)], 0.01, seed=int(random.integers(1 << 40))).loss
+        mx.nd.waitall()  # the step's end is computed in the background
+        return np.array([loss])
+
+    return run
+
+
+def draw(results: dict):
+    """Draw processor time and peak memory of a step against the number of identities, on logarithmic axes."""
+    figure = new_figure(11, 4.6)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    panels = figure.subplots(1, 2)
+    titles = {"processor_seconds": "seconds of one core a step", "peak_memory": "peak memory of the process, GB"}
+    for axes, (key, title) in zip(panels, titles.items()):
+        for rate, color in zip(RATES, COLORS):
+            line = [row for row in results["rows"] if row["rate"] == rate]
+            counts = [row["identities"] for row in line]
+            values = [row[key] / (1e9 if key == "peak_memory" else 1) for row in line]
+            label = "full layer" if rate == 1 else f"sample rate {rate:g}"
+            axes.plot(counts, values, color=color, marker="o", markersize=4, linewidth=1.5, label=label)
+            axes.annotate(
+                f"{values[-1]:.2g}", (counts[-1], values[-1]), (6, 0), textcoords="offset points", fontsize=9,
+                color=color, va="center",
+            )  # fmt: skip
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set(xscale="log", yscale="log", xlabel="identities", xlim=(8e3, 1.6e6))
+        axes.set_xticks(COUNTS, [f"{count:,}" for count in COUNTS], fontsize=8)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    _plain_ticks(panels[0], [row["processor_seconds"] for row in results["rows"]])
+    _plain_ticks(panels[1], [row["peak_memory"] / 1e9 for row in results["rows"]])
+    panels[1].axhline(_LIMIT / 1e9, color=MUTED, linewidth=1, linestyle="--")
+    panels[1].annotate("8 GB", (9e3, _LIMIT / 1e9), (0, 4), textcoords="offset points", fontsize=9, color=MUTED)
+    panels[0].legend(fontsize=9, frameon=False)
+    title = f"A training step: {results['network']}, batch {results['batch']}"
+    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
+    return figure
+
+
+def _plain_ticks(axes, values: Sequence[float]):
+    """Ticks at 1, 2, 5, 10 and so on, written out."""
+    ticks = [base * 10.0**power for power in range(-3, 4) for base in (1, 2, 5)]
+    low, high = min(values) / 1.3, max(values) * 1.3
+    axes.set_ylim(low, high)
+    axes.set_yticks([], minor=True)
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.set_yticklabels([f"{tick:g}" for tick in axes.get_yticks()])
+    axes.minorticks_off()
+
+
+def _memory(count, rate):
+    """Bytes that a process will need, about."""
+    row = 4 * _EMBEDDING
+    tables = 0 if rate == 1 else 2 * count * row
+    return _BODY + tables + _COPIES * rate * count * row
+
+
+def _free_memory():
+    return int(machine.field("/proc/meminfo", "MemAvailable").split()[0]) * 1024
