@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import denseface  # noqa: F401  makes MXNet importable
-from bench import centers, commands, identities, inference, loader, machine, report, training
+from bench import centers, commands, growth, identities, inference, loader, machine, report, training
+from bench.model import macs_of, make_model
 from bench.race import Contender, race
 
 _PARTS = ("inference", "latency", "training", "loader", "embed", "start", "centers")
-_LONG = "identities"  # only if asked for, and alone
+_ALONE = ("growth", "identities")  # with a chart of their own; only if asked for, and alone
 _NETWORKS = ("d63", "d121", "d161", "d169", "d201")
 _ACTIVATIONS = ("relu", "prelu")
 _EMBEDDED = 64
@@ -27,27 +28,29 @@ class _Race(NamedTuple):
     done: tuple[int, str]
     contenders: list[Contender]
     rounds: int
+    macs: int = 0  # of a run, where it has one number for all
 
 
 def main() -> None:
     """Run the parts that were asked for."""
     args = _arguments()
-    if args.parts == [_LONG]:
-        identities.measure(args.network, args.training_batch, args.rounds, args.out, _say)
-        return
+    if args.parts == ["growth"]:
+        return growth.measure(args.rounds, args.out, _say)
+    if args.parts == ["identities"]:
+        return identities.measure(args.network, args.training_batch, args.rounds, args.out, _say)
     results = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "machine": machine.describe(),
         "limits": _limits(args.rounds),
         "races": [],
     }
-    for part, title, done, contenders, rounds in _races(args):
+    for part, title, done, contenders, rounds, macs in _races(args):
         if part in args.parts:
             _say(title)
             rows = race(contenders, rounds, lambda line: _say(f"  {line}"))
             for row in rows:
                 _say(f"  {row['name']}: {row['seconds'] * 1e3:.1f} ms, {rows[0]['seconds'] / row['seconds']:.2f} times")
-            results["races"].append({"title": title, "done": done, "rounds": rounds, "rows": rows})
+            results["races"].append({"title": title, "done": done, "rounds": rounds, "macs": macs, "rows": rows})
     _say(str(report.write(args.out, results)))
 
 
@@ -55,12 +58,15 @@ def _races(args) -> Iterator[_Race]:
     few = max(2, args.rounds // 3)  # of what takes seconds
     for activation in args.activations:
         name = f"{args.network}, {activation}"
+        macs = macs_of(make_model(args.network, activation))
         for part, size in (("inference", args.batch), ("latency", 1)):
             contenders = inference.contenders(args.network, activation, size)
-            yield _Race(part, f"Inference, {name}, batch {size}", (size, "pictures"), contenders, args.rounds)
+            title = f"Inference, {name}, batch {size}"
+            yield _Race(part, title, (size, "pictures"), contenders, args.rounds, size * macs)
         size = args.training_batch
         contenders = training.contenders(args.network, activation, size)
-        yield _Race("training", f"Training, {name}, batch {size}", (size, "pictures"), contenders, few)
+        title = f"Training, {name}, batch {size}"  # backward is two products for each one forward
+        yield _Race("training", title, (size, "pictures"), contenders, few, 3 * size * macs)
         contenders = commands.embed_contenders(args.network, activation, _EMBEDDED, "mxnet")
         yield _Race("embed", f"Embedding files, {name}", (_EMBEDDED, "pictures"), contenders, few)
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +82,7 @@ def _limits(rounds):
     """What the machine can do at most, measured before the rest."""
     multiply, copy = (row["seconds"] for row in race(commands.limit_contenders(), rounds, _say))
     return {
-        "float32 matrix product": (2 * commands.MATRIX**3 / multiply / 1e9, "GFLOP/s"),
+        report.PEAK: (2 * commands.MATRIX**3 / multiply / 1e9, "GFLOP/s"),
         "copy, read and written": (2 * commands.COPIED / copy / 1e9, "GB/s"),
     }
 
@@ -87,8 +93,8 @@ def _say(line):
 
 def _arguments():
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    known = f"{', '.join(_PARTS)} (default: all), or {_LONG} alone"
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {known}")
+    what = f"what to measure: {', '.join(_PARTS)} (default: all), or alone {' or '.join(_ALONE)}"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=what)
     parser.add_argument("--network", default="d121", choices=_NETWORKS, help="default: d121")
     parser.add_argument("--activations", nargs="+", default=_ACTIVATIONS, choices=_ACTIVATIONS, help="default: both")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
@@ -97,9 +103,10 @@ def _arguments():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     args = parser.parse_args()
     args.parts = args.parts or _PARTS
-    unknown = set(args.parts) - set(_PARTS) if args.parts != [_LONG] else ()
+    unknown = set(args.parts) - set(_PARTS) if tuple(args.parts) not in zip(_ALONE) else ()
     if unknown:
-        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(_PARTS)}, {_LONG}")
+        known = f"{', '.join(_PARTS)}; and alone {', '.join(_ALONE)}"
+        parser.error(f"there is no part {', '.join(unknown)}; there are {known}")
     return args
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bench import machine
-from bench.model import FACE, configure, faces, random_model
+from bench.model import configure, faces, macs_of, random_model
 from bench.race import Contender, race
 from denseface import networks
 from denseface.engines import make_engine
 from denseface.report.plotting import COLORS, new_figure, save_figure
-from denseface.report.summary import summarize
 
 ENGINES = ("mxnet", "onnxruntime", "openvino")
 _NETWORK, _BATCH, _EMBEDDING = "d121", 8, 512  # where another thing varies
@@ -34,7 +33,8 @@ def measure(rounds: int, folder: Path, say: Callable[[str], None]) -> None:
     for axis, tasks in AXES.items():
         for task in tasks:
             contenders = [Contender(engine, embeddings, (engine, *task)) for engine in ENGINES]
-            point = {"network": task[0], "batch": task[1], "emb_size": task[2], "macs": _macs(*task), "engines": {}}
+            point = {"network": task[0], "batch": task[1], "emb_size": task[2], "engines": {}}
+            point["macs"] = macs_of(_model(task[0], task[2]))
             for row in race(contenders, rounds, say):
                 point["engines"][row["name"]] = row["seconds"] / task[1]
             points[axis].append(point)
@@ -92,7 +92,3 @@ def _tick(axis, point):
 def _model(network, emb_size):
     configure(network, "relu", "E", emb_size)
     return random_model(networks.embedding_symbol(), network)
-
-
-def _macs(network, _, emb_size):
-    return summarize(_model(network, emb_size).symbol, FACE, network).total.macs

@@ -8,6 +8,7 @@ import numpy as np
 
 from denseface import networks
 from denseface.checkpoint import Model
+from denseface.report.summary import summarize
 
 import mxnet as mx
 
@@ -31,6 +32,11 @@ def random_model(symbol: mx.sym.Symbol, name: str) -> Model:
         name,
         0,
     )
+
+
+def macs_of(model: Model) -> int:
+    """Multiply-accumulates of one picture's embedding."""
+    return summarize(model.symbol, FACE, model.prefix).total.macs
 
 
 def configure(network: str, activation: str, head: str, emb_size: int = 512) -> None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+PEAK = "float32 matrix product"
+
 
 def write(folder: Path, results: Mapping) -> Path:
     """Write ``results.json`` and ``results.md``; gives the page's path.
@@ -16,7 +18,7 @@ def write(folder: Path, results: Mapping) -> Path:
         Made if need be.
     results : dict
         ``command``, ``machine``, ``limits`` and ``races``; each race has a ``title``, what is ``done`` in a run (how
-        many, and of what), ``rounds`` and ``rows`` as :func:`bench.race.race` gives them.
+        many, and of what), ``rounds``, ``macs`` of a run or 0, and ``rows`` as :func:`bench.race.race` gives them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -45,19 +47,22 @@ def markdown(results: Mapping) -> str:
     for name, (amount, unit) in results["limits"].items():
         lines.append(f"- {name}: {amount:.0f} {unit}")
     for race in results["races"]:
-        lines += ["", *_table(race)]
+        lines += ["", *_table(race, results["limits"])]
     return "\n".join(lines) + "\n"
 
 
-def _table(race):
+def _table(race, limits):
     count, unit = race["done"]
     first = race["rows"][0]["seconds"]
+    peak = limits[PEAK][0] * 1e9 if race["macs"] else 0
     yield from [f"## {race['title']}", "", f"{race['rounds']} rounds.", ""]
-    yield f"| contender | ms | {unit}/s | times the first | difference | cosine | peak memory, MB |"
-    yield "|---|--:|--:|--:|--:|--:|--:|"
+    share = " of the float32 peak |" if peak else ""
+    yield f"| contender | ms | {unit}/s | times the first |{share} difference | cosine | peak memory, MB |"
+    yield f"|---|--:|--:|--:|{'--:|' if peak else ''}--:|--:|--:|"
     for row in race["rows"]:
+        share = f" {2 * race['macs'] / row['seconds'] / peak:.0%} |" if peak else ""
         yield (
             f"| {row['name']} | {row['seconds'] * 1e3:.1f} | {count / row['seconds']:.1f} | "
-            f"{first / row['seconds']:.2f} | {row['difference']:.0e} | {row['cosine']:.5f} | "
+            f"{first / row['seconds']:.2f} |{share} {row['difference']:.0e} | {row['cosine']:.5f} | "
             f"{row['peak_memory'] / 1e6:.0f} |"
         )

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import identities, loader
+from bench import growth, identities, loader
 from bench.model import faces, make_model
 from bench.race import Contender, race
-from bench.report import markdown
+from bench.report import PEAK, markdown
 from denseface.report.plotting import save_figure
 
 
@@ -67,21 +67,49 @@ def test_the_page_holds_rates_and_ratios():
                 "python": "3.9",
                 "packages": {"mxnet": "1.9.1", "torch": None},
             },
-            "limits": {"copy": (17.6, "GB/s")},
+            "limits": {PEAK: (100.0, "GFLOP/s"), "copy": (17.6, "GB/s")},
             "races": [
                 {
                     "title": "Inference",
                     "done": (8, "pictures"),
                     "rounds": 3,
+                    "macs": 5e9,
+                    "rows": [{"name": "peer", **row}, {"name": "ours", **row, "seconds": 0.2}],
+                },
+                {
+                    "title": "Starting",
+                    "done": (1, "starts"),
+                    "rounds": 3,
+                    "macs": 0,
                     "rows": [{"name": "peer", **row}, {"name": "ours", **row, "seconds": 0.1}],
-                }
+                },
             ],
         }
     )
     assert "torch not installed" in page
     assert "- copy: 18 GB/s" in page
-    assert "| peer | 200.0 | 40.0 | 1.00 | 1e-06 | 1.00000 | 300 |" in page
-    assert "| ours | 100.0 | 80.0 | 2.00 | 1e-06 | 1.00000 | 300 |" in page
+    assert "| contender | ms | pictures/s | times the first | of the float32 peak | difference |" in page
+    assert "| peer | 200.0 | 40.0 | 1.00 | 50% | 1e-06 | 1.00000 | 300 |" in page
+    assert "| ours | 100.0 | 10.0 | 2.00 | 1e-06 | 1.00000 | 300 |" in page
+
+
+def test_the_chart_of_growth_has_a_panel_for_each_thing_that_varies():
+    points = {
+        axis: [
+            {"network": network, "batch": batch, "emb_size": length, "macs": 2.7e9, "engines": {"mxnet": 0.03}}
+            for network, batch, length in tasks
+        ]
+        for axis, tasks in growth.AXES.items()
+    }
+    figure = growth.draw(points)
+    assert [axes.get_xlabel() for axes in figure.axes] == list(growth.AXES)
+    for axes, tasks in zip(figure.axes, growth.AXES.values()):
+        assert list(axes.lines[0].get_ydata()) == [30.0] * len(tasks)
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()][:2] == ["63\n2.7", "121\n2.7"]
+
+
+def test_what_grows_is_embedded(configured):
+    assert growth.embeddings("mxnet", "d63", 2, 64)().shape == (2, 64)
 
 
 def test_all_readers_go_through_the_same_pictures(tmp_path):
@@ -95,7 +123,7 @@ def test_all_readers_go_through_the_same_pictures(tmp_path):
 def test_a_part_that_does_not_exist_is_answered_with_those_that_do():
     found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
     assert found.returncode == 2
-    known = "inference, latency, training, loader, embed, start, centers, identities"
+    known = "inference, latency, training, loader, embed, start, centers; and alone growth, identities"
     assert found.stderr.endswith(f"there is no part gpu; there are {known}\n")
 
 
