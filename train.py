@@ -91,8 +91,9 @@ def train(argv: list[str] | None) -> int:
         symbol = networks.training_symbol(embedding, classes) if sampled else whole
         height, width, channels = config.image_shape
         data_shape = (batch_size, channels, height, width)
+        on_cpu = all(device.device_type == "cpu" for device in devices)
         learner = Learner(
-            accelerate(symbol, data_shape),
+            accelerate(symbol, data_shape) if on_cpu else symbol,
             data_shape,
             devices,
             momentum=args.mom,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from denseface.dense_blocks import with_dense_blocks
 from denseface.layouts import without_mixed_layouts
+from denseface.native import load_operators
 from denseface.slopes import with_fast_slopes
 
 import mxnet as mx
@@ -23,6 +25,7 @@ def accelerate(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> 
     Symbol
         With the same parameters under the same names, and the same outputs and gradients up to rounding.
     """
-    for change in (without_mixed_layouts, with_fast_slopes):
+    compiled = (with_dense_blocks,) if load_operators() else ()
+    for change in (*compiled, without_mixed_layouts, with_fast_slopes):
         symbol = change(symbol, data_shape)
     return symbol
