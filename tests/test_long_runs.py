@@ -6,6 +6,8 @@ import threading
 
 import pytest
 from test_training import make_run, records  # noqa: F401  a fixture
+from test_triplets import faces  # noqa: F401  a fixture
+from test_triplets import make_run as make_triplet_run
 
 CHECKPOINTS = 20
 
@@ -17,11 +19,25 @@ def taken():
     return pages * resource.getpagesize() >> 20, len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
-@pytest.mark.parametrize("steps", [100, pytest.param(10_000, marks=pytest.mark.torture)])
-def test_memory_files_and_threads_stay_as_they_are(records, tmp_path, steps):  # noqa: F811
-    make_run(records, tmp_path / "first", steps=20, verbose=5).fit()  # what is taken once
+def mined_triplets(faces, prefix, **changes):  # noqa: F811
+    """Learn so little that every bag has triplets."""
+    return make_triplet_run(faces, prefix, learning_rate=1e-6, **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "steps"),
+    [
+        (make_run, "records", 100),
+        (mined_triplets, "faces", 40),
+        pytest.param(make_run, "records", 10_000, marks=pytest.mark.torture),
+        pytest.param(mined_triplets, "faces", 2_000, marks=pytest.mark.torture),
+    ],
+)
+def test_memory_files_and_threads_stay_as_they_are(request, tmp_path, make, data, steps):
+    data = request.getfixturevalue(data)
+    make(data, tmp_path / "first", steps=20, verbose=5).fit()  # what is taken once
     before = taken()
-    run = make_run(records, tmp_path / "model", steps=steps, verbose=steps // CHECKPOINTS, frequent=steps // 20)
+    run = make(data, tmp_path / "model", steps=steps, verbose=steps // CHECKPOINTS, frequent=steps // 20)
     at_half = []
     run.verify = lambda arguments, auxiliary: at_half.append(taken()) or {}
     run.fit()

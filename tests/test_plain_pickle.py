@@ -1,10 +1,14 @@
 """The hostile pickles below would, with ``pickle.loads``, make a file at CANARY or eat memory or time."""
 
+import bz2
+import gzip
+import lzma
 import os
 import pickle
 import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -118,6 +122,10 @@ HOSTILE = {
     "a frame past the end": (b"\x80\x04\x95" + HUGE8 + b"cos\nsystem\n.", "os.system"),
     "a memo of four billion": (b"]r\xff\xff\xff\xffcos\nsystem\n.", "os.system"),
     "a name with a line feed": (b"\x80\x04\x8c\x02o\n\x8c\x06system\x93.", r"o\\n.system"),
+    **{
+        f"os.system, compressed by {module.__name__}": (module.compress(b"cos\nsystem\n(S'" + TOUCH + b"'\ntR."), "damaged or no pickle")
+        for module in (bz2, gzip, lzma, zlib)
+    },
 }
 
 DAMAGED = {
