@@ -34,6 +34,7 @@ def numpy_array(dtype, data, shape=b"K\x03\x85"):
 
 
 TOUCH = b"touch " + CANARY
+SYSTEM = b"cos\nsystem\n(S'" + TOUCH + b"'\ntR."
 WRITE = b"open('" + CANARY + b"', 'w')"
 DOUBLING = b"]q\0" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(60))
 HUGE = b"\xff\xff\xff\x7f"
@@ -41,7 +42,7 @@ HUGE8 = b"\xff\xff\xff\xff\xff\xff\xff\x7f"
 
 # name: (pickle, what the message must say)
 HOSTILE = {
-    "os.system, protocol 0": (b"cos\nsystem\n(S'" + TOUCH + b"'\ntR.", "os.system"),
+    "os.system, protocol 0": (SYSTEM, "os.system"),
     "os.system, protocol 1": (b"cos\nsystem\n(U" + bytes([len(TOUCH)]) + TOUCH + b"tR.", "os.system"),
     "posix.system, protocol 2": (b"\x80\x02cposix\nsystem\n" + text(TOUCH) + b"\x85R.", "posix.system"),
     "os.system, protocol 3": (b"\x80\x03cos\nsystem\n" + text(TOUCH) + b"\x85R.", "os.system"),
@@ -123,7 +124,7 @@ HOSTILE = {
     "a memo of four billion": (b"]r\xff\xff\xff\xffcos\nsystem\n.", "os.system"),
     "a name with a line feed": (b"\x80\x04\x8c\x02o\n\x8c\x06system\x93.", r"o\\n.system"),
     **{
-        f"os.system, compressed by {module.__name__}": (module.compress(b"cos\nsystem\n(S'" + TOUCH + b"'\ntR."), "damaged or no pickle")
+        f"os.system, compressed by {module.__name__}": (module.compress(SYSTEM), "damaged or no pickle")
         for module in (bz2, gzip, lzma, zlib)
     },
 }
