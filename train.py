@@ -29,7 +29,7 @@ from denseface.augment import Augmentation
 from denseface.devices import contexts
 from denseface.distributed import Workers
 from denseface.embedding import Embedder
-from denseface.errors import InputError, mxnet_reason
+from denseface.errors import InputError, describe, mxnet_reason
 from denseface.evaluation import verify
 from denseface.files import replacing
 from denseface.learner import Learner
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         with interrupts.raised():
             return train(argv)
     except (InputError, OSError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+        print(f"train.py: error: {describe(error)}", file=sys.stderr)
     except (mx.MXNetError, MemoryError) as error:
         print(f"train.py: error: MXNet fails: {mxnet_reason(error)}", file=sys.stderr)
     except interrupts.Interrupted as error:
@@ -149,7 +149,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog="example: python train.py --network d63 --dataset orl --loss arcface",
     )
-    flag, positive, natural = parser.add_argument, within(int, 1), within(int, 0)
+    flag, positive = parser.add_argument, within(int, 1)
     flag("--symbol-path", metavar="DIR", help="folder of network files (InsightFace's symbol folder, say)")
     flag("--models-root", default=default.models_root, help="folder of all runs")
     flag("--pretrained", default=default.pretrained, metavar="PREFIX", help="model to start from")
@@ -189,6 +189,9 @@ def within(kind: type, low: float, high: float = 10**9) -> Callable[[str], float
 
     read.__name__ = "whole number" if kind is int else "number"  # argparse: invalid number value
     return read
+
+
+natural = within(int, 0)
 
 
 def run_prefix(args: argparse.Namespace) -> str:
@@ -249,8 +252,8 @@ def classes_a_step(args: argparse.Namespace, config: dict, images: int) -> int:
 def make_plan(args: argparse.Namespace, loader: BatchLoader) -> Plan:
     """Turn epochs and steps into a plan."""
     try:
-        lr_steps = [int(step) for step in args.lr_steps.split(",") if step]
-    except ValueError as error:
+        lr_steps = [natural(step) for step in args.lr_steps.split(",") if step]
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise InputError(f"--lr-steps {args.lr_steps}: write it as whole numbers, as in 100000,160000") from error
     steps = args.epochs * loader.steps_per_epoch // args.accumulate
     return Plan(

@@ -33,7 +33,7 @@ import numpy as np
 from denseface.cropping import Cropper
 from denseface.embedding import Embedder
 from denseface.errors import InputError
-from denseface.files import writing
+from denseface.files import beside, writing
 from denseface.gallery import write_gallery
 from denseface.pictures import load_picture, ordered_map
 from denseface.sources import Source
@@ -109,7 +109,7 @@ def embed_all(
         picture is broken.  What was computed is kept for the next run.
     """
     out = Path(out)
-    folder = out.with_name(out.name + ".partial")
+    folder = beside(out, ".partial")
     with _Work(folder, embedder, crop, strict) as work:
         remaining = work.take_over(iter(sources), on_progress)
         decode = partial(_decode, image_shape=embedder.image_shape, crop=crop)

@@ -45,7 +45,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         If there is no writing at ``path``, be it that the disk fills up meanwhile.
     """
     path = Path(path)
-    aside = path.with_name(path.name + ".tmp")
+    aside = beside(path, ".tmp")
     file = _open(aside, "wb", f"{path}: it cannot be written")
     try:
         with writing(path), file:
@@ -60,6 +60,19 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Give the place beside a file for what is not finished.
+
+    Raises
+    ------
+    InputError
+        If ``path`` is a folder, which no file can take the place of.
+    """
+    if not path.name or path.is_dir():
+        raise InputError(f"{path}: it cannot be written (Is a directory); name a file")
+    return path.with_name(path.name + suffix)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,14 @@ def test_every_command_has_help_with_an_example(command, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["verify"], ["dataset"], ["verify", "x.bin", "--model", "m", "--gpu"]]
+    "arguments",
+    [
+        [], ["fly"], ["verify"], ["dataset"], ["verify", "x.bin", "--model", "m", "--gpu"],
+        ["verify", "x.bin", "--model", "m", "--gpu", "-1"],
+        ["verify", "x.bin", "--model", "m", "--batch-size", "9" * 20],
+        ["verify", "x.bin", "--model", "m", "--image-size", "9999999,9"], ["export", "--model", "m", "--batch", "9999"],
+        ["match", "a.png", "b.png", "--model", "m", "--threshold", "nan"],
+    ],
 )
 def test_bad_usage_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -68,6 +75,8 @@ def test_bad_usage_is_exit_code_2(arguments, capsys):
     [
         (InputError("x.bin: it is\nbroken"), r"denseface: error: x.bin: it is\nbroken"),
         (OSError(28, "No space left on device", "out.npz"), "denseface: error: out.npz: No space left on device"),
+        (OSError(28, "No space left on device", "a\x1b"), r"denseface: error: a\x1b: No space left on device"),
+        (MemoryError(), "denseface: error: MemoryError"),
         (ModuleNotFoundError("MXNet is not installed"), "denseface: error: MXNet is not installed"),
     ],
 )
@@ -445,3 +454,14 @@ def test_onnx_figures_lie_beside_the_file(capsys, model, pair_sets, faces, tmp_p
     assert (tmp_path / "tiny.verification.json").exists()
     _, out, _ = run(capsys, "match", faces / "a.png", faces / "b.png", "--model", path)
     assert "(small)" in out
+
+
+@pytest.mark.parametrize("out", ["", ".", "folder"])
+def test_no_file_takes_the_place_of_a_folder(capsys, model, faces, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for command in (("embed", faces), ("export",)):
+        code, _, err = run(capsys, *command, *model, "-o", out)
+        assert code == 1
+        assert err == f"denseface: error: {out or '.'}: it cannot be written (Is a directory); name a file\n"
+    assert [path.name for path in tmp_path.rglob("*") if path.name.endswith((".partial", ".tmp"))] == []

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from denseface.errors import describe
+
 OK, FAILED = 0, 1
 
 
 def report_error(error: Exception) -> None:
     """Print an error as one line on stderr."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
-    print("denseface: error:", " ".join(text.split()), file=sys.stderr)
+    print("denseface: error:", describe(error), file=sys.stderr)
 
 
 def print_table(lines: Sequence[Sequence[str]]) -> None:

@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 from denseface.cli.console import OK
-from denseface.cli.options import add_example, image_size, positive
+from denseface.cli.options import add_example, batch_size, image_size
+from denseface.errors import InputError
 
 _CALIBRATION = 256
 
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", required=True, metavar="PREFIX,EPOCH", help="PREFIX alone means the newest")
     parser.add_argument("-o", "--out", required=True, metavar="OUT.onnx", help="file to write")
     parser.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators (default: 17)")
-    parser.add_argument("--batch", type=positive, metavar="N", help="take exactly N pictures (default: any number)")
+    parser.add_argument("--batch", type=batch_size, metavar="N", help="take exactly N pictures (default: any number)")
     parser.add_argument(
         "--image-size",
         type=image_size,
@@ -106,12 +107,21 @@ def _calibration(path, image_size, batch_size):
     """Batches of up to ``_CALIBRATION`` pictures from all over the path; repeated to fill the last one."""
     import numpy as np
 
-    from denseface.pictures import load_picture
     from denseface.sources import Sources
 
     with Sources([path]) as sources:
         spread = islice(sources, 0, None, -(-len(sources) // _CALIBRATION))
-        pictures = np.stack([load_picture(source.load(), image_size) for source in spread])
+        pictures = np.stack([_load(source, image_size) for source in spread])
     count = -(-len(pictures) // batch_size)
     pictures = np.resize(pictures, (count * batch_size, *pictures.shape[1:])).transpose(0, 3, 1, 2)
     return np.split(pictures.astype(np.float32), count)
+
+
+def _load(source, image_size):
+    from denseface.pictures import load_picture
+
+    payload = source.load()
+    try:
+        return load_picture(payload, image_size)
+    except InputError as error:
+        raise InputError(f"--int8: {source.name}: {error}") from error

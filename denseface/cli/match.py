@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_alignment_options(parser)
     add_no_flip(parser)
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--threshold", type=float, metavar="SCORE", help="a threshold of your own, -1 to 1")
+    choice.add_argument("--threshold", type=_score, metavar="SCORE", help="a threshold of your own, -1 to 1")
     choice.add_argument("--set", metavar="NAME", help="take the threshold of this verification set")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_example(parser, "denseface match anna.jpg bert.jpg --model models/d63-arcface-orl/model,100")
@@ -57,3 +57,10 @@ def run(args: argparse.Namespace) -> int:
         verdict = "same person" if same else "different persons"
         print(f"{verdict}: score {score:.4f}, threshold {threshold:.4f} ({source})")
     return OK
+
+
+def _score(text):
+    score = float(text)
+    if not -1 <= score <= 1:
+        raise argparse.ArgumentTypeError("scores are from -1 to 1")
+    return score

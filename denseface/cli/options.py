@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from denseface.cropping import Cropper
     from denseface.embedding import Embedder
 
+_MAX_SIDE = 4096
+
 
 def add_example(parser: argparse.ArgumentParser, *lines: str) -> None:
     """Show commands as they are typed at the end of a command's help."""
@@ -43,12 +45,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch-size",
-        type=positive,
+        type=batch_size,
         default=2,
         metavar="N",
         help="pictures computed at a time (default: 2, which a CPU does as fast as more; take 64 or more on a GPU)",
     )
-    parser.add_argument("--gpu", type=int, metavar="N", help="compute on this GPU instead of the CPU")
+    parser.add_argument("--gpu", type=gpu_number, metavar="N", help="compute on this GPU instead of the CPU")
 
 
 def add_no_flip(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +118,23 @@ def positive(text: str) -> int:
     return number
 
 
+def batch_size(text: str) -> int:
+    """Read a number of pictures that MXNet can count the values of."""
+    return _within(text, 1, 8192)
+
+
+def gpu_number(text: str) -> int:
+    """Read the number of a GPU."""
+    return _within(text, 0, 1023)
+
+
+def _within(text, low, high):
+    number = int(text)
+    if not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"it must be from {low} to {high}")
+    return number
+
+
 def image_size(text: str) -> tuple[int, int, int]:
     """Read ``height,width`` or ``height,width,channels``."""
     try:
@@ -123,6 +142,6 @@ def image_size(text: str) -> tuple[int, int, int]:
         height, width, channels = numbers if len(numbers) == 3 else [*numbers, 3]
     except ValueError:
         raise argparse.ArgumentTypeError(f"write {text!r} as height,width or height,width,channels") from None
-    if height < 1 or width < 1 or channels not in (1, 3):
-        raise argparse.ArgumentTypeError("height and width must be at least 1, and channels 1 or 3")
+    if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE and channels in (1, 3)):
+        raise argparse.ArgumentTypeError(f"height and width must be from 1 to {_MAX_SIDE}, and channels 1 or 3")
     return height, width, channels
