@@ -221,7 +221,7 @@ def override(assignments: "Iterable[str]") -> None:
     ------
     ValueError
         For a key that does not exist (the message has the nearest ones), a value that does not fit its type or is out
-        of ``BOUNDS``, or the name of a table's entry, which ``generate_config`` takes.
+        of ``BOUNDS``, or the name of a table's entry, which ``generate_config`` takes, or of a loss.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -233,6 +233,8 @@ def override(assignments: "Iterable[str]") -> None:
             raise ValueError(f"--set {key}: no such key" + (f"; nearest: {', '.join(near)}" if near else ""))
         if key in ("network", "dataset", "loss"):
             raise ValueError(f"--set {key}: a key sets one value; the whole {key} is chosen with --{key}")
+        if key == "loss_name":
+            raise ValueError("--set loss_name: each loss has keys of its own; choose it with --loss")
         for table in tables:
             table[key] = _parse(key, text, table[key])
 

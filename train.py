@@ -255,7 +255,10 @@ def make_plan(args: argparse.Namespace, loader: BatchLoader) -> Plan:
         lr_steps = [natural(step) for step in args.lr_steps.split(",") if step]
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise InputError(f"--lr-steps {args.lr_steps}: write it as whole numbers, as in 100000,160000") from error
-    steps = args.epochs * loader.steps_per_epoch // args.accumulate
+    batches = args.epochs * loader.steps_per_epoch
+    if batches < args.accumulate:
+        raise InputError(f"--accumulate {args.accumulate}: the run has {batches} batches; accumulate fewer for a step")
+    steps = batches // args.accumulate
     return Plan(
         steps=min(steps, args.max_steps) if args.max_steps > 0 else steps,
         learning_rate=args.lr,

@@ -264,7 +264,7 @@ def _stamp(source):
     """Size and time of the source's file; what a changed file does not keep."""
     try:
         found = source.file.stat()
-    except OSError:
+    except (OSError, ValueError):
         return -1, -1
     return found.st_size, found.st_mtime_ns
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +21,13 @@ def open_input(path: str | Path) -> BinaryIO:
     Raises
     ------
     InputError
-        If it is missing or may not be read.
+        If it is missing, may not be read, or is a pipe or a device, which may never end.
     """
+    kind = stat.S_IFREG
+    with contextlib.suppress(OSError, ValueError):  # of which opening it tells more
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise InputError(f"{path}: it cannot be read (a pipe or a device); save it to a file")
     return _open(path, "rb", f"{path}: it cannot be read")
 
 
@@ -111,3 +117,5 @@ def _open(path: str | Path, mode: str, failure: str) -> BinaryIO:
         return open(path, mode)
     except OSError as error:
         raise InputError(f"{failure} ({error.strerror})") from error
+    except ValueError as error:  # a null character in the name
+        raise InputError(f"{failure} ({error})") from error

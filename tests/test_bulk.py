@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -89,6 +90,14 @@ def test_a_killed_run_goes_on_without_computing_anything_twice(embedder, faces, 
     assert dataclasses.astuple(counts) == (COUNT, 0, total)
     assert out.read_bytes() == whole.read_bytes()
     assert not (tmp_path / "out.npz.partial").exists()
+
+
+def test_a_pipe_and_an_impossible_name_are_skipped(embedder, faces, tmp_path, caplog):
+    os.mkfifo(faces / "pipe.png")
+    (tmp_path / "list.txt").write_text(f"{faces}/000.png\n{faces}/pipe.png\na\0b.png\n")
+    counts, _ = run(embedder, tmp_path / "list.txt", tmp_path / "out.npz")
+    assert dataclasses.astuple(counts) == (1, 2, 0)
+    assert "pipe.png: it cannot be read (a pipe or a device)" in caplog.text and "null byte" in caplog.text
 
 
 def test_an_interrupt_says_how_to_go_on(embedder, faces, tmp_path, caplog):

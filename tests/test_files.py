@@ -68,3 +68,15 @@ def test_a_folder_is_not_replaced(tmp_path):
 def test_another_file_that_fails_in_the_block_is_not_blamed_on_this_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"), replacing(tmp_path / "a.bin"):
         (tmp_path / "other").read_bytes()
+
+
+def test_what_may_never_end_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(InputError, match=r"it cannot be read \(a pipe or a device\); save it to a file"):
+            open_input(path)
+
+
+def test_a_name_with_a_null_character_is_one_line():
+    with pytest.raises(InputError, match=r"a\\x00b: it cannot be read \(embedded null byte\)"):
+        open_input("a\0b")
