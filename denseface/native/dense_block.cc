@@ -215,21 +215,20 @@ class Sums {
   std::vector<double> values_;
 };
 
-// Add a strip's values to what mean() and variance() need; its own mean is taken off before squaring.
+// Add a strip's values to the sums of values and of squares; what is squared is the distance from the first value.
 void add_moments(Sums* sums, int block, const float* values, int rows, int width, int row) {
-  Vec sum{}, square{};
-  for (int r = 0; r < rows; ++r)
-    for (int p = 0; p < width; ++p) sum += at(values + (r * row + p) * B);
-  Vec mean = sum / float(rows * width);
+  Vec pivot = at(values), sum{}, square{};
   for (int r = 0; r < rows; ++r)
     for (int p = 0; p < width; ++p) {
-      Vec difference = at(values + (r * row + p) * B) - mean;
-      square += difference * difference;
+      Vec distance = at(values + (r * row + p) * B) - pivot;
+      sum += distance;
+      square += distance * distance;
     }
   sums->add(0, block, sum);
+  sums->add(0, block, pivot, rows * width);
   sums->add(1, block, square);
-  for (int k = 0; k < B; ++k) sum[k] = float(mean[k]) * mean[k];
-  sums->add(1, block, sum, rows * width);
+  sums->add(1, block, 2 * pivot * sum);
+  sums->add(1, block, pivot * pivot, rows * width);
 }
 
 struct Moments {
@@ -270,16 +269,19 @@ struct Affine {
     }
   }
 
-  void apply(int block, const float* in, float* out, int pixels) const {
+  // next: pixels from these to those that come after them, in other memory.
+  void apply(int block, const float* in, float* out, int pixels, long next) const {
     Vec s = at(scale + block * B), t = at(shift + block * B), a = at(slope + block * B);
     for (int p = 0; p < pixels; ++p) {
+      __builtin_prefetch(in + (next + p) * B);
       Vec v = at(in + p * B) * s + t;
       at(out + p * B) = v > 0 ? v : a * v;
     }
   }
 
-  // Give the gradient of v for that of the output; sum up what the gradients of beta, gamma and slope are.
-  void back(int block, const float* in, float* grad, int pixels, Sums* sums) const {
+  // Hand on the gradient of v for that of the output; sum up what the gradients of beta, gamma and slope are.
+  template <class Give>
+  void back(int block, const float* in, const float* grad, int pixels, Sums* sums, Give give) const {
     Vec s = at(scale + block * B), t = at(shift + block * B), a = at(slope + block * B);
     Vec m = at(mean + block * B), inv = at(inverse + block * B);
     Vec sum{}, product{}, negative{};
@@ -290,7 +292,7 @@ struct Affine {
       d = v > 0 ? d : a * d;
       sum += d;
       product += d * (x - m);
-      at(grad + p * B) = d;
+      give(p, d);
     }
     sums->add(0, block, sum);
     sums->add(1, block, product * inv);
@@ -430,7 +432,7 @@ class Block {
       int n = job / strips, first = job % strips * size, pixels = int(std::min<long>(size, pixels_ - first));
       float* a = space + omp_get_thread_num() * thread_space;
       for (int b = 0; b < in_blocks; ++b)
-        affine1.apply(b, x + feature(n, b) + first * B, a + long(b) * size * B, pixels);
+        affine1.apply(b, x + feature(n, b) + first * B, a + long(b) * size * B, pixels, pixels_);
       float* out = z + hidden(n, 0) + first * B;
       convolve(a, long(size) * B, {1, pixels, 0}, {0}, in_blocks, w1, out, pixels_ * B, 0, blocks);
       if (training)
@@ -448,7 +450,7 @@ class Block {
       float* a = space + omp_get_thread_num() * thread_space;
       for (int b = 0; b < blocks; ++b)
         pad(a + b * padded(), first, rows, [&](int r, float* to) {
-          affine2.apply(b, z + hidden(n, b) + long(r) * width_ * B, to, width_);
+          affine2.apply(b, z + hidden(n, b) + long(r) * width_ * B, to, width_, width_);
         });
       float* out = x + feature(n, in_blocks) + long(first) * width_ * B;
       convolve(a, padded(), {rows, width_, width_ + 2}, taps3_, blocks, w2, out, pixels_ * B, width_, out_blocks);
@@ -484,7 +486,7 @@ class Block {
       float* y_grad = a + blocks * padded();
       for (int b = 0; b < blocks; ++b)
         pad(a + b * padded(), first, rows, [&](int r, float* to) {
-          affine2.apply(b, z + hidden(n, b) + long(r) * width_ * B, to, width_);
+          affine2.apply(b, z + hidden(n, b) + long(r) * width_ * B, to, width_, width_);
         });
       for (int b = 0; b < out_blocks; ++b)
         pad(y_grad + b * padded(), first, rows, [&](int r, float* to) {
@@ -496,8 +498,11 @@ class Block {
                       sums2 + omp_get_thread_num() * size2);
       float* out = d + hidden(n, 0) + long(first) * width_ * B;
       convolve(y_grad, padded(), strip, taps3_, out_blocks, w2, out, pixels_ * B, width_, blocks);
-      for (int b = 0; b < blocks; ++b)
-        affine2.back(b, z + hidden(n, b) + long(first) * width_ * B, out + b * pixels_ * B, rows * width_, &norm2_sums);
+      for (int b = 0; b < blocks; ++b) {
+        float* grads = out + b * pixels_ * B;
+        affine2.back(b, z + hidden(n, b) + long(first) * width_ * B, grads, rows * width_, &norm2_sums,
+                     [=](int p, const Vec& grad) { at(grads + p * B) = grad; });
+      }
     }
     give_gradients(norm2_sums, bottleneck_, layer.norm2);
     give_weights(sums2, size2, threads, layer.weight2_grad, {9L * bottleneck_, 9, 1, 0}, out_blocks, blocks, 9);
@@ -522,17 +527,19 @@ class Block {
         for (int p = 0; p < pixels; ++p) at(to + p * B) = s * at(v + p * B) - (o + f * at(values + p * B));
       }
       for (int b = 0; b < in_blocks; ++b)
-        affine1.apply(b, x + feature(n, b) + first * B, a + long(b) * size * B, pixels);
+        affine1.apply(b, x + feature(n, b) + first * B, a + long(b) * size * B, pixels, pixels_);
       Strip strip{1, pixels, 0};
       weight_gradient(a, long(size) * B, 0, {0}, in_blocks, z_grad, long(size) * B, strip, blocks,
                       sums1 + omp_get_thread_num() * size1);
       convolve(z_grad, long(size) * B, strip, {0}, blocks, w1, a_grad, long(size) * B, 0, in_blocks);
       for (int b = 0; b < in_blocks; ++b) {
-        float* grads = a_grad + long(b) * size * B;
-        affine1.back(b, x + feature(n, b) + first * B, grads, pixels, &norm1_sums);
         Vec s = at(affine1.scale + b * B);
         float* to = g + feature(n, b) + first * B;
-        for (int p = 0; p < pixels; ++p) at(to + p * B) += s * at(grads + p * B);
+        affine1.back(b, x + feature(n, b) + first * B, a_grad + long(b) * size * B, pixels, &norm1_sums,
+                     [=](int p, const Vec& grad) {
+                       __builtin_prefetch(to + (pixels_ + p) * B, 1);  // of the next block
+                       at(to + p * B) += s * grad;
+                     });
       }
     }
     give_gradients(norm1_sums, channels, layer.norm1);
