@@ -18,6 +18,7 @@ def contenders(network: str, activation: str, batch_size: int) -> list[Contender
     return [
         Contender("PyTorch eager", torch_step, task),
         Contender("plain symbol in MXNet", mxnet_step, (*task, False)),
+        Contender("denseface, without a compiler", mxnet_step, (*task, True), {"CXX": "none"}),
         Contender("denseface", mxnet_step, (*task, True)),
     ]
 
