@@ -8,6 +8,7 @@ ends and names it, and all others end because the scheduler has.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -41,7 +42,8 @@ def silence_seconds() -> int:
 
 def leave(message: str) -> None:
     """End this process at once: whatever else it does may be waiting for the dead."""
-    print(f"denseface: error: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # whoever read it may be dead too
+        os.write(2, f"denseface: error: {message}\n".encode())
     os._exit(1)
 
 
@@ -80,21 +82,18 @@ def watch_as_worker(library: ctypes.CDLL, handle: ctypes.c_void_p, over: threadi
 
 def _watch_server(arrival, silence):
     until = time.monotonic() + arrival
+    asked = None
     while not hasattr(sys.modules.get("mxnet.base"), "_LIB"):  # the import is under way, in the main thread
-        _end_if_asked(0.1)
+        asked = asked or signal.sigtimedwait(SIGNALS, 0.1)
     library, handle = sys.modules["mxnet.base"]._LIB, ctypes.c_void_p()
     library.MXKVStoreCreate(b"dist_sync", ctypes.byref(handle))
     while not _all_have_come(library, handle):
+        if asked:
+            os._exit(128 + asked.si_signo)
         if time.monotonic() > until:
             leave(nobody_came(arrival))
-        _end_if_asked(0.5)
+        asked = signal.sigtimedwait(SIGNALS, 0.5)
     _watch(library, handle, silence, lambda: signal.sigtimedwait(SIGNALS, 1) and False)
-
-
-def _end_if_asked(seconds):
-    asked = signal.sigtimedwait(SIGNALS, seconds)
-    if asked:
-        os._exit(128 + asked.si_signo)
 
 
 def _watch(library, handle, silence, is_over):

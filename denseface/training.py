@@ -329,7 +329,8 @@ class Run:
             if self.stopped_by is not None and number == signal.SIGINT:
                 raise Interrupted(number)
             self.stopped_by = number
-            os.write(2, b"\nstopping after this step; the run is saved first\n")
+            with contextlib.suppress(OSError):  # whoever read it may have gone, as a launcher that was killed
+                os.write(2, b"\nstopping after this step; the run is saved first\n")
 
         with handled_by(request):
             yield

@@ -5,6 +5,7 @@ Under ``denseface launch`` it is one of several workers, a server or the schedul
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -89,7 +90,8 @@ def main(
         take_step = learner.step
 
         def step(*args, **kwargs):
-            print(f"taking step {run.step + 1}", flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                print(f"taking step {run.step + 1}", flush=True)
             if last and run.step + 1 == signal_at:
                 os.kill(os.getpid(), signal.SIGTERM)
             result = take_step(*args, **kwargs)

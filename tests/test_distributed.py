@@ -189,7 +189,7 @@ def test_a_worker_that_never_comes_is_a_time_out_everywhere(records, tmp_path):
     roles = ("scheduler", "server 0", "worker 0")
     processes = start_without_launcher(records, tmp_path / "model", roles, DENSEFACE_ARRIVAL_TIMEOUT="2")
     try:
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        errors = [process.communicate(timeout=120)[1] for process in processes]
         for text in errors:
             assert "after 2 s" in text and "2 workers and 1 servers have not all found each other" in text
         assert [process.returncode for process in processes] == [1, 1, 1]
@@ -207,7 +207,7 @@ def test_all_may_get_the_signal_that_stops_a_run(records, tmp_path):
                 break
         for process in processes:
             process.send_signal(signal.SIGTERM)
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        errors = [process.communicate(timeout=120)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0, 143, 143], errors
         assert len(checkpoint.complete_steps(tmp_path / "model")) == 1
     finally:
@@ -291,7 +291,7 @@ def test_a_worker_that_is_killed_at_its_end_keeps_nobody(records, tmp_path):
             time.sleep(moment / 50)
             group[3].kill()
             for process in group:
-                process.wait(timeout=40)
+                process.wait(timeout=30)
         finally:
             for process in group:
                 process.kill()
@@ -299,8 +299,35 @@ def test_a_worker_that_is_killed_at_its_end_keeps_nobody(records, tmp_path):
         assert checkpoint.complete_steps(prefix) == [50]
 
 
+@pytest.mark.torture
+def test_workers_save_and_all_end_when_their_launcher_is_killed(records, tmp_path):
+    prefix = tmp_path / "model"
+    training = command(records, prefix, steps=100_000, verbose=100_000)
+    with subprocess.Popen(
+        [sys.executable, "-m", "denseface", "launch", "--workers", "2", "--", *training],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as group:  # fmt: skip
+        while b"taking step 3" not in group.stdout.readline():
+            pass
+        pids = children(group.pid)
+        assert len(pids) == 4
+        group.kill()
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert checkpoint.newest_step(prefix)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def wait_for(prefix):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not checkpoint.complete_steps(prefix):
         assert time.monotonic() < deadline, "no checkpoint has come"
         time.sleep(0.01)
