@@ -544,7 +544,7 @@ def softmax_trained(faces, tmp_path_factory):
 def test_a_softmax_is_refined_as_documented(softmax_trained, loss, caplog):
     _, command = documented_commands()
     command = [loss if word == "triplet" else word for word in command]
-    bag = ("--set", "triplet_bag_size=15", "--pretrained-epoch", "1")
+    bag = ("--set", "triplet_bag_size=15", "--set", "images_per_identity=5", "--pretrained-epoch", "1")
     assert train.main(tiny(command, softmax_trained, *bag, "--max-steps", "2")) == 0
     assert "d63-softmax-orl/model,1: 8 parameters loaded" in caplog.text and "start fresh" not in caplog.text
     assert re.search(r"bag 0: 15 pictures gave \d+ triplets", caplog.text)
