@@ -90,16 +90,16 @@ def draw(results: dict):
     figure = new_figure(11, 4.6)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     panels = figure.subplots(1, 2)
-    titles = {"processor_seconds": "seconds of one core a step", "peak_memory": "peak memory of the process, GB"}
+    titles = {"processor_seconds": "processor time of a step, seconds", "peak_memory": "peak memory of the process, GB"}
     for axes, (key, title) in zip(panels, titles.items()):
-        for rate, color in zip(RATES, COLORS):
+        for rate, color, shift in zip(RATES, COLORS, (0, 4, -4)):  # points, so that figures do not touch
             line = [row for row in results["rows"] if row["rate"] == rate]
             counts = [row["identities"] for row in line]
             values = [row[key] / (1e9 if key == "peak_memory" else 1) for row in line]
             label = "full layer" if rate == 1 else f"sample rate {rate:g}"
             axes.plot(counts, values, color=color, marker="o", markersize=4, linewidth=1.5, label=label)
             axes.annotate(
-                f"{values[-1]:.2g}", (counts[-1], values[-1]), (6, 0), textcoords="offset points", fontsize=9,
+                f"{values[-1]:.2g}", (counts[-1], values[-1]), (6, shift), textcoords="offset points", fontsize=9,
                 color=color, va="center",
             )  # fmt: skip
         axes.set_title(title, fontsize=10, loc="left")
