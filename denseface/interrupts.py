@@ -37,12 +37,19 @@ def end_at_once() -> None:
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Let SIGINT and SIGTERM raise :class:`Interrupted` for as long as the block lasts; those ignored stay ignored."""
+    came = []
 
     def interrupt(number, frame):
+        came.append(number)
         raise Interrupted(number)
 
     with handled_by(interrupt):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if came:  # Python up to 3.11 makes a RuntimeError of it while a class is made, and packages make others
+                raise Interrupted(came[0]) from error
+            raise
 
 
 @contextlib.contextmanager

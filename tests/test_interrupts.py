@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_models import encode, pictures, tiny_model
 
-from denseface import checkpoint
+from denseface import checkpoint, interrupts
 from denseface.checkpoint import TrainingState
 from denseface.pairs import write_bin
 from denseface.records import write_face_records
@@ -34,6 +34,20 @@ COMMANDS = {
 }
 # What the next run of the same command goes on from.
 RESUMABLE = {"out.npz.partial"}
+
+
+def test_an_interrupt_that_becomes_another_error_is_one_still():
+    class Interrupting:
+        def __set_name__(self, owner, name):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(interrupts.Interrupted, match="SIGTERM"), interrupts.raised():
+        type("Made", (), {"attribute": Interrupting()})
+    with pytest.raises(interrupts.Interrupted, match="SIGTERM"), interrupts.raised():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("a package cannot be imported") from error
 
 
 @pytest.fixture(scope="module")
