@@ -1,9 +1,16 @@
 import copy
+import signal
 
 import pytest
 
 import config as configuration
 import denseface  # noqa: F401  makes MXNet importable in every test file
+
+
+def pytest_configure():
+    """Heed Ctrl-C, as do the processes that tests start: a shell in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

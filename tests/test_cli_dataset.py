@@ -114,7 +114,6 @@ def test_an_interrupt_leaves_nothing(here):
         text=True,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell in the background ignores it
     )
     deadline = time.monotonic() + 60
     while not (here / "out.partial").exists() and time.monotonic() < deadline:

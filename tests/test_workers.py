@@ -71,7 +71,6 @@ def test_no_process_is_left(tmp_path, sent, code):
     process = subprocess.Popen(
         [sys.executable, tmp_path / "script.py"], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell in the background ignores it
     )  # fmt: skip
     assert process.stdout.readline() == "go\n"
     started = children(process.pid)
@@ -89,15 +88,6 @@ def test_no_process_is_left(tmp_path, sent, code):
     assert not list(filter(is_running, started))
 
 
-@pytest.fixture
-def _interrupts_raise():
-    """A shell in the background has them ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interrupts_raise")
 def test_an_interrupt_waits_until_the_processes_have_started(monkeypatch):
     start, steps = BaseProcess.start, []
 
