@@ -51,7 +51,8 @@ def main() -> None:
             for row in rows:
                 _say(f"  {row['name']}: {row['seconds'] * 1e3:.1f} ms, {rows[0]['seconds'] / row['seconds']:.2f} times")
             results["races"].append({"title": title, "done": done, "rounds": rounds, "macs": macs, "rows": rows})
-    _say(str(report.write(args.out, results)))
+            page = report.write(args.out, results)  # after each, as a later one may fail
+    _say(str(page))
 
 
 def _races(args) -> Iterator[_Race]:

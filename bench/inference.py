@@ -12,7 +12,7 @@ from denseface.engines.onnx_model import converted
 from denseface.quantization import quantize
 
 # Rounding to 8 bits, layer after layer.
-_BF16 = 0.05
+_BF16 = 0.1
 _INT8 = 0.2
 
 
