@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -43,13 +45,32 @@ def raised() -> Iterator[None]:
         came.append(number)
         raise Interrupted(number)
 
-    with handled_by(interrupt):
+    with handled_by(interrupt), _coming_again():
         try:
             yield
         except Exception as error:
             if came:  # Python up to 3.11 makes a RuntimeError of it while a class is made, and packages make others
                 raise Interrupted(came[0]) from error
             raise
+
+
+@contextlib.contextmanager
+def _coming_again():
+    """Send a signal once more where Python drops its exception: in finalizers, and in what imports call back."""
+    former = sys.unraisablehook
+
+    def hook(unraisable):
+        if isinstance(unraisable.exc_value, Interrupted):
+            number = unraisable.exc_value.exit_code - 128
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        else:
+            former(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = former
 
 
 @contextlib.contextmanager

@@ -50,6 +50,16 @@ def test_an_interrupt_that_becomes_another_error_is_one_still():
             raise ImportError("a package cannot be imported") from error
 
 
+def test_an_interrupt_that_python_drops_comes_again():
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(interrupts.Interrupted, match="SIGTERM"), interrupts.raised():
+        Finalized()
+        time.sleep(30)
+
+
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     """A folder with a model and pictures."""
