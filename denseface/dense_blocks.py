@@ -9,7 +9,7 @@ from denseface.rewrite import Node, nodes_of, output_shapes, rewrite
 
 import mxnet as mx
 
-_BLOCK = 16  # divides the numbers of channels that the operator takes
+_BLOCK = 16  # divides the numbers of channels that layers compute; their input may have any
 
 
 def with_dense_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
@@ -18,12 +18,47 @@ def with_dense_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, in
     A dense block is a chain of layers BN - activation - 1x1 convolution - BN - activation - 3x3 convolution, each
     appended to its own input.  MXNet must know the operator.
     """
-    shapes = output_shapes(symbol, data_shape)
-    ends = _ends(symbol, shapes)
     inference = _inference()
 
+    def operator(end: Node, layers: list[_Layer]) -> Node:
+        inputs = [(inference, 0), layers[0].entry]
+        for layer in layers:
+            for place, parameter in enumerate(layer.parameters):
+                is_moving = place % (len(layer.parameters) // 2) in (2, 3)
+                inputs.append((parameter if is_moving else _handed_over(parameter), 0))
+        attrs = {"layers": str(len(layers)), **layers[0].attrs("slopes", "eps", "momentum")}
+        return Node("denseface_dense_block", end.name, attrs, inputs)
+
+    return _replaced(symbol, data_shape, operator)
+
+
+def with_inference_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
+    """The same for inference alone, and faster.
+
+    The parameters are those that the operator finds at its first call; moving averages become arguments.
+    """
+
+    def operator(end: Node, layers: list[_Layer]) -> Node:
+        inputs = [layers[0].entry, *((parameter, 0) for layer in layers for parameter in layer.parameters)]
+        attrs = {"layers": str(len(layers)), **layers[0].attrs("slopes", "eps")}
+        return Node("denseface_dense_block_inference", end.name, attrs, inputs)
+
+    return _replaced(symbol, data_shape, operator)
+
+
+def _replaced(symbol, data_shape, operator):
+    """Put what the function makes of it in the place of every dense block."""
+    shapes = output_shapes(symbol, data_shape)
+    ends = _ends(symbol, shapes)
+
     def change(node: Node) -> Node:
-        return _operator(node, ends[node.name], shapes, inference) if node.name in ends else node
+        if node.name not in ends:
+            return node
+        layers = _layers(node, ends[node.name], shapes)
+        for layer in layers:
+            for parameter in layer.parameters:
+                parameter.attrs["__shape__"] = str(shapes[parameter.name])  # such an operator infers outputs only
+        return operator(node, layers)
 
     return rewrite(symbol, change)
 
@@ -39,6 +74,9 @@ class _Layer(NamedTuple):
     @property
     def data(self) -> Node:
         return self.entry[0]
+
+    def attrs(self, *names: str) -> dict[str, str]:
+        return {name: self.settings[name] for name in names}
 
 
 def _ends(symbol, shapes):
@@ -91,10 +129,10 @@ def _layer(node, shapes):
         source, source_output = norm.inputs[0]
     if source is not data or source_output != output or any(parameter.op != "null" for parameter in parameters):
         return None
-    channels = shapes.get(parameters[-1].name, ()), shapes.get(parameters[len(parameters) // 2 - 1].name, ())
-    if any(len(shape) != 4 or shape[0] % _BLOCK or shape[1] % _BLOCK or shape[1] == 0 for shape in channels):
+    growth, bottleneck = (shapes.get(parameters[-1].name, ()) + (0, 0))[:2]
+    if not growth or growth % _BLOCK or bottleneck % _BLOCK:
         return None
-    settings["growth"] = str(channels[0][0])
+    settings.update(growth=str(growth), bottleneck=str(bottleneck))
     return _Layer((data, output), parameters, settings, inner)
 
 
@@ -114,21 +152,13 @@ def _is_plain_normalisation(node):
     return node.op == "BatchNorm" and given.items() >= wanted.items()
 
 
-def _operator(end, count, shapes, inference):
-    """The operator in the place of the layers that end here, whose nodes are already those of the new graph."""
+def _layers(end, count, shapes):
+    """The layers that end here, first to last; their nodes are already those of the new graph."""
     layers, node = [], end
     for _ in range(count):
         layers.insert(0, _layer(node, shapes))
         node = layers[0].data
-    inputs = [(inference, 0), layers[0].entry]
-    for layer in layers:
-        half = len(layer.parameters) // 2
-        for place, parameter in enumerate(layer.parameters):
-            parameter.attrs["__shape__"] = str(shapes[parameter.name])  # MXNet lets such an operator infer outputs only
-            is_moving = place % half in (2, 3)
-            inputs.append((parameter if is_moving else _handed_over(parameter), 0))
-    attrs = {"layers": str(count), **{name: layers[0].settings[name] for name in ("slopes", "eps", "momentum")}}
-    return Node("denseface_dense_block", end.name, attrs, inputs)
+    return layers
 
 
 def _handed_over(parameter):

@@ -1,24 +1,37 @@
 """Dense blocks in one operator: the same outputs, gradients and moving averages as in MXNet's operators."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from symbol.fdensenet import DenseNet
 
 import numpy as np
 import pytest
 
-from denseface.dense_blocks import with_dense_blocks
+from denseface.dense_blocks import with_dense_blocks, with_inference_blocks
 from denseface.native import load_operators
-from denseface.rewrite import nodes_of
+from denseface.rewrite import nodes_of, rewrite
+from denseface.slopes import with_fast_slopes
 
 import mxnet as mx
 
 pytestmark = pytest.mark.skipif(not load_operators(), reason="there is no compiler for them")
 
 
-def network(act_type="prelu", channels=32, growth=16, blocks=(2, 3), **settings):
+def network(act_type="prelu", channels=32, growth=16, blocks=(2, 3), channelwise=False, **settings):
     settings = {"dropout": 0.0, "bn_mom": 0.8, **settings}
     with mx.name.NameManager():
         body = DenseNet(channels, growth, blocks, act_type=act_type, prefix="net_", **settings)
-        return mx.sym.MakeLoss(mx.sym.square(body(mx.sym.Variable("data"))), name="loss")
+        symbol = mx.sym.MakeLoss(mx.sym.square(body(mx.sym.Variable("data"))), name="loss")
+    return rewrite(symbol, with_free_shape) if channelwise else symbol
+
+
+def with_free_shape(node):
+    """MXNet gives slopes without a shape one for every channel."""
+    if node.name.endswith("alpha"):
+        node.attrs.pop("__shape__")
+    return node
 
 
 def ops(symbol):
@@ -59,7 +72,7 @@ def assert_same(found, expected):
         assert error < 2e-3, (name, error)
 
 
-@pytest.mark.parametrize(
+networks = pytest.mark.parametrize(
     "shape, settings",
     [
         ((2, 3, 32, 32), {}),
@@ -67,8 +80,14 @@ def assert_same(found, expected):
         ((1, 3, 64, 128), {"blocks": (2,)}),  # several strips of rows
         ((2, 3, 20, 20), {"channels": 96, "growth": 48}),  # an odd number of blocks of 16 channels
         ((2, 3, 6, 2), {"blocks": (1,)}),  # a picture one pixel wide
+        ((3, 3, 20, 20), {"channels": 40}),  # half a block of 16 channels, then a quarter
+        ((2, 3, 12, 12), {"channels": 10, "act_type": "relu"}),
+        ((2, 3, 12, 12), {"channels": 24, "channelwise": True}),
     ],
 )
+
+
+@networks
 def test_training_step(shape, settings):
     plain = network(**settings)
     fast = with_dense_blocks(plain, shape)
@@ -76,9 +95,11 @@ def test_training_step(shape, settings):
     assert "Concat" not in ops(fast)
     assert fast.list_arguments() == plain.list_arguments()
     assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
+    slopes = [array for name, array in bind(fast, shape).arg_dict.items() if name.endswith("alpha")]
+    assert all((array.size > 1) == settings.get("channelwise", False) for array in slopes)
     results = []
     for symbol in (plain, fast):
-        executor = bind(symbol, shape)
+        executor = bind(with_fast_slopes(symbol, shape), shape)  # MXNet's own PReLU gets gradients of slopes wrong
         for _ in range(2):  # the second starts from the first's moving averages
             executor.forward(is_train=True)
             executor.backward()
@@ -99,6 +120,31 @@ def test_evaluation_uses_moving_averages_and_leaves_them():
     np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-5)
 
 
+@networks
+def test_inference(shape, settings):
+    plain = network(**settings)
+    fast = with_inference_blocks(plain, shape)
+    assert ops(fast).count("denseface_dense_block_inference") == len(settings.get("blocks", (2, 3)))
+    assert "Concat" not in ops(fast)
+    before = bind(plain, shape)
+    expected = before.forward(is_train=False)[0].asnumpy()
+    executor = fast.simple_bind(mx.cpu(), data=shape, grad_req="null")
+    given = {**before.arg_dict, **before.aux_dict}
+    for name, array in {**executor.arg_dict, **executor.aux_dict}.items():
+        array[:] = given[name]
+    for _ in range(2):  # the first puts the weights in order
+        found = executor.forward(is_train=False)[0].asnumpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("threads", [1, 3])  # whole pictures a thread, and parts of them
+def test_any_number_of_threads(threads):
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_inference or test_training_step"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    run = subprocess.run(command, env=environment, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
 def test_gradients_are_added_where_they_are_to_be():
     shape = (2, 3, 16, 16)
     executor = bind(with_dense_blocks(network(), shape), shape, grad_req="add")
@@ -117,7 +163,7 @@ def test_what_differs_from_such_a_block_is_left_alone():
 
     same(network(act_type="elu"))
     same(network(dropout=0.1))
-    same(network(channels=24, blocks=(1,)))  # half a block of 16 channels
+    same(network(growth=24, blocks=(1,)))  # a block and a half of 16 channels
     inside = network(blocks=(2,)).get_internals()
     concat = next(name for name in inside.list_outputs() if name.endswith("concat0_output"))
     tapped = with_dense_blocks(mx.sym.Group([inside["loss_output"], inside[concat]]), (2, 3, 16, 16))

@@ -13,12 +13,13 @@ from tiny_models import as_model, tiny_model, tiny_symbol
 
 from denseface import networks
 from denseface.embedding import similarity
-from denseface.engines import ENGINES, make_engine
+from denseface.engines import ENGINES, make_engine, mxnet_engine
 from denseface.engines.mxnet_engine import MXNetEngine
 from denseface.engines.onnx_model import IDENTITY, as_ndarrays, read_onnx
 from denseface.errors import InputError
 from denseface.identity import identity
 from denseface.inference import embedding_output
+from denseface.native import load_operators
 from denseface.onnx_export import export
 
 import mxnet as mx
@@ -38,6 +39,21 @@ def test_it_computes_what_mxnet_computes():
     assert found.dtype == np.float32
     assert found.shape == (4, engine.emb_size) == (4, 8)
     np.testing.assert_allclose(found, output(tiny_symbol(), batch), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not load_operators(), reason="there is no compiler for them")
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("net_act", ["relu", "prelu"])
+def test_compiled_blocks_compute_what_mxnet_computes(configured, monkeypatch, net_act, batch_size):
+    configured(net_act=net_act, net_output="E")
+    shape = (3, 112, 112)
+    model = as_model(networks.embedding_symbol(), (1, *shape))
+    batch = batch_of(batch_size, shape)
+    found = MXNetEngine(model, shape, batch_size)(batch)
+    monkeypatch.setattr(mxnet_engine, "load_operators", lambda: False)
+    expected = MXNetEngine(model, shape, batch_size)(batch)
+    assert (found != expected).any()  # another way was taken
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("head", ["E", "GNAP"])

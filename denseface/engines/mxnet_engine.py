@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from denseface.bfloat import in_bfloat16
+from denseface.dense_blocks import with_inference_blocks
 from denseface.errors import InputError, mxnet_reason
 from denseface.freeze import freeze
 from denseface.inference import checked_embedding
+from denseface.native import load_operators
 from denseface.rewrite import Node, rewrite
 
 import mxnet as mx
@@ -54,6 +56,8 @@ class MXNetEngine:
         self.batch_size = batch_size
         data_shape = (batch_size, *input_shape)
         symbol, self.emb_size = checked_embedding(model, data_shape)
+        if not bf16 and (context is None or context.device_type == "cpu") and load_operators():
+            symbol = with_inference_blocks(symbol, data_shape)
         symbol, *parameters = freeze(symbol, model.arguments, model.auxiliary)
         symbol = rewrite(symbol, _with_flat_input)
         if bf16:

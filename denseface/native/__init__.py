@@ -16,7 +16,7 @@ import mxnet as mx
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("dense_block.cc")
+_FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared")
 _LONGEST = 600  # seconds
 
@@ -50,13 +50,15 @@ def _compiled():
     glue = package / "src" / "lib_api.cc"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denseface"
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=_LONGEST).stdout
-    made_from = [_SOURCE.read_bytes(), glue.read_bytes(), version, _processor().encode(), " ".join(_FLAGS).encode()]
+    own = [path.read_bytes() for path in sorted([*_FOLDER.glob("*.cc"), *_FOLDER.glob("*.h")])]
+    made_from = [*own, glue.read_bytes(), version, _processor().encode(), " ".join(_FLAGS).encode()]
     library = folder / f"operators-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:32]}.so"
     if not library.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch, "operators.so")
-            command = [compiler, *_FLAGS, f"-I{package / 'include'}", str(_SOURCE), str(glue), "-o", str(made)]
+            sources = [str(_FOLDER / "operators.cc"), str(glue)]
+            command = [compiler, *_FLAGS, f"-I{package / 'include'}", *sources, "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, timeout=_LONGEST)
             with open(made, "rb") as file:
                 os.fsync(file.fileno())
