@@ -15,13 +15,16 @@ from denseface.errors import InputError
 
 # Below this the whole numbers do not hold what the network computes.
 LEAST_COSINE = 0.99
+# Of the layers, the first of which stay in floating point: what these round, all others take in.
+_FIRST = 1 / 20
 
 
 def quantize(content: bytes, batches: Sequence[np.ndarray]) -> tuple[bytes, float]:
     """Let the convolutions and fully connected layers of an exported network compute in int8.
 
     Weights have a scale for every output channel; inputs of layers have one range each, the widest that the pictures
-    show.  What is between the layers stays in floating point.
+    show.  What is between the layers stays in floating point, and so does the first twentieth of the layers, which made
+    two thirds of what rounding changed in the similarities of a DenseNet-121.
 
     Parameters
     ----------
@@ -53,6 +56,7 @@ def quantize(content: bytes, batches: Sequence[np.ndarray]) -> tuple[bytes, floa
 
 def _quantized(content, batches):
     require("onnxruntime", "onnx")
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -63,7 +67,8 @@ def _quantized(content, batches):
             batch = next(self._batches, None)
             return None if batch is None else {"data": batch}
 
-    layers = ["Conv", "Gemm"]
+    kinds = ["Conv", "Gemm"]
+    layers = [node.name for node in onnx.load_from_string(content).graph.node if node.op_type in kinds]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         plain, quantized = (Path(folder) / name for name in ("plain.onnx", "int8.onnx"))
         plain.write_bytes(content)
@@ -72,11 +77,12 @@ def _quantized(content, batches):
             str(quantized),
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=layers,
+            op_types_to_quantize=kinds,
+            nodes_to_exclude=layers[: int(len(layers) * _FIRST)],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"OpTypesToExcludeOutputQuantization": layers},
+            extra_options={"OpTypesToExcludeOutputQuantization": kinds},
         )
         return quantized.read_bytes()
 

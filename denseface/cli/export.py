@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         f"{figures['largest_difference']:.1e} of the largest value"
     )
     if args.int8:
-        print(f"int8: embeddings have a cosine of at least {figures['int8_cosine']:.4f} to those without")
+        print(f"int8: embeddings have a cosine of at least {figures['int8_cosine']:.5f} to those without")
     return OK
 
 
