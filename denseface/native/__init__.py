@@ -36,7 +36,7 @@ def load_operators() -> bool:
     try:
         mx.library.load(str(_compiled()), verbose=False)
     except (OSError, subprocess.SubprocessError, mx.MXNetError) as error:
-        logger.info("training with MXNet's own operators alone (%s)", str(error).splitlines()[0])
+        logger.info("computing with MXNet's own operators alone (%s)", str(error).splitlines()[0])
         return False
     return True
 
