@@ -80,6 +80,7 @@ networks = pytest.mark.parametrize(
         ((1, 3, 64, 128), {"blocks": (2,)}),  # several strips of rows
         ((2, 3, 20, 20), {"channels": 96, "growth": 48}),  # an odd number of blocks of 16 channels
         ((2, 3, 6, 2), {"blocks": (1,)}),  # a picture one pixel wide
+        ((2, 3, 2, 6), {"blocks": (1,)}),  # one pixel high: fewer parts than threads
         ((3, 3, 20, 20), {"channels": 40}),  # half a block of 16 channels, then a quarter
         ((2, 3, 12, 12), {"channels": 10, "act_type": "relu"}),
         ((2, 3, 12, 12), {"channels": 24, "channelwise": True}),

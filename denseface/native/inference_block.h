@@ -39,9 +39,8 @@ class InferenceBlock {
     long size = batch_ * total_ * pixels_;
     float* x = features_space.get(size);
     float* space = threads_space.get(threads * thread_space());
-    // Threads take whole pictures if they come out even; otherwise each takes a part of every one.
-    int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_);
-    if (bands == 1) {
+    // Threads take whole pictures if they come out even; otherwise parts of them.
+    if (batch_ % threads == 0) {
       // As many pictures at a time as stay in the cache, so that weights are read less often.
       int share = batch_ / threads, group = int(std::max(1L, std::min(long(share), GROUP / (total_ * pixels_))));
 #pragma omp parallel for schedule(static)
@@ -55,6 +54,7 @@ class InferenceBlock {
         }
       return;
     }
+    int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_);
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < batch_; ++n) read(in, n, n + 1, x);
     for (auto& layer : layers_)
