@@ -50,6 +50,11 @@ Tile tile_of(int pixels, std::index_sequence<N...>) {
   return tiles[pixels - 1];
 }
 
+constexpr long CACHED = 65536;  // floats of inputs that stay in the cache
+
+// Pixels whose inputs do, in whole tiles.
+int pixels_at_once(int channels) { return int(std::max<long>(TILE, std::min(224L, CACHED / channels) / TILE * TILE)); }
+
 struct Strip {
   int rows, width, row;  // row: pixels from one row to the next
 };

@@ -26,9 +26,9 @@ namespace {
 class InferenceBlock {
  public:
   InferenceBlock(int batch, int height, int width, int channels, int bottleneck, int growth, int layers, float eps)
-      : padding_(channels, bottleneck, growth), batch_(batch), height_(height), width_(width), first_(channels),
+      : padding_(channels, bottleneck, growth), batch_(batch), height_(height), width_(width),
         channels_(padding_.channels()), bottleneck_(bottleneck), growth_(growth), total_(channels_ + layers * growth),
-        pixels_(long(height) * width), eps_(eps), tile_rows_((height + 1) / 2),
+        pixels_(long(height) * width), layout_{channels, channels_, total_, pixels_}, eps_(eps), tile_rows_((height + 1) / 2),
         tile_columns_((width + 1) / 2), strip_(std::max(1, 2 * TILE / tile_columns_)), layers_(layers) {}
 
   // in: (N, channels, H, W), out: (N, total, H, W).  Parameters are read at the first call.
@@ -47,25 +47,25 @@ class InferenceBlock {
       for (int thread = 0; thread < threads; ++thread)
         for (int n = thread * share; n < (thread + 1) * share; n += group) {
           int end = std::min(n + group, (thread + 1) * share);
-          read(in, n, end, x);
+          for (int k = n; k < end; ++k) layout_.read_input(in, k, x);
           for (auto& layer : layers_)
-            for (int k = n; k < end; ++k) compute(layer, x + feature(k, 0), 0, tile_rows_, space + thread * thread_space());
-          write(x, n, end, out);
+            for (int k = n; k < end; ++k) compute(layer, x + layout_.place(k, 0), 0, tile_rows_, space + thread * thread_space());
+          for (int k = n; k < end; ++k) layout_.write_output(x, k, out);
         }
       return;
     }
     int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) read(in, n, n + 1, x);
+    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, x);
     for (auto& layer : layers_)
 #pragma omp parallel for schedule(static)
       for (int job = 0; job < batch_ * bands; ++job) {
         int n = job / bands, band = job % bands;
-        compute(layer, x + feature(n, 0), tile_rows_ * band / bands, tile_rows_ * (band + 1) / bands,
+        compute(layer, x + layout_.place(n, 0), tile_rows_ * band / bands, tile_rows_ * (band + 1) / bands,
                 space + omp_get_thread_num() * thread_space());
       }
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) write(x, n, n + 1, out);
+    for (int n = 0; n < batch_; ++n) layout_.write_output(x, n, out);
   }
 
  private:
@@ -142,37 +142,20 @@ class InferenceBlock {
       });
   }
 
-  // Those whose normalised features fit in the cache, in whole tiles.
-  static int pixels_at_once(int channels) { return int(std::max<long>(TILE, std::min(224, 65536 / channels) / TILE * TILE)); }
-
   int hidden_rows() const { return std::min(2 * strip_ + 2, height_); }
   long place_in() const { return long(strip_) * tile_columns_ * bottleneck_; }
   long place_out() const { return long(strip_) * tile_columns_ * growth_; }
   long thread_space() const {
     long padded = long(2 * strip_ + 2) * (2 * tile_columns_ + 2) * bottleneck_;
-    long z = long(hidden_rows()) * width_ * bottleneck_, a = std::max<long>(65536, long(TILE) * total_);
+    long z = long(hidden_rows()) * width_ * bottleneck_, a = std::max<long>(CACHED, long(TILE) * total_);
     return padded + PLACES * (place_in() + place_out()) + z + a;
-  }
-
-  long feature(int n, int block) const { return (long(n) * (total_ / B) + block) * pixels_ * B; }
-
-  void read(const float* in, int first, int last, float* x) const {
-    for (int n = first; n < last; ++n) to_blocks(in + n * first_ * pixels_, first_, pixels_, x + feature(n, 0));
-  }
-
-  void write(const float* x, int first, int last, float* out) const {
-    int added = total_ - channels_;
-    for (int n = first; n < last; ++n) {
-      float* to = out + n * (first_ + added) * pixels_;
-      from_blocks(x + feature(n, 0), first_, pixels_, to);
-      from_blocks(x + feature(n, channels_ / B), added, pixels_, to + first_ * pixels_);
-    }
   }
 
   Padding padding_;
   int batch_, height_, width_;
-  int first_, channels_, bottleneck_, growth_, total_;  // channels_, total_: with what fills up the input
+  int channels_, bottleneck_, growth_, total_;  // channels_, total_: with what fills up the input
   long pixels_;
+  Layout layout_;
   float eps_;
   int tile_rows_, tile_columns_;  // of a picture
   int strip_;                     // rows of tiles

@@ -31,11 +31,12 @@ namespace {
 class TrainingBlock {
  public:
   TrainingBlock(int batch, int height, int width, int channels, int bottleneck, int growth, int layers, float eps,
-        float momentum)
-      : padding_(channels, bottleneck, growth), batch_(batch), height_(height), width_(width), first_(channels),
+                float momentum)
+      : padding_(channels, bottleneck, growth), batch_(batch), height_(height), width_(width),
         channels_(padding_.channels()), bottleneck_(bottleneck), growth_(growth), layers_(layers),
-        total_(channels_ + layers * growth), pixels_(long(height) * width), eps_(eps),
-        momentum_(momentum), count_(double(batch) * pixels_) {
+        total_(channels_ + layers * growth), pixels_(long(height) * width),
+        layout_{channels, channels_, total_, pixels_}, eps_(eps), momentum_(momentum),
+        count_(double(batch) * pixels_) {
     features_.mean.resize(total_), features_.variance.resize(total_);
     hidden_.resize(layers), hidden_moments_.resize(layers);
     for (auto& moments : hidden_moments_) moments.mean.resize(bottleneck), moments.variance.resize(bottleneck);
@@ -50,7 +51,7 @@ class TrainingBlock {
     float* x = x_.get(batch_ * total_ * pixels_);
     std::vector<Layer> layers = padding_.spread(given);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) to_blocks(in + n * first_ * pixels_, first_, pixels_, x + feature(n, 0));
+    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, x);
     Sums sums(channels_, 2);
     if (training) {
 #pragma omp parallel for schedule(static)
@@ -64,11 +65,7 @@ class TrainingBlock {
     for (int l = 0; l < layers_; ++l) forward_layer(layers[l], l, x, training);
     if (training) padding_.give_moving_averages(layers, given);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) {
-      float* to = out + n * outputs() * pixels_;
-      from_blocks(x + feature(n, 0), first_, pixels_, to);
-      from_blocks(x + feature(n, channels_ / B), total_ - channels_, pixels_, to + first_ * pixels_);
-    }
+    for (int n = 0; n < batch_; ++n) layout_.write_output(x, n, out);
   }
 
   // grad: of the output; in_grad: of the input
@@ -79,11 +76,7 @@ class TrainingBlock {
     float* d = hidden_space.get(batch_ * bottleneck_ * pixels_);
     std::vector<Layer> layers = padding_.spread(given);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) {
-      const float* from = grad + n * outputs() * pixels_;
-      to_blocks(from, first_, pixels_, g + feature(n, 0));
-      to_blocks(from + first_ * pixels_, total_ - channels_, pixels_, g + feature(n, channels_ / B));
-    }
+    for (int n = 0; n < batch_; ++n) layout_.read_output(grad, n, g);
     offset_.assign(total_, 0), factor_.assign(total_, 0);
     for (int l = layers_ - 1; l >= 0; --l) backward_layer(layers[l], l, x, g, d);
     int blocks = channels_ / B;
@@ -93,20 +86,15 @@ class TrainingBlock {
         finish_gradient(x + feature(n, b), g + feature(n, b), b, g + feature(n, b), int(pixels_));
     padding_.give_gradients(layers, given);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) from_blocks(g + feature(n, 0), first_, pixels_, in_grad + n * first_ * pixels_);
+    for (int n = 0; n < batch_; ++n) layout_.write_input(g, n, in_grad);
   }
 
  private:
-  long feature(int n, int block) const { return (long(n) * (total_ / B) + block) * pixels_ * B; }
+  long feature(int n, int block) const { return layout_.place(n, block); }
   long hidden(int n, int block) const { return (long(n) * (bottleneck_ / B) + block) * pixels_ * B; }
   int inputs(int l) const { return channels_ + l * growth_; }
-  int outputs() const { return first_ + layers_ * growth_; }
 
-  // Pixels of a strip whose channels fit in the cache, in whole tiles.
-  int strip_of(int channels) const {
-    long pixels = std::max<long>(TILE, std::min(224L, 65536L / channels) / TILE * TILE);
-    return int(std::min(pixels, pixels_));
-  }
+  int strip_of(int channels) const { return int(std::min<long>(pixels_at_once(channels), pixels_)); }
 
   // The statistics to normalise with; the moving ones follow those of the batch in training.
   void prepare(Affine* affine, const Norm& norm, const Moments& moments, int channels, bool training) const {
@@ -287,8 +275,9 @@ class TrainingBlock {
 
   Padding padding_;
   int batch_, height_, width_;
-  int first_, channels_, bottleneck_, growth_, layers_, total_;  // channels_, total_: with what fills up the input
+  int channels_, bottleneck_, growth_, layers_, total_;  // channels_, total_: with what fills up the input
   long pixels_;
+  Layout layout_;
   float eps_, momentum_;
   double count_;
   int rows_;  // of a strip
@@ -305,7 +294,8 @@ class TrainingBlock {
 };
 
 std::mutex TrainingBlock::mutex;
-Buffer TrainingBlock::gradient_space, TrainingBlock::hidden_space, TrainingBlock::weights_space, TrainingBlock::threads_space;
+Buffer TrainingBlock::gradient_space, TrainingBlock::hidden_space, TrainingBlock::weights_space,
+    TrainingBlock::threads_space;
 
 }  // namespace
 
