@@ -35,7 +35,7 @@ MXReturnValue tried(Compute compute) {
 // Layers from their parameters, each
 //   gamma, beta, moving mean, moving variance, [slope,] weight; the same of the 3x3 convolution.
 // gradients: as many, or null.
-std::vector<Layer> read(int count, bool slopes, MXTensor* parameters, MXTensor* gradients) {
+std::vector<Layer> read(const Attributes& attributes, MXTensor* parameters, MXTensor* gradients) {
   auto take = [&](float** gradient) {
     *gradient = gradients ? (gradients++)->data<float>() : nullptr;
     return (parameters++)->data<float>();
@@ -47,13 +47,13 @@ std::vector<Layer> read(int count, bool slopes, MXTensor* parameters, MXTensor* 
     found.beta = take(&found.beta_grad);
     found.moving_mean = take(&unused);
     found.moving_variance = take(&unused);
-    if (slopes) {
+    if (slopes_of(attributes)) {
       found.slopes = int(parameters->size());
       found.slope = take(&found.slope_grad);
     }
     return found;
   };
-  std::vector<Layer> layers(count);
+  std::vector<Layer> layers(layers_of(attributes));
   for (auto& layer : layers) {
     layer.norm1 = norm();
     layer.weight1 = take(&layer.weight1_grad);
@@ -66,12 +66,12 @@ std::vector<Layer> read(int count, bool slopes, MXTensor* parameters, MXTensor* 
 // Inputs: whether this is inference (near 1) or training (0), the data, parameters of layers.
 class TrainingOperator : public CustomStatefulOp {
  public:
-  TrainingOperator(TrainingBlock* block, int layers, bool slopes) : block_(block), layers_(layers), slopes_(slopes) {}
+  TrainingOperator(TrainingBlock* block, const Attributes& attributes) : block_(block), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     bool training = inputs->at(0).data<float>()[0] < 0.5f;
     return tried([&] {
-      block_->forward(read(layers_, slopes_, &inputs->at(2), nullptr), inputs->at(1).data<float>(),
+      block_->forward(read(attributes_, &inputs->at(2), nullptr), inputs->at(1).data<float>(),
                       outputs->at(0).data<float>(), training);
     });
   }
@@ -79,33 +79,31 @@ class TrainingOperator : public CustomStatefulOp {
   // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
   MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return tried([&] {
-      block_->backward(read(layers_, slopes_, &inputs->at(3), &outputs->at(2)), inputs->at(0).data<float>(),
+      block_->backward(read(attributes_, &inputs->at(3), &outputs->at(2)), inputs->at(0).data<float>(),
                        outputs->at(1).data<float>());
     });
   }
 
  private:
   std::unique_ptr<TrainingBlock> block_;
-  int layers_;
-  bool slopes_;
+  Attributes attributes_;
 };
 
 // Inputs: the data, parameters of layers.
 class InferenceOperator : public CustomStatefulOp {
  public:
-  InferenceOperator(InferenceBlock* block, int layers, bool slopes) : block_(block), layers_(layers), slopes_(slopes) {}
+  InferenceOperator(InferenceBlock* block, const Attributes& attributes) : block_(block), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return tried([&] {
-      block_->forward(read(layers_, slopes_, &inputs->at(1), nullptr), inputs->at(0).data<float>(),
+      block_->forward(read(attributes_, &inputs->at(1), nullptr), inputs->at(0).data<float>(),
                       outputs->at(0).data<float>());
     });
   }
 
  private:
   std::unique_ptr<InferenceBlock> block_;
-  int layers_;
-  bool slopes_;
+  Attributes attributes_;
 };
 
 // How many inputs come before the parameters of layers, of which the last is the data.
@@ -143,10 +141,10 @@ MXReturnValue create_training(const Attributes& attributes, const MXContext&,
                               const std::vector<std::vector<unsigned>>& shapes, const std::vector<int>,
                               CustomStatefulOp** made) {
   const auto &data = shapes.at(1), &weight2 = shapes.back();
-  int layers = layers_of(attributes);
-  auto* block = new TrainingBlock(data.at(0), data.at(2), data.at(3), data.at(1), weight2.at(1), weight2.at(0), layers,
-                                  std::stof(attributes.at("eps")), std::stof(attributes.at("momentum")));
-  *made = CustomStatefulOp::create<TrainingOperator>(block, layers, slopes_of(attributes));
+  auto* block = new TrainingBlock(data.at(0), data.at(2), data.at(3), data.at(1), weight2.at(1), weight2.at(0),
+                                  layers_of(attributes), std::stof(attributes.at("eps")),
+                                  std::stof(attributes.at("momentum")));
+  *made = CustomStatefulOp::create<TrainingOperator>(block, attributes);
   return MX_SUCCESS;
 }
 
@@ -154,10 +152,9 @@ MXReturnValue create_inference(const Attributes& attributes, const MXContext&,
                                const std::vector<std::vector<unsigned>>& shapes, const std::vector<int>,
                                CustomStatefulOp** made) {
   const auto &data = shapes.at(0), &weight2 = shapes.back();
-  int layers = layers_of(attributes);
-  auto* block = new InferenceBlock(data.at(0), data.at(2), data.at(3), data.at(1), weight2.at(1), weight2.at(0), layers,
-                                   std::stof(attributes.at("eps")));
-  *made = CustomStatefulOp::create<InferenceOperator>(block, layers, slopes_of(attributes));
+  auto* block = new InferenceBlock(data.at(0), data.at(2), data.at(3), data.at(1), weight2.at(1), weight2.at(0),
+                                   layers_of(attributes), std::stof(attributes.at("eps")));
+  *made = CustomStatefulOp::create<InferenceOperator>(block, attributes);
   return MX_SUCCESS;
 }
 
