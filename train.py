@@ -8,10 +8,10 @@ A run lives in MODELS_ROOT/NETWORK-LOSS-DATASET.  It starts from, in this order 
 
 from __future__ import annotations
 
-from denseface import interrupts
+from denseface.core import signals
 
 if __name__ == "__main__":
-    interrupts.end_at_once()
+    signals.end_at_once()
 
 import argparse
 import contextlib
@@ -23,23 +23,23 @@ from pathlib import Path
 
 import numpy as np
 
-from denseface import checkpoint, networks
-from denseface.acceleration import accelerate
-from denseface.augment import Augmentation
-from denseface.devices import contexts
-from denseface.distributed import Workers
-from denseface.embedding import Embedder
-from denseface.errors import InputError, describe, mxnet_reason
-from denseface.evaluation import verify
-from denseface.files import replacing
-from denseface.learner import Learner
-from denseface.lock import locked
-from denseface.pairs import read_bin
-from denseface.partial_fc import sample_size
-from denseface.pipeline import BatchLoader
-from denseface.records import FaceRecords
-from denseface.training import Plan, Run
-from denseface.triplets import METRICS, TripletLoader
+from denseface.core.errors import InputError, describe, mxnet_reason
+from denseface.core.files import replacing
+from denseface.core.lock import locked
+from denseface.data.augment import Augmentation
+from denseface.data.loader import BatchLoader
+from denseface.data.pairs import read_bin
+from denseface.data.records import FaceRecords
+from denseface.distributed.workers import Workers
+from denseface.embedding.embedder import Embedder
+from denseface.evaluation.verify import verify
+from denseface.models import checkpoint, families
+from denseface.rewrites.accelerate import accelerate
+from denseface.training.devices import contexts
+from denseface.training.learner import Learner
+from denseface.training.partial_fc import sample_size
+from denseface.training.run import Plan, Run
+from denseface.training.triplets import METRICS, TripletLoader
 
 import mxnet as mx
 
@@ -52,13 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     try:
-        with interrupts.raised():
+        with signals.raised():
             return train(argv)
     except (InputError, OSError) as error:
         print(f"train.py: error: {describe(error)}", file=sys.stderr)
     except (mx.MXNetError, MemoryError) as error:
         print(f"train.py: error: MXNet fails: {mxnet_reason(error)}", file=sys.stderr)
-    except interrupts.Interrupted as error:
+    except signals.Interrupted as error:
         print(f"train.py: {error}; --resume goes on from the last checkpoint", file=sys.stderr)
         return error.exit_code
     return 1
@@ -84,11 +84,11 @@ def train(argv: list[str] | None) -> int:
         plan = make_plan(args, loader)
 
         # symbol
-        embedding = networks.embedding_symbol(args.symbol_path)
-        whole = networks.training_symbol(embedding)
+        embedding = families.embedding_symbol(args.symbol_path)
+        whole = families.training_symbol(embedding)
         classes = classes_a_step(args, config, batch_size * args.accumulate * workers.size)
         sampled = classes < config.num_classes
-        symbol = networks.training_symbol(embedding, classes) if sampled else whole
+        symbol = families.training_symbol(embedding, classes) if sampled else whole
         height, width, channels = config.image_shape
         data_shape = (batch_size, channels, height, width)
         on_cpu = all(device.device_type == "cpu" for device in devices)
@@ -140,7 +140,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the configuration"
     )
     chosen, _ = names.parse_known_args(argv)
-    config, default = networks.configure(chosen.network, chosen.dataset, chosen.loss, chosen.set, chosen.networks)
+    config, default = families.configure(chosen.network, chosen.dataset, chosen.loss, chosen.set, chosen.networks)
 
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0],
@@ -298,7 +298,7 @@ def start(run: Run, args: argparse.Namespace) -> None:
         run.resume(newest)
         logger.info("resuming %s at step %d of %d", run.prefix, newest, run.plan.steps)
         return
-    run.learner.initialize(networks.initializer(), args.seed)
+    run.learner.initialize(families.initializer(), args.seed)
     if args.pretrained:
         workers.from_first(lambda: adopt(run.learner, args.pretrained, args.pretrained_epoch))
     run.learner.share()

@@ -25,7 +25,7 @@ def contenders() -> list[Contender]:
 
 def lazy_update():
     """What the learner does: a lazy update of all classes with a gradient that has the rows of the sample."""
-    from denseface.partial_fc import Centers
+    from denseface.training.partial_fc import Centers
 
     import mxnet as mx
 

@@ -27,7 +27,7 @@ def embed_contenders(network: str, activation: str, pictures: int, engine: str) 
 
 def engine_alone(network, activation, pictures, engine):
     """The engine, called as often as ``embed`` calls it."""
-    from denseface.engines import make_engine
+    from denseface.embedding.engines import make_engine
 
     bound = make_engine(engine, make_model(network, activation), _BATCH)
     batches = np.split(faces(pictures), pictures // _BATCH)
@@ -38,9 +38,9 @@ def files_to_npz(network, activation, pictures, engine):
     """What the command does, on files of the same pictures, in a process that has already started."""
     from PIL import Image
 
-    from denseface.bulk import embed_all
-    from denseface.embedding import Embedder
-    from denseface.sources import Sources
+    from denseface.data.sources import Sources
+    from denseface.embedding.bulk import embed_all
+    from denseface.embedding.embedder import Embedder
 
     folder = tempfile.TemporaryDirectory()
     for number, picture in enumerate(faces(pictures).astype(np.uint8)):

@@ -13,8 +13,8 @@ import numpy as np
 from bench import machine
 from bench.model import configure, faces, macs_of, random_model
 from bench.race import Contender, race
-from denseface import networks
-from denseface.engines import make_engine
+from denseface.embedding.engines import make_engine
+from denseface.models import families
 from denseface.report.plotting import COLORS, new_figure, save_figure
 
 ENGINES = ("mxnet", "onnxruntime", "openvino")
@@ -91,4 +91,4 @@ def _tick(axis, point):
 
 def _model(network, emb_size):
     configure(network, "relu", "E", emb_size)
-    return random_model(networks.embedding_symbol(), network)
+    return random_model(families.embedding_symbol(), network)

@@ -13,7 +13,7 @@ import numpy as np
 from bench import machine
 from bench.model import FACE, faces
 from bench.race import Contender, race
-from denseface import networks
+from denseface.models import families
 from denseface.report.plotting import COLORS, MUTED, new_figure, save_figure
 
 COUNTS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -58,21 +58,21 @@ def measure(network: str, batch_size: int, rounds: int, folder: Path, say: Calla
 
 def steps(network: str, batch_size: int, num_classes: int, rate: float) -> Callable[[], np.ndarray]:
     """The learner as ``train.py`` makes it; every call takes a step with labels of its own."""
-    from denseface.acceleration import accelerate
-    from denseface.learner import Learner
-    from denseface.partial_fc import sample_size
-    from denseface.pipeline import Batch
+    from denseface.data.loader import Batch
+    from denseface.rewrites.accelerate import accelerate
+    from denseface.training.learner import Learner
+    from denseface.training.partial_fc import sample_size
 
     import mxnet as mx
 
     settings = ["net_act=relu", f"emb_size={_EMBEDDING}", f"num_classes={num_classes}"]
-    networks.configure(network, "orl", "arcface", settings)
+    families.configure(network, "orl", "arcface", settings)
     size, shape = sample_size(num_classes, rate, batch_size), (batch_size, *FACE)
-    symbol = accelerate(networks.training_symbol(networks.embedding_symbol(), size), shape)
+    symbol = accelerate(families.training_symbol(families.embedding_symbol(), size), shape)
     learner = Learner(
         symbol, shape, [mx.cpu()], momentum=0.9, wd=5e-4, num_classes=num_classes if size < num_classes else None
     )
-    learner.initialize(networks.initializer(), seed=0)
+    learner.initialize(families.initializer(), seed=0)
     random = np.random.default_rng(0)
     pictures = faces(batch_size)
 

@@ -7,9 +7,9 @@ import io
 
 from bench.model import FACE, faces, make_model
 from bench.race import Contender
-from denseface.engines import make_engine
-from denseface.engines.onnx_model import converted
-from denseface.quantization import quantize
+from denseface.embedding.engines import make_engine
+from denseface.embedding.engines.onnx_model import converted
+from denseface.export.int8 import quantize
 
 # Rounding to 8 bits, layer after layer.
 _BF16 = 0.1

@@ -30,9 +30,9 @@ def contenders(folder: str) -> list[Contender]:
 
 def batch_loader(folder, threads):
     """What ``train.py`` reads with."""
-    from denseface.augment import Augmentation
-    from denseface.pipeline import BatchLoader
-    from denseface.records import FaceRecords
+    from denseface.data.augment import Augmentation
+    from denseface.data.loader import BatchLoader
+    from denseface.data.records import FaceRecords
 
     records = FaceRecords(folder)
     loader = BatchLoader(records, _BATCH, (_SIDE, _SIDE, 3), Augmentation(mirror=True), threads=threads)
@@ -101,7 +101,7 @@ def make_set(folder: str) -> None:
     """Write a training set: pictures of coarse noise, each person of another brightness."""
     from PIL import Image
 
-    from denseface.records import write_face_records
+    from denseface.data.records import write_face_records
 
     random = np.random.RandomState(0)
 

@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
-from denseface import networks
-from denseface.checkpoint import Model
+from denseface.models import families
+from denseface.models.checkpoint import Model
 from denseface.report.summary import summarize
 
 import mxnet as mx
@@ -19,7 +19,7 @@ CLASSES = 1000
 def make_model(network: str, activation: str, head: str = "E") -> Model:
     """A network with parameters of usual sizes, the same in every process."""
     configure(network, activation, head)
-    return random_model(networks.embedding_symbol(), f"{network} {activation} {head}")
+    return random_model(families.embedding_symbol(), f"{network} {activation} {head}")
 
 
 def random_model(symbol: mx.sym.Symbol, name: str) -> Model:
@@ -48,12 +48,12 @@ def configure(network: str, activation: str, head: str, emb_size: int = 512) -> 
         f"num_classes={CLASSES}",
         "fc7_no_bias=true",
     ]
-    networks.configure(network, "orl", "softmax", settings)
+    families.configure(network, "orl", "softmax", settings)
 
 
 def training_symbol(model: Model) -> mx.sym.Symbol:
     """The model with a softmax over ``CLASSES``."""
-    return networks.training_symbol(model.symbol)
+    return families.training_symbol(model.symbol)
 
 
 def class_weights() -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from denseface.checkpoint import Model
+from denseface.models.checkpoint import Model
 
 ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "prelu": nn.PReLU}
 

@@ -25,9 +25,9 @@ def contenders(network: str, activation: str, batch_size: int) -> list[Contender
 
 def mxnet_step(network, activation, batch_size, accelerated):
     """This project's learner, on the plain symbol or on what ``train.py`` makes of it."""
-    from denseface.acceleration import accelerate
-    from denseface.learner import Learner
-    from denseface.pipeline import Batch
+    from denseface.data.loader import Batch
+    from denseface.rewrites.accelerate import accelerate
+    from denseface.training.learner import Learner
 
     import mxnet as mx
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from denseface import interrupts
+from denseface.core import signals
 
 
 def main() -> int:
     """Run the command of this process."""
-    interrupts.end_at_once()
+    signals.end_at_once()
     from denseface import cli
 
     return cli.main()

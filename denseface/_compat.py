@@ -64,11 +64,11 @@ class _MXNetFinder:
 
 
 def _watch_peers() -> None:
-    from denseface import peers
-    from denseface.errors import InputError
+    from denseface.core.errors import InputError
+    from denseface.distributed import heartbeats
 
     try:
-        peers.watch_as_server()
+        heartbeats.watch_as_server()
     except InputError as error:
         sys.exit(f"denseface: error: {error}")
 

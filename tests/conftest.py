@@ -4,7 +4,8 @@ import signal
 import pytest
 
 import config as configuration
-import denseface  # noqa: F401  makes MXNet importable in every test file
+from denseface.data.records import FaceRecords
+from support import tiny_runs, tiny_triplets
 
 
 def pytest_configure():
@@ -29,3 +30,21 @@ def configured():
         for key in list(table):
             table.pop(key)
         table.update(values)
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory):
+    """The pictures of :mod:`support.tiny_runs`."""
+    folder = tmp_path_factory.mktemp("records")
+    tiny_runs.write_records(folder)
+    with FaceRecords(folder) as records:
+        yield records
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory):
+    """The pictures of :mod:`support.tiny_triplets`."""
+    folder = tmp_path_factory.mktemp("faces")
+    tiny_triplets.write_faces(folder)
+    with FaceRecords(folder) as records:
+        yield records

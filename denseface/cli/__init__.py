@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from denseface import __version__, interrupts
+from denseface import __version__
 from denseface.cli.console import FAILED, report_error
-from denseface.errors import InputError
+from denseface.core import signals
+from denseface.core.errors import InputError
 
 COMMANDS = (
     "dataset", "verify", "match", "embed", "search", "export", "summary", "plot", "compare", "plot-run", "launch",
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
     args = _parser().parse_args(argv)
     try:
-        with interrupts.raised():
+        with signals.raised():
             code = args.run(args)
             sys.stdout.flush()
             return code
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, OSError, ModuleNotFoundError, MemoryError) as error:
         report_error(error)
         return FAILED
-    except interrupts.Interrupted as error:
+    except signals.Interrupted as error:
         print("denseface:", error, file=sys.stderr)
         return error.exit_code
 

@@ -8,7 +8,7 @@ import json
 from denseface.cli.console import OK, print_table
 from denseface.cli.network_options import add_build_options, network_by_name, network_of_model
 from denseface.cli.options import add_example
-from denseface.errors import InputError
+from denseface.core.errors import InputError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -74,9 +74,9 @@ def _accuracies(model, args):
     """Accuracy of a saved model on each set."""
     if not args.verify:
         return {}
-    from denseface.embedding import Embedder
-    from denseface.evaluation import verify
-    from denseface.pairs import read_bin
+    from denseface.data.pairs import read_bin
+    from denseface.embedding.embedder import Embedder
+    from denseface.evaluation.verify import verify
 
     embedder = Embedder.load(model, image_shape=args.size)
     reports = [verify(embedder, read_bin(path), progress=True) for path in args.verify]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from denseface.errors import describe
+from denseface.core.errors import describe
 
 OK, FAILED = 0, 1
 

@@ -14,7 +14,7 @@ from denseface.cli.options import (
     load_cropper,
     load_embedder,
 )
-from denseface.errors import InputError
+from denseface.core.errors import InputError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from denseface.bulk import embed_all
-    from denseface.sources import Sources
+    from denseface.data.sources import Sources
+    from denseface.embedding.bulk import embed_all
 
     with Sources(args.paths) as sources:
         embedder = load_embedder(args, flip=not args.no_flip)

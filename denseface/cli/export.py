@@ -10,7 +10,7 @@ from pathlib import Path
 
 from denseface.cli.console import OK
 from denseface.cli.options import add_example, batch_size, image_size
-from denseface.errors import InputError
+from denseface.core.errors import InputError
 
 _CALIBRATION = 256
 
@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args, path):
-    from denseface.checkpoint import load_model, parse_model
-    from denseface.engines.onnx_model import IDENTITY, as_ndarrays
-    from denseface.identity import identity
-    from denseface.inference import checked_embedding
-    from denseface.onnx_export import OLDEST_OPSET, export
+    from denseface.embedding.engines.onnx_model import IDENTITY, as_ndarrays
+    from denseface.export.onnx import OLDEST_OPSET, export
+    from denseface.models.checkpoint import load_model, parse_model
+    from denseface.models.embedding_network import checked_embedding
+    from denseface.models.fingerprint import identity
 
     model = load_model(*parse_model(args.model))
     height, width, channels = args.image_size
@@ -90,8 +90,8 @@ def _export(args, path):
 
 
 def _export_int8(args):
-    from denseface.files import replacing
-    from denseface.quantization import quantize
+    from denseface.core.files import replacing
+    from denseface.export.int8 import quantize
 
     batches = _calibration(args.int8, args.image_size, args.batch or 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def _calibration(path, image_size, batch_size):
     """Batches of up to ``_CALIBRATION`` pictures from all over the path; repeated to fill the last one."""
     import numpy as np
 
-    from denseface.sources import Sources
+    from denseface.data.sources import Sources
 
     with Sources([path]) as sources:
         spread = islice(sources, 0, None, -(-len(sources) // _CALIBRATION))
@@ -118,7 +118,7 @@ def _calibration(path, image_size, batch_size):
 
 
 def _load(source, image_size):
-    from denseface.pictures import load_picture
+    from denseface.data.pictures import load_picture
 
     payload = source.load()
     try:

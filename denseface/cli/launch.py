@@ -7,7 +7,7 @@ import shlex
 
 from denseface.cli.console import OK
 from denseface.cli.options import add_example, positive
-from denseface.errors import InputError
+from denseface.core.errors import InputError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Start and watch the processes, or print how."""
-    from denseface import launcher
+    from denseface.distributed import launcher
 
     command = args.training[1:] if args.training[:1] == ["--"] else args.training
     if not command:

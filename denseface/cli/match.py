@@ -40,8 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare the two pictures."""
-    from denseface.embedding import similarity
-    from denseface.figures import find_threshold
+    from denseface.embedding.embedder import similarity
+    from denseface.evaluation.thresholds import find_threshold
 
     embedder = load_embedder(args, flip=not args.no_flip)
     threshold, source = args.threshold, "--threshold"

@@ -61,18 +61,18 @@ def load_network(args: argparse.Namespace) -> Network:
 
 def network_by_name(name: str, args: argparse.Namespace) -> Network:
     """Build a network of ``config.py``, or of the files that the options name."""
-    from denseface import networks
+    from denseface.models import families
 
     shape = [f"image_shape={','.join(map(str, args.size))}"] if args.size else []
-    config, _ = networks.configure(name, "emore", "arcface", [*args.set, *shape], args.networks_file)
+    config, _ = families.configure(name, "emore", "arcface", [*args.set, *shape], args.networks_file)
     height, width, channels = config.image_shape
-    return Network(name, networks.embedding_symbol(args.symbol_path), (channels, height, width))
+    return Network(name, families.embedding_symbol(args.symbol_path), (channels, height, width))
 
 
 def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:
     """Take the embedding network out of a saved model."""
-    from denseface.checkpoint import load_model, parse_model
-    from denseface.inference import checked_embedding
+    from denseface.models.checkpoint import load_model, parse_model
+    from denseface.models.embedding_network import checked_embedding
 
     height, width, channels = size or (112, 112, 3)
     model = load_model(*parse_model(text))

@@ -7,12 +7,12 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.engines import ENGINES
-from denseface.errors import InputError
+from denseface.core.errors import InputError
+from denseface.embedding.engines import ENGINES
 
 if TYPE_CHECKING:
-    from denseface.cropping import Cropper
-    from denseface.embedding import Embedder
+    from denseface.data.cropping import Cropper
+    from denseface.embedding.embedder import Embedder
 
 _MAX_SIDE = 4096
 
@@ -84,7 +84,7 @@ def load_cropper(args: argparse.Namespace, embedder: Embedder, folder: str | Pat
         raise InputError("--detector says what --detect finds faces with; give both")
     if not (args.detect or args.landmarks):
         return None
-    from denseface.cropping import Cropper, Detector, LandmarkFile
+    from denseface.data.cropping import Cropper, Detector, LandmarkFile
 
     locate = Detector(args.detector or "buffalo_l") if args.detect else LandmarkFile(args.landmarks, folder)
     return Cropper(locate, embedder.image_shape)
@@ -92,7 +92,7 @@ def load_cropper(args: argparse.Namespace, embedder: Embedder, folder: str | Pat
 
 def load_embedder(args: argparse.Namespace, flip: bool = True) -> Embedder:
     """Make the embedder that the options describe."""
-    from denseface.embedding import Embedder
+    from denseface.embedding.embedder import Embedder
 
     return Embedder.load(
         args.model,

@@ -14,7 +14,7 @@ from denseface.cli.options import (
     load_embedder,
     positive,
 )
-from denseface.errors import InputError
+from denseface.core.errors import InputError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Search for each picture."""
     import numpy as np
 
-    from denseface.gallery import Gallery
+    from denseface.embedding.gallery import Gallery
 
     gallery = Gallery(args.gallery)
     args.image_size = args.image_size or tuple(gallery.model["image_shape"])

@@ -8,7 +8,7 @@ import logging
 
 from denseface.cli.console import FAILED, OK, print_table, report_error
 from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder
-from denseface.errors import InputError
+from denseface.core.errors import InputError
 
 logger = logging.getLogger("denseface")
 
@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(embedder, sets):
     """Measure a model on each set, and keep the figures."""
-    from denseface.evaluation import verify
-    from denseface.figures import keep_figures
-    from denseface.pairs import read_bin
+    from denseface.data.pairs import read_bin
+    from denseface.evaluation.thresholds import keep_figures
+    from denseface.evaluation.verify import verify
 
     reports = []
     for path in sets:

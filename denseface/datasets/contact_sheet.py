@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from denseface.errors import InputError
-from denseface.pairs import PairSet
-from denseface.pictures import load_picture
-from denseface.recordio import RecordError
-from denseface.records import FaceRecords
+from denseface.core.errors import InputError
+from denseface.data.pairs import PairSet
+from denseface.data.pictures import load_picture
+from denseface.data.recordio import RecordError
+from denseface.data.records import FaceRecords
 
 _ROWS = 12
 _COLUMNS = 8

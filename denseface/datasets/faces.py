@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from denseface.align import align
-from denseface.datasets.workers import parallel_map
-from denseface.errors import InputError
-from denseface.files import open_input
-from denseface.pictures import is_upright, open_picture, read_header
+from denseface.core.errors import InputError
+from denseface.core.files import open_input
+from denseface.core.parallel import parallel_map
+from denseface.data.align import align
+from denseface.data.pictures import is_upright, open_picture, read_header
 
 _LARGEST_SIZE = 1024
 

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from denseface.core.errors import InputError
+from denseface.data.pairs import write_bin
+from denseface.data.pictures import PICTURE_SUFFIXES
+from denseface.data.records import write_face_records
 from denseface.datasets.faces import Face, encode_faces
 from denseface.datasets.output import fresh_folder, replacing_csv
 from denseface.datasets.pairing import draw_pairs
-from denseface.errors import InputError
-from denseface.pairs import write_bin
-from denseface.pictures import PICTURE_SUFFIXES
-from denseface.records import write_face_records
 
 DEFAULT_PAIRS = 3000  # of each kind, as LFW has
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.errors import InputError
-from denseface.pairs import read_bin
-from denseface.pictures import Header, load_picture, ordered_map, read_header
-from denseface.pipeline import decode_image
-from denseface.recordio import RecordError
-from denseface.records import FaceRecords
+from denseface.core.errors import InputError
+from denseface.data.loader import decode_image
+from denseface.data.pairs import read_bin
+from denseface.data.pictures import Header, load_picture, ordered_map, read_header
+from denseface.data.recordio import RecordError
+from denseface.data.records import FaceRecords
 
 _THREADS = min(4, os.cpu_count() or 1)
 _AHEAD = 64

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from denseface.errors import InputError
-from denseface.pairs import write_bin
-from denseface.records import write_face_records
+from denseface.core.errors import InputError
+from denseface.data.pairs import write_bin
+from denseface.data.records import write_face_records
 
 _PAIR_ORDER_SEED = 0
 

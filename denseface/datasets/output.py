@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from denseface.errors import InputError
-from denseface.files import replacing, sync_folder, writing
+from denseface.core.errors import InputError
+from denseface.core.files import replacing, sync_folder, writing
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def fresh_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_csv(path: str | Path, columns: Sequence[str]) -> Iterator[Any]:
-    """Write a CSV file in UTF-8 with these columns, aside as `denseface.files.replacing` does; yields a csv.writer."""
+    """Yield a csv.writer of a UTF-8 file with these columns, written aside as `denseface.core.files.replacing` does."""
     with replacing(path) as file:
         # Names of files that are not UTF-8 keep their bytes.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")

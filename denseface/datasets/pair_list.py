@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from denseface.core.errors import InputError
+from denseface.core.files import open_input
+from denseface.data.pairs import write_bin
+from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.datasets.faces import encode_faces
-from denseface.errors import InputError
-from denseface.files import open_input
-from denseface.pairs import write_bin
-from denseface.pictures import PICTURE_SUFFIXES
 
 _ANY_SUFFIX = (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))
 _FORMS = "NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1"

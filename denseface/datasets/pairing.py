@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from denseface.errors import InputError
+from denseface.core.errors import InputError
 
 _MOST_PAIRS = 5_000_000
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from denseface.core.errors import InputError
+from denseface.data.records import FaceRecords
 from denseface.datasets.output import fresh_folder, replacing_csv
-from denseface.errors import InputError
-from denseface.records import FaceRecords
 
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from denseface.errors import InputError
+from denseface.core.errors import InputError
 from denseface.report.plotting import COLORS, MUTED, new_figure
-from denseface.runlog import TRAINING_COLUMNS, VERIFICATION_COLUMNS
+from denseface.training.log import TRAINING_COLUMNS, VERIFICATION_COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from denseface.evaluation.metrics import VerificationResult
     from denseface.report.comparison import Measured
-    from denseface.verification import VerificationResult
 
 _BINS = 50
 
@@ -67,7 +67,7 @@ def draw_run(folder: str | Path) -> Figure:
     Parameters
     ----------
     folder : path-like
-        Where ``PREFIX-training.csv`` and ``PREFIX-verification.csv`` lie, as :mod:`denseface.runlog` writes them.
+        Where ``PREFIX-training.csv`` and ``PREFIX-verification.csv`` lie, as :mod:`denseface.training.log` writes them.
 
     Raises
     ------

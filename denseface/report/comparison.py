@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from denseface import losses
-from denseface.acceleration import accelerate
-from denseface.checkpoint import Model
-from denseface.engines.mxnet_engine import MXNetEngine
-from denseface.learner import Learner
-from denseface.pipeline import Batch
+from denseface.data.loader import Batch
+from denseface.embedding.engines.mxnet_engine import MXNetEngine
+from denseface.models import losses
+from denseface.models.checkpoint import Model
 from denseface.report.summary import Figures, summarize
+from denseface.rewrites.accelerate import accelerate
+from denseface.training.learner import Learner
 
 import mxnet as mx
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from denseface.rewrite import Node
+from denseface.rewrites.graph import Node
 
 Shape = tuple[int, ...]
 

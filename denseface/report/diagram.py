@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.errors import InputError
-from denseface.files import replacing
+from denseface.core.errors import InputError
+from denseface.core.files import replacing
 from denseface.report.plotting import MUTED, check_format, new_figure
 from denseface.report.structure import ARROW, DENSE, RESIDUAL, TRANSITION, Part
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.errors import InputError
-from denseface.files import replacing
+from denseface.core.errors import InputError
+from denseface.core.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from denseface.graph import infer_shapes
+from denseface.models.symbol_file import infer_shapes
 from denseface.report.costs import VIEWS, Cost, cost_of, is_set, numbers
-from denseface.rewrite import Node, nodes_of
+from denseface.rewrites.graph import Node, nodes_of
 
 if TYPE_CHECKING:
     import mxnet as mx

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from helpers import GOLDEN, bind, golden_input, parameter_shapes
+
+from support.helpers import GOLDEN, bind, golden_input, parameter_shapes
 
 import mxnet as mx
 

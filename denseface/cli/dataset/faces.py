@@ -30,7 +30,7 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
 
 def face_options(args: argparse.Namespace) -> dict:
     """Return the arguments for `denseface.datasets.faces.encode_faces`."""
-    from denseface.align import read_landmarks
+    from denseface.data.align import read_landmarks
 
     return {
         "size": args.size,

@@ -79,10 +79,10 @@ def _join(counts):
 
 
 def _write_sheet(path, is_pairs, out):
+    from denseface.core.files import replacing
+    from denseface.data.pairs import read_bin
+    from denseface.data.records import FaceRecords
     from denseface.datasets.contact_sheet import sheet_of_pairs, sheet_of_records
-    from denseface.files import replacing
-    from denseface.pairs import read_bin
-    from denseface.records import FaceRecords
 
     if is_pairs:
         sheet = sheet_of_pairs(read_bin(path))

@@ -10,7 +10,7 @@ from pathlib import Path
 from denseface import __version__
 from denseface.cli.console import OK
 from denseface.cli.options import add_example
-from denseface.files import replacing
+from denseface.core.files import replacing
 
 _RECIPE = "orl.json"
 

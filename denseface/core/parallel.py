@@ -1,0 +1,98 @@
+"""Work shared out to several processes, its results in order."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from denseface.core.errors import InputError
+from denseface.core.signals import handled_by
+
+_CHUNK = 16
+_CHUNKS_AHEAD = 4  # of each process
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], processes: int
+) -> Generator[Result, None, None]:
+    """Apply a function in other processes, and give the results in the order of the items.
+
+    Items are taken as they are needed, so there may be any number of them.  The processes are gone when the generator
+    ends or is closed, and when this process is killed.
+
+    Parameters
+    ----------
+    function : callable
+        Can be pickled, as items and results can; it does not depend on what this process has changed.
+    items : iterable
+    processes : int
+        How many; with 1 the function is applied in this process.
+
+    Raises
+    ------
+    InputError
+        If ``processes`` is less than 1, or one of them was ended from outside.
+    """
+    if processes < 1:
+        raise InputError(f"--processes must be at least 1, not {processes}")
+    if processes == 1:
+        yield from map(function, items)
+        return
+    items = iter(items)
+    waiting: deque = deque()
+    # A forked process could inherit locks that are held; a spawned one starts from nothing.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+    try:
+        while chunk := list(itertools.islice(items, _CHUNK)):
+            with _interrupts_held():
+                waiting.append(pool.submit(_apply, function, chunk))
+            if len(waiting) > _CHUNKS_AHEAD * processes:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError("a process was ended from outside (is there memory?); try fewer --processes") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _apply(function, chunk):
+    return [function(item) for item in chunk]
+
+
+@contextlib.contextmanager
+def _interrupts_held():
+    """Start processes that leave Ctrl-C to this one, and start them whole.
+
+    They inherit which signals are held back.  That holds them back from one thread only: where another takes the
+    signal, Python would still interrupt this one, halfway through a start.
+    """
+    held = []
+    with handled_by(lambda number, frame: held.append(number)):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number in held:
+        signal.raise_signal(number)
+
+
+def _end_with_parent():
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

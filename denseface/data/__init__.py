@@ -1,0 +1,1 @@
+"""Pictures, records and verification sets, from files to arrays; without MXNet."""

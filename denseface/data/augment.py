@@ -1,0 +1,191 @@
+"""Random changes to a training picture, under the names that InsightFace's configuration gives them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+
+import numpy as np
+from PIL import Image
+
+from denseface.core.errors import InputError
+
+_CONFIG_KEYS = {
+    "mirror": "data_rand_mirror",
+    "color": "data_color",
+    "cutoff": "data_cutoff",
+    "rotate": "data_rotate",
+    "scale": "data_scale",
+    "shift": "data_shift",
+}
+
+# Beyond these a face leaves its picture.
+_GEOMETRY_LIMITS = {"rotate": 180.0, "scale": 0.5, "shift": 0.5}
+
+_JITTER = 0.125
+_WORST_QUALITY, _BEST_QUALITY = 2, 20
+_CUTOFF_VALUE = 128
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training picture; called with a picture, it happens.
+
+    The steps run in this order: rotation, scale and shift as one warp, mirror, JPEG compression, colour, cutoff.
+
+    Parameters
+    ----------
+    mirror : bool
+        Mirror left and right with probability 0.5 (``data_rand_mirror``).
+    color : int
+        From 1: brightness, contrast and saturation each change by a factor of up to 1 +- 0.125, in random order. From
+        2: before that, with probability 0.5, the picture goes through JPEG at a quality of 2 to 20 (``data_color``).
+    cutoff : int
+        Side in pixels of a square that is set to 128, around a random centre, with probability 0.5; 0 for none
+        (``data_cutoff``).
+    rotate : float
+        Largest rotation about the centre to either side, in degrees, up to 180 (``data_rotate``).
+    scale : float
+        Largest change of size as a fraction: 0.1 gives factors in [0.9, 1.1]; up to 0.5 (``data_scale``).
+    shift : float
+        Largest shift along each axis as a fraction of that side, up to 0.5 (``data_shift``).
+
+    Raises
+    ------
+    InputError
+        A value is negative, too large or of the wrong kind; the message names its configuration key.
+    """
+
+    mirror: bool = True
+    color: int = 0
+    cutoff: int = 0
+    rotate: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mirror not in (False, True):
+            raise InputError(f"{_CONFIG_KEYS['mirror']} must be True or False, got {self.mirror!r}")
+        for name in ("color", "cutoff"):
+            value = getattr(self, name)
+            if value is True or not isinstance(value, Integral) or value < 0:
+                raise InputError(f"{_CONFIG_KEYS[name]} must be a whole number, 0 (off) or more, got {value!r}")
+        for name, limit in _GEOMETRY_LIMITS.items():
+            value = getattr(self, name)
+            if value is True or not isinstance(value, Real) or not 0 <= value <= limit:
+                raise InputError(f"{_CONFIG_KEYS[name]} must be a number from 0 (off) to {limit:g}, got {value!r}")
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> Augmentation:
+        """Read the ``data_*`` keys of a configuration; a key that is missing or False is off.
+
+        Raises
+        ------
+        InputError
+            A value is negative, too large or of the wrong kind.
+        """
+        return cls(**{field.name: config.get(_CONFIG_KEYS[field.name], False) for field in fields(cls)})
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Change one picture at random.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, C), uint8
+            RGB, or gray with C = 1. It is left as it is.
+        rng : numpy.random.Generator
+            Where every draw comes from: equal generators give equal pictures.
+
+        Returns
+        -------
+        ndarray of shape (H, W, C), uint8, C-contiguous
+            ``image`` itself when nothing happened to it.
+        """
+        if self.rotate or self.scale or self.shift:
+            image = self._warp(image, rng)
+        if self.mirror and rng.random() < 0.5:
+            image = _from_pillow(_to_pillow(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        if self.color >= 2 and rng.random() < 0.5:
+            image = _recompress(image, quality=int(rng.integers(_WORST_QUALITY, _BEST_QUALITY + 1)))
+        if self.color >= 1:
+            image = _jitter_color(image, rng)
+        if self.cutoff and rng.random() < 0.5:
+            image = _cut_square(image, self.cutoff, rng)
+        return np.ascontiguousarray(image)
+
+    def _warp(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        height, width = image.shape[:2]
+        angle = math.radians(rng.uniform(-self.rotate, self.rotate))
+        factor = rng.uniform(1 - self.scale, 1 + self.scale)
+        shift_x, shift_y = rng.uniform(-self.shift, self.shift, size=2) * (width, height)
+
+        # Pillow asks where each pixel comes from, which is the inverse of the change.
+        cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
+        inverse = np.array([[cos, sin], [-sin, cos]])
+        centre = np.array([width / 2, height / 2])
+        offset = centre - inverse @ (centre + (shift_x, shift_y))
+
+        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ inverse.T + offset
+        left, top = np.ceil(np.maximum(-corners.min(axis=0), 0)).astype(int)
+        right, bottom = np.ceil(np.maximum(corners.max(axis=0) - (width, height), 0)).astype(int)
+        padded = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
+
+        matrix = np.column_stack([inverse, offset + (left, top)]).ravel()
+        warped = _to_pillow(padded).transform(
+            (width, height), Image.Transform.AFFINE, tuple(matrix), Image.Resampling.BILINEAR
+        )
+        return _from_pillow(warped)
+
+
+def _to_pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def _from_pillow(picture: Image.Image) -> np.ndarray:
+    image = np.asarray(picture)
+    return image[:, :, np.newaxis] if image.ndim == 2 else image
+
+
+def _recompress(image: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    _to_pillow(image).save(buffer, format="JPEG", quality=quality)
+    return _from_pillow(Image.open(buffer))
+
+
+def _jitter_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All three jitters are affine in a pixel's channels, so they are composed first and then applied once."""
+    height, width, channels = image.shape
+    luma = _LUMA if channels == 3 else np.ones(1)
+    identity = np.eye(channels)
+    mean = image.sum(axis=0, dtype=np.uint32).sum(axis=0) / (height * width)
+
+    matrix, offset = identity, np.zeros(channels)
+    for kind in rng.permutation(["brightness", "contrast", "saturation"]):
+        alpha = rng.uniform(1 - _JITTER, 1 + _JITTER)
+        if kind == "contrast":  # away from the mean gray of the picture as it is by now
+            mean_gray = luma @ (matrix @ mean + offset)
+            matrix, offset = alpha * matrix, alpha * offset + (1 - alpha) * mean_gray
+        else:  # a pixel away from black, or from its own gray
+            step = alpha * identity
+            if kind == "saturation":
+                step = step + (1 - alpha) * luma
+            matrix, offset = step @ matrix, step @ offset
+
+    pixels = image.reshape(-1, channels) @ matrix.T.astype(np.float32)
+    pixels += offset.astype(np.float32)
+    np.rint(pixels, out=pixels)
+    np.clip(pixels, 0, 255, out=pixels)
+    return pixels.astype(np.uint8).reshape(image.shape)
+
+
+def _cut_square(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Set a square to gray; the part of it beyond the border is lost."""
+    height, width = image.shape[:2]
+    top, left = (int(rng.integers(size)) - side // 2 for size in (height, width))
+    image = image.copy()
+    image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = _CUTOFF_VALUE
+    return image

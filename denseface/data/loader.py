@@ -1,0 +1,284 @@
+"""Training batches from face records: decoded, augmented, and the same whatever the number of threads.
+
+Everything random is drawn from a counter-based generator keyed by (seed, epoch) and placed by the position in the
+epoch, so any step can be computed without the steps before it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from denseface.core.errors import InputError
+from denseface.data.augment import Augmentation
+from denseface.data.recordio import Record, RecordError
+from denseface.data.records import FaceRecords
+
+_PREFETCH = 2  # batches in the making while one is in use
+_MAX_ATTEMPTS = 100
+_NAMED = 20
+_MAX_PIXELS = 64_000_000
+_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
+
+logger = logging.getLogger("denseface")
+
+
+class ImageError(InputError):
+    """An encoded picture cannot be used."""
+
+
+class Batch(NamedTuple):
+    """One step's pictures and classes.
+
+    Attributes
+    ----------
+    data : ndarray of shape (N, C, H, W), float32
+        RGB or gray, 0 to 255.
+    label : ndarray of shape (N,), float32
+        Classes, whole numbers from 0.
+    """
+
+    data: np.ndarray
+    label: np.ndarray
+
+
+class BatchLoader:
+    """Shuffled batches for training, in an order that depends on the seed alone.
+
+    Each epoch is a permutation of all pictures, cut into steps of ``batch_size * num_parts``, of which each part takes
+    its own ``batch_size``; what is left at the end is dropped. A set too small for one such step is repeated to fill
+    it. Two parts with batches of 16 thus see, step by step, what one part with batches of 32 sees.
+
+    A broken picture is replaced by another one, drawn at random, and named in a warning (the first 20; then they are
+    counted).
+
+    Parameters
+    ----------
+    records : FaceRecords
+        The training set.
+    batch_size : int
+        Pictures in a batch of this part.
+    image_shape : tuple (height, width, channels)
+        What the network takes; channels 1 (gray) or 3 (RGB). Pictures of another kind or size are converted.
+    augmentation : Augmentation
+        Random changes to each picture.
+    seed : int
+        Of the order and the augmentation, 0 or more.
+    threads : int
+        How many decode and augment.
+    num_parts, part_index : int
+        The number of workers that share an epoch, and which of them this is, from 0.
+    max_bad : int, optional
+        Give up when more pictures than this are broken; by default only when hardly any can be read.
+
+    Attributes
+    ----------
+    steps_per_epoch : int
+        The same for every part.
+    bad : dict of int to str
+        The keys of the broken pictures of the batches handed out so far, each with the reason.
+
+    Raises
+    ------
+    InputError
+        An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        records: FaceRecords,
+        batch_size: int,
+        image_shape: tuple[int, int, int],
+        augmentation: Augmentation,
+        seed: int = 0,
+        threads: int = 2,
+        num_parts: int = 1,
+        part_index: int = 0,
+        max_bad: int | None = None,
+    ):
+        _check_range("batch_size", batch_size, 1)
+        _check_range("seed", seed, 0, 2**64 - 1)
+        _check_range("threads", threads, 1)
+        _check_range("num_parts", num_parts, 1)
+        _check_range("part_index", part_index, 0, num_parts - 1)
+        if max_bad is not None:
+            _check_range("max_bad", max_bad, 0)
+        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[2] not in (1, 3):
+            raise InputError(f"image_shape must be (height, width, 1 or 3), got {image_shape}")
+        self.records = records
+        self.batch_size = batch_size
+        self.image_shape = image_shape
+        self.augmentation = augmentation
+        self.seed = seed
+        self.threads = threads
+        self.num_parts = num_parts
+        self.part_index = part_index
+        self.max_bad = max_bad
+        self.steps_per_epoch = max(1, len(records.keys) // (batch_size * num_parts))
+        self.bad: dict[int, str] = {}
+
+    def state(self) -> dict:
+        """What :meth:`restore` needs beside the step: nothing, because a batch depends on its number alone."""
+        return {}
+
+    def restore(self, state: dict) -> None:
+        """Take back what :meth:`state` gave."""
+
+    def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
+        """Yield batches without end; step s belongs to epoch ``s // steps_per_epoch``.
+
+        The threads run from the first batch until the generator is closed or fails.
+
+        Parameters
+        ----------
+        start_step : int
+            Where to start, 0 or more. Nothing before it is read, and what follows is what an uninterrupted run gives.
+
+        Raises
+        ------
+        InputError
+            More than ``max_bad`` pictures are broken, 100 replacements of one picture were broken too, or a label is
+            not one of the classes.
+        """
+        _check_range("start_step", start_step, 0)
+        pending: deque[tuple[Batch, list[Future]]] = deque()
+        executor = ThreadPoolExecutor(self.threads, thread_name_prefix="denseface-batches")
+        try:
+            for epoch, first, keys in self._steps(start_step):
+                pending.append(self._start(executor, epoch, first, keys))
+                if len(pending) > _PREFETCH:
+                    batch, parts = pending.popleft()
+                    for part in parts:
+                        self._note_bad(part.result())
+                    yield batch
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+    def _steps(self, start_step: int) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield the epoch of each step, its first position in that epoch, and its keys."""
+        epoch, first_step = divmod(start_step, self.steps_per_epoch)
+        while True:
+            order = _generator(self.seed, epoch).permutation(self.records.keys)
+            order = np.resize(order, self.steps_per_epoch * self.num_parts * self.batch_size)
+            for step in range(first_step, self.steps_per_epoch):
+                first = (step * self.num_parts + self.part_index) * self.batch_size
+                yield epoch, first, order[first : first + self.batch_size]
+            epoch, first_step = epoch + 1, 0
+
+    def _start(
+        self, executor: ThreadPoolExecutor, epoch: int, first: int, keys: np.ndarray
+    ) -> tuple[Batch, list[Future]]:
+        """Set the threads to work on a batch, an equal share of its rows each."""
+        height, width, channels = self.image_shape
+        batch = Batch(
+            np.empty((self.batch_size, channels, height, width), np.float32), np.empty(self.batch_size, np.float32)
+        )
+        shares = np.array_split(np.arange(self.batch_size), self.threads)
+        return batch, [executor.submit(self._fill, batch, rows, epoch, first, keys) for rows in shares]
+
+    def _fill(self, batch: Batch, rows: np.ndarray, epoch: int, first: int, keys: np.ndarray) -> dict[int, str]:
+        """Fill these rows of a batch, and return the broken pictures that were met."""
+        bad: dict[int, str] = {}
+        for row in rows.tolist():
+            image, batch.label[row] = self._draw(int(keys[row]), epoch, first + row, bad)
+            batch.data[row] = image.transpose(2, 0, 1)
+        return bad
+
+    def _draw(self, key: int, epoch: int, position: int, bad: dict[int, str]) -> tuple[np.ndarray, int]:
+        """Give the picture for a position and its class, or those of a replacement."""
+        for attempt in range(1 + _MAX_ATTEMPTS):
+            rng = _generator(self.seed, epoch, position + 1, attempt)
+            if attempt:
+                key = int(rng.choice(self.records.keys))
+            try:
+                record, image = self._read(key)
+            except RecordError as error:
+                bad[key] = str(error)
+            else:
+                # A label outside the classes is no broken picture: the set does not fit its property file.
+                return self.augmentation(image, rng), self.records.label(record)
+        raise InputError(f"{bad[key]}; so were {_MAX_ATTEMPTS} others in a row: check or copy the records again")
+
+    def _read(self, key: int) -> tuple[Record, np.ndarray]:
+        record = self.records.reader.read(key)
+        try:
+            return record, decode_image(record.payload, self.image_shape)
+        except ImageError as error:
+            raise RecordError(f"{self.records.reader.path}: key {key}: {error}") from error
+
+    def _note_bad(self, bad: dict[int, str]) -> None:
+        for key, reason in bad.items():
+            if key in self.bad:
+                continue
+            self.bad[key] = reason
+            count = len(self.bad)
+            if count <= _NAMED:
+                logger.warning("broken picture replaced: %s", reason)
+            elif count % 100 == 0:
+                logger.warning("%d broken pictures so far", count)
+            if self.max_bad is not None and count > self.max_bad:
+                raise InputError(
+                    f"{reason}; with it {count} pictures are broken, more than max_bad = {self.max_bad}; "
+                    "copy the records again, or allow more"
+                )
+
+
+def decode_image(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Decode a JPEG or PNG picture to the wanted size and channels.
+
+    Parameters
+    ----------
+    payload : bytes
+        The encoded picture.
+    image_shape : tuple (height, width, channels)
+        Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear.
+
+    Returns
+    -------
+    ndarray of shape (height, width, channels), uint8, read-only
+
+    Raises
+    ------
+    ImageError
+        The picture is broken, neither JPEG nor PNG, not of 8 bits, or larger than 64 megapixels.
+    """
+    height, width, channels = image_shape
+    try:
+        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
+            if picture.mode not in _EIGHT_BIT_MODES:
+                raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits a channel")
+            mode = "L" if channels == 1 else "RGB"
+            if picture.mode != mode:
+                picture = picture.convert(mode)
+            if picture.size != (width, height):
+                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(picture).reshape(image_shape)
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("no JPEG or PNG picture can be read from it") from error
+    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
+        raise ImageError(f"the picture is broken ({error})") from error
+
+
+def _check_range(name: str, value: int, low: int, high: float = math.inf) -> None:
+    if not low <= value <= high:
+        limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise InputError(f"{name} must be {limits}, got {value}")
+
+
+def _generator(seed: int, epoch: int, position: int = 0, attempt: int = 0) -> np.random.Generator:
+    """The independent stream of one place; positions of pictures count from 1, and 0 is for the order of the epoch."""
+    key = np.array([seed, epoch], np.uint64)
+    counter = np.array([0, attempt, position, 0], np.uint64)  # the first word is what drawing advances
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -1,0 +1,138 @@
+"""Verification sets in InsightFace's ``.bin`` format, read without trusting the file, and written.
+
+A set of n pairs is a pickle of (2n encoded images, n bools): images 2i and 2i + 1 are pair i, and bool i says whether
+they show the same person.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from denseface.core.errors import InputError
+from denseface.core.files import open_input, replacing
+from denseface.data import plain_pickle
+
+
+@dataclass(frozen=True, eq=False)
+class PairSet:
+    """The pairs of a verification set.
+
+    Attributes
+    ----------
+    images : list of bytes, of length 2n
+        The encoded images; pair i is made of 2i and 2i + 1.
+    issame : ndarray of shape (n,), bool
+        Whether the pair shows one person.
+    name : str
+        The file's name without its suffix, as in ``lfw``.
+    """
+
+    images: list[bytes]
+    issame: np.ndarray
+    name: str
+
+    def unique(self) -> tuple[list[bytes], np.ndarray]:
+        """Find the distinct images, so that each need be embedded only once.
+
+        Returns
+        -------
+        images : list of bytes
+            The distinct images, in the order of their first use.
+        pairs : ndarray of shape (n, 2), int64
+            For each pair, the places of its two images in that list.
+        """
+        places: dict[bytes, int] = {}
+        indices = [places.setdefault(image, len(places)) for image in self.images]
+        return list(places), np.array(indices, np.int64).reshape(-1, 2)
+
+
+def read_bin(path: str | Path) -> PairSet:
+    """Read a verification set.
+
+    Nothing in the file is run: a pickle that asks for more than lists, tuples, bytes and bools (and the NumPy arrays
+    of uint8 in which InsightFace's own packing script keeps the images) is refused by the name of what it asks for.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, from Python 2 or 3.
+
+    Returns
+    -------
+    PairSet
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is refused, damaged, empty, or does not hold two images for each bool.
+    """
+    path = Path(path)
+    with open_input(path) as file:
+        data = file.read()
+    if not data:
+        raise InputError(f"{path}: the file is empty; copy it again")
+    content = plain_pickle.loads(data, str(path))
+    if type(content) not in (list, tuple) or len(content) != 2 or type(content[0]) not in (list, tuple):
+        raise InputError(
+            f"{path}: it is not a verification set, a pair of images and bools; denseface dataset makes one"
+        )
+    images = _images(content[0], path)
+    issame = _bools(content[1], path)
+    _check_counts(len(images), len(issame), path)
+    return PairSet(images, issame, path.stem)
+
+
+def write_bin(path: str | Path, images: Sequence[bytes], issame: Iterable[bool]) -> None:
+    """Write a verification set that InsightFace, Python 2 and Python 3 read.
+
+    It is written aside, synced and renamed.  An image that is there several times is stored once.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to write.
+    images : sequence of bytes, of length 2n
+        The encoded images; pair i is made of 2i and 2i + 1.
+    issame : iterable of bool, of length n
+        Whether the pair shows one person.
+
+    Raises
+    ------
+    InputError
+        If there are not two images for each bool, or the file cannot be written.
+    """
+    path = Path(path)
+    issame = [bool(same) for same in issame]
+    _check_counts(len(images), len(issame), path)
+    first_copies: dict[bytes, bytes] = {}
+    images = [first_copies.setdefault(image, image) for image in images]
+    with replacing(path) as file:
+        pickle.dump((images, issame), file, protocol=2)
+
+
+def _check_counts(num_images: int, num_pairs: int, path: Path) -> None:
+    if num_pairs == 0 or num_images != 2 * num_pairs:
+        raise InputError(
+            f"{path}: {num_pairs} pairs need {2 * num_pairs} images, at least two, not {num_images}; copy it again"
+        )
+
+
+def _images(items: Sequence[object], path: Path) -> list[bytes]:
+    images = [item.data if isinstance(item, plain_pickle.Array) else item for item in items]
+    for place, (item, image) in enumerate(zip(items, images)):
+        if type(image) is not bytes or not image or (item is not image and item.kind != "u1"):
+            raise InputError(f"{path}: image {place} is not the bytes of an encoded image; copy the file again")
+    return images
+
+
+def _bools(items: object, path: Path) -> np.ndarray:
+    if isinstance(items, plain_pickle.Array) and items.kind == "b1" and len(items.shape) == 1:
+        return np.frombuffer(items.data, np.uint8) != 0
+    if type(items) not in (list, tuple) or any(type(item) is not bool for item in items):
+        raise InputError(f"{path}: the second part is not a list of bools; copy it again")
+    return np.array(items, bool)

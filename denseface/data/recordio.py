@@ -1,0 +1,342 @@
+"""MXNet's RecordIO files with an index, read and written without MXNet.
+
+A record file is a sequence of frames, each a magic number, a word that holds 3 bits of kind and 29 bits of length, and
+the content padded to 4 bytes.  Where the content itself holds the magic number at a multiple of 4, it is split there
+into several frames and the number is left out.  The content is a header (flag, label, id, id2), ``flag`` more labels,
+and the payload.  The index has one line ``key<TAB>offset`` for each record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from denseface.core.errors import InputError
+from denseface.core.files import open_input, replacing, sync_folder
+
+_MAGIC = 0xCED7230A
+_MAGIC_BYTES = struct.pack("<I", _MAGIC)
+_FRAME = struct.Struct("<II")
+_HEADER = struct.Struct("<IfQQ")
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_LENGTH_BITS = 29
+_LENGTH_LIMIT = 1 << _LENGTH_BITS
+
+# One read of this many bytes holds almost every aligned face whole.
+_READ_AHEAD = 1 << 14
+# Enough for the frame, the header and a few labels, when the payload is not wanted.
+_READ_LABELS = _FRAME.size + _HEADER.size + 32
+_INDEX_BLOCK = 1 << 20
+_KEY_DIGITS = 18
+_BAD_INDEX_LINE = re.compile(rb"^(?![0-9]{1,%d}\t[0-9]{1,18}\r?$)" % _KEY_DIGITS, re.MULTILINE)
+
+
+class RecordError(InputError):
+    """One record cannot be used; the others of its file can."""
+
+
+class Record(NamedTuple):
+    """One record of a file.
+
+    Attributes
+    ----------
+    key : int
+        Its key in the index.
+    labels : ndarray of shape (n,), float32, n >= 1
+        Its labels; for ``flag`` 0 the one in the header.
+    flag : int
+        The number of labels kept behind the header; 0 for an ordinary image, 2 for InsightFace's header records.
+    payload : bytes
+        The encoded image; empty in header records.
+    """
+
+    key: int
+    labels: np.ndarray
+    flag: int
+    payload: bytes
+
+
+class RecordReader:
+    """Random access to the records of a file; safe to share between threads and across a fork.
+
+    Parameters
+    ----------
+    rec_path : path-like
+        The record file.
+    idx_path : path-like, optional
+        Its index; by default the file of the same name that ends in ``.idx``.
+
+    Attributes
+    ----------
+    path, idx_path : Path
+        The two files.
+    keys : ndarray of shape (n,), int64
+        The keys in the order of the index.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, the index is empty or has a line that is not ``key<TAB>offset``, a key is there twice, or
+        an offset lies outside the record file.
+    """
+
+    def __init__(self, rec_path: str | Path, idx_path: str | Path | None = None):
+        self.path = Path(rec_path)
+        self.idx_path = self.path.with_suffix(".idx") if idx_path is None else Path(idx_path)
+        self.keys, self._offsets = _read_index(self.idx_path)
+        self._order = _sorting_order(self.keys, self.idx_path)
+        self._file = open_input(self.path)
+        self._size = os.fstat(self._file.fileno()).st_size
+        outside = self._offsets > self._size - _FRAME.size
+        if outside.any():
+            line = int(outside.argmax())
+            self.close()
+            raise InputError(
+                f"{self.idx_path}: line {line + 1}: key {self.keys[line]} is said to be at byte {self._offsets[line]}, "
+                f"past the end of {self.path} ({self._size} bytes); copy both files again"
+            )
+
+    def __enter__(self) -> RecordReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, key: int) -> bool:
+        return self.first_missing(np.array([key])) is None
+
+    def close(self) -> None:
+        """Close the record file."""
+        self._file.close()
+
+    def first_missing(self, keys: np.ndarray) -> int | None:
+        """Return the first of ``keys``, integers of shape (n,), that the index does not have, or None."""
+        place = np.searchsorted(self.keys, keys, sorter=self._order)
+        found = self.keys[self._order[np.minimum(place, len(self.keys) - 1)]] == keys
+        return None if found.all() else int(keys[found.argmin()])
+
+    def read(self, key: int) -> Record:
+        """Read one record.
+
+        Raises
+        ------
+        RecordError
+            If the index does not have ``key``, or what stands at its place is not a whole record.
+        """
+        content = self._content(key)
+        flag, labels, payload_start = self._parse_header(key, content)
+        return Record(int(key), labels, flag, content[payload_start:])
+
+    def read_labels(self, key: int) -> np.ndarray:
+        """Read the labels of one record, float32 of shape (n,), without its payload.
+
+        Raises
+        ------
+        RecordError
+            As `read` does, but the end of the payload is not looked at.
+        """
+        block = os.pread(self._file.fileno(), _READ_LABELS, self._offset(key))
+        if len(block) >= _FRAME.size + _HEADER.size:
+            magic, word = _FRAME.unpack_from(block)
+            content = block[_FRAME.size : _FRAME.size + word]  # of a whole frame, the word is the length
+            flag = _HEADER.unpack_from(block, _FRAME.size)[0]
+            if magic == _MAGIC and word < _LENGTH_LIMIT and _HEADER.size + 4 * flag <= len(content):
+                return self._parse_header(key, content)[1]
+        return self.read(key).labels
+
+    def _offset(self, key: int) -> int:
+        place = self.keys.searchsorted(key, sorter=self._order)
+        if place < len(self._order):
+            line = self._order[place]
+            if self.keys[line] == key:
+                return int(self._offsets[line])
+        raise RecordError(f"{self.idx_path}: there is no record with key {key}")
+
+    def _content(self, key: int) -> bytes:
+        """Join the frames of one record."""
+        offset = self._offset(key)
+        parts: list[bytes] = []
+        while True:
+            block = os.pread(self._file.fileno(), _READ_AHEAD, offset)
+            if len(block) < _FRAME.size:
+                raise self._broken(key, offset, "the file ends inside this record")
+            magic, word = _FRAME.unpack_from(block)
+            kind, length = word >> _LENGTH_BITS, word % _LENGTH_LIMIT
+            if magic != _MAGIC or kind not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
+                raise self._broken(key, offset, "no record starts here")
+            end = _FRAME.size + length
+            if len(block) < end <= self._size - offset:
+                block = os.pread(self._file.fileno(), end, offset)
+            if len(block) < end:
+                raise self._broken(key, offset, "the file ends inside this record")
+            parts.append(block[_FRAME.size : end])
+            if kind in (_WHOLE, _LAST):
+                return _MAGIC_BYTES.join(parts)
+            offset += _FRAME.size + _padded(length)
+
+    def _parse_header(self, key: int, content: bytes) -> tuple[int, np.ndarray, int]:
+        """Return the flag, the labels, and where the payload starts."""
+        if len(content) < _HEADER.size:
+            raise self._broken(key, self._offset(key), f"{len(content)} bytes are too few for a record's header")
+        flag, label, _, _ = _HEADER.unpack_from(content)
+        if flag == 0:
+            return 0, np.array([label], np.float32), _HEADER.size
+        payload_start = _HEADER.size + 4 * flag
+        if payload_start > len(content):
+            raise self._broken(key, self._offset(key), f"{flag} labels do not fit into {len(content)} bytes")
+        return flag, np.frombuffer(content, "<f4", flag, _HEADER.size).astype(np.float32), payload_start
+
+    def _broken(self, key: int, offset: int, reason: str) -> RecordError:
+        return RecordError(f"{self.path}: key {key} at byte {offset}: {reason}")
+
+
+class RecordWriter:
+    """Write a record file and its index, readable by MXNet's ``MXIndexedRecordIO``.
+
+    Both are written aside (``.tmp``), synced, and renamed by `close`.  As a context manager it closes at the end, and
+    leaves nothing behind if the block raises.
+
+    Parameters
+    ----------
+    rec_path, idx_path : path-like
+        The files to write.
+    """
+
+    def __init__(self, rec_path: str | Path, idx_path: str | Path):
+        self.path = Path(rec_path)
+        self.idx_path = Path(idx_path)
+        with contextlib.ExitStack() as files:
+            # The last to be opened is renamed first; without its index a record file cannot be taken for whole.
+            self._index = files.enter_context(replacing(self.idx_path))
+            self._records = files.enter_context(replacing(self.path))
+            self._files = files.pop_all()
+        self._position = 0
+        self._keys = array("q")
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._files.__exit__(kind, error, traceback)
+
+    def write(self, key: int, labels: float | Sequence[float] | np.ndarray, payload: bytes) -> None:
+        """Add one record.
+
+        Parameters
+        ----------
+        key : int
+            Its key, 0 or more.
+        labels : float or sequence of float
+            One number is kept in the header (flag 0), a sequence behind it (flag = its length).
+        payload : bytes
+            The encoded image, or nothing.
+
+        Raises
+        ------
+        InputError
+            If the record is too long for the format (512 MiB), or the key is negative or too large.
+        """
+        if not 0 <= key < 10**_KEY_DIGITS:
+            raise InputError(f"{self.path}: key {key} is not a whole number of at most {_KEY_DIGITS} digits")
+        content = _pack(key, labels, payload)
+        if len(content) >= _LENGTH_LIMIT:
+            raise InputError(f"{self.path}: key {key}: a record must be shorter than 512 MiB, not {len(content)} bytes")
+        self._keys.append(key)
+        self._index.write(b"%d\t%d\n" % (key, self._position))
+        for kind, part in _split_at_magic(content):
+            padding = bytes(_padded(len(part)) - len(part))
+            self._records.write(_FRAME.pack(_MAGIC, kind << _LENGTH_BITS | len(part)) + part + padding)
+            self._position += _FRAME.size + len(part) + len(padding)
+
+    def close(self) -> None:
+        """Finish both files; once they are, do nothing.
+
+        Raises
+        ------
+        InputError
+            If a key was written twice; the files are then not kept.
+        """
+        if self._records.closed:
+            return
+        with self._files:
+            _sorting_order(np.array(self._keys, np.int64), self.idx_path)
+            # Between the two renames the old index must not stand beside the new records.
+            self.idx_path.unlink(missing_ok=True)
+            sync_folder(self.idx_path.parent)
+
+
+def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys and the offsets of an index, in its order."""
+    with open_input(path) as file:
+        count = sum(block.count(b"\n") for block in _line_blocks(file))
+        keys, offsets = np.empty(count, np.int64), np.empty(count, np.int64)
+        file.seek(0)
+        line = 0
+        for block in _line_blocks(file):
+            bad = _BAD_INDEX_LINE.search(block, 0, len(block) - 1)
+            if bad:
+                number = line + block.count(b"\n", 0, bad.start()) + 1
+                raise InputError(f"{path}: line {number} is not a key, a tab and an offset; copy it again")
+            pairs = np.fromstring(block, np.int64, sep=" ").reshape(-1, 2)
+            keys[line : line + len(pairs)], offsets[line : line + len(pairs)] = pairs.T
+            line += len(pairs)
+    if not count:
+        raise InputError(f"{path}: the index is empty; copy it again")
+    return keys, offsets
+
+
+def _line_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Cut a file into blocks of whole lines; the last line gets the line feed that it may lack."""
+    while block := file.read(_INDEX_BLOCK):
+        block += file.readline(_INDEX_BLOCK)
+        yield block if block.endswith(b"\n") else block + b"\n"
+
+
+def _sorting_order(keys: np.ndarray, path: Path) -> np.ndarray:
+    """Return the order that sorts the keys, and refuse one that is there twice."""
+    order = np.argsort(keys, kind="stable")
+    in_order = keys[order]
+    twice = in_order[1:] == in_order[:-1]
+    if twice.any():
+        raise InputError(f"{path}: key {in_order[1:][twice][0]} is there twice; copy it again")
+    return order
+
+
+def _pack(key: int, labels: float | Sequence[float] | np.ndarray, payload: bytes) -> bytes:
+    """Put header, labels and payload together."""
+    values = np.asarray(labels, "<f4")
+    if values.ndim == 0:
+        return _HEADER.pack(0, float(values), key, 0) + payload
+    return _HEADER.pack(values.size, 0, key, 0) + values.tobytes() + payload
+
+
+def _split_at_magic(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Cut the content at each magic number that stands at a multiple of 4; yield the kind and content of each frame."""
+    start = 0
+    place = content.find(_MAGIC_BYTES)
+    while place >= 0:
+        if place % 4 == 0:
+            yield _MIDDLE if start else _FIRST, content[start:place]
+            start = place + 4
+            place = content.find(_MAGIC_BYTES, start)
+        else:
+            place = content.find(_MAGIC_BYTES, place + 1)
+    yield _LAST if start else _WHOLE, content[start:]
+
+
+def _padded(length: int) -> int:
+    return (length + 3) // 4 * 4

@@ -1,0 +1,303 @@
+"""InsightFace's training sets, read and written: ``train.rec``, ``train.idx`` and ``property`` in one folder.
+
+In its layout the images of a person follow each other.  Record 0 holds the range of keys of the identity records, and
+each of these the range of keys of its images, as labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from denseface.core.errors import InputError
+from denseface.core.files import open_input, replacing
+from denseface.data.recordio import Record, RecordError, RecordReader, RecordWriter
+
+# Labels are float32, which has every whole number up to here and no further.
+_COPY = "copy train.rec and train.idx again"
+_EXACT_LIMIT = 1 << 24
+
+
+class Property(NamedTuple):
+    """What the ``property`` file of a training set says.
+
+    Attributes
+    ----------
+    num_classes : int
+        Labels are 0 to ``num_classes`` - 1.
+    height, width : int
+        The size of the images in pixels.
+    """
+
+    num_classes: int
+    height: int
+    width: int
+
+
+class FaceRecords:
+    """A training set.
+
+    A file whose record 0 is an ordinary image, or that has no key 0, is plain: each key is an image.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where the three files are.
+    images_filter : int
+        Identities with fewer images are left out, and the classes renumbered so that none is without images.
+
+    Attributes
+    ----------
+    keys : ndarray of shape (n,), int64
+        The keys of the images.
+    identities : ndarray of shape (num_identities, 2), int64, or None
+        The range [start, end) of the keys of each identity; None for a plain file.
+    num_classes : int
+        Classes are 0 to ``num_classes`` - 1.
+    image_shape : tuple (height, width)
+        As ``property`` says, in pixels.
+    reader : RecordReader
+        The records, with those of the headers; its `read` and `label` together do what `read_image` does.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or broken, the ranges do not fit the index, or no identity has enough images.
+    """
+
+    def __init__(self, folder: str | Path, images_filter: int = 0):
+        self.folder = Path(folder)
+        self._property = read_property(self.folder)
+        self.image_shape = (self._property.height, self._property.width)
+        self.num_classes = self._property.num_classes
+        self._class_of_label: np.ndarray | None = None
+        self.reader = RecordReader(self.folder / "train.rec")
+        try:
+            self.identities = self._read_identities()
+            if self.identities is None:
+                self.keys = self.reader.keys
+            else:
+                self.keys = _expand(self.identities)
+            if images_filter > 1:
+                self._leave_out(images_filter)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> FaceRecords:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def close(self) -> None:
+        """Close the record file."""
+        self.reader.close()
+
+    def read_image(self, key: int) -> tuple[int, bytes]:
+        """Read the class of an image, 0 to ``num_classes`` - 1, and its encoded bytes.
+
+        Raises
+        ------
+        RecordError
+            If the record is broken, or its label is not one of the classes.
+        """
+        record = self.reader.read(key)
+        return self.label(record), record.payload
+
+    def label(self, record: Record) -> int:
+        """Return the class of a record, 0 to ``num_classes`` - 1.
+
+        Raises
+        ------
+        RecordError
+            If the label is not one of the classes, or was left out by ``images_filter``.
+        """
+        label = self._checked_label(record.key, record.labels)
+        if self._class_of_label is None:
+            return label
+        class_index = int(self._class_of_label[label])
+        if class_index < 0:
+            raise RecordError(f"{self.reader.path}: key {record.key}: images_filter has left out label {label}")
+        return class_index
+
+    def _checked_label(self, key: int, labels: np.ndarray) -> int:
+        label = float(labels[0])
+        if not (0 <= label < self._property.num_classes and label.is_integer()):
+            raise RecordError(
+                f"{self.reader.path}: key {key}: label {label:g} is not one of the "
+                f"{self._property.num_classes} classes that {self.folder / 'property'} names"
+            )
+        return int(label)
+
+    def _read_identities(self) -> np.ndarray | None:
+        """Follow record 0 to the ranges of keys of the identities."""
+        if 0 not in self.reader:
+            return None
+        header = self.reader.read(0)
+        if header.flag == 0:
+            return None
+        first, last = self._read_range(header)
+        missing = self.reader.first_missing(np.arange(first, last))
+        if missing is not None:
+            raise InputError(
+                f"{self.reader.path}: record 0 names identity record {missing}, which the index lacks; {_COPY}"
+            )
+        ranges = np.array([self._read_range(self.reader.read(key)) for key in range(first, last)], np.int64)
+        by_start = np.array(sorted([[first, last], *ranges.tolist()]))
+        overlap = by_start[1:, 0] < by_start[:-1, 1]
+        if overlap.any():
+            raise InputError(
+                f"{self.reader.path}: key {by_start[1:][overlap][0, 0]} is in the ranges of two headers; {_COPY}"
+            )
+        missing = self.reader.first_missing(_expand(ranges))
+        if missing is not None:
+            raise InputError(
+                f"{self.reader.path}: an identity claims the image with key {missing}, not in the index; {_COPY}"
+            )
+        return ranges
+
+    def _read_range(self, record: Record) -> tuple[int, int]:
+        """Check the range that a header record holds."""
+        place = f"{self.reader.path}: key {record.key}"
+        if record.flag < 2:
+            raise InputError(f"{place}: a header record needs two labels, a key and the one after the last; {_COPY}")
+        start, end = map(float, record.labels[:2])
+        if not (1 <= start < end and start.is_integer() and end.is_integer()):
+            raise InputError(f"{place}: from {start:g} to {end:g} is not a range of keys; {_COPY}")
+        if end >= _EXACT_LIMIT:
+            raise InputError(
+                f"{place}: the range ends at {end:.0f}, but this layout keeps keys as float32, exact only below "
+                f"{_EXACT_LIMIT}; split the set, or write it plain (without header records)"
+            )
+        return int(start), int(end)
+
+    def _leave_out(self, images_filter: int) -> None:
+        """Keep the identities with enough images, and number their classes without gaps."""
+        if self.identities is None:
+            labels = np.fromiter(map(self._readable_label, self.keys.tolist()), np.int64, len(self.keys))
+            counts = np.bincount(labels[labels >= 0], minlength=self._property.num_classes)
+            # An unreadable record stays, so that whoever reads it can report it.
+            self.keys = self.keys[(labels < 0) | (counts[labels] >= images_filter)]
+            kept_labels = np.flatnonzero(counts >= images_filter)
+        else:
+            self.identities = self.identities[self.identities[:, 1] - self.identities[:, 0] >= images_filter]
+            self.keys = _expand(self.identities)
+            labels = np.array([self._identity_label(*ends) for ends in self.identities.tolist()], np.int64)
+            kept_labels = np.unique(labels[labels >= 0])
+        if not len(kept_labels):
+            raise InputError(
+                f"{self.reader.path}: images_filter {images_filter}: no identity has that many images; set it lower"
+            )
+        self.num_classes = len(kept_labels)
+        self._class_of_label = np.full(self._property.num_classes, -1, np.int64)
+        self._class_of_label[kept_labels] = np.arange(self.num_classes)
+
+    def _identity_label(self, start: int, end: int) -> int:
+        """Return the label of the first readable image of an identity, or -1."""
+        return next((label for key in range(start, end) if (label := self._readable_label(key)) >= 0), -1)
+
+    def _readable_label(self, key: int) -> int:
+        try:
+            return self._checked_label(key, self.reader.read_labels(key))
+        except RecordError:
+            return -1
+
+
+def read_property(folder: str | Path) -> Property:
+    """Read the ``property`` file of a training set, one line ``num_classes,height,width``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or says anything else.
+    """
+    path = Path(folder) / "property"
+    with open_input(path) as file:
+        text = file.read(256)
+    match = re.fullmatch(rb"\s*(\d{1,8})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", text)
+    found = Property(*map(int, match.groups())) if match else None
+    if found is None or 0 in found or found.num_classes > _EXACT_LIMIT:
+        raise InputError(f"{path}: it must be one line num_classes,height,width, as in 85742,112,112")
+    return found
+
+
+def write_property(folder: str | Path, property: Property) -> None:
+    """Write the ``property`` file of a training set."""
+    with replacing(Path(folder) / "property") as file:
+        file.write(b"%d,%d,%d\n" % tuple(property))
+
+
+def write_face_records(
+    folder: str | Path, images: Iterable[tuple[int, bytes]], image_shape: tuple[int, int] = (112, 112)
+) -> Property:
+    """Write a training set in InsightFace's layout: ``train.rec``, ``train.idx`` and ``property``.
+
+    Images get the keys 1 to N, identities the keys after these; record 0 holds the range of the identities' keys, and
+    each identity record the range of its images' keys.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where to write; it is made if need be.  A set that is there is replaced.
+    images : iterable of (label, payload)
+        Label and encoded image, sorted by label; labels are 0, 1, 2, and so on without a gap.
+    image_shape : tuple (height, width)
+        The size of the images in pixels.
+
+    Returns
+    -------
+    Property
+        What the ``property`` file says.
+
+    Raises
+    ------
+    InputError
+        If labels are not sorted or have gaps, there is no image, or there are too many for this layout (its ranges are
+        float32, so images and identities together must stay below 2**24).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rec_path = folder / "train.rec"
+    starts: list[int] = []
+    key = 1
+    with RecordWriter(rec_path, folder / "train.idx") as writer:
+        for label, payload in images:
+            if label == len(starts):
+                starts.append(key)
+            elif label != len(starts) - 1:
+                raise InputError(
+                    f"{rec_path}: label {label} comes where {len(starts)} is the next; "
+                    "images must be sorted by label, without gaps"
+                )
+            writer.write(key, float(label), payload)
+            key += 1
+            if key + len(starts) >= _EXACT_LIMIT:
+                raise InputError(
+                    f"{rec_path}: more than {key - 2} images do not fit, because this layout keeps keys as float32, "
+                    f"exact only below {_EXACT_LIMIT}; split the set"
+                )
+        if not starts:
+            raise InputError(f"{rec_path}: there is no image to write")
+        for identity, (start, end) in enumerate(zip(starts, [*starts[1:], key])):
+            writer.write(key + identity, (start, end), b"")
+        writer.write(0, (key, key + len(starts)), b"")
+        # The property file makes the set complete, so the old one goes before the records change.
+        (folder / "property").unlink(missing_ok=True)
+    written = Property(len(starts), *image_shape)
+    write_property(folder, written)
+    return written
+
+
+def _expand(ranges: np.ndarray) -> np.ndarray:
+    """List the numbers of each range [start, end), in their order."""
+    counts = ranges[:, 1] - ranges[:, 0]
+    places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(ranges[:, 0], counts) + places

@@ -1,0 +1,156 @@
+"""The pictures that paths stand for: files, folders, lists, record files and verification sets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from denseface.core.errors import InputError
+from denseface.core.files import open_input
+from denseface.data.pairs import read_bin
+from denseface.data.pictures import PICTURE_SUFFIXES
+from denseface.data.recordio import RecordReader
+
+
+class Source(NamedTuple):
+    """One picture.
+
+    Attributes
+    ----------
+    name : str
+        Its path; ``PATH:KEY`` in a record file and ``PATH:PLACE`` in a verification set.
+    file : Path
+        The file that it is in.
+    load : callable
+        Gives the encoded picture, or raises an InputError that names the file.
+    """
+
+    name: str
+    file: Path
+    load: Callable[[], bytes]
+
+
+class Sources:
+    """All pictures of some paths, in the order of the paths; found anew at each iteration, and never all in memory.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+        Each is one of these:
+
+        - a folder that holds ``train.rec``, or a record file ``.rec`` with its index: the images, by their keys
+        - any other folder: the picture files in it and below it, sorted by name, without hidden ones
+        - a verification set ``.bin``: its 2n images
+        - a list ``.txt``: a path a line, relative to the list's folder
+        - any other file: a picture
+
+    Raises
+    ------
+    InputError
+        If a path does not exist, or there is no picture in it.
+    """
+
+    def __init__(self, paths: Iterable[str | Path]):
+        self._open_files = contextlib.ExitStack()
+        try:
+            self._groups = [self._group(Path(path)) for path in paths]
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Source]:
+        return itertools.chain.from_iterable(group() for group in self._groups)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _count(self):
+        return sum(1 for _ in self)
+
+    def close(self) -> None:
+        """Close the record files."""
+        self._open_files.close()
+
+    def _group(self, path: Path) -> Callable[[], Iterator[Source]]:
+        """Return what iterates over the pictures of one path."""
+        if (path / "train.rec").is_file():
+            path = path / "train.rec"
+        if path.is_dir():
+            group = partial(_walk, path)
+        elif path.suffix == ".rec":
+            reader = self._open_files.enter_context(RecordReader(path))
+            group = partial(_records, reader, _picture_keys(reader))
+        elif path.suffix == ".bin":
+            group = partial(_pair_images, path, read_bin(path).images)
+        elif path.suffix == ".txt":
+            group = partial(_listed, path)
+        else:
+            open_input(path).close()
+            group = partial(_single, path)
+        if next(group(), None) is None:
+            raise InputError(f"{path}: there is no picture in it ({', '.join(PICTURE_SUFFIXES)})")
+        return group
+
+
+def _single(path):
+    yield Source(str(path), path, partial(_read, path))
+
+
+def _read(path):
+    with open_input(path) as file:
+        return file.read()
+
+
+def _walk(folder):
+    with os.scandir(folder) as entries:
+        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path)
+        elif entry.name.lower().endswith(PICTURE_SUFFIXES):
+            yield from _single(Path(entry.path))
+
+
+def _listed(path):
+    with open_input(path) as file:
+        for line in file:
+            name = os.fsdecode(line.strip())
+            if name:
+                yield from _single(path.parent / name)
+
+
+def _pair_images(path, images):
+    for place, image in enumerate(images):
+        yield Source(f"{path}:{place}", path, partial(bytes, image))
+
+
+def _records(reader, keys):
+    for key in keys.tolist():
+        yield Source(f"{reader.path}:{key}", reader.path, partial(_payload, reader, key))
+
+
+def _payload(reader, key):
+    return reader.read(key).payload
+
+
+def _picture_keys(reader: RecordReader) -> np.ndarray:
+    """Leave out the header records, which record 0 of InsightFace's layout points at."""
+    if 0 in reader:
+        labels = reader.read_labels(0)
+        if len(labels) >= 2:
+            return reader.keys[(reader.keys > 0) & (reader.keys < labels[0])]
+    return reader.keys

@@ -1,0 +1,146 @@
+"""Whether the other processes of a distributed run have come, and still live.
+
+MXNet's parameter server waits for ever, for those that never arrive and for those that have died.  But its processes
+can send heartbeats: the scheduler hears those of all workers and servers, and they hear its answers.  A thread in
+each process looks at them once a second and ends the process when one is missing.  So whoever dies, the scheduler
+ends and names it, and all others end because the scheduler has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+from denseface.core.errors import InputError
+from denseface.core.signals import SIGNALS
+
+ARRIVAL_VARIABLE, ARRIVAL_SECONDS = "DENSEFACE_ARRIVAL_TIMEOUT", 300
+_SILENCE_VARIABLE, _SILENCE_SECONDS = "PS_HEARTBEAT_TIMEOUT", 10
+_SCHEDULER, _SERVERS, _WORKERS = 1, 2, 4  # groups of ps-lite
+_IDS = {"server": 8, "worker": 9}  # of the first; the next one's is larger by 2
+
+
+def start_heartbeats() -> None:
+    """Ask MXNet for a heartbeat a second, where nobody asked for another rate; before it looks for the others."""
+    os.environ.setdefault("PS_HEARTBEAT_INTERVAL", "1")
+
+
+def arrival_seconds() -> int:
+    """How long to wait until all processes of the run have come; InputError if the variable is no number."""
+    return _seconds(ARRIVAL_VARIABLE, ARRIVAL_SECONDS)
+
+
+def silence_seconds() -> int:
+    """How long a process may be silent before it counts as dead; InputError if the variable is no number."""
+    return _seconds(_SILENCE_VARIABLE, _SILENCE_SECONDS)
+
+
+def leave(message: str) -> None:
+    """End this process at once: whatever else it does may be waiting for the dead."""
+    with contextlib.suppress(OSError):  # whoever read it may be dead too
+        os.write(2, f"denseface: error: {message}\n".encode())
+    os._exit(1)
+
+
+def nobody_came(seconds: int) -> str:
+    """What to say when not all processes have come."""
+    workers, servers = (os.environ.get(f"DMLC_NUM_{role}", "?") for role in ("WORKER", "SERVER"))
+    return (
+        f"after {seconds} s the {_scheduler()}, {workers} workers and {servers} servers have not all found each other; "
+        f"one has not started, or cannot reach that address ({ARRIVAL_VARIABLE} is how long to wait)"
+    )
+
+
+def watch_as_server() -> None:
+    """Watch over this scheduler or server, which ``import mxnet`` is about to make of this process.
+
+    SIGINT and SIGTERM end it while it waits for the others to come, and not after that: where a whole run is asked to
+    stop, workers need it to save, and it ends when they have.
+
+    Raises
+    ------
+    InputError
+        If a variable that sets a time is no number.
+    """
+    start_heartbeats()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in all threads, so that the one that watches can take them
+    threading.Thread(target=_watch_server, args=(arrival_seconds(), silence_seconds()), daemon=True).start()
+
+
+def watch_as_worker(library: ctypes.CDLL, handle: ctypes.c_void_p, over: threading.Event) -> threading.Thread:
+    """Watch over a worker that has found the others, until ``over``; give the thread that does."""
+    arguments = library, handle, silence_seconds(), lambda: over.wait(1)
+    thread = threading.Thread(target=_watch, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def _watch_server(arrival, silence):
+    until = time.monotonic() + arrival
+    asked = None
+    while not hasattr(sys.modules.get("mxnet.base"), "_LIB"):  # the import is under way, in the main thread
+        asked = asked or signal.sigtimedwait(SIGNALS, 0.1)
+    library, handle = sys.modules["mxnet.base"]._LIB, ctypes.c_void_p()
+    library.MXKVStoreCreate(b"dist_sync", ctypes.byref(handle))
+    while not _all_have_come(library, handle):
+        if asked:
+            os._exit(128 + asked.si_signo)
+        if time.monotonic() > until:
+            leave(nobody_came(arrival))
+        asked = signal.sigtimedwait(SIGNALS, 0.5)
+    _watch(library, handle, silence, lambda: signal.sigtimedwait(SIGNALS, 1) and False)
+
+
+def _watch(library, handle, silence, is_over):
+    # The scheduler knows of all others, and they know of the scheduler only.
+    while not is_over():
+        if _silent(library, handle, _SCHEDULER, silence):
+            leave(
+                f"the {_scheduler()} has been silent for {silence} s; it has died, or ended because another process "
+                "had, which its log names; go on with --resume"
+            )
+        if _silent(library, handle, _SERVERS | _WORKERS, silence):
+            leave(f"{_names(library, handle, silence)} silent for {silence} s; the run is over; go on with --resume")
+
+
+def _names(library, handle, silence):
+    """Who is silent, as the beginning of a sentence."""
+    names = [
+        f"{role} {rank}"
+        for role, first in _IDS.items()
+        for rank in range(int(os.environ[f"DMLC_NUM_{role.upper()}"]))
+        if _silent(library, handle, first + 2 * rank, silence)
+    ]
+    return f"{', '.join(names)} {'have' if len(names) > 1 else 'has'} been"
+
+
+def _all_have_come(library, handle):
+    # MXNet says who has been silent for longer than -1 s, which is everybody it knows, once all have come.
+    size = ctypes.c_int()
+    library.MXKVStoreGetGroupSize(handle, ctypes.byref(size))  # 0 until MXNet has begun, before which it knows no one
+    return size.value and any(_silent(library, handle, group, -1) for group in (_SCHEDULER, _WORKERS))
+
+
+def _silent(library, handle, node, seconds):
+    """How many of the nodes with this number have been silent for so long; 0 where MXNet cannot say."""
+    size, count = ctypes.c_int(), ctypes.c_int()
+    library.MXKVStoreGetGroupSize(handle, ctypes.byref(size))
+    if not size.value or library.MXKVStoreGetNumDeadNode(handle, node, ctypes.byref(count), seconds):
+        return 0
+    return count.value
+
+
+def _scheduler():
+    return f"scheduler at {os.environ.get('DMLC_PS_ROOT_URI')}:{os.environ.get('DMLC_PS_ROOT_PORT')}"
+
+
+def _seconds(variable, default):
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal() or not 0 < int(text) < 10**6:
+        raise InputError(f"{variable}={text}: give seconds, as a whole number above 0")
+    return int(text)

@@ -1,0 +1,248 @@
+"""From pictures of aligned faces to embeddings."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from denseface.core.errors import InputError, mxnet_reason
+from denseface.data.pictures import Picture, load_picture, ordered_map
+from denseface.embedding.engines import make_engine
+from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
+from denseface.evaluation.metrics import normalize as normalized
+
+if TYPE_CHECKING:
+    from denseface.models.checkpoint import Model
+
+    import mxnet as mx
+
+_DECODERS = min(4, os.cpu_count() or 1)
+
+
+class PictureError(InputError):
+    """One of the pictures cannot be used.
+
+    Attributes
+    ----------
+    position : int
+        Its place among the pictures, from 0.
+    reason : str
+        What is wrong with it.
+    """
+
+    def __init__(self, position: int, reason: str):
+        super().__init__(f"picture {position}: {reason}")
+        self.position = position
+        self.reason = reason
+
+
+class Embedder:
+    """Computes embeddings with one network.
+
+    Pictures go through in batches of one fixed size, the last one filled up with zeros.  With the engine ``mxnet`` an
+    embedding is the same, bit by bit, whatever pictures are computed with it; with the others, up to rounding.
+
+    Parameters
+    ----------
+    model : Model or OnnxModel
+        The network and its parameters.
+    engine : str, optional
+        What computes: one of :data:`denseface.embedding.engines.ENGINES`.  By default ``mxnet``, and for an ONNX file
+        ``onnxruntime``.
+    batch_size : int
+        Pictures computed at a time.  On a CPU more are not faster, and MXNet takes 130 MB for each with DenseNet-121;
+        on a GPU take 64 or more.  An ONNX file made for one batch size keeps to that.
+    flip : bool
+        Add the embedding of the mirrored picture, as InsightFace does: the two are summed, and the sum is normalised.
+    normalize : bool
+        Scale each embedding to length 1; zeros stay zeros.
+    image_shape : tuple (height, width, channels), optional
+        What the network takes; channels 1 (gray) or 3 (RGB).  By default (112, 112, 3), and for an ONNX file what it
+        is made for.  Pictures of another size are resized, bilinear, without regard to their proportions: they should
+        show aligned faces.
+    context : mxnet.Context, optional
+        Where to compute; the CPU by default.
+
+    Attributes
+    ----------
+    emb_size : int
+        Values in an embedding.
+    identity : dict
+        Which model it is; see :func:`denseface.models.fingerprint.identity`.
+
+    Raises
+    ------
+    InputError
+        If the parameters do not fit pictures of this shape, or the engine's package is missing.
+
+    Examples
+    --------
+    >>> embedder = Embedder.load("models/d63-arcface-orl/model,100")  # doctest: +SKIP
+    >>> embedder.embed(["anna.jpg", "another-anna.jpg"]).shape  # doctest: +SKIP
+    (2, 512)
+    """
+
+    def __init__(
+        self,
+        model: Model | OnnxModel,
+        *,
+        engine: str | None = None,
+        batch_size: int = 2,
+        flip: bool = True,
+        normalize: bool = True,
+        image_shape: tuple[int, int, int] | None = None,
+        context: mx.Context | None = None,
+    ):
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        if image_shape is not None and image_shape[2] not in (1, 3):
+            raise InputError(f"image_shape: channels must be 1 (gray) or 3 (RGB), not {image_shape[2]}")
+        self.model = model
+        self.flip = flip
+        self.normalize = normalize
+        input_shape = image_shape and (image_shape[2], *image_shape[:2])
+        self.engine = engine or ("onnxruntime" if isinstance(model, OnnxModel) else "mxnet")
+        self._engine = make_engine(self.engine, model, batch_size, input_shape, context)
+        channels, height, width = self._engine.input_shape
+        self.image_shape = (height, width, channels)
+        self.batch_size = self._engine.batch_size
+        self.emb_size = self._engine.emb_size
+
+    @classmethod
+    def load(cls, text: str, **options: object) -> Embedder:
+        """Make an embedder of the model ``prefix,epoch``, of the newest one with a prefix, or of an ONNX file.
+
+        Parameters
+        ----------
+        text : str
+            Where the model is; what ends in ``.onnx`` is a file that ``denseface export`` wrote.
+        **options
+            As for the class.
+
+        Raises
+        ------
+        InputError
+            If there is no such model, or it is damaged.
+        """
+        if text.endswith(".onnx"):
+            return cls(read_onnx(text), **options)
+        from denseface.models.checkpoint import load_model, parse_model
+
+        return cls(load_model(*parse_model(text)), **options)
+
+    @cached_property
+    def identity(self) -> dict:
+        """Which model it is."""
+        if isinstance(self.model, OnnxModel):
+            return self.model.identity
+        from denseface.models.fingerprint import identity
+
+        return identity(self.model)
+
+    def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
+        """Embed pictures.
+
+        Parameters
+        ----------
+        images : ndarray of shape (N, H, W, 3), uint8, or iterable of pictures, or one picture
+            A picture is a uint8 array, RGB of shape (H, W, 3) or gray of shape (H, W); a PIL image; a path; or the
+            bytes of a JPEG or PNG file. An iterable is read as it is needed.
+
+        Returns
+        -------
+        ndarray of shape (N, emb_size), float32
+
+        Raises
+        ------
+        PictureError
+            If a picture is broken, or an array is of another type or shape.
+        """
+        parts = [self.combine(plain, mirrored) for plain, mirrored in self.batches(images)]
+        return np.concatenate([np.empty((0, self.emb_size), np.float32), *parts])
+
+    def combine(self, plain: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
+        """Make embeddings, float32 (n, emb_size), of what :meth:`batches` yields."""
+        embeddings = plain if mirrored is None else plain + mirrored
+        return normalized(embeddings).astype(np.float32) if self.normalize else embeddings
+
+    def batches(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Embed pictures, batch by batch, in memory that does not grow with their number.
+
+        Parameters
+        ----------
+        images
+            As for :meth:`embed`.
+
+        Yields
+        ------
+        plain, mirrored : ndarray of shape (n, emb_size), float32
+            Embeddings of up to `batch_size` pictures as the network gives them, and of their mirror images (None
+            without `flip`).
+        """
+        size = self.batch_size
+        decoded = ordered_map(self._load, enumerate(_listed(images)), _DECODERS, ahead=2 * size)
+        while pictures := list(itertools.islice(decoded, size)):
+            batch = np.zeros((size, *self._engine.input_shape), np.float32)
+            batch[: len(pictures)] = np.stack(pictures).transpose(0, 3, 1, 2)
+            plain = self._compute(batch)[: len(pictures)]
+            mirrored = self._compute(np.ascontiguousarray(batch[:, :, :, ::-1])) if self.flip else None
+            yield plain, mirrored if mirrored is None else mirrored[: len(pictures)]
+
+    def _compute(self, batch):
+        try:
+            return self._engine(batch)
+        except Exception as error:  # each engine has its own
+            reason = mxnet_reason(error)
+            raise InputError(
+                f"--engine {self.engine} fails ({reason}); if it is memory, try a smaller --batch-size"
+            ) from error
+
+    def _load(self, numbered):
+        position, picture = numbered
+        try:
+            return load_picture(picture, self.image_shape)
+        except InputError as error:
+            raise PictureError(position, str(error)) from error
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine similarity of embeddings, -1 to 1; 0 where one is all zeros.
+
+    Parameters
+    ----------
+    a, b : ndarray of shape (n, d) and (m, d), or (d,)
+        Embeddings, normalised or not.
+
+    Returns
+    -------
+    ndarray of shape (n, m), float64
+        Without the axis of an argument that is a single embedding.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> float(similarity([3, 4], [3, 4])), float(similarity([3, 4], [-4, 3]))
+    (1.0, 0.0)
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    if not (a.ndim in (1, 2) and b.ndim in (1, 2) and a.shape[-1] == b.shape[-1]):
+        raise InputError(f"embeddings must have the shapes (n, d) and (m, d), not {a.shape} and {b.shape}")
+    scores = (normalized(np.atleast_2d(a)) @ normalized(np.atleast_2d(b)).T).clip(-1, 1)
+    return scores.reshape(a.shape[:-1] + b.shape[:-1])
+
+
+def _listed(images):
+    """A single picture as a list of one."""
+    single = isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
+    return [images] if single else images

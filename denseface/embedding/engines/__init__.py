@@ -1,0 +1,104 @@
+"""What computes embeddings: one module a runtime, and every engine is called alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from denseface.core.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from denseface.embedding.engines.onnx_model import OnnxModel
+    from denseface.models.checkpoint import Model
+
+    import mxnet as mx
+
+ENGINES = ("mxnet", "mxnet-bf16", "onnxruntime", "openvino", "openvino-bf16")
+
+_INPUT_SHAPE = (3, 112, 112)
+
+
+class Engine(Protocol):
+    """A network bound at one batch size, so that an embedding does not depend on how many are computed at a time.
+
+    Attributes
+    ----------
+    input_shape : tuple (C, H, W)
+        Of one picture.
+    batch_size : int
+        B.
+    emb_size : int
+        Values in an embedding.
+    """
+
+    input_shape: tuple[int, int, int]
+    batch_size: int
+    emb_size: int
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """Embed the pictures of a batch.
+
+        Parameters
+        ----------
+        batch : ndarray of shape (B, C, H, W), float32
+            RGB or gray, 0 to 255.
+
+        Returns
+        -------
+        ndarray of shape (B, emb_size), float32
+            As the network gives them, not normalised.
+        """
+        ...
+
+
+def make_engine(
+    name: str,
+    model: Model | OnnxModel,
+    batch_size: int,
+    input_shape: tuple[int, int, int] | None = None,
+    context: mx.Context | None = None,
+) -> Engine:
+    """Bind a model.
+
+    Parameters
+    ----------
+    name : str
+        One of ``ENGINES``. Those with ``-bf16`` compute in bfloat16, with 8 bits of precision, where the processor can.
+    model : Model or OnnxModel
+        MXNet takes a Model; the others convert it, or take a model from an ONNX file as it is.
+    batch_size : int
+        Pictures a call. An ONNX file made for one batch size keeps to that.
+    input_shape : tuple (C, H, W), optional
+        Of one picture; by default (3, 112, 112), or what the ONNX file is made for.
+    context : mxnet.Context, optional
+        Where MXNet computes; the CPU by default.
+
+    Raises
+    ------
+    InputError
+        If there is no such engine, a package is missing, or the model does not fit.
+    """
+    from denseface.embedding.engines.onnx_model import OnnxModel, converted
+
+    if name not in ENGINES:
+        raise InputError(f"--engine {name}: there is no such engine; there are {', '.join(ENGINES)}")
+    if name in ("mxnet", "mxnet-bf16"):
+        from denseface.embedding.engines.mxnet_engine import MXNetEngine
+
+        if isinstance(model, OnnxModel):
+            raise InputError(f"{model.name}: MXNet cannot run ONNX files; choose --engine onnxruntime or openvino")
+        return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context, bf16=name == "mxnet-bf16")
+    if context is not None:
+        raise InputError(f"--engine {name} computes on the CPU; only --engine mxnet takes a GPU")
+    if not isinstance(model, OnnxModel):
+        model = converted(model, (batch_size, *(input_shape or _INPUT_SHAPE)))
+    elif input_shape not in (None, model.input_shape):
+        raise InputError(f"{model.name}: it takes pictures of (C, H, W) = {model.input_shape}, not {input_shape}")
+    if name == "onnxruntime":
+        from denseface.embedding.engines.onnxruntime_engine import ONNXRuntimeEngine
+
+        return ONNXRuntimeEngine(model, batch_size)
+    from denseface.embedding.engines.openvino_engine import OpenVINOEngine
+
+    return OpenVINOEngine(model, batch_size, bf16=name == "openvino-bf16")

@@ -1,0 +1,100 @@
+"""Embeddings computed by MXNet itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from denseface.core.errors import InputError, mxnet_reason
+from denseface.models.embedding_network import checked_embedding
+from denseface.rewrites.bfloat16 import in_bfloat16
+from denseface.rewrites.dense_blocks import with_inference_blocks
+from denseface.rewrites.freeze import freeze
+from denseface.rewrites.graph import Node, rewrite
+from denseface.rewrites.native import load_operators
+
+import mxnet as mx
+
+if TYPE_CHECKING:
+    from denseface.models.checkpoint import Model
+
+
+class MXNetEngine:
+    """An :class:`~denseface.embedding.engines.Engine` on the CPU or a GPU.
+
+    Parameters
+    ----------
+    model : Model
+        The network and its parameters; of a whole training symbol only the embedding is computed.
+    input_shape : tuple (C, H, W)
+        Of one picture.
+    batch_size : int
+        Pictures a call.
+    context : Context, optional
+        Where to compute; the CPU by default.
+    bf16 : bool
+        Compute in bfloat16; on the CPU only.
+
+    Raises
+    ------
+    InputError
+        If the parameters do not fit, there is no such GPU, or the processor cannot compute in bfloat16.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        input_shape: tuple[int, int, int],
+        batch_size: int,
+        context: mx.Context | None = None,
+        bf16: bool = False,
+    ):
+        if bf16 and context is not None and context.device_type != "cpu":
+            raise InputError("--engine mxnet-bf16 computes on the CPU; only --engine mxnet takes a GPU")
+        self.input_shape = input_shape
+        self.batch_size = batch_size
+        data_shape = (batch_size, *input_shape)
+        symbol, self.emb_size = checked_embedding(model, data_shape)
+        if not bf16 and (context is None or context.device_type == "cpu") and load_operators():
+            symbol = with_inference_blocks(symbol, data_shape)
+        symbol, *parameters = freeze(symbol, model.arguments, model.auxiliary)
+        symbol = rewrite(symbol, _with_flat_input)
+        if bf16:
+            symbol = in_bfloat16(symbol, data_shape)
+        self._executor = _bind(symbol, parameters, data_shape, context or mx.cpu(), model.name)
+        if bf16:
+            self._try_out(model.name)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
+        return self._executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy()
+
+    def _try_out(self, name):
+        try:
+            self(np.zeros((self.batch_size, *self.input_shape), np.float32))
+        except mx.MXNetError as error:
+            raise InputError(f"{name}: MXNet cannot compute it in bfloat16 here; choose --engine mxnet") from error
+
+
+def _with_flat_input(node):
+    """Flatten what a fully connected layer reads.
+
+    It would do so itself, but MXNet's fused layer fails at its second call on the four-dimensional output of a
+    convolution (the head GDC): "We can't generate TBlob for MKLDNN data".
+    """
+    if node.op == "FullyConnected" and node.attrs.get("flatten", "True").lower() not in ("false", "0"):
+        node.inputs[0] = (Node("Flatten", f"{node.name}_flat_input", inputs=node.inputs[:1]), 0)
+    return node
+
+
+def _bind(symbol, parameters, data_shape, context, name):
+    try:
+        executor = symbol.simple_bind(context, grad_req="null", type_dict={"data": "float32"}, data=data_shape)
+    except RuntimeError as error:  # simple_bind makes one of every MXNetError
+        raise InputError(f"{name}: MXNet cannot run it on {context}: {mxnet_reason(error)}") from error
+    for own, given in zip((executor.arg_dict, executor.aux_dict), parameters):
+        for name, array in own.items():
+            if name != "data":
+                mx.nd.array(given[name]).copyto(array)
+    return executor

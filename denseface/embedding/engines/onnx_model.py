@@ -1,0 +1,139 @@
+"""Models as ONNX: converted in memory, or read from a file that ``denseface export`` wrote."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from denseface.core.errors import InputError
+from denseface.core.files import open_input
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from denseface.models.checkpoint import Model
+
+# The key under which an exported file keeps, as JSON, which model it was made of.
+IDENTITY = "denseface.model"
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A network that takes raw pixels, 0 to 255, and gives embeddings.
+
+    Attributes
+    ----------
+    content : bytes
+        The ONNX file.
+    batch_size : int or None
+        What it is made for; None takes any.
+    input_shape : tuple (C, H, W)
+        Of one picture.
+    emb_size : int
+        Values in an embedding.
+    name : str
+        Where it comes from.
+    identity : dict
+        Which model it was made of; see :func:`denseface.models.fingerprint.identity`.
+    """
+
+    content: bytes
+    batch_size: int | None
+    input_shape: tuple[int, int, int]
+    emb_size: int
+    name: str
+    identity: dict
+
+
+def require(package: str, extra: str) -> ModuleType:
+    """Import a package that an extra brings.
+
+    Raises
+    ------
+    InputError
+        If it is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"this needs the package {package}: pip install 'denseface[{extra}]'") from error
+
+
+def read_onnx(path: str | Path) -> OnnxModel:
+    """Read a file that ``denseface export`` wrote.
+
+    Others are refused: nothing in them says how they want pictures scaled.
+
+    Raises
+    ------
+    InputError
+        If it is missing, broken or not such a file.
+    """
+    onnx = require("onnx", "onnx")
+    with open_input(path) as file:
+        content = file.read()
+    try:
+        proto = onnx.load_from_string(content)
+    except Exception as error:  # protobuf's, which is not always the same class
+        raise InputError(f"{path}: it is no ONNX file; denseface export writes one") from error
+    # An engine would read any file that such a tensor names.
+    if any(isinstance(part, onnx.TensorProto) and part.external_data for part in _parts(proto)):
+        raise InputError(f"{path}: refused: it takes values from other files; export the network again")
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    try:
+        identity = json.loads(metadata[IDENTITY])
+        return _described(proto, content, str(path), {key: identity[key] for key in ("prefix", "epoch", "sha256")})
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: denseface export did not write it, and it does not say how it wants pictures scaled; export the "
+            "network again"
+        ) from error
+
+
+def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
+    """Convert a model for batches of exactly this shape (B, C, H, W).
+
+    Raises
+    ------
+    InputError
+        If the package onnx is missing, the parameters do not fit, or the network cannot be converted.
+    """
+    require("onnx", "onnx")
+
+    from denseface.export.onnx import convert
+    from denseface.models.embedding_network import checked_embedding
+    from denseface.models.fingerprint import identity
+
+    symbol, _ = checked_embedding(model, shape)
+    proto = convert(symbol, *as_ndarrays(model), shape, dynamic_batch=False)
+    return _described(proto, proto.SerializeToString(), model.name, identity(model))
+
+
+def as_ndarrays(model: Model) -> tuple[dict, dict]:
+    """Arguments and auxiliary states as MXNet's arrays."""
+    import mxnet as mx
+
+    return tuple({name: mx.nd.array(a) for name, a in arrays.items()} for arrays in (model.arguments, model.auxiliary))
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """The message and all messages within."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _parts(part)
+
+
+def _described(proto, content, name, identity):
+    (batch, *input_shape), (_, emb_size) = (
+        [size.dim_value for size in value[0].type.tensor_type.shape.dim]
+        for value in (proto.graph.input, proto.graph.output)
+    )
+    channels, height, width = input_shape
+    return OnnxModel(content, batch or None, (channels, height, width), emb_size, name, identity)

@@ -1,0 +1,35 @@
+"""Embeddings computed by ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from denseface.embedding.engines.onnx_model import OnnxModel, require
+
+
+class ONNXRuntimeEngine:
+    """An :class:`~denseface.embedding.engines.Engine` on the CPU.
+
+    Parameters
+    ----------
+    model : OnnxModel
+        The network.
+    batch_size : int
+        Pictures a call, unless the model is made for another number.
+
+    Raises
+    ------
+    InputError
+        If the package onnxruntime is missing.
+    """
+
+    def __init__(self, model: OnnxModel, batch_size: int):
+        onnxruntime = require("onnxruntime", "onnx")
+        self.input_shape = model.input_shape
+        self.batch_size = model.batch_size or batch_size
+        self.emb_size = model.emb_size
+        self._session = onnxruntime.InferenceSession(model.content, providers=["CPUExecutionProvider"])
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
+        return self._session.run(None, {"data": batch})[0]

@@ -1,0 +1,61 @@
+"""Embeddings computed by OpenVINO."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from denseface.embedding.engines.onnx_model import OnnxModel, require
+
+if TYPE_CHECKING:
+    from openvino import Core
+
+
+class OpenVINOEngine:
+    """An :class:`~denseface.embedding.engines.Engine` on the CPU.
+
+    Parameters
+    ----------
+    model : OnnxModel
+        The network.
+    batch_size : int
+        Pictures a call, unless the model is made for another number.
+    bf16 : bool
+        Compute in bfloat16 where the processor can.
+
+    Raises
+    ------
+    InputError
+        If the package openvino is missing.
+    """
+
+    def __init__(self, model: OnnxModel, batch_size: int, bf16: bool = False):
+        # With this package, importing OpenVINO reports to its makers over the network, from a forked process.
+        sys.modules.setdefault("openvino_telemetry", None)
+        core = _core(require("openvino", "openvino"))
+        self.input_shape = model.input_shape
+        self.batch_size = model.batch_size or batch_size
+        self.emb_size = model.emb_size
+        network = core.read_model(model.content)
+        network.reshape([self.batch_size, *self.input_shape])
+        # Without the hint OpenVINO computes in bfloat16 by itself where that is fast.
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+        self._network = core.compile_model(network, "CPU", settings)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
+        return self._network(batch)[0].astype(np.float32)
+
+
+@functools.cache
+def _core(openvino: ModuleType) -> Core:
+    """OpenVINO itself, once and for good.
+
+    Its part for the CPU gives the thread's signal handlers a stack, and frees it when it goes.  With two of them, the
+    one that goes last gives back the stack of the other, which is gone: Ctrl-C then is a segmentation fault.
+    """
+    return openvino.Core()

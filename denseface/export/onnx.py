@@ -1,0 +1,326 @@
+"""MXNet networks as ONNX models, checked against MXNet before they are kept.
+
+`convert` freezes the network (see `denseface.rewrites.freeze`), walks its graph and replaces each operator by the
+ONNX operators that mean the same. Nodes keep their names. Dropout and the like leave no trace, so a network that
+starts by normalising its pictures starts in ONNX with the nodes ``_minusscalar0`` (Sub) and ``_mulscalar0`` (Mul), by
+which the insightface package sees that it must not normalise them itself."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from denseface.core.errors import InputError
+from denseface.core.files import replacing
+from denseface.export.operators import CONVERTERS, Graph, Node
+from denseface.rewrites.freeze import freeze
+
+OLDEST_OPSET = 17
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export` wrote.
+
+    Attributes
+    ----------
+    path : Path
+        The ONNX file.
+    opset : int
+        Version of the ONNX operator set.
+    nodes : int
+        Nodes in the graph.
+    difference : float
+        Largest difference between an output of ONNX Runtime and MXNet's, relative to the largest output.
+    """
+
+    path: Path
+    opset: int
+    nodes: int
+    difference: float
+
+
+def convert(symbol, arg_params, aux_params, input_shape, *, dynamic_batch=True, opset=OLDEST_OPSET, metadata=None):
+    """Convert a network to ONNX for inference.
+
+    Parameters
+    ----------
+    symbol : mxnet.symbol.Symbol
+        A network with one output that reads the variable ``data``.
+    arg_params, aux_params : dict of str to mxnet.ndarray.NDArray
+        Its parameters and auxiliary states, as `mxnet.model.load_checkpoint` gives them. What the network does not use
+        is left out.
+    input_shape : tuple of int (N, C, H, W)
+        Shape of ``data``.
+    dynamic_batch : bool
+        Take any number of pictures at a time, whatever N; otherwise exactly N.
+    opset : int
+        Version of the ONNX operator set, 17 or newer.
+    metadata : dict of str to str, optional
+        Stored in the model's ``metadata_props``.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Float32 throughout, input ``data``, one output under MXNet's name for it (``fc1_output``). It has passed ONNX's
+        own checker.
+
+    Raises
+    ------
+    InputError
+        If the onnx package is missing, a parameter is missing or does not fit, or the network holds an operator or
+        option without a counterpart here; the message names the node.
+    """
+    onnx = _require("onnx")
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise InputError(f"opset must be {OLDEST_OPSET} to {newest} (the newest that the onnx here knows), not {opset}")
+    if len(input_shape) != 4 or min(input_shape) < 1:
+        raise InputError(f"input_shape must be (N, C, H, W), each at least 1, not {tuple(input_shape)}")
+    outputs = symbol.list_outputs()
+    if len(outputs) != 1:
+        raise InputError(f"a network must have one output to be exported, not {len(outputs)}: {', '.join(outputs)}")
+
+    arrays = [{k: v.asnumpy().astype(np.float32) for k, v in given.items()} for given in (arg_params, aux_params)]
+    symbol, arguments, auxiliary = freeze(symbol, *arrays)
+    layout, params = json.loads(symbol.tojson()), {**arguments, **auxiliary}
+    _check_inputs(layout["nodes"], params)
+    shapes = _infer_shapes(symbol, tuple(input_shape), params, dynamic_batch)
+
+    graph = Graph(params, opset)
+    tensors = _convert_nodes(graph, layout["nodes"], shapes)
+    head = tuple(layout["heads"][0][:2])
+    output = _tensor(tensors, layout["nodes"], head)
+    if output != outputs[0]:
+        (output,) = graph.add("Identity", [output], outputs[0], outputs)
+    return _finish(graph, shapes[_data_id(layout["nodes"]), 0], output, shapes[head], metadata)
+
+
+def export(
+    symbol,
+    arg_params,
+    aux_params,
+    input_shape,
+    path: str | Path,
+    *,
+    dynamic_batch: bool = True,
+    opset: int = OLDEST_OPSET,
+    metadata=None,
+) -> ExportReport:
+    """Write a network as an ONNX file, if ONNX Runtime computes from it what MXNet computes.
+
+    Both run on noise and on smooth pictures, three at a time and one at a time (N at a time for a fixed batch). The
+    file appears whole or not at all, and only if no output differs by more than 1e-4 of the largest.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to write; an existing one is replaced.
+    symbol, arg_params, aux_params, input_shape, dynamic_batch, opset, metadata
+        As for `convert`.
+
+    Returns
+    -------
+    ExportReport
+
+    Raises
+    ------
+    InputError
+        For what `convert` refuses, a missing onnxruntime, outputs that differ, or a file that cannot be written.
+    """
+    _require("onnxruntime")
+    path = Path(path)
+    model = convert(
+        symbol, arg_params, aux_params, input_shape, dynamic_batch=dynamic_batch, opset=opset, metadata=metadata
+    )
+    content = model.SerializeToString()
+    batch_sizes = (3, 1) if dynamic_batch else (input_shape[0],)
+    pictures = [batch for size in batch_sizes for batch in _pictures((size, *input_shape[1:]))]
+    # ONNX Runtime first: it refuses a reshape that does not add up, where MXNet reads what lies behind in memory.
+    found = _run_onnxruntime(content, pictures)
+    expected = _run_mxnet(symbol, arg_params, aux_params, pictures)
+    difference = _largest_difference(found, expected)
+    if difference > TOLERANCE:
+        raise InputError(f"{path}: not written, ONNX Runtime differs from MXNet by {difference:.1e} of the output")
+    with replacing(path) as file:
+        file.write(content)
+    return ExportReport(path, opset, len(model.graph.node), difference)
+
+
+def _require(package):
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise InputError(f"ONNX export needs the package {package}: pip install 'denseface[onnx]'") from None
+
+
+def _one_line(error):
+    """The last line of an error, without MXNet's name, time and source line in front."""
+    return re.sub(r"MXNetError: |\[[\d:]+\] \S+: ", "", str(error).strip().splitlines()[-1])
+
+
+def _data_id(nodes):
+    return next((i for i, node in enumerate(nodes) if node["op"] == "null" and node["name"] == "data"), None)
+
+
+def _check_inputs(nodes, params):
+    if _data_id(nodes) is None:
+        raise InputError("a network must have an input called data to be exported")
+    # The label of a SoftmaxOutput is for training only.
+    used = {entry[0] for node in nodes for entry in node["inputs"][: 1 if node["op"] == "SoftmaxOutput" else None]}
+    needed = {nodes[i]["name"] for i in used if nodes[i]["op"] == "null"} - {"data"}
+    missing = sorted(needed - params.keys())
+    if missing:
+        raise InputError(f"the network needs parameters that are missing: {', '.join(missing)}")
+
+
+def _infer_shapes(symbol, input_shape, params, dynamic_batch):
+    """The shape of each tensor, by node and output number; None for a size that follows the batch."""
+    if not dynamic_batch:
+        return _shapes_for(symbol, input_shape, params)
+    small, large = (_shapes_for(symbol, (batch, *input_shape[1:]), params) for batch in (2, 3))
+    return {
+        tensor: tuple(size if size == other else None for size, other in zip(shape, large[tensor]))
+        for tensor, shape in small.items()
+    }
+
+
+def _shapes_for(symbol, input_shape, params):
+    from mxnet.base import MXNetError
+
+    internals = symbol.get_internals()
+    known = {name: params[name].shape for name in symbol.list_arguments() if name in params}
+    try:
+        # MXNet prints the shapes and warns before it raises.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shapes, output_shapes, aux_shapes = internals.infer_shape(**{**known, "data": input_shape})
+    except MXNetError as error:
+        raise InputError(f"input of shape {input_shape} does not fit the network: {_one_line(error)}") from None
+    if shapes is None:
+        raise InputError(f"the network's shapes do not follow from an input of shape {input_shape}")
+    names = [*internals.list_arguments(), *internals.list_auxiliary_states()]
+    for name, shape in zip(names, [*shapes, *aux_shapes]):
+        if name in params and params[name].shape != shape:
+            raise InputError(f"parameter {name} has the shape {params[name].shape}, the network needs {shape}")
+    heads = json.loads(internals.tojson())["heads"]
+    return {(node, index): shape for (node, index, _), shape in zip(heads, output_shapes)}
+
+
+def _convert_nodes(graph, nodes, shapes):
+    """Add every node to the graph; gives the ONNX tensor for each (node, output number)."""
+    tensors = {}
+    for i, entry in enumerate(nodes):
+        if entry["op"] == "null":
+            tensors[i, 0] = entry["name"]
+            continue
+        if entry["op"] not in CONVERTERS:
+            raise InputError(f"{entry['op']} {entry['name']}: this operator cannot be exported to ONNX")
+        sources = [(source, index) for source, index, _ in entry["inputs"]]
+        node = Node(
+            op=entry["op"],
+            name=entry["name"],
+            options=entry.get("attrs", {}),
+            inputs=[_tensor(tensors, nodes, source) for source in sources],
+            input_shapes=[shapes[source] for source in sources],
+            output_shape=shapes[i, 0],
+        )
+        results = CONVERTERS[node.op](graph, node)
+        for index, tensor in enumerate([results] if isinstance(results, str) else results):
+            tensors[i, index] = tensor
+    return tensors
+
+
+def _tensor(tensors, nodes, source):
+    if source not in tensors:
+        node = nodes[source[0]]
+        raise InputError(f"{node['op']} {node['name']}: its output number {source[1]} cannot be exported to ONNX")
+    return tensors[source]
+
+
+def _finish(graph, input_shape, output, output_shape, metadata):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from denseface import __version__
+
+    used = {tensor for node in graph.nodes for tensor in node.input}
+    values = {name: value for name, value in {**graph.params, **graph.constants}.items() if name in used}
+    opset = helper.make_opsetid("", graph.opset)
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "denseface",
+            [helper.make_tensor_value_info("data", TensorProto.FLOAT, _with_named_batch(input_shape))],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, _with_named_batch(output_shape))],
+            [numpy_helper.from_array(value, name) for name, value in values.items()],
+        ),
+        producer_name="denseface",
+        producer_version=__version__,
+        opset_imports=[opset],
+        # The oldest file format that knows these operators, so that older runtimes can read it.
+        ir_version=helper.find_min_ir_version_for([opset]),
+    )
+    helper.set_model_props(model, metadata or {})
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InputError(f"ONNX's checker refuses the converted network: {_one_line(error)}") from None
+    return model
+
+
+def _with_named_batch(shape):
+    """The batch is called N; another size that follows it has no name."""
+    return ["N" if size is None and axis == 0 else size for axis, size in enumerate(shape)]
+
+
+def _pictures(shape):
+    """Noise, and a few waves to the picture's width: two batches of pixel values, 0 to 255, always the same."""
+    random = np.random.RandomState(0)
+    batch, channels, height, width = shape
+    noise = random.randint(0, 256, shape)
+    across, down, phase = random.uniform(0, 12, (3, batch, channels, 1, 1))
+    waves = np.sin(across * np.linspace(0, 1, width) + down * np.linspace(0, 1, height)[:, None] + phase)
+    return noise.astype(np.float32), np.round(127.5 + 127.5 * waves).astype(np.float32)
+
+
+def _run_onnxruntime(content, pictures):
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return [session.run(None, {"data": batch})[0] for batch in pictures]
+    except Exception as error:  # its exceptions share no other base
+        raise InputError(f"ONNX Runtime cannot run the converted network: {_one_line(error)}") from None
+
+
+def _run_mxnet(symbol, arg_params, aux_params, pictures):
+    import mxnet as mx
+
+    outputs = []
+    shapes = {name: arg_params[name].shape for name in symbol.list_arguments() if name in arg_params}
+    for batch in pictures:
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", **{**shapes, "data": batch.shape})
+        executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
+        outputs.append(executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy())
+    return outputs
+
+
+def _largest_difference(found, expected):
+    largest = 0.0
+    for ours, theirs in zip(found, expected):
+        if ours.shape != theirs.shape:
+            raise InputError(f"ONNX Runtime's output has the shape {ours.shape}, MXNet's {theirs.shape}")
+        if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+            raise InputError("the network's output holds NaN or infinity; check its parameters")
+        largest = max(largest, float(np.abs(ours - theirs).max() / (np.abs(theirs).max() or 1)))
+    return largest

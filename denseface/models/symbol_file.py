@@ -1,0 +1,401 @@
+"""Networks in MXNet's JSON (``PREFIX-symbol.json``), checked before MXNet sees them.
+
+MXNet reads such a file as its own work: an edge to an output that does not exist, one input too few or a group count
+of 0 end the process, and some of its 1,100 operators open files or run code.  Here the file is read in Python, only
+operators that image networks are made of pass, each with as many inputs as it takes and with numbers that make sense,
+and MXNet is given a text written anew from what was checked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.files import open_input
+
+if TYPE_CHECKING:
+    import mxnet as mx
+
+_MAX_BYTES = 64 << 20
+_MAX_NODES = 100_000
+_MAX_NAME = 1000
+_MAX_NUMBERS = 32  # in one attribute
+_MAX_ELEMENTS = (1 << 31) - 1  # of one array, in MXNet's usual build
+_SMALL, _LARGE = 1 << 12, 1 << 24
+
+_ONE_INPUT = """
+    Activation BlockGrad Cast Dropout Flatten GridGenerator L2Normalization LRN MakeLoss Pad Pooling Reshape
+    SliceChannel SoftmaxActivation SwapAxis _contrib_AdaptiveAvgPooling2D _contrib_div_sqrt_dim
+    _contrib_interleaved_matmul_selfatt_qk _contrib_round_ste _contrib_sign_ste _copy _div_scalar _equal_scalar
+    _greater_equal_scalar _greater_scalar _hypot_scalar _lesser_equal_scalar _lesser_scalar _logical_and_scalar
+    _logical_or_scalar _logical_xor_scalar _maximum_scalar _minimum_scalar _minus_scalar _mod_scalar _mul_scalar
+    _not_equal_scalar _plus_scalar _power_scalar _rdiv_scalar _rminus_scalar _rmod_scalar _rpower_scalar abs amp_cast
+    arccos arccosh arcsin arcsinh arctan arctanh argmax argmax_channel argmin argsort broadcast_axis broadcast_to cbrt
+    ceil clip cos cosh degrees depth_to_space erf exp expand_dims expm1 fix floor gamma gammaln hard_sigmoid log log10
+    log1p log2 log_softmax logical_not make_loss max mean min negative norm one_hot ones_like prod radians rcbrt
+    reciprocal relu repeat reverse rint round rsqrt sigmoid sign sin sinh slice slice_axis smooth_l1 softmin softsign
+    sort space_to_depth sqrt square squeeze sum tan tanh tile topk transpose trunc zeros_like
+"""
+_TWO_INPUTS = """
+    BilinearSampler Embedding LinearRegressionOutput LogisticRegressionOutput MAERegressionOutput SVMOutput
+    SoftmaxOutput SpatialTransformer _contrib_interleaved_matmul_encdec_qk _contrib_interleaved_matmul_encdec_valatt
+    _contrib_interleaved_matmul_selfatt_valatt _div _equal _greater _greater_equal _hypot _lesser _lesser_equal
+    _linalg_gemm2 _logical_and _logical_or _logical_xor _maximum _minimum _mod _mul _not_equal _power _sub batch_dot
+    batch_take broadcast_add broadcast_div broadcast_equal broadcast_greater broadcast_greater_equal broadcast_hypot
+    broadcast_lesser broadcast_lesser_equal broadcast_like broadcast_logical_and broadcast_logical_or
+    broadcast_logical_xor broadcast_maximum broadcast_minimum broadcast_mod broadcast_mul broadcast_not_equal
+    broadcast_power broadcast_sub dot elemwise_add elemwise_div elemwise_mul elemwise_sub pick slice_like
+    softmax_cross_entropy take
+"""
+# How many inputs an operator takes, at least and at most.  Where both numbers are allowed MXNet checks which one fits.
+_OPERATORS = {
+    **dict.fromkeys(_ONE_INPUT.split(), (1, 1)),
+    **dict.fromkeys(_TWO_INPUTS.split(), (2, 2)),
+    **dict.fromkeys(("Crop", "LeakyReLU", "_contrib_BilinearResize2D", "softmax"), (1, 2)),
+    **dict.fromkeys(("Convolution", "Deconvolution", "FullyConnected"), (2, 3)),
+    **dict.fromkeys(("GroupNorm", "InstanceNorm", "LayerNorm", "where"), (3, 3)),
+    "BatchNorm": (5, 5),
+    "_contrib_DeformableConvolution": (3, 4),
+    **dict.fromkeys(("Concat", "UpSampling", "add_n", "stack"), (1, _SMALL)),
+}
+
+# The least and the greatest number that an attribute may hold.  MXNet divides by some of them and counts with others.
+_LIMITS = {
+    **dict.fromkeys(("kernel", "stride", "dilate", "scale", "block_size", "num_args", "num_outputs"), (1, _SMALL)),
+    **dict.fromkeys(("num_group", "num_groups", "reps", "repeats", "output_size"), (1, _SMALL)),
+    **dict.fromkeys(("pad", "adj", "pad_width"), (0, _SMALL)),
+    **dict.fromkeys(("num_filter", "num_hidden", "depth", "size"), (1, _LARGE)),
+    "target_shape": (0, _LARGE),
+    "shape": (-4, _LARGE),  # of Reshape, where 0 to -4 are codes
+    "__shape__": (-1, _LARGE),
+}
+_SHAPES = ("shape", "__shape__", "target_shape", "size", "reps")
+_NEXT_VERSION = 20000  # MXNet 2, whose networks 1.9 does not read
+
+_NODE_KEYS = {"op", "name", "inputs", "attrs", "attr", "param", "backward_source_id"}
+_ATTRIBUTE_KEYS = ("param", "attr", "attrs")  # from the oldest to today's
+_HANDED_ON = ("ctx_group", "lr_mult", "wd_mult", "force_mirroring", "mirror_stage")
+
+
+class _Unusable(Exception):  # noqa: N818
+    """What the file says cannot be used."""
+
+
+def read_symbol(path: str | Path) -> mx.sym.Symbol:
+    """Read a network that MXNet 0.9 to 1.9 saved.
+
+    Parameters
+    ----------
+    path : path-like
+        ``PREFIX-symbol.json``, at most 64 MB.
+
+    Returns
+    -------
+    Symbol
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or asks for what image networks do not need.  The message names the file and
+        the node.
+    """
+    with open_input(path) as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"{path}: it is larger than {_MAX_BYTES >> 20} MB, which no network's description is")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: it is not UTF-8 text; a network's description is JSON") from error
+    return parse_symbol(text, str(path))
+
+
+def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
+    """Make a network of its description in JSON, as ``Symbol.tojson`` of MXNet 0.9 to 1.9 gives it.
+
+    Parameters
+    ----------
+    text : str
+        The JSON.
+    name : str
+        Where it comes from, for error messages.
+
+    Returns
+    -------
+    Symbol
+
+    Raises
+    ------
+    InputError
+        As from `read_symbol`.
+    """
+    import mxnet as mx
+
+    try:
+        description = _checked_graph(text)
+    except _Unusable as problem:
+        raise InputError(f"{name}: {problem}") from problem
+    try:
+        return mx.sym.load_json(json.dumps(description, ensure_ascii=False))
+    except mx.base.MXNetError as error:
+        raise InputError(f"{name}: MXNet refuses it: {mxnet_reason(error)}") from error
+
+
+def infer_shapes(
+    symbol: mx.sym.Symbol, name: str, **shapes: tuple[int, ...]
+) -> tuple[dict[str, tuple[int, ...]], list[tuple[int, ...]]]:
+    """Work out the shape of every parameter, state and output of a network from elsewhere.
+
+    ``Symbol.infer_shape`` ends the process when an array without elements, or one so large that its size overflows,
+    is reshaped, and lets an array be reshaped to another size, which then reads and writes memory outside of it.  Here
+    every Reshape is checked, in order.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        As from `read_symbol`.
+    name : str
+        Where it comes from, for error messages.
+    **shapes : tuple of int
+        The shape of each input, as ``data=(1, 3, 112, 112)``.  Names that the network does not have are left out.
+
+    Returns
+    -------
+    arguments : dict of str to tuple of int
+        The shapes of inputs, parameters and auxiliary states, by name.
+    outputs : list of tuple of int
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit the network or do not determine the others, or an array has no elements or more than
+        MXNet can count.
+    """
+    import mxnet as mx
+
+    internals = symbol.get_internals()
+    try:
+        for reshape in _reshapes(internals):
+            _check_reshaping(reshape, shapes)
+        arguments, inner = _infer(internals, shapes)
+        _check_sizes([*arguments.values(), *inner])
+        outputs = _infer(symbol, shapes)[1]
+    except _Unusable as problem:
+        raise InputError(f"{name}: with {_written(shapes)}: {problem}") from problem
+    except mx.base.MXNetError as error:
+        raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {mxnet_reason(error)}") from error
+    unknown = [argument for argument, shape in arguments.items() if not shape]
+    if unknown:
+        raise InputError(f"{name}: the shape of {unknown[0][:80]} does not follow from {_written(shapes)}")
+    return arguments, outputs
+
+
+def _reshapes(internals: mx.sym.Symbol) -> list[mx.sym.Symbol]:
+    description = json.loads(internals.tojson())
+    operators = [description["nodes"][source]["op"] for source, *_ in description["heads"]]
+    return [internals[number] for number, operator in enumerate(operators) if operator == "Reshape"]
+
+
+def _check_reshaping(reshape: mx.sym.Symbol, shapes: dict) -> None:
+    (before,) = _infer(reshape.get_children(), shapes)[1]
+    _check_sizes([before])  # before MXNet divides by it
+    (after,) = _infer(reshape, shapes)[1]
+    _check_sizes([after])
+    if before and after and math.prod(before) != math.prod(after):
+        raise _Unusable(f"{reshape.name[:80]} makes {after} of {before}, which has another size")
+
+
+def _infer(symbol: mx.sym.Symbol, shapes: dict) -> tuple[dict, list]:
+    names = symbol.list_arguments()
+    known = {name: shape for name, shape in shapes.items() if name in names}
+    arguments, outputs, states = symbol.infer_shape_partial(**known)
+    return dict(zip([*names, *symbol.list_auxiliary_states()], [*arguments, *states])), outputs
+
+
+def _check_sizes(shapes: list[tuple[int, ...]]) -> None:
+    for shape in shapes:  # () where nothing is known of it, 0 where a dimension is not
+        if any(length < 1 for length in shape):
+            raise _Unusable(f"an array of the shape {shape} has no elements, or no size that follows")
+        if math.prod(shape) > _MAX_ELEMENTS:
+            raise _Unusable(f"an array of the shape {shape} has more than {_MAX_ELEMENTS} elements")
+
+
+def _written(shapes: dict) -> str:
+    return ", ".join(f"{name}={shape}" for name, shape in shapes.items())
+
+
+def _checked_graph(text: str) -> dict:
+    try:
+        graph = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _Unusable("it is no JSON") from error
+    if not isinstance(graph, dict):
+        raise _Unusable("it is no network: JSON, but not an object with nodes")
+    listed = _list(graph, "nodes", "the network")
+    if len(listed) > _MAX_NODES:
+        raise _Unusable(f"it has {len(listed)} nodes; up to {_MAX_NODES} are read")
+    nodes: list[dict] = []
+    for listed_node in listed:
+        nodes.append(_checked_node(listed_node, nodes))
+    variables = [number for number, node in enumerate(nodes) if node["op"] == "null"]
+    _check_variables(graph, nodes, variables)
+    heads = [_checked_edge(head, nodes, "heads") for head in _list(graph, "heads", "the network")]
+    if not heads:
+        raise _Unusable("the network has no heads, so it computes nothing")
+    return {"nodes": nodes, "arg_nodes": variables, "heads": heads, **_version(graph)}
+
+
+def _checked_node(node: object, earlier: list[dict]) -> dict:
+    place = f"node {len(earlier)}"
+    if not isinstance(node, dict):
+        raise _Unusable(f"{place} is not an object")
+    op, name = (_text(node.get(key), f"{place}: its {key}") for key in ("op", "name"))
+    place = f"{place} ({name[:80]})"
+    if not set(node) <= _NODE_KEYS:
+        raise _Unusable(f"{place}: what is {min(set(node) - _NODE_KEYS)[:80]!a}?")
+    attributes = _attributes(node, place)
+    inputs = [_checked_edge(edge, earlier, place) for edge in _list(node, "inputs", place)]
+    if op == "null":
+        _check_variable(attributes, len(inputs), place)
+    else:
+        _check_operator(op, attributes, len(inputs), place)
+    if op == "BatchNorm" and any(earlier[source]["op"] != "null" for source, *_ in inputs[3:]):
+        raise _Unusable(f"{place}: the mean and the variance that BatchNorm keeps are no variables")  # it writes there
+    return {"op": op, "name": name, "attrs": attributes, "inputs": inputs}
+
+
+def _attributes(node: dict, place: str) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    for kind in _ATTRIBUTE_KEYS:
+        attributes = node.get(kind, {})
+        if not isinstance(attributes, dict):
+            raise _Unusable(f"{place}: its {kind} is not an object")
+        for key, value in attributes.items():
+            _text(key, f"{place}: the name of an attribute")
+            if not isinstance(value, str) or not value.isprintable():
+                raise _Unusable(f"{place}: the attribute {key[:80]} is not printable text")
+            merged[key] = value
+    return merged
+
+
+def _check_variable(attributes: dict[str, str], n_inputs: int, place: str) -> None:
+    if n_inputs:
+        raise _Unusable(f"{place}: a variable has no inputs")
+    if "__shape__" in attributes:
+        _numbers(attributes, "__shape__", place)
+
+
+def _check_operator(op: str, attributes: dict[str, str], n_inputs: int, place: str) -> None:
+    if op not in _OPERATORS:
+        raise _Unusable(f"{place}: refused: the operator {op[:80]} is not one that image networks need")
+    least, most = _OPERATORS[op]
+    if not least <= n_inputs <= most:
+        wanted = least if least == most else f"{least} to {most}"
+        raise _Unusable(f"{place}: {op} takes {wanted} inputs, not {n_inputs}")
+    for key in attributes:
+        # MXNet would hand "weight_lr_mult" on to the input of that name, whether or not there is one.
+        if key.endswith(_HANDED_ON) and key not in _HANDED_ON:
+            raise _Unusable(f"{place}: {key[:80]} is how MXNet before 0.9 wrote; load and save it with MXNet 1")
+        if key in _LIMITS:
+            _numbers(attributes, key, place)
+    if "num_args" in attributes and _numbers(attributes, "num_args", place) != [n_inputs]:
+        raise _Unusable(f"{place}: num_args is not {n_inputs}, the number of its inputs")
+    if op == "SliceChannel" and len(_numbers(attributes, "num_outputs", place)) != 1:
+        raise _Unusable(f"{place}: num_outputs is not one number")
+    if op == "Reshape":
+        _check_reshape(attributes, place)
+
+
+def _numbers(attributes: dict[str, str], key: str, place: str) -> list[int]:
+    """Find the whole numbers that an attribute such as ``(3, 3)`` holds, and check them."""
+    value = attributes.get(key, "None")
+    if value == "None":
+        return []
+    numbers = [int(digits) for digits in re.findall(r"-?[0-9]{1,20}", value)]
+    if not re.fullmatch(r"[-0-9L,()\[\] ]*", value) or len(numbers) > _MAX_NUMBERS:  # L from Python 2
+        raise _Unusable(f"{place}: {key} is {value[:80]}, where up to {_MAX_NUMBERS} whole numbers should be")
+    least, most = _LIMITS[key]
+    if not all(least <= number <= most for number in numbers):
+        raise _Unusable(f"{place}: {key} is {value[:80]}, where numbers from {least} to {most} should be")
+    if key in _SHAPES and math.prod(number for number in numbers if number > 0) > _MAX_ELEMENTS:
+        raise _Unusable(f"{place}: {key} is {value[:80]}, more than {_MAX_ELEMENTS} elements")
+    return numbers
+
+
+def _check_reshape(attributes: dict[str, str], place: str) -> None:
+    """Refuse the codes for which MXNet divides by 0, or writes outside its memory.
+
+    0 copies a dimension, -1 stands for what is left, -2 copies all that follow, -3 merges two, and -4 splits one into
+    the two numbers behind it.
+    """
+    codes = _numbers(attributes, "shape", place)
+    if attributes.get("reverse", "False").lower() not in ("false", "0"):
+        codes.reverse()
+    position, moved = 0, False
+    while position < len(codes):
+        code = codes[position]
+        parts = codes[position + 1 : position + 3] if code == -4 else []
+        # MXNet keeps the place of -1 among the codes, and takes it for the place among the dimensions.
+        if (code == -1 and moved) or not all(part == -1 or part > 0 for part in parts):
+            raise _Unusable(f"{place}: there is no reshaping to {attributes['shape'][:80]}")
+        moved = moved or code in (-2, -4)
+        position += 1 + len(parts)
+
+
+def _checked_edge(edge: object, nodes: list[dict], place: str) -> list[int]:
+    """Check [node, output] or [node, output, version]."""
+    known = isinstance(edge, list) and 2 <= len(edge) <= 3 and all(type(number) is int for number in edge)
+    if not known or not all(0 <= number < 1 << 31 for number in edge):
+        raise _Unusable(f"{place}: an edge is a list of a node, an output and a version, all numbers")
+    source, output = edge[:2]
+    if source >= len(nodes):
+        raise _Unusable(f"{place}: it takes its input from node {source}, which does not come before it")
+    if output >= _n_outputs(nodes[source]):
+        raise _Unusable(f"{place}: node {source} ({nodes[source]['name'][:80]}) has no output {output}")
+    return edge
+
+
+def _n_outputs(node: dict) -> int:
+    """Count the outputs that other nodes may use; one operator has several."""
+    return _numbers(node["attrs"], "num_outputs", "")[0] if node["op"] == "SliceChannel" else 1
+
+
+def _check_variables(graph: dict, nodes: list[dict], variables: list[int]) -> None:
+    listed = _list(graph, "arg_nodes", "the network")
+    if listed != variables:
+        raise _Unusable("arg_nodes does not list the variables (the nodes whose op is null)")
+    names = set()
+    for number in variables:
+        name = nodes[number]["name"]
+        if name in names:
+            raise _Unusable(f"node {number} ({name[:80]}): there is a variable of this name already")
+        names.add(name)
+
+
+def _version(graph: dict) -> dict:
+    """Give back which MXNet wrote the file; it decides what MXNet does to bring the network up to date."""
+    attributes = graph.get("attrs", {})
+    entry = attributes.get("mxnet_version") if isinstance(attributes, dict) else attributes
+    if entry is None:
+        return {}
+    known = isinstance(entry, list) and len(entry) == 2 and entry[0] == "int" and type(entry[1]) is int
+    if not known or not 0 <= entry[1] < _NEXT_VERSION:
+        raise _Unusable("its attrs do not say which MXNet from 0.8 to 1.9 wrote it")
+    return {"attrs": {"mxnet_version": entry}}
+
+
+def _list(parent: dict, key: str, place: str) -> list:
+    value = parent.get(key)
+    if not isinstance(value, list):
+        raise _Unusable(f"{place}: {key} is missing or no list")
+    return value
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _MAX_NAME:
+        raise _Unusable(f"{what} is not printable text of 1 to {_MAX_NAME} characters")
+    return value

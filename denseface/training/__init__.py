@@ -1,0 +1,1 @@
+"""Training: the loop, the learner, and where batches come from beyond one pass over the pictures."""

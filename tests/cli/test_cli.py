@@ -1,0 +1,467 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denseface import cli
+from denseface.cli.dataset import KINDS
+from denseface.core.errors import InputError
+from denseface.data.pairs import read_bin, write_bin
+from denseface.embedding.embedder import Embedder, similarity
+from denseface.embedding.engines.onnx_model import as_ndarrays, read_onnx
+from denseface.evaluation.verify import verify
+from denseface.models.fingerprint import identity
+from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
+
+import mxnet as mx
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout and stderr of a command."""
+    code = cli.main([str(argument) for argument in arguments])
+    return (code, *capsys.readouterr())
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import contextlib, sys; from denseface.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print(*sys.modules)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *text, modules = finished.stdout.splitlines()
+    assert any("verify" in line for line in text)
+    assert "denseface.cli.verify" in modules.split()
+    assert not {"numpy", "mxnet", "PIL", "tqdm"} & set(modules.split())
+
+
+@pytest.mark.parametrize(
+    "command", [[name] for name in cli.COMMANDS if name != "dataset"] + [["dataset", kind] for kind in KINDS]
+)
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, "--help"])
+    assert caught.value.code == 0
+    example = capsys.readouterr().out.split("example")[-1]
+    assert f"  denseface {' '.join(command)} " in example
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["fly"], ["verify"], ["dataset"], ["verify", "x.bin", "--model", "m", "--gpu"],
+        ["verify", "x.bin", "--model", "m", "--gpu", "-1"],
+        ["verify", "x.bin", "--model", "m", "--batch-size", "9" * 20],
+        ["verify", "x.bin", "--model", "m", "--image-size", "9999999,9"], ["export", "--model", "m", "--batch", "9999"],
+        ["match", "a.png", "b.png", "--model", "m", "--threshold", "nan"],
+    ],
+)
+def test_bad_usage_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: denseface")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("x.bin: it is\nbroken"), r"denseface: error: x.bin: it is\nbroken"),
+        (OSError(28, "No space left on device", "out.npz"), "denseface: error: out.npz: No space left on device"),
+        (OSError(28, "No space left on device", "a\x1b"), r"denseface: error: a\x1b: No space left on device"),
+        (MemoryError(), "denseface: error: MemoryError"),
+        (ModuleNotFoundError("MXNet is not installed"), "denseface: error: MXNet is not installed"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(monkeypatch, capsys, error, line):
+    monkeypatch.setattr("denseface.cli.dataset.orl.run", raising(error))
+    assert run(capsys, "dataset", "orl", "out") == (1, "", line + "\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_is_one_line_and_an_exit_code(monkeypatch, capsys, number, code):
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr("denseface.cli.dataset.orl.run", lambda args: signal.raise_signal(number))
+        assert run(capsys, "dataset", "orl", "out") == (code, "", f"denseface: interrupted by {number.name}\n")
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path, capsys):
+    command = ["dataset", "orl", str(tmp_path), "--holdout", "39,40"]
+    run(capsys, *command)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    finished = subprocess.run([sys.executable, "-m", "denseface", *command], stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    assert (finished.returncode, finished.stderr) == (1, b"")
+
+
+def raising(error):
+    def run(args):
+        raise error
+
+    return run
+
+
+def test_dataset_orl_is_built_once(tmp_path, capsys):
+    folder = tmp_path / "orl"
+    command = ("dataset", "orl", folder, "--holdout", "39,40")
+    code, out, err = run(capsys, *command)
+    assert (code, err) == (0, "")
+    assert "380 pictures of 38 people" in out
+    assert "90 pairs of one person and 100 of two" in out
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    code, out, err = run(capsys, *command)
+    assert (code, out) == (0, f"{folder}: already there, with people 39,40 held out\n")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["other people", "changed", "missing", "recipe"])
+def test_dataset_orl_replaces_any_other_set(tmp_path, capsys, damage):
+    command = ["dataset", "orl", tmp_path, "--holdout", "39,40"]
+    run(capsys, *command)
+    contents = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    if damage == "other people":
+        run(capsys, *command[:-1], "1,2")
+    elif damage == "changed":
+        (tmp_path / "train.rec").write_bytes(contents[tmp_path / "train.rec"][:-1] + b"x")
+    elif damage == "missing":
+        (tmp_path / "orl.bin").unlink()
+    else:
+        (tmp_path / "orl.json").write_text('{"sha256": ["x"]')
+    code, out, _ = run(capsys, *command)
+    assert code == 0
+    assert "380 pictures" in out
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == contents
+
+
+def test_dataset_orl_names_people_who_are_not_there(tmp_path, capsys):
+    code, _, err = run(capsys, "dataset", "orl", tmp_path, "--holdout", "41")
+    assert (code, err) == (1, "denseface: error: --holdout: there is no person 41; they are 1 to 40\n")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """What ``--model`` takes, and the options that go with it."""
+    prefix = tmp_path_factory.mktemp("models") / "tiny"
+    tiny = tiny_model()
+    mx.model.save_checkpoint(str(prefix), 1, tiny.symbol, *as_ndarrays(tiny))
+    return ("--model", f"{prefix},1", "--image-size", "16,16")
+
+
+@pytest.fixture
+def figures(model):
+    """Where verify keeps its figures; gone afterwards."""
+    path = Path(model[1].replace(",1", "-0001.verification.json"))
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def pair_sets(tmp_path_factory):
+    """Two verification sets: 12 pairs and 20."""
+    folder = tmp_path_factory.mktemp("sets")
+    paths = []
+    for name, pairs in (("small", 12), ("large", 20)):
+        people = pictures(pairs)
+        images = []
+        for i, person in enumerate(people):
+            other = person if i % 3 else people[i - 1]
+            images += [encode(person), encode(other // 2 + 40)]
+        paths.append(folder / f"{name}.bin")
+        write_bin(paths[-1], images, np.arange(pairs) % 3 > 0)
+    return paths
+
+
+@pytest.fixture
+def faces(tmp_path):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for name, picture in zip("abcdef", pictures(6)):
+        (folder / f"{name}.png").write_bytes(encode(picture))
+    return folder
+
+
+def expected_report(path, **options):
+    return verify(Embedder(tiny_model(), image_shape=TINY_SHAPE, **options), read_bin(path))
+
+
+def test_verify_shows_a_table(capsys, model, figures, pair_sets):
+    code, out, err = run(capsys, "verify", *pair_sets, *model)
+    assert (code, err) == (0, "")
+    heading, *rows = (line.split() for line in out.splitlines())
+    assert heading[:3] == ["set", "images", "pairs"]
+    assert heading[-6:] == ["TAR@0.1", "TAR@0.01", "TAR@0.001", "TAR@0.0001", "TAR@1e-05", "TAR@1e-06"]
+    assert [row[:3] for row in rows] == [
+        ["small", "flip", "12"], ["small", "plain", "12"], ["large", "flip", "20"], ["large", "plain", "20"],
+    ]  # fmt: skip
+    result = expected_report(pair_sets[1]).flip
+    assert rows[2][3:6] == [f"{result.accuracy:.4f}", "+-", f"{result.accuracy_std:.4f}"]
+    assert rows[2][6:9] == [f"{result.balanced_accuracy:.4f}", f"{result.threshold:.4f}", f"{result.auc:.4f}"]
+    assert rows[2][9:] == ["-"] * 6  # seven impostors are too few for any rate
+
+
+def test_verify_gives_json_alone(capsys, model, figures, pair_sets):
+    code, out, err = run(capsys, "verify", pair_sets[0], *model, "--json")
+    assert (code, err) == (0, "")
+    content = json.loads(out)
+    assert content["model"] == model[1]
+    assert content["sets"] == [expected_report(pair_sets[0]).to_dict()]
+
+
+def test_verify_without_flip(capsys, model, figures, pair_sets):
+    _, out, _ = run(capsys, "verify", pair_sets[0], *model, "--no-flip", "--json")
+    assert json.loads(out)["sets"] == [expected_report(pair_sets[0], flip=False).to_dict()]
+
+
+def test_verify_with_another_engine(capsys, model, figures, pair_sets):
+    _, out, _ = run(capsys, "verify", pair_sets[0], *model, "--engine", "onnxruntime", "--json")
+    found = json.loads(out)["sets"][0]["flip"]["threshold"]
+    assert found == pytest.approx(expected_report(pair_sets[0]).flip.threshold, abs=1e-5)
+
+
+def test_verify_names_bad_sets_and_does_the_others(capsys, model, figures, pair_sets, tmp_path):
+    (tmp_path / "broken.bin").write_bytes(b"broken")
+    write_bin(tmp_path / "no_faces.bin", [b"x"] * 20, [True, False] * 5)
+    bad = [tmp_path / "absent.bin", tmp_path / "broken.bin", tmp_path / "no_faces.bin"]
+    code, out, err = run(capsys, "verify", *bad, pair_sets[0], *model, "--json")
+    assert code == 1
+    assert [entry["name"] for entry in json.loads(out)["sets"]] == ["small"]
+    for line, name in zip(err.splitlines(), ("absent.bin: it cannot be read", "broken.bin", "no_faces: pair 0")):
+        assert line.startswith("denseface: error: ")
+        assert name in line
+    assert len(err.splitlines()) == 3
+
+
+def test_verify_names_a_model_that_is_not_there(capsys, pair_sets, tmp_path):
+    code, out, err = run(capsys, "verify", pair_sets[0], "--model", tmp_path / "absent")
+    assert (code, out) == (1, "")
+    assert err.startswith("denseface: error: ")
+    assert "absent-NNNN.params" in err
+
+
+def test_a_size_that_does_not_fit_is_one_line(capsys, pair_sets, model):
+    code, _, err = run(capsys, "verify", pair_sets[0], *model[:2])
+    assert code == 1
+    assert err.startswith("denseface: error: ")
+    assert "112,112,3" in err
+    assert err.count("\n") == 1
+
+
+def test_verify_says_when_its_figures_cannot_be_kept(capsys, caplog, model, figures, pair_sets):
+    figures.mkdir()
+    try:
+        code, out, _ = run(capsys, "verify", pair_sets[0], *model)
+    finally:
+        figures.rmdir()
+    assert code == 0
+    assert "small" in out
+    assert "the figures are not kept" in caplog.text
+
+
+def test_match_uses_the_threshold_of_the_largest_set(capsys, model, figures, pair_sets, faces):
+    for path in pair_sets:
+        run(capsys, "verify", path, *model)
+    pair = (faces / "a.png", faces / "b.png")
+    threshold = expected_report(pair_sets[1]).flip.threshold
+    score = float(similarity(*Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(pair)))
+    code, out, _ = run(capsys, "match", *pair, *model, "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "same": score >= threshold, "score": score, "threshold": threshold, "threshold_of": "large",
+    }  # fmt: skip
+    _, out, _ = run(capsys, "match", *pair, *model, "--set", "small")
+    assert f"threshold {expected_report(pair_sets[0]).flip.threshold:.4f} (small)" in out
+    _, out, _ = run(capsys, "match", *pair, *model, "--no-flip", "--json")
+    assert json.loads(out)["threshold"] == expected_report(pair_sets[1]).plain.threshold
+
+
+def test_match_with_a_threshold_of_ones_own(capsys, model, faces):
+    same = run(capsys, "match", faces / "a.png", faces / "a.png", *model, "--threshold", "0.999")
+    assert same == (0, "same person: score 1.0000, threshold 0.9990 (--threshold)\n", "")
+    _, out, _ = run(capsys, "match", faces / "a.png", faces / "b.png", *model, "--threshold", "1")
+    assert out.startswith("different persons: score ")
+
+
+def test_match_without_a_threshold_says_how_to_get_one(capsys, model, figures, pair_sets, faces):
+    pair = (faces / "a.png", faces / "b.png")
+    code, _, err = run(capsys, "match", *pair, *model)
+    assert code == 1
+    assert f"{figures}: no threshold; measure the model with denseface verify, or give --threshold" in err
+    run(capsys, "verify", pair_sets[0], *model)
+    code, _, err = run(capsys, "match", *pair, *model, "--set", "lfw")
+    assert code == 1
+    assert "no threshold of the set lfw" in err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"model": {"sha256": "HASH"}}',
+        '{"model": 5, "sets": {}}',
+        '{"model": {"sha256": "HASH"}, "sets": {"lfw": 5}}',
+        '{"model": {"sha256": "HASH"}, "sets": {"lfw": {"flip": {"threshold": 0.5}}}}',
+        '{"model": {"sha256": "HASH"}, "sets": {"lfw": {"flip": {"n_genuine": 1, "n_impostor": 1, "threshold": "x"}}}}',
+    ],
+)
+def test_figures_that_something_else_wrote_are_named(capsys, model, figures, faces, content):
+    figures.write_text(content.replace("HASH", identity(tiny_model())["sha256"]))
+    code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", *model)
+    assert code == 1
+    assert f"denseface: error: {figures}: " in err
+
+
+def test_figures_of_another_model_do_not_count(capsys, model, figures, pair_sets, faces):
+    run(capsys, "verify", pair_sets[0], *model)
+    content = json.loads(figures.read_text())
+    content["model"]["sha256"] = "0" * 64
+    figures.write_text(json.dumps(content))
+    code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", *model)
+    assert code == 1
+    assert "no threshold" in err
+    run(capsys, "verify", pair_sets[1], *model)
+    assert list(json.loads(figures.read_text())["sets"]) == ["large"]
+
+
+def test_match_names_a_picture_that_is_not_there(capsys, model, faces):
+    code, _, err = run(capsys, "match", faces / "a.png", faces / "z.png", *model, "--threshold", "0.5")
+    assert code == 1
+    assert err == f"denseface: error: picture 1: {faces}/z.png: it cannot be read (No such file or directory)\n"
+
+
+def test_embed_then_search(capsys, model, faces, tmp_path):
+    out_path = tmp_path / "faces.npz"
+    code, out, err = run(capsys, "embed", faces, *model, "-o", out_path)
+    assert (code, out, err) == (0, f"{out_path}: 6 embeddings of 8 values\n", "")
+    code, out, _ = run(capsys, "search", out_path, faces / "d.png", faces / "b.png", *model, "-k", "2", "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert [entry["picture"] for entry in content] == [f"{faces}/d.png", f"{faces}/b.png"]
+    assert [entry["found"][0]["name"] for entry in content] == [f"{faces}/d.png", f"{faces}/b.png"]
+    assert content[0]["found"][0]["score"] == pytest.approx(1)
+    embeddings = Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(pictures(6))
+    second = np.sort(similarity(embeddings[3], embeddings))[-2]
+    assert content[0]["found"][1]["score"] == pytest.approx(second, abs=1e-6)
+    _, out, _ = run(capsys, "search", out_path, faces / "d.png", *model[:2], "-k", "1")  # the size is in the gallery
+    assert out.splitlines()[1].split() == [f"{faces}/d.png", "1", "1.0000", f"{faces}/d.png"]
+
+
+def test_search_follows_how_the_gallery_was_made(capsys, model, faces, tmp_path):
+    run(capsys, "embed", faces, *model, "--no-flip", "-o", tmp_path / "plain.npz")
+    _, out, _ = run(capsys, "search", tmp_path / "plain.npz", faces / "a.png", *model, "--json")
+    assert json.loads(out)[0]["found"][0]["score"] == pytest.approx(1)
+
+
+def test_search_refuses_what_another_model_made(capsys, model, faces, tmp_path):
+    run(capsys, "embed", faces, *model, "-o", tmp_path / "faces.npz")
+    other = tiny_model()
+    other.arguments["conv0_bias"][:] += 1
+    mx.model.save_checkpoint(str(tmp_path / "other"), 2, other.symbol, *as_ndarrays(other))
+    code, _, err = run(capsys, "search", tmp_path / "faces.npz", faces / "a.png", "--model", tmp_path / "other")
+    assert code == 1
+    assert f"faces.npz: its embeddings come from another model, {model[1]}" in err
+
+
+def test_search_names_bad_pictures_and_does_the_others(capsys, model, faces, tmp_path):
+    run(capsys, "embed", faces, *model, "-o", tmp_path / "faces.npz")
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    code, out, err = run(capsys, "search", tmp_path / "faces.npz", tmp_path / "broken.png", faces / "a.png", *model)
+    assert code == 1
+    assert f"{faces}/a.png" in out
+    assert err.startswith("denseface: error: ")
+    assert "broken.png" in err
+
+
+def test_embed_says_what_it_skipped(capsys, caplog, model, faces, tmp_path):
+    (faces / "c.png").write_bytes(b"broken")
+    out_path = tmp_path / "faces.npz"
+    code, out, _ = run(capsys, "embed", faces, *model, "-o", out_path)
+    assert (code, out) == (1, f"{out_path}: 5 embeddings of 8 values, 1 pictures skipped\n")
+    assert f"skipped: {faces}/c.png: no JPEG" in caplog.text
+    out_path.unlink()
+    code, out, err = run(capsys, "embed", faces, *model, "-o", out_path, "--strict")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"denseface: error: {faces}/c.png: no JPEG")
+    assert not out_path.exists()
+
+
+def test_a_killed_embed_goes_on(model, faces, tmp_path, capsys):
+    out_path = tmp_path / "faces.npz"
+    lister = tmp_path / "faces.txt"
+    lister.write_text(f"{faces}/a.png\n" * 20_000)
+    command = [sys.executable, "-m", "denseface", "embed", lister, *model, "--batch-size", "2", "-o", out_path]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "faces.npz.partial" / "log"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size > 2000) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = len(log.read_bytes().splitlines()) - 1
+    assert 1 <= done < 20_000
+    lister.write_text(f"{faces}/a.png\n" * (done + 10))
+    code, out, _ = run(capsys, "embed", lister, *model, "-o", out_path)
+    assert code == 0
+    taken_over = int(re.search(r"(\d+) pictures done by the run before", out)[1])
+    assert done - 2 <= taken_over <= done
+    with np.load(out_path) as file:
+        assert len(file["embeddings"]) == done + 10
+        assert (file["embeddings"] == file["embeddings"][0]).all()
+
+
+def test_export_then_use_the_file(capsys, model, faces, tmp_path):
+    path = tmp_path / "tiny.onnx"
+    code, out, err = run(capsys, "export", *model, "-o", path, "--json")
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    assert (figures["path"], figures["opset"], figures["emb_size"]) == (str(path), 17, 8)
+    assert figures["largest_difference"] < 1e-4
+    run(capsys, "embed", faces, *model, "-o", tmp_path / "faces.npz")
+    code, out, _ = run(capsys, "search", tmp_path / "faces.npz", faces / "e.png", "--model", path, "--json")
+    assert code == 0
+    assert json.loads(out)[0]["found"][0]["name"] == f"{faces}/e.png"
+    code, out, _ = run(capsys, "match", faces / "e.png", faces / "e.png", "--model", path, "--threshold", "0.9")
+    assert (code, out) == (0, "same person: score 1.0000, threshold 0.9000 (--threshold)\n")
+
+
+def test_export_for_a_fixed_batch(capsys, model, tmp_path):
+    path = tmp_path / "tiny.onnx"
+    code, out, _ = run(capsys, "export", *model, "-o", path, "--batch", "3", "--opset", "18")
+    assert code == 0
+    assert "opset 18; ONNX Runtime differs from MXNet by at most " in out
+    assert read_onnx(path).batch_size == 3
+    code, _, err = run(capsys, "export", *model, "-o", path, "--opset", "3")
+    assert code == 1
+    assert err.startswith("denseface: error: opset must be 17 to ")
+
+
+def test_onnx_figures_lie_beside_the_file(capsys, model, pair_sets, faces, tmp_path):
+    path = tmp_path / "tiny.onnx"
+    run(capsys, "export", *model, "-o", path)
+    assert run(capsys, "verify", pair_sets[0], "--model", path)[0] == 0
+    assert (tmp_path / "tiny.verification.json").exists()
+    _, out, _ = run(capsys, "match", faces / "a.png", faces / "b.png", "--model", path)
+    assert "(small)" in out
+
+
+@pytest.mark.parametrize("out", ["", ".", "folder"])
+def test_no_file_takes_the_place_of_a_folder(capsys, model, faces, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for command in (("embed", faces), ("export",)):
+        code, _, err = run(capsys, *command, *model, "-o", out)
+        assert code == 1
+        assert err == f"denseface: error: {out or '.'}: it cannot be written (Is a directory); name a file\n"
+    assert [path.name for path in tmp_path.rglob("*") if path.name.endswith((".partial", ".tmp"))] == []

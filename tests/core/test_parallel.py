@@ -1,0 +1,109 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.core.parallel import parallel_map
+
+
+def test_one_process_is_this_one():
+    results = parallel_map(lambda item: (item, os.getpid()), range(5), 1)
+    assert list(results) == [(item, os.getpid()) for item in range(5)]
+
+
+def test_results_keep_their_order_and_items_are_taken_as_needed():
+    taken = []
+
+    def items():
+        for item in range(1000):
+            taken.append(item)
+            yield item
+
+    results = parallel_map(str, items(), 2)
+    assert [next(results) for _ in range(20)] == list(map(str, range(20)))
+    assert len(taken) < 300
+    assert list(results) == list(map(str, range(20, 1000)))
+
+
+def test_what_goes_wrong_is_raised_here():
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(parallel_map(int, ["1", "x"], 2))
+
+
+def test_a_process_that_was_ended_is_named():
+    with pytest.raises(InputError, match="try fewer --processes"):
+        list(parallel_map(os._exit, [3], 2))
+
+
+SCRIPT = """
+import sys, time
+from denseface.core.parallel import parallel_map
+if __name__ == "__main__":
+    for _ in parallel_map(time.sleep, [0.02] * 10000, 2):
+        print("go", flush=True)
+"""
+
+
+def children(pid):
+    """The processes that a process has started."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_process_is_left(tmp_path, sent, code):
+    """Ctrl-C is sent to all at once, as a terminal does; a kill only to the first."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "go\n"
+    started = children(process.pid)
+    assert len(started) >= 2
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)
+    else:
+        process.kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors.count("Traceback") == (sent == signal.SIGINT)
+    deadline = time.monotonic() + 30
+    while any(map(is_running, started)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(filter(is_running, started))
+
+
+def test_an_interrupt_waits_until_the_processes_have_started(monkeypatch):
+    start, steps = BaseProcess.start, []
+
+    def take_interrupt():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    def interrupted_start(process):
+        steps.append("interrupted")
+        other = threading.Thread(target=take_interrupt)
+        other.start()
+        other.join()
+        start(process)
+        steps.append("started")
+
+    monkeypatch.setattr(BaseProcess, "start", interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        list(parallel_map(str, range(100), 2))
+    assert steps == ["interrupted", "started"] * (len(steps) // 2)

@@ -1,0 +1,207 @@
+"""Augmentation does what the configuration says, equally for equal generators, and never adds black."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denseface.core.errors import InputError
+from denseface.data.augment import Augmentation
+
+OFF = {"mirror": False}
+
+
+def picture(channels=3, size=(40, 48), seed=0):
+    """Smooth random blobs, bright enough that black stands out."""
+    height, width = size
+    coarse = np.random.default_rng(seed).integers(60, 200, (6, 6, 3), dtype=np.uint8)
+    fine = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return np.ascontiguousarray(fine[:, :, :channels])
+
+
+def outcomes(augmentation, image, count=60):
+    return [augmentation(image, np.random.default_rng(seed)) for seed in range(count)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"color": 1}, {"color": 2}, {"cutoff": 9}, {"rotate": 15}, {"scale": 0.2}, {"shift": 0.1}]
+    + [{"color": 2, "cutoff": 9, "rotate": 15, "scale": 0.2, "shift": 0.1}],
+)
+def test_equal_generators_give_equal_pictures_and_the_input_is_kept(values, channels):
+    image = picture(channels)
+    before = image.copy()
+    image.setflags(write=False)
+    first, again = outcomes(Augmentation(**values), image), outcomes(Augmentation(**values), image)
+    for one, other in zip(first, again):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == np.uint8 and one.shape == image.shape and one.flags.c_contiguous
+    assert any((one != image).any() for one in first)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_everything_off_changes_nothing():
+    image = picture()
+    for outcome in outcomes(Augmentation(**OFF), image, count=5):
+        np.testing.assert_array_equal(outcome, image)
+
+
+def test_mirror_happens_half_the_time():
+    image = picture()
+    mirrored = 0
+    for outcome in outcomes(Augmentation(), image, count=400):
+        if (outcome != image).any():
+            np.testing.assert_array_equal(outcome, image[:, ::-1])
+            mirrored += 1
+    assert 150 < mirrored < 250
+
+
+def test_cutoff_is_a_gray_square_half_the_time():
+    image = picture()
+    cut = [outcome for outcome in outcomes(Augmentation(cutoff=7, **OFF), image, 400) if (outcome != image).any()]
+    assert 150 < len(cut) < 250
+    sizes = set()
+    for outcome in cut:
+        rows, columns = np.nonzero((outcome != image).any(axis=2))
+        square = outcome[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert (square == 128).all()
+        sizes.add(square.shape[:2])
+    assert max(sizes) == (7, 7)
+    assert min(sizes) < (7, 7), "a centre near the border cuts less"
+
+
+@pytest.mark.parametrize("cutoff", [1, 1000])
+def test_cutoff_of_any_size(cutoff):
+    image = picture()
+    cut = [outcome for outcome in outcomes(Augmentation(cutoff=cutoff, **OFF), image) if (outcome != image).any()]
+    assert cut
+    assert all((outcome != image).any(axis=2).sum() <= cutoff**2 for outcome in cut)
+
+
+class FixedDraws:
+    """Stands for a generator whose colour order and factors are known."""
+
+    def __init__(self, order, factors):
+        self.order, self.factors = order, iter(factors)
+
+    def permutation(self, kinds):
+        assert sorted(kinds) == sorted(self.order)
+        return self.order
+
+    def uniform(self, low, high):
+        factor = next(self.factors)
+        assert low <= factor <= high
+        return factor
+
+
+@pytest.mark.parametrize("order", ["brightness contrast saturation", "contrast saturation brightness"])
+def test_color_is_the_three_jitters_one_after_the_other(order):
+    image, factors = picture(), (0.9, 1.1, 1.05)
+    expected = image.astype(np.float64)
+    for kind, alpha in zip(order.split(), factors):
+        gray = expected @ (0.299, 0.587, 0.114)
+        rest = {"brightness": 0.0, "contrast": gray.mean(), "saturation": gray[:, :, np.newaxis]}[kind]
+        expected = alpha * expected + (1 - alpha) * rest
+    outcome = Augmentation(color=1, **OFF)(image, FixedDraws(order.split(), factors))
+    assert np.abs(outcome - expected).max() <= 0.501
+
+
+def test_color_stays_within_its_bounds_and_saturates():
+    for value in (0, 255):
+        image = np.full((8, 8, 3), value, np.uint8)
+        changes = [int(outcome[0, 0, 0]) for outcome in outcomes(Augmentation(color=1, **OFF), image)]
+        assert min(changes) >= 255 * 0.87 if value else max(changes) == 0
+
+
+def test_saturation_leaves_gray_pictures_gray():
+    image = np.repeat(picture(channels=1), 3, axis=2)
+    for outcome in outcomes(Augmentation(color=1, **OFF), image):
+        assert np.ptp(outcome.astype(int), axis=2).max() <= 1
+
+
+def test_color_2_compresses_half_the_time(monkeypatch):
+    qualities = []
+    save = Image.Image.save
+    monkeypatch.setattr(
+        Image.Image, "save", lambda self, file, **how: (qualities.append(how["quality"]), save(self, file, **how))
+    )
+    outcomes(Augmentation(color=1, **OFF), picture(size=(8, 8)), 100)
+    assert not qualities
+    outcomes(Augmentation(color=2, **OFF), picture(size=(8, 8)), 600)
+    assert 240 < len(qualities) < 360
+    assert (min(qualities), max(qualities)) == (2, 20)
+
+
+@pytest.mark.parametrize("values", [{"rotate": 180}, {"scale": 0.5}, {"shift": 0.5}])
+def test_a_warp_repeats_the_border(values):
+    image = picture()
+    for outcome in outcomes(Augmentation(**values, **OFF), image):
+        assert image.min() - 1 <= outcome.min() and outcome.max() <= image.max() + 1
+
+
+def test_shift_moves_the_picture_by_up_to_that_fraction():
+    image = np.full((41, 41, 1), 50, np.uint8)
+    image[20, 20] = 250
+    places = [np.argwhere(o[:, :, 0] == o.max()).mean(axis=0) for o in outcomes(Augmentation(shift=0.2, **OFF), image)]
+    spread = np.abs(np.array(places) - 20).max(axis=0)
+    assert (spread > 6).all() and (spread <= 8.7).all()
+
+
+def test_rotation_turns_about_the_centre():
+    y, x = np.mgrid[-20:21, -20:21]
+    radius = np.hypot(x, y)
+    rings = np.clip(128 + 100 * np.cos(radius / 4), 0, 255).astype(np.uint8)[:, :, np.newaxis]
+    inside = radius < 19
+    for outcome in outcomes(Augmentation(rotate=90, **OFF), rings, 10):
+        assert np.abs(outcome.astype(int) - rings)[inside].max() <= 8
+
+
+def test_rotation_reaches_its_limit_to_both_sides_and_no_further():
+    y, x = np.mgrid[-40:41, -40:41]
+    bar = np.where(np.abs(y) <= 1, 255, 0).astype(np.uint8)[:, :, np.newaxis]
+    angles = []
+    for outcome in outcomes(Augmentation(rotate=20, **OFF), bar):
+        weight = np.where(np.hypot(x, y) < 35, outcome[:, :, 0], 0).astype(float)
+        angles.append(
+            np.degrees(0.5 * np.arctan2(2 * (weight * x * y).sum(), (weight * x * x).sum() - (weight * y * y).sum()))
+        )
+    assert -20.5 < min(angles) < -15 and 15 < max(angles) < 20.5
+
+
+def test_scale_changes_size_about_the_centre():
+    image = np.full((61, 61, 1), 20, np.uint8)
+    image[20:41, 20:41] = 220
+    sides = []
+    for outcome in outcomes(Augmentation(scale=0.3, **OFF), image):
+        rows = np.flatnonzero(outcome[:, 30, 0] > 120)
+        assert abs(rows.mean() - 30) <= 0.5
+        sides.append(len(rows))
+    assert 14 <= min(sides) <= 16 and 26 <= max(sides) <= 28
+
+
+def test_from_config_reads_insightface_keys_and_misses_mean_off():
+    assert Augmentation.from_config({}) == Augmentation(mirror=False)
+    config = {"data_rand_mirror": True, "data_color": 2, "data_cutoff": 16, "data_rotate": 5, "emb_size": 512}
+    assert Augmentation.from_config(config) == Augmentation(color=2, cutoff=16, rotate=5)
+    assert Augmentation.from_config({"data_rand_mirror": False, "data_cutoff": False}) == Augmentation(mirror=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data_rand_mirror", "yes"),
+        ("data_color", -1),
+        ("data_color", 1.5),
+        ("data_cutoff", True),
+        ("data_cutoff", "16"),
+        ("data_rotate", -5),
+        ("data_rotate", 181),
+        ("data_scale", float("nan")),
+        ("data_scale", 0.6),
+        ("data_shift", float("inf")),
+        ("data_shift", None),
+    ],
+)
+def test_nonsense_is_refused_by_key(key, value):
+    with pytest.raises(InputError, match=key):
+        Augmentation.from_config({key: value})

@@ -1,0 +1,140 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.data.pairs import read_bin, write_bin
+
+IMAGES = [b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 c", b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 a"]
+ISSAME = [True, False, True]
+
+
+def save(path, content, protocol=2):
+    path.write_bytes(pickle.dumps(content, protocol))
+    return path
+
+
+def test_a_set_comes_back(tmp_path):
+    write_bin(tmp_path / "lfw.bin", IMAGES, np.array(ISSAME))
+    pairs = read_bin(tmp_path / "lfw.bin")
+    assert pairs.name == "lfw"
+    assert pairs.images == IMAGES
+    assert pairs.issame.dtype == bool
+    assert pairs.issame.tolist() == ISSAME
+    assert [file.name for file in tmp_path.iterdir()] == ["lfw.bin"]
+
+
+def test_insightface_reads_the_file(tmp_path):
+    write_bin(tmp_path / "lfw.bin", IMAGES, np.array(ISSAME))
+    data = (tmp_path / "lfw.bin").read_bytes()
+    assert data[:2] == b"\x80\x02"
+    images, issame = pickle.loads(data)
+    assert (images, issame) == (IMAGES, ISSAME)
+    assert all(type(same) is bool for same in issame)
+
+
+def test_an_image_is_stored_once_and_comes_back_as_one_object(tmp_path):
+    image = bytes(range(128)) * 100
+    copies = [bytes(bytearray(image)) for _ in range(200)]
+    write_bin(tmp_path / "a.bin", copies, [True] * 100)
+    assert (tmp_path / "a.bin").stat().st_size < 2 * len(image)
+    assert len({id(found) for found in read_bin(tmp_path / "a.bin").images}) == 1
+
+
+def test_unique_images_keep_the_order_of_first_use(tmp_path):
+    images = [bytes(bytearray(image)) for image in IMAGES]  # equal, but not the same objects
+    pairs = read_bin(save(tmp_path / "a.bin", (images, ISSAME)))
+    unique, places = pairs.unique()
+    assert unique == [b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 c"]
+    assert places.dtype == np.int64
+    assert places.tolist() == [[0, 1], [2, 0], [1, 0]]
+    assert [unique[place] for place in places.ravel()] == pairs.images
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "convert",
+    [
+        bytes,
+        bytearray,
+        lambda image: np.frombuffer(image, np.uint8),
+        lambda image: np.frombuffer(image, np.uint8).reshape(-1, 1).copy(),  # what cv2.imencode returns
+    ],
+)
+@pytest.mark.parametrize("issame", [ISSAME, tuple(ISSAME), np.array(ISSAME), list(np.array(ISSAME))])
+def test_every_kind_of_set_that_packing_scripts_write_is_read(tmp_path, protocol, convert, issame):
+    content = ([convert(image) for image in IMAGES], issame)
+    pairs = read_bin(save(tmp_path / "a.bin", content, protocol))
+    assert pairs.images == IMAGES
+    assert pairs.issame.dtype == bool
+    assert pairs.issame.tolist() == ISSAME
+
+
+def test_a_set_from_python_2_is_read(tmp_path):
+    first_two = b"U\x03\xff\xd8aq\x02U\x03\xff\xd8bq\x03"
+    (tmp_path / "a.bin").write_bytes(b"\x80\x02]q\x01(" + first_two + b"h\x03h\x02e]q\x04(\x88\x89e\x86q\x05.")
+    pairs = read_bin(tmp_path / "a.bin")
+    assert pairs.images == [b"\xff\xd8a", b"\xff\xd8b", b"\xff\xd8b", b"\xff\xd8a"]
+    assert pairs.issame.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "it is not a verification set"),
+        (7, "it is not a verification set"),
+        (IMAGES, "it is not a verification set"),
+        ((IMAGES, ISSAME, []), "it is not a verification set"),
+        ((b"ab", [True]), "it is not a verification set"),
+        ((IMAGES, b"\1\0\1"), "the second part is not a list of bools"),
+        ((IMAGES, [1, 0, 1]), "the second part is not a list of bools"),
+        ((IMAGES, [True, None, True]), "the second part is not a list of bools"),
+        ((IMAGES, np.array([[True, False, True]])), "the second part is not a list of bools"),
+        ((IMAGES, np.array([1, 0, 1], np.uint8)), "the second part is not a list of bools"),
+        ((IMAGES, [True, False]), "2 pairs need 4 images, at least two, not 6"),
+        ((IMAGES[:5], ISSAME), "3 pairs need 6 images, at least two, not 5"),
+        (([], []), "0 pairs need 0 images, at least two, not 0"),
+        ((["text", *IMAGES[1:]], ISSAME), "image 0 is not the bytes of an encoded image"),
+        (([*IMAGES[:5], None], ISSAME), "image 5 is not the bytes of an encoded image"),
+        (([*IMAGES[:5], b""], ISSAME), "image 5 is not the bytes of an encoded image"),
+        (([*IMAGES[:5], [b"a"]], ISSAME), "image 5 is not the bytes of an encoded image"),
+        (([*IMAGES[:5], np.array([True])], ISSAME), "image 5 is not the bytes of an encoded image"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, content, message):
+    with pytest.raises(InputError, match=rf"a\.bin: {message}"):
+        read_bin(save(tmp_path / "a.bin", content))
+
+
+def test_every_truncation_is_refused(tmp_path):
+    write_bin(tmp_path / "whole.bin", IMAGES, ISSAME)
+    data = (tmp_path / "whole.bin").read_bytes()
+    for length in range(len(data)):
+        (tmp_path / "cut.bin").write_bytes(data[:length])
+        with pytest.raises(InputError, match=r"cut\.bin: "):
+            read_bin(tmp_path / "cut.bin")
+
+
+def test_a_file_that_asks_for_more_is_refused_by_name(tmp_path):
+    canary = tmp_path / "canary"
+    (tmp_path / "lfw.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR.")
+    with pytest.raises(InputError, match=r"lfw\.bin: refused: the file asks for os\.system"):
+        read_bin(tmp_path / "lfw.bin")
+    assert not canary.exists()
+
+
+def test_a_missing_or_empty_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"lfw\.bin: it cannot be read"):
+        read_bin(tmp_path / "lfw.bin")
+    (tmp_path / "lfw.bin").touch()
+    with pytest.raises(InputError, match=r"lfw\.bin: the file is empty"):
+        read_bin(tmp_path / "lfw.bin")
+
+
+@pytest.mark.parametrize(("images", "issame"), [([], []), (IMAGES, [True]), (IMAGES[:1], [True])])
+def test_counts_are_checked_before_anything_is_written(tmp_path, images, issame):
+    (tmp_path / "a.bin").write_bytes(b"old")
+    with pytest.raises(InputError, match=rf"a\.bin: {len(issame)} pairs need"):
+        write_bin(tmp_path / "a.bin", images, issame)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]

@@ -1,0 +1,97 @@
+import os
+
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.data.pairs import write_bin
+from denseface.data.recordio import RecordWriter
+from denseface.data.records import write_face_records
+from denseface.data.sources import Sources
+from support.tiny_models import encode, pictures
+
+IMAGES = [encode(picture) for picture in pictures(6)]
+
+
+def found(*paths):
+    """Names and contents of all pictures of some paths."""
+    with Sources(paths) as sources:
+        listed = [(source.name, source.load()) for source in sources]
+        assert len(sources) == len(listed)
+        return listed
+
+
+def fill(folder, *names):
+    for name, image in zip(names, IMAGES):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+
+
+def test_a_folder_is_walked_in_sorted_order(tmp_path):
+    fill(tmp_path, "b/2.png", "b/1.JPG", "a.jpeg", "c/d/e.pgm", ".hidden.jpg", ".cache/f.png")
+    (tmp_path / "notes.md").write_text("no picture")
+    expected = [("a.jpeg", 2), ("b/1.JPG", 1), ("b/2.png", 0), ("c/d/e.pgm", 3)]
+    assert found(tmp_path) == [(str(tmp_path / name), IMAGES[i]) for name, i in expected]
+
+
+def test_a_link_in_a_circle_is_not_followed(tmp_path):
+    fill(tmp_path, "a/1.png")
+    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    assert len(found(tmp_path)) == 1
+
+
+def test_a_list_is_relative_to_its_folder(tmp_path):
+    fill(tmp_path, "faces/1.png", "2.png")
+    (tmp_path / "lists").mkdir()
+    path = tmp_path / "lists" / "some.txt"
+    path.write_text(f"../faces/1.png\n\n  {tmp_path}/2.png\r\n")
+    assert [image for _, image in found(path)] == IMAGES[:2]
+
+
+def test_a_training_set_gives_its_images_without_header_records(tmp_path):
+    write_face_records(tmp_path, [(0, IMAGES[0]), (0, IMAGES[1]), (1, IMAGES[2])], (16, 16))
+    expected = [(f"{tmp_path}/train.rec:{key}", IMAGES[key - 1]) for key in (1, 2, 3)]
+    assert found(tmp_path) == found(tmp_path / "train.rec") == expected
+
+
+def test_a_plain_record_file_gives_every_image(tmp_path):
+    path = tmp_path / "faces.rec"
+    with RecordWriter(path, tmp_path / "faces.idx") as writer:
+        for key in (0, 7, 3):
+            writer.write(key, 1.0, IMAGES[key % 6])
+    assert found(path) == [(f"{path}:{key}", IMAGES[key % 6]) for key in (0, 7, 3)]
+
+
+def test_a_verification_set_gives_all_its_images(tmp_path):
+    path = tmp_path / "set.bin"
+    write_bin(path, [IMAGES[0], IMAGES[1], IMAGES[0], IMAGES[2]], np.array([True, False]))
+    assert found(path) == [(f"{path}:{i}", IMAGES[j]) for i, j in enumerate((0, 1, 0, 2))]
+
+
+def test_paths_follow_each_other(tmp_path):
+    fill(tmp_path, "b.png", "a.png")
+    assert [image for _, image in found(tmp_path / "b.png", tmp_path)] == [IMAGES[0], IMAGES[1], IMAGES[0]]
+
+
+@pytest.mark.parametrize("name", ["absent.png", "absent", "absent.txt", "absent.rec", "absent.bin"])
+def test_what_does_not_exist_is_named_before_anything_is_done(tmp_path, name):
+    fill(tmp_path, "a.png")
+    with pytest.raises(InputError, match="absent"):
+        Sources([tmp_path / "a.png", tmp_path / name])
+
+
+def test_nothing_to_embed_is_named(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    for path in (tmp_path, tmp_path / "empty.txt"):
+        with pytest.raises(InputError, match=f"^{path}: there is no picture in it"):
+            Sources([path])
+
+
+def test_a_file_that_vanishes_is_named_when_it_is_read(tmp_path):
+    fill(tmp_path, "a.png")
+    with Sources([tmp_path]) as sources:
+        (source,) = sources
+        (tmp_path / "a.png").unlink()
+        with pytest.raises(InputError, match=r"a\.png: it cannot be read"):
+            source.load()

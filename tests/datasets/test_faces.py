@@ -1,0 +1,140 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denseface.core.errors import InputError
+from denseface.data.align import REFERENCE_POINTS, align
+from denseface.data.pictures import Header, read_header
+from denseface.datasets.faces import Face, encode_face, encode_faces
+from support.picture_folders import contents, face, save_face, save_people, who
+
+
+def encode(picture, kind="PNG", **options):
+    buffer = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decode(payload):
+    with Image.open(io.BytesIO(payload)) as image:
+        assert image.format == "JPEG"
+        return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "WEBP", "JPEG"])
+def test_any_format_becomes_a_jpeg_of_the_size(kind):
+    picture = decode(encode_face(encode(face(4, 7, 40), kind), size=24))
+    assert picture.shape == (24, 24, 3)
+    assert np.abs(picture - np.asarray(Image.fromarray(face(4, 7, 40)).resize((24, 24)))).max() < 30
+    assert who(encode_face(encode(face(4, 7, 40), kind), size=24)) == (4, 7)
+
+
+def test_gray_pictures_get_three_channels():
+    payload = encode(np.full((9, 7), 90, np.uint8))
+    assert np.abs(decode(encode_face(payload, size=16)) - 90).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_that_is_ready_keeps_its_bytes(mode):
+    payload = encode(Image.fromarray(face(1, 2, 16)).convert(mode), "JPEG", quality=50)
+    assert encode_face(payload, size=16) is payload
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        encode(face(1, 2, 16)),
+        encode(face(1, 2, 18), "JPEG"),
+        encode(Image.fromarray(face(1, 2, 16)).convert("CMYK"), "JPEG"),
+    ],
+)
+def test_any_other_picture_is_encoded_anew(payload):
+    assert encode_face(payload, size=16) != payload
+    with Image.open(io.BytesIO(encode_face(payload, size=16))) as image:
+        assert (image.size, image.mode) == ((16, 16), "RGB")
+
+
+def test_quality_counts():
+    payload = encode(np.random.RandomState(0).randint(0, 256, (16, 16, 3)).astype(np.uint8))
+    assert len(encode_face(payload, 16, 10)) < len(encode_face(payload, 16, 95))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_camera_is_turned_back(orientation):
+    upright = np.kron(np.array([[10, 80], [160, 240]], np.uint8), np.ones((8, 8), np.uint8))
+    # What EXIF calls row 0 and column 0 of each orientation, as the way back from the upright picture.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(encode_face(encode(np.ascontiguousarray(stored), "JPEG", exif=exif, quality=95), size=16))
+    assert np.abs(found.reshape(16, 16, -1)[:, :, 0] - upright).max() <= 3
+
+
+def test_broken_exif_data_are_no_broken_picture(tmp_path, recwarn):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    payload = encode(face(1, 2, 16), "JPEG", exif=exif)
+    place = payload.find(b"Exif\0\0")
+    broken = payload[:place] + b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + payload[place + 16 :]
+    (tmp_path / "a.jpg").write_bytes(broken)
+    assert list(encode_faces(tmp_path, ["a.jpg"], size=16)) == [Face("a.jpg", broken, None)]
+    assert not recwarn
+
+
+def test_landmarks_align_the_face():
+    picture = np.random.RandomState(0).randint(0, 256, (60, 50, 3)).astype(np.uint8)
+    picture = np.asarray(Image.fromarray(picture[:6, :5]).resize((50, 60)))
+    points = REFERENCE_POINTS * 0.4 + [1, 3]
+    found = decode(encode_face(encode(picture), 32, 95, points))
+    assert np.abs(found - align(picture, points, 32)).mean() < 6
+    ready = encode(picture[:32, :32], "JPEG")
+    assert encode_face(ready, 32, 95, REFERENCE_POINTS * 0.25) != ready
+
+
+@pytest.mark.parametrize("payload", [b"", b"text", encode(face(1, 1), "JPEG")[:-200], encode(face(1, 1), "GIF")])
+def test_broken_pictures_are_refused(payload):
+    with pytest.raises(InputError):
+        encode_face(payload)
+
+
+def test_headers_are_read_without_pixels():
+    assert read_header(encode(np.zeros((5, 9), np.uint8))[:60]) == Header("PNG", "L", 9, 5)
+
+
+def test_files_come_in_order_with_what_is_wrong(tmp_path):
+    save_face(tmp_path / "a" / "1.png", 3, 1)
+    save_face(tmp_path / "b.jpg", 2, 2)
+    (tmp_path / "c.png").write_bytes(b"broken")
+    found = list(encode_faces(tmp_path, ["b.jpg", "c.png", "absent.png", "a/1.png"], size=16))
+    assert [item.file for item in found] == ["b.jpg", "c.png", "absent.png", "a/1.png"]
+    assert found[0] == Face("b.jpg", contents(tmp_path)["b.jpg"], None)
+    assert found[1].payload is None and found[1].reason.startswith("no JPEG, PNG, BMP")
+    assert found[2].payload is None and "absent.png: it cannot be read" in found[2].reason
+    assert who(found[3].payload) == (3, 1)
+
+
+def test_files_without_landmarks_are_named(tmp_path):
+    save_people(tmp_path, [3], size=112)
+    landmarks = {"p00/01.png": REFERENCE_POINTS, "p00/02.png": np.zeros((5, 2))}
+    found = list(encode_faces(tmp_path, ["p00/01.png", "p00/02.png", "p00/03.png"], landmarks=landmarks))
+    assert who(found[0].payload) == (0, 1)
+    assert [item.reason for item in found[1:]] == ["the points coincide", "it has no landmarks"]
+    assert [item.reason for item in encode_faces(tmp_path, ["p00/01.png"], landmarks={})] == ["it has no landmarks"]
+
+
+@pytest.mark.parametrize("options", [{"size": 7}, {"size": 1025}, {"quality": 0}, {"quality": 96}, {"processes": 0}])
+def test_options_out_of_range_are_refused(tmp_path, options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"--{name} must be "):
+        list(encode_faces(tmp_path, [], **options))

@@ -1,0 +1,258 @@
+import csv
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denseface.core.errors import InputError
+from denseface.data.align import REFERENCE_POINTS
+from denseface.data.pairs import read_bin
+from denseface.data.records import FaceRecords
+from denseface.datasets import folder
+from denseface.datasets.orl import find_faces, load_face
+from support.picture_folders import contents, save_face, save_people, who
+
+import mxnet as mx
+
+COUNTS = [3, 1, 4, 2]
+PICTURES = [(person, number) for person, count in enumerate(COUNTS) for number in range(1, count + 1)]
+
+
+@pytest.fixture
+def people(tmp_path):
+    return save_people(tmp_path / "people", COUNTS)
+
+
+def build(source, **options):
+    return folder.build(source, source.parent / "out", size=16, **options)
+
+
+def read_table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def training_set(path):
+    with FaceRecords(path) as records:
+        return [records.read_image(key) for key in records.keys]
+
+
+def test_people_become_records(people, tmp_path):
+    made = build(people)
+    assert made == folder.Summary(4, 10, 0, 0, 0, 0, 0, 0)
+    with FaceRecords(tmp_path / "out") as records:
+        assert (records.num_classes, records.image_shape) == (4, (16, 16))
+        assert records.identities.tolist() == [[1, 4], [4, 5], [5, 9], [9, 11]]
+    found = training_set(tmp_path / "out")
+    assert [(label, who(payload)) for label, payload in found] == [(person, (person, n)) for person, n in PICTURES]
+    heading, *rows = read_table(tmp_path / "out" / "manifest.csv")
+    assert heading == ["key", "label", "person", "file"]
+    assert rows == [
+        [str(key), str(person), f"p{person:02}", f"p{person:02}/{number:02}.png"]
+        for key, (person, number) in enumerate(PICTURES, 1)
+    ]
+    assert sorted(os.listdir(tmp_path / "out")) == ["manifest.csv", "property", "train.idx", "train.rec"]
+    assert sorted(os.listdir(tmp_path)) == ["out", "people"]
+
+
+def test_insightface_reads_them(people, tmp_path):
+    """Walk the headers as InsightFace's loader does, and decode with MXNet's own decoder."""
+    build(people)
+    out = tmp_path / "out"
+    reader = mx.recordio.MXIndexedRecordIO(str(out / "train.idx"), str(out / "train.rec"), "r")
+    header, _ = mx.recordio.unpack(reader.read_idx(0))
+    assert header.flag > 0
+    images = []
+    for identity in range(int(header.label[0]), int(header.label[1])):
+        ends = mx.recordio.unpack(reader.read_idx(identity))[0].label
+        for key in range(int(ends[0]), int(ends[1])):
+            header, payload = mx.recordio.unpack(reader.read_idx(key))
+            images.append((int(header.label), mx.image.imdecode(payload).asnumpy()))
+    reader.close()
+    assert [label for label, _ in images] == [person for person, _ in PICTURES]
+    for (_, image), (_, payload) in zip(images, training_set(out)):
+        assert image.shape == (16, 16, 3)
+        assert np.abs(image - np.asarray(Image.open(io.BytesIO(payload))).astype(int)).max() <= 2
+
+
+def test_folders_below_a_person_are_its_own(tmp_path):
+    people = tmp_path / "people"
+    for name, number in (("b/video1/1.png", 2), ("b/a.JPG", 1), ("a/1.webp", 1), (".hidden/1.png", 1), ("a/.x.png", 1)):
+        save_face(people / name, "ab.".index(name[0]), number)
+    assert build(people).num_classes == 2
+    rows = read_table(tmp_path / "out" / "manifest.csv")[1:]
+    assert [row[1:] for row in rows] == [
+        ["0", "a", "a/1.webp"], ["1", "b", "b/a.JPG"], ["1", "b", "b/video1/1.png"],
+    ]  # fmt: skip
+
+
+def test_pictures_that_cannot_be_used_are_listed(people, tmp_path):
+    (people / "p00" / "00.png").write_bytes(b"broken")
+    (people / "p01" / "01.png").write_bytes(b"broken")
+    save_face(people / "loose.png", 0, 0)
+    (people / "readme.txt").write_text("text")
+    (people / "p02" / "Thumbs.db").write_text("text")
+    os.mkfifo(people / "p03" / "pipe.png")
+    made = build(people, min_pictures=1)
+    assert (made.num_classes, made.num_images, made.num_left_out) == (3, 9, 1)
+    assert (made.num_bad, made.num_ignored) == (4, 2)
+    heading, *rows = read_table(tmp_path / "out" / "bad.csv")
+    assert heading == ["file", "reason"]
+    assert [row[0] for row in rows] == ["loose.png", "p00/00.png", "p01/01.png", "p03/pipe.png"]
+    assert [row[1][:20] for row in rows] == [
+        "it is in no person's", "no JPEG, PNG, BMP, P", "no JPEG, PNG, BMP, P", "it is no file",
+    ]  # fmt: skip
+    assert [(label, who(payload)[0]) for label, payload in training_set(tmp_path / "out")] == [
+        (label, person) for label, person in ((0, 0), (1, 2), (2, 3)) for _ in range(COUNTS[person])
+    ]
+
+
+def test_links_that_leave_the_folder_are_not_followed(people, tmp_path):
+    secret = save_face(tmp_path / "secret" / "1.png", 7, 7)
+    (people / "p00" / "in.png").symlink_to("../p02/01.png")
+    (people / "p00" / "out.png").symlink_to(secret)
+    (people / "p00" / "up.png").symlink_to("../../secret/1.png")
+    (people / "p00" / "lost.png").symlink_to("nowhere.png")
+    (people / "p09").symlink_to(tmp_path / "secret")
+    (people / "p01" / "loop").symlink_to("..")
+    made = build(people)
+    assert (made.num_images, made.num_bad, made.num_ignored) == (11, 5, 0)
+    reasons = dict(read_table(tmp_path / "out" / "bad.csv")[1:])
+    assert sorted(reasons) == ["p00/lost.png", "p00/out.png", "p00/up.png", "p01/loop", "p09"]
+    assert reasons["p00/out.png"] == reasons["p00/up.png"] and "leaves the folder" in reasons["p00/up.png"]
+    assert "link to a folder" in reasons["p09"] and "link to a folder" in reasons["p01/loop"]
+    assert all(who(payload)[0] != 7 for _, payload in training_set(tmp_path / "out"))
+
+
+def test_people_with_few_pictures_are_left_out(people, tmp_path):
+    (people / "p03" / "02.png").write_bytes(b"broken")
+    made = build(people, min_pictures=2)
+    assert (made.num_classes, made.num_left_out) == (2, 2)
+    assert [row[2] for row in read_table(tmp_path / "out" / "manifest.csv")[1:]] == ["p00"] * 3 + ["p02"] * 4
+    with pytest.raises(InputError, match=r"no person has enough pictures to train on; p03/02\.png: no JPEG"):
+        folder.build(people, tmp_path / "other", min_pictures=5)
+    assert not (tmp_path / "other").exists()
+
+
+def test_people_held_out_become_pairs(tmp_path):
+    people = save_people(tmp_path / "people", [3] * 10 + [1])
+    made = build(people, holdout=4, max_pairs=None)
+    assert (made.num_classes, made.num_images) == (7, 19)
+    assert (made.num_holdout, made.num_genuine, made.num_impostor) == (4, 12, 54)
+    pairs = read_bin(tmp_path / "out" / "holdout.bin")
+    found = [who(image) for image in pairs.images]
+    held_out = {person for person, _ in found}
+    assert len(held_out) == 4 and 10 not in held_out
+    assert not held_out & {who(payload)[0] for _, payload in training_set(tmp_path / "out")}
+    assert pairs.issame.tolist() == [a[0] == b[0] for a, b in zip(found[::2], found[1::2])]
+    heading, *rows = read_table(tmp_path / "out" / "holdout.csv")
+    assert heading == ["file1", "file2", "same"]
+    names = [f"p{person:02}/{number:02}.png" for person, number in found]
+    assert rows == [[a, b, str(int(same))] for a, b, same in zip(names[::2], names[1::2], pairs.issame)]
+
+
+def test_the_seed_decides_who_is_held_out(tmp_path):
+    people = save_people(tmp_path / "people", [2] * 12)
+    sets = []
+    for place, seed in enumerate((0, 0, 1)):
+        made = folder.build(people, tmp_path / str(place), size=16, holdout=0.25, max_pairs=2, seed=seed)
+        assert (made.num_holdout, made.num_genuine, made.num_impostor) == (3, 2, 2)
+        sets.append(contents(tmp_path / str(place)))
+    assert sets[0] == sets[1]
+    assert sets[0]["manifest.csv"] != sets[2]["manifest.csv"]
+
+
+@pytest.mark.parametrize(
+    ("holdout", "message"),
+    [
+        (1, "--holdout 1: these are 1 people; it must be at least 2, and at most the 3 who have 2 pictures"),
+        (4, "--holdout 4: these are 4 people"),
+        (0.1, r"--holdout 0\.1: these are 0 people"),
+    ],
+)
+def test_impossible_holdouts_are_refused(people, tmp_path, holdout, message):
+    with pytest.raises(InputError, match=message):
+        build(people, holdout=holdout)
+    assert not (tmp_path / "out").exists()
+
+
+def test_somebody_must_be_left(tmp_path):
+    people = save_people(tmp_path / "people", [2, 2])
+    with pytest.raises(InputError, match="--holdout 2: with everybody held out"):
+        build(people, holdout=2)
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path):
+    people = save_people(tmp_path / "people", [9, 12, 3, 10], ".jpg")
+    (people / "p01" / "05.jpg").write_bytes(b"broken")
+    for processes in (1, 3):
+        folder.build(people, tmp_path / str(processes), size=12, holdout=2, processes=processes)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_progress_counts_every_picture(people):
+    seen = []
+    build(people, holdout=2, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 10) for done in range(1, 11)]
+
+
+def test_landmarks_align_the_faces(tmp_path):
+    people = save_people(tmp_path / "people", [2, 1], size=40)
+    points = REFERENCE_POINTS * (40 / 112)
+    made = build(people, landmarks={"p00/01.png": points, "p00/02.png": points[[1, 0, 2, 4, 3]], "p01/01.png": points})
+    assert (made.num_images, made.num_bad) == (2, 1)
+    assert [who(payload) for _, payload in training_set(tmp_path / "out")] == [(0, 1), (1, 1)]
+    assert "left and right exchanged" in read_table(tmp_path / "out" / "bad.csv")[1][1]
+
+
+@pytest.mark.parametrize("place", ["people", "people/out", "people/p00/deep/out", "other/../people/out", "link/out"])
+def test_writing_into_the_source_is_refused(people, tmp_path, place):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(people)
+    before = contents(people)
+    with pytest.raises(InputError, match="it lies inside"):
+        folder.build(people, tmp_path / place)
+    assert contents(people) == before
+
+
+def test_what_is_there_is_not_replaced(people, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("kept")
+    with pytest.raises(InputError, match="out: there is something already"):
+        build(people)
+    assert os.listdir(tmp_path / "out") == ["precious"]
+
+
+@pytest.mark.parametrize("files", [[], ["1.png"], ["a/readme.txt"]])
+def test_a_folder_without_people_is_named(tmp_path, files):
+    (tmp_path / "people" / "a").mkdir(parents=True)
+    for name in files:
+        (tmp_path / "people" / name).write_text("text")
+    with pytest.raises(InputError, match=r"people: it must hold one folder a person with pictures \(\.jpg"):
+        build(tmp_path / "people")
+    with pytest.raises(InputError, match="absent: there is no such folder"):
+        build(tmp_path / "absent")
+
+
+def test_orl_faces_come_back_from_png_folders(tmp_path):
+    """From pictures of real faces to records and back to arrays."""
+    originals = {}
+    for person in ("s1", "s2", "s40"):
+        for path in sorted((find_faces() / person).glob("*.pgm"))[:4]:
+            originals[f"{person}/{path.stem}.png"] = load_face(path)
+    for file, pixels in originals.items():
+        (tmp_path / "orl" / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "orl" / file)
+    folder.build(tmp_path / "orl", tmp_path / "out")
+    rows = read_table(tmp_path / "out" / "manifest.csv")[1:]
+    with FaceRecords(tmp_path / "out") as records:
+        assert records.num_classes == 3
+        assert [row[3] for row in rows] == sorted(originals)
+        for key, label, person, file in rows:
+            found_label, payload = records.read_image(int(key))
+            assert found_label == int(label) == ["s1", "s2", "s40"].index(person)
+            found = np.asarray(Image.open(io.BytesIO(payload))).astype(int)
+            assert found.shape == (112, 112, 3)
+            assert np.abs(found - originals[file]).mean() < 2

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.data.align import REFERENCE_POINTS
+from denseface.data.pairs import read_bin
+from denseface.datasets.pair_list import build, read_pair_list
+from support.picture_folders import save_face, save_people, who
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two people as LFW has them, the second with pictures of several formats."""
+    for person, name, suffixes in ((0, "Ann_Lee", ("jpg", "jpg", "jpg")), (1, "Bo", ("png", "JPG"))):
+        for number, suffix in enumerate(suffixes, 1):
+            save_face(tmp_path / "lfw" / name / f"{name}_{number:04}.{suffix}", person, number)
+    return tmp_path / "lfw"
+
+
+def write(tmp_path, text):
+    path = tmp_path / "pairs.txt"
+    path.write_text(text)
+    return path
+
+
+def test_lfw_lists_become_pairs_in_their_order(tmp_path, images):
+    path = write(tmp_path, "2\t2\nAnn_Lee\t1\t3\nBo\t2\t1\nAnn_Lee\t2\tBo\t1\nBo\t2\tAnn_Lee\t3\n" + "Bo 1 2\n" * 4)
+    assert build(path, tmp_path / "lfw.bin", images=images, size=16) == (6, 2)
+    pairs = read_bin(tmp_path / "lfw.bin")
+    assert pairs.issame.tolist() == [True, True, False, False, True, True, True, True]
+    expected = [(0, 1), (0, 3), (1, 2), (1, 1), (0, 2), (1, 1), (1, 2), (0, 3)] + [(1, 1), (1, 2)] * 4
+    assert [who(image) for image in pairs.images] == expected
+    with open(images / "Ann_Lee" / "Ann_Lee_0001.jpg", "rb") as file:
+        assert pairs.images[0] == file.read()  # a JPEG of the size
+
+
+@pytest.mark.parametrize("heading", ["", "1\n", "1 1\n", "\n1\n\n"])
+def test_a_first_line_may_say_how_many(tmp_path, images, heading):
+    path = write(tmp_path, f"{heading}Bo 1 2\nBo 1 Ann_Lee 1\n")
+    found = read_pair_list(path, images)
+    assert found.files == ["Bo/Bo_0001.png", "Bo/Bo_0002.JPG", "Bo/Bo_0001.png", "Ann_Lee/Ann_Lee_0001.jpg"]
+    assert found.issame.dtype == bool
+    assert found.issame.tolist() == [True, False]
+    assert found.lines == [1 + heading.count("\n"), 2 + heading.count("\n")]
+
+
+def test_a_list_that_was_cut_off_is_noticed(tmp_path, images):
+    path = write(tmp_path, "10 300\nBo 1 2\n")
+    with pytest.raises(InputError, match=r"pairs\.txt: its first line says 6000 pairs, but it has 1"):
+        read_pair_list(path, images)
+
+
+def test_lists_of_paths_are_relative_to_their_folder(tmp_path):
+    save_people(tmp_path / "p", [2, 1])
+    path = write(tmp_path, f"p/p00/01.png ./p/p00//02.png 1\n{tmp_path}/p/p01/01.png p/p00/../p00/02 0\n")
+    assert build(path, tmp_path / "a.bin", size=16) == (1, 1)
+    assert [who(image) for image in read_bin(tmp_path / "a.bin").images] == [(0, 1), (0, 2), (1, 1), (0, 2)]
+
+
+def test_landmarks_and_processes(tmp_path):
+    save_people(tmp_path, [2, 1], size=40)
+    path = write(tmp_path, "p00/01.png p00/02.png 1\np00/01.png p01/01.png 0\n")
+    landmarks = {f"p0{person}/0{number}.png": REFERENCE_POINTS * (40 / 112) for person in (0, 1) for number in (1, 2)}
+    for processes in (1, 2):
+        build(path, tmp_path / f"{processes}.bin", landmarks=landmarks, processes=processes)
+    assert (tmp_path / "1.bin").read_bytes() == (tmp_path / "2.bin").read_bytes()
+    del landmarks["p01/01.png"]
+    with pytest.raises(InputError, match=r"pairs\.txt: line 2: p01/01\.png: it has no landmarks"):
+        build(path, tmp_path / "3.bin", landmarks=landmarks)
+    assert not (tmp_path / "3.bin").exists()
+
+
+def test_progress_counts_different_pictures(tmp_path, images):
+    seen = []
+    path = write(tmp_path, "Bo 1 2\nBo 2 1\nBo 1 Ann_Lee 1\n")
+    build(path, tmp_path / "a.bin", images=images, on_progress=lambda *counts: seen.append(counts))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Bo 1 9", r"line 3: there is no picture Bo/Bo_0009 in .*lfw"),
+        ("Bo 1 Cy 1", "line 3: there is no picture Cy/Cy_0001"),
+        ("Bo/Bo_0001.png Bo/Bo_0003.png 1", r"line 3: there is no picture Bo/Bo_0003\.png"),
+        ("Bo/Bo_0001.png ../secret.png 1", r"line 3: \.\./secret\.png lies outside"),
+        ("Bo/Bo_0001.png Bo/../../secret 1", r"line 3: Bo/\.\./\.\./secret lies outside"),
+        ("/etc/passwd Bo/Bo_0001.png 1", "line 3: /etc/passwd lies outside"),
+        ("../secret 1 2", "line 3: .* lies outside"),
+        ("Bo/link.png Bo/Bo_0001.png 1", r"line 3: Bo/link\.png lies outside"),
+        ("away/secret.png Bo/Bo_0001.png 1", r"line 3: away/secret\.png lies outside"),
+        ("Bo/\0.png Bo/Bo_0001.png 1", "line 3: there is no picture"),
+        (f"{'x' * 300}.png Bo/Bo_0001.png 1", "line 3: there is no picture x"),
+        ("Bo", "line 3: write it as NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1"),
+        ("Bo 1 x", "line 3: write it as"),
+        ("a.png b.png 2", "line 3: write it as"),
+        ("Bo 1 Bo x", "line 3: write it as"),
+        ("Bo 1 Bo 2 3", "line 3: write it as"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, images, line, message):
+    save_face(tmp_path / "secret.png", 0, 0)
+    (images / "Bo" / "link.png").symlink_to(tmp_path / "secret.png")
+    (images / "away").symlink_to(tmp_path)
+    path = write(tmp_path, f"Bo 1 2\n\n{line}\n")
+    with pytest.raises(InputError, match=message):
+        build(path, tmp_path / "a.bin", images=images)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_the_number_of_bad_lines_is_said(tmp_path, images):
+    path = write(tmp_path, "Bo 1 2\nBo 1 7\nBo 1 8\nBo 9 1\n")
+    with pytest.raises(InputError, match=r"line 2: there is no picture Bo/Bo_0007 .*\(2 more lines have"):
+        read_pair_list(path, images)
+
+
+def test_a_broken_picture_is_named(tmp_path, images):
+    (images / "Bo" / "Bo_0002.JPG").write_bytes(b"broken")
+    path = write(tmp_path, "Ann_Lee 1 2\nBo 1 2\n")
+    with pytest.raises(InputError, match=r"pairs\.txt: line 2: Bo/Bo_0002\.JPG: no JPEG"):
+        build(path, tmp_path / "a.bin", images=images)
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path, images):
+    with pytest.raises(InputError, match="there is no pair in it"):
+        read_pair_list(write(tmp_path, "\n"), images)
+    with pytest.raises(InputError, match="absent: there is no such folder"):
+        read_pair_list(write(tmp_path, "Bo 1 2\n"), tmp_path / "absent")
+    with pytest.raises(InputError, match=r"absent\.txt: it cannot be read"):
+        read_pair_list(tmp_path / "absent.txt", images)
+    with pytest.raises(InputError, match=r"pairs\.txt: the name of a verification set must end in \.bin"):
+        build(tmp_path / "pairs.txt", tmp_path / "pairs.txt", images=images)
+    (tmp_path / "noise.txt").write_bytes(np.random.RandomState(0).bytes(1000))
+    with pytest.raises(InputError, match=r"noise\.txt: line 1: write it as"):
+        read_pair_list(tmp_path / "noise.txt", images)

@@ -1,0 +1,231 @@
+import dataclasses
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denseface.core.errors import InputError
+from denseface.data.pairs import PairSet
+from denseface.data.pictures import load_picture
+from denseface.embedding.embedder import Embedder, PictureError, similarity
+from denseface.evaluation.metrics import evaluate, pair_scores
+from denseface.evaluation.verify import verify
+from support.helpers import output
+from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def raw(model, images):
+    """What the network gives, by MXNet alone."""
+    return output(model.symbol, np.asarray(images, np.float32).transpose(0, 3, 1, 2))
+
+
+def with_values(model, **values):
+    """The model with every value of some parameters replaced."""
+    arguments, auxiliary = (
+        {name: np.full_like(array, values[name]) if name in values else array for name, array in arrays.items()}
+        for arrays in (model.arguments, model.auxiliary)
+    )
+    return dataclasses.replace(model, arguments=arguments, auxiliary=auxiliary)
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_picture_and_mirror_image_are_summed_then_normalised(model):
+    images = pictures(5)
+    expected = unit(raw(model, images) + raw(model, images[:, :, ::-1]))
+    found = Embedder(model, batch_size=2, image_shape=TINY_SHAPE).embed(images)
+    assert (found.dtype, found.shape) == (np.float32, (5, 8))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_without_flip_and_normalisation_it_is_what_the_network_gives(model):
+    images = pictures(3)
+    found = Embedder(model, flip=False, normalize=False, image_shape=TINY_SHAPE).embed(images)
+    np.testing.assert_allclose(found, raw(model, images), rtol=1e-5, atol=1e-6)
+
+
+def test_an_embedding_is_the_same_whatever_is_computed_with_it(model):
+    images = pictures(9)
+    embedder = Embedder(model, batch_size=4, image_shape=TINY_SHAPE)
+    together = embedder.embed(images)
+    for i, image in enumerate(images):
+        np.testing.assert_array_equal(embedder.embed(image)[0], together[i])
+    np.testing.assert_array_equal(embedder.embed(images[::-1]), together[::-1])
+
+
+def test_every_form_of_a_picture_gives_the_same(model, tmp_path):
+    image = pictures(1)[0]
+    path = tmp_path / "face.png"
+    path.write_bytes(encode(image))
+    embedder = Embedder(model, image_shape=TINY_SHAPE)
+    expected = embedder.embed(image)
+    forms = [image, Image.fromarray(image), path, str(path), encode(image)]
+    for form in forms:
+        np.testing.assert_array_equal(embedder.embed(form), expected)
+    np.testing.assert_array_equal(embedder.embed(iter(forms)), np.repeat(expected, 5, axis=0))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "WEBP"])
+def test_other_formats_are_read(kind):
+    picture = pictures(1)[0]
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    np.testing.assert_array_equal(load_picture(buffer.getvalue(), TINY_SHAPE), picture)
+
+
+def test_a_huge_picture_is_refused_before_it_is_unpacked():
+    buffer = io.BytesIO()
+    Image.new("1", (8001, 8000)).save(buffer, "PPM")
+    with pytest.raises(InputError, match="8001 x 8000 pixels are more than 64,000,000"):
+        load_picture(buffer.getvalue(), TINY_SHAPE)
+
+
+def test_gray_pictures_become_three_equal_channels(model):
+    gray = pictures(1)[0, :, :, 0]
+    embedder = Embedder(model, image_shape=TINY_SHAPE)
+    expected = embedder.embed(np.repeat(gray[:, :, None], 3, axis=2))
+    for form in (gray, gray[:, :, None], Image.fromarray(gray), encode(gray)):
+        np.testing.assert_array_equal(embedder.embed([form]), expected)
+
+
+def test_a_gray_network_gets_one_channel():
+    model = tiny_model((16, 16, 1))
+    gray = pictures(2, (16, 16, 1))
+    found = Embedder(model, image_shape=(16, 16, 1), flip=False, normalize=False).embed(gray)
+    np.testing.assert_allclose(found, raw(model, gray), rtol=1e-5, atol=1e-6)
+
+
+def test_other_sizes_are_resized(model):
+    large = pictures(1, (31, 40, 3))[0]
+    small = np.asarray(Image.fromarray(large).resize((16, 16), Image.Resampling.BILINEAR))
+    embedder = Embedder(model, image_shape=TINY_SHAPE)
+    np.testing.assert_array_equal(embedder.embed([large, encode(large)]), embedder.embed([small, small]))
+
+
+def test_no_pictures_give_no_embeddings(model):
+    assert Embedder(model, image_shape=TINY_SHAPE).embed([]).shape == (0, 8)
+
+
+def test_pictures_are_taken_as_they_are_needed(model):
+    endless = itertools.count()
+    source = (pictures(1)[0] for _ in endless)
+    batches = Embedder(model, batch_size=2, image_shape=TINY_SHAPE).batches(source)
+    for _ in range(10):
+        next(batches)
+    batches.close()
+    assert next(endless) < 30
+
+
+def test_an_embedding_of_zeros_stays_zeros(model):
+    silent = with_values(model, fc1_beta=0, fc1_moving_var=np.inf)
+    assert not Embedder(silent, image_shape=TINY_SHAPE).embed(pictures(1)).any()
+
+
+@pytest.mark.parametrize(
+    ("picture", "reason"),
+    [
+        (np.zeros((16, 16, 3), np.float32), "an array must be uint8 .*, not float32"),
+        (np.zeros((3, 16, 16), np.uint8), r"not uint8 \(3, 16, 16\)"),
+        (np.zeros((0, 16, 3), np.uint8), r"not uint8 \(0, 16, 3\)"),
+        (Image.new("I;16", (16, 16)), "its mode is I;16"),
+        (b"no picture", "no JPEG, PNG, BMP, PGM, PPM or WebP"),
+        ("absent.png", "absent.png: it cannot be read"),
+        (7, "not int"),
+    ],
+)
+def test_what_is_no_picture_is_named_by_its_place(model, picture, reason):
+    good = pictures(2)
+    with pytest.raises(PictureError, match=f"^picture 2: .*{reason}") as caught:
+        Embedder(model, image_shape=TINY_SHAPE).embed([*good, picture])
+    assert caught.value.position == 2
+
+
+def test_a_broken_file_is_named(model, tmp_path):
+    path = tmp_path / "half.png"
+    path.write_bytes(encode(pictures(1)[0])[:300])
+    with pytest.raises(PictureError, match=f"^picture 0: {path}: the picture is broken"):
+        Embedder(model, image_shape=TINY_SHAPE).embed(path)
+
+
+def test_impossible_options_are_refused(model):
+    with pytest.raises(InputError, match="batch_size must be at least 1"):
+        Embedder(model, batch_size=0, image_shape=TINY_SHAPE)
+    with pytest.raises(InputError, match="channels must be 1"):
+        Embedder(model, image_shape=(16, 16, 4))
+
+
+def test_similarity_is_the_cosine():
+    a, b = np.random.RandomState(0).standard_normal((2, 3, 5))
+    expected = [[x @ y / np.sqrt((x @ x) * (y @ y)) for y in b] for x in a]
+    np.testing.assert_allclose(similarity(a, b), expected)
+    np.testing.assert_allclose(similarity(a[0], b), expected[0])
+    np.testing.assert_allclose(similarity(a, b[1]), np.array(expected)[:, 1])
+    assert similarity(a[0], b[0]) == pytest.approx(expected[0][0])
+    assert similarity(a[0], a[0]) == pytest.approx(1)
+    assert similarity(a[0], np.zeros(5)) == 0
+    with pytest.raises(InputError, match="shapes"):
+        similarity(a, b[:, :4])
+
+
+def pair_set(num_people=8):
+    """Pairs of pictures that differ a little or much; every picture is in several of them."""
+    random = np.random.RandomState(1)
+    people = pictures(num_people)
+    second = np.clip(people.astype(int) + random.randint(-90, 90, people.shape), 0, 255).astype(np.uint8)
+    first, second = ([encode(picture) for picture in side] for side in (people, second))
+    images, issame = [], []
+    for i, j in itertools.product(range(num_people), repeat=2):
+        images += [first[i], second[j]]
+        issame.append(i == j)
+    return PairSet(images, np.array(issame), "faces")
+
+
+def test_verification_measures_with_and_without_flip_in_one_pass(model):
+    pairs = pair_set()
+    embedder = Embedder(model, image_shape=TINY_SHAPE)
+    embedded = []
+    original = embedder.batches
+    embedder.batches = lambda images: original(embedded.append(image) or image for image in images)
+    report = verify(embedder, pairs)
+    assert len(embedded) == 16  # each distinct picture once
+    places = np.arange(len(pairs.images)).reshape(-1, 2)
+    for result, flip in ((report.flip, True), (report.plain, False)):
+        embeddings = Embedder(model, flip=flip, image_shape=TINY_SHAPE).embed(pairs.images)
+        assert result.accuracy == evaluate(pair_scores(embeddings, places), pairs.issame).accuracy
+        assert result.auc == pytest.approx(evaluate(pair_scores(embeddings, places), pairs.issame).auc, abs=1e-4)
+    assert report.flip != report.plain
+    assert report.name == "faces"
+    assert report.to_dict()["flip"]["n_genuine"] == 8
+
+
+def test_verification_without_flip(model):
+    report = verify(Embedder(model, flip=False, image_shape=TINY_SHAPE), pair_set())
+    assert report.flip is None
+    assert report.to_dict()["flip"] is None
+
+
+def test_a_broken_picture_of_a_set_is_named_by_its_pair(model):
+    pairs = pair_set()
+    pairs.images[5] = b"broken"
+    with pytest.raises(InputError, match=r"^faces: pair 2: no JPEG, PNG"):
+        verify(Embedder(model, image_shape=TINY_SHAPE), pairs)
+
+
+def test_a_model_that_gives_nan_is_named(model):
+    broken = with_values(model, fc1_beta=np.nan)
+    with pytest.raises(InputError, match=r"^faces: embedding 0 holds NaN"):
+        verify(Embedder(broken, image_shape=TINY_SHAPE), pair_set())
+
+
+def test_images_have_the_size_of_most_networks_by_default():
+    assert TINY_SHAPE != (112, 112, 3)
+    assert Embedder(tiny_model((112, 112, 3))).image_shape == (112, 112, 3)

@@ -1,0 +1,272 @@
+"""Checkpoints: complete or not there at all, and readable by MXNet's own loader."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.models import checkpoint
+from support.tiny_checkpoints import assert_equal_arrays, embedding_symbol, make_state
+
+import mxnet as mx
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    return str(tmp_path / "model")
+
+
+def test_a_state_comes_back_as_it_was(prefix):
+    state = make_state(12)
+    checkpoint.save(prefix, embedding_symbol(), state)
+    back = checkpoint.load_state(prefix, 12)
+    assert back.step == 12 and back.progress == state.progress
+    assert_equal_arrays(back.arguments, state.arguments)
+    assert_equal_arrays(back.auxiliary, state.auxiliary)
+    assert_equal_arrays(back.momenta, state.momenta)
+
+
+def test_mxnet_loads_the_model_without_the_classes(prefix):
+    state = make_state(12)
+    checkpoint.save(prefix, embedding_symbol(), state)
+    symbol, arguments, auxiliary = mx.model.load_checkpoint(prefix, 12)
+    assert symbol.list_outputs() == ["fc1_output"]
+    assert set(arguments) == set(state.arguments) - {"fc7_weight"}
+    np.testing.assert_array_equal(arguments["fc1_weight"].asnumpy(), state.arguments["fc1_weight"])
+    np.testing.assert_array_equal(auxiliary["bn_moving_var"].asnumpy(), state.auxiliary["bn_moving_var"])
+
+
+def test_the_whole_network_is_kept_on_request(prefix):
+    whole = mx.sym.FullyConnected(embedding_symbol(), num_hidden=5, no_bias=True, name="fc7")
+    checkpoint.save(prefix, whole, make_state(1))
+    assert "fc7_weight" in checkpoint.load_model(prefix, 1).arguments
+    assert checkpoint.load_state(prefix, 1).arguments["fc7_weight"].shape == (5, 3)
+
+
+def test_a_model_that_mxnet_saved_loads(prefix):
+    state = make_state(7)
+    deployed = {name: mx.nd.array(array) for name, array in state.arguments.items() if name != "fc7_weight"}
+    auxiliary = {name: mx.nd.array(array) for name, array in state.auxiliary.items()}
+    mx.model.save_checkpoint(prefix, 7, embedding_symbol(), deployed, auxiliary)
+    model = checkpoint.load_model(prefix)
+    assert (model.step, model.name) == (7, f"{prefix},7")
+    np.testing.assert_array_equal(model.arguments["fc1_weight"], state.arguments["fc1_weight"])
+
+
+def test_the_newest_model_is_the_default(prefix):
+    for step in (900, 12000, 1000):
+        checkpoint.save(prefix, embedding_symbol(), make_state(step))
+    assert checkpoint.load_model(prefix).step == 12000
+    assert checkpoint.complete_steps(prefix) == [900, 1000, 12000]
+
+
+def test_another_prefix_in_the_same_folder_is_left_alone(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    checkpoint.save(prefix + "-b", embedding_symbol(), make_state(5))
+    assert checkpoint.complete_steps(prefix) == [1]
+    checkpoint.keep_only(prefix, models=[], states=[])
+    assert checkpoint.complete_steps(prefix) == []
+    assert checkpoint.complete_steps(prefix + "-b") == [5]
+
+
+@pytest.mark.parametrize("kind", ["params", "states", "json"])
+@pytest.mark.parametrize("damage", ["missing", "short", "altered"])
+def test_a_damaged_checkpoint_does_not_count(prefix, kind, damage):
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    checkpoint.save(prefix, embedding_symbol(), make_state(2))
+    path = Path(f"{prefix}-0002.{kind}")
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "short":
+        content = content[: len(content) // 2]
+    elif damage == "altered":
+        content = content[:-9] + b"X" + content[-8:]
+    if damage != "missing":
+        path.write_bytes(content)
+    if (kind, damage) != ("json", "altered"):
+        assert checkpoint.complete_steps(prefix) == [1]
+        with pytest.raises(InputError, match="no complete checkpoint"):
+            checkpoint.load_state(prefix, 2)
+    assert checkpoint.load_state(prefix, 1).step == 1
+
+
+def test_a_crash_at_any_write_leaves_the_previous_checkpoint_whole(prefix, monkeypatch):
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    rename, crashes = os.replace, 0
+    for allowed in range(4):
+        left = [allowed]
+
+        def crashing(source, target, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", crashing)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(prefix, embedding_symbol(), make_state(2))
+        crashes += 1
+        monkeypatch.setattr(os, "replace", rename)
+        assert checkpoint.complete_steps(prefix) == [1]
+        checkpoint.load_state(prefix, 1)
+    assert crashes == 4
+
+
+def test_keeping_removes_the_rest_and_what_a_crash_left(prefix):
+    for step in (1, 2, 3):
+        checkpoint.save(prefix, embedding_symbol(), make_state(step))
+    for left in ("0004.params.tmp", "0001.verification.json", "0002.verification.json"):
+        open(f"{prefix}-{left}", "wb").close()
+    checkpoint.keep_only(prefix, models=[1], states=[3])
+    left = sorted(name[len("model-") :] for name in os.listdir(os.path.dirname(prefix)))
+    assert left == [
+        "0001.params", "0001.verification.json", "0003.json", "0003.params", "0003.states", "symbol.json",
+    ]  # fmt: skip
+    checkpoint.save(prefix, embedding_symbol(), make_state(5))
+    checkpoint.keep_only(prefix, models=None, states=[5])
+    assert checkpoint.load_model(prefix, 1).step == 1 and checkpoint.complete_steps(prefix) == [5]
+
+
+def test_a_model_reference_is_split_at_its_last_comma():
+    assert checkpoint.parse_model("a,b/model,12") == ("a,b/model", 12)
+    assert checkpoint.parse_model("models/model") == ("models/model", None)
+    with pytest.raises(InputError, match="PREFIX,EPOCH"):
+        checkpoint.parse_model("model,last")
+
+
+def test_what_is_missing_is_named(prefix):
+    with pytest.raises(InputError, match=r"model-NNNN\.params: no such file"):
+        checkpoint.load_model(prefix)
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    with pytest.raises(InputError, match=r"model-0003\.params"):
+        checkpoint.load_model(prefix, 3)
+    os.unlink(f"{prefix}-symbol.json")
+    with pytest.raises(InputError, match=r"model-symbol\.json"):
+        checkpoint.load_model(prefix, 1)
+
+
+def test_parameters_of_another_network_are_refused(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(1))
+    other = mx.sym.FullyConnected(embedding_symbol(), num_hidden=2, name="extra")
+    with open(f"{prefix}-symbol.json", "w") as file:
+        file.write(other.tojson())
+    with pytest.raises(InputError, match="extra_bias"):
+        checkpoint.load_model(prefix, 1)
+
+
+def test_the_newest_step_is_that_of_a_whole_checkpoint(prefix):
+    assert checkpoint.newest_step(prefix) is None
+    for step in (3, 12):
+        checkpoint.save(prefix, embedding_symbol(), make_state(step))
+    assert checkpoint.newest_step(prefix) == 12
+    Path(f"{prefix}-0012.states").write_bytes(b"torn")
+    assert checkpoint.newest_step(prefix) == 3
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_is_not_taken_for_none(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    Path(f"{prefix}-0003.states").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"model-0003\.json: this checkpoint is damaged.*or remove this file"):
+        checkpoint.newest_step(prefix)
+
+
+def test_what_a_crash_left_of_a_first_checkpoint_is_none(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    os.unlink(f"{prefix}-0003.json")
+    assert checkpoint.newest_step(prefix) is None
+
+
+@pytest.mark.parametrize("manifest", [b"[]", b"{}", b'{"files": 1}', b"\xff", b"[" * 100_000, b"null"])
+def test_a_strange_manifest_is_no_checkpoint(prefix, manifest):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    Path(f"{prefix}-0003.json").write_bytes(manifest)
+    assert checkpoint.complete_steps(prefix) == []
+
+
+def test_a_manifest_without_progress_is_no_checkpoint(prefix):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    path = Path(f"{prefix}-0003.json")
+    path.write_text(path.read_text().replace("progress", "qrogress"))
+    with pytest.raises(InputError, match="no complete checkpoint"):
+        checkpoint.load_state(prefix, 3)
+
+
+@pytest.fixture
+def pieces(prefix, monkeypatch):
+    """A checkpoint of which what has more than 80 bytes and is not deployed is cut: both of 7 x 13 values."""
+    monkeypatch.setattr(checkpoint, "_LARGE", 80)
+    state = make_state(5)
+    state.arguments["fc7_weight"] = np.arange(7 * 13, dtype=np.float32).reshape(7, 13)
+    state.momenta["fc7_weight"] = -state.arguments["fc7_weight"]
+    checkpoint.save(prefix, embedding_symbol(), state)
+    return state
+
+
+def test_large_arrays_are_cut_and_come_back(prefix, pieces):
+    names = sorted(name for name in os.listdir(os.path.dirname(prefix)) if "states-" in name)
+    assert len(names) == 14 + 3  # a row of 52 bytes each, and the rows of fc1_weight's momentum, of 48 bytes
+    assert os.path.getsize(f"{prefix}-0005.states-1") < 80 + 100
+    back = checkpoint.load_state(prefix, 5)
+    assert_equal_arrays(back.arguments, pieces.arguments)
+    assert_equal_arrays(back.momenta, pieces.momenta)
+    assert checkpoint.load_model(prefix).step == 5
+
+
+def test_what_was_cut_is_read_into_its_place_where_it_fits(prefix, pieces):
+    place, narrow = np.zeros((7, 13), np.float32), np.zeros((7, 12), np.float32)
+    back = checkpoint.load_state(prefix, 5, arguments={"fc7_weight": place}, momenta={"fc7_weight": narrow})
+    assert back.arguments["fc7_weight"] is place and not narrow.any()
+    assert_equal_arrays(back.arguments, pieces.arguments)
+    assert_equal_arrays(back.momenta, pieces.momenta)
+
+
+@pytest.mark.parametrize("kind", ["states-1", "states-9", "states-17"])
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_a_checkpoint_without_a_piece_does_not_count(prefix, pieces, kind, damage):
+    path = Path(f"{prefix}-0005.{kind}")
+    content = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_bytes(content[:-1] + b"X")
+    assert checkpoint.complete_steps(prefix) == []
+
+
+def test_a_crash_between_pieces_leaves_the_previous_checkpoint(prefix, pieces, monkeypatch):
+    rename, left = os.replace, [10]
+
+    def crashing(source, target):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", crashing)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(prefix, embedding_symbol(), dataclasses.replace(pieces, step=6))
+    assert checkpoint.complete_steps(prefix) == [5]
+    checkpoint.keep_only(prefix, models=[5], states=[5])
+    assert not [name for name in os.listdir(os.path.dirname(prefix)) if "0006" in name]
+    checkpoint.load_state(prefix, 5)
+
+
+def test_pieces_are_removed_with_their_checkpoint(prefix, pieces):
+    checkpoint.save(prefix, embedding_symbol(), make_state(6))
+    open(f"{prefix}-0007.states-3.tmp", "wb").close()
+    checkpoint.keep_only(prefix, models=[], states=[6])
+    assert not [name for name in os.listdir(os.path.dirname(prefix)) if "0005" in name or "tmp" in name]
+    assert checkpoint.complete_steps(prefix) == [6]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [{}, [], None, {"arg:fc7_weight": 7}, {"arg:fc7_weight": "7"}, {"arg:fc7_weight": 10**15}, {"arg:fc7_weight": 8}],
+)
+def test_rows_that_do_not_fit_are_one_line(prefix, pieces, rows):
+    path = Path(f"{prefix}-0005.json")
+    manifest = json.loads(path.read_text())
+    manifest["rows"] = {**manifest["rows"], **rows} if rows and rows != {"arg:fc7_weight": 7} else rows
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"model-0005\.json: "):
+        checkpoint.load_state(prefix, 5)

@@ -1,0 +1,67 @@
+"""Every network of config.py, from one training step to an ONNX file."""
+
+import numpy as np
+import pytest
+
+import config as configuration
+from denseface.data.loader import Batch
+from denseface.embedding.engines.onnx_model import as_ndarrays
+from denseface.export import onnx as onnx_export
+from denseface.models import checkpoint, families
+from denseface.rewrites.accelerate import accelerate
+from denseface.training.learner import Learner
+from support.helpers import nodes_of
+
+import mxnet as mx
+
+SHAPE = (4, 3, 32, 32)
+RATE = 1e-4  # few pictures make for large gradients
+
+
+def batch(number):
+    random = np.random.default_rng(number)
+    return Batch(random.uniform(0, 255, SHAPE).astype(np.float32), np.arange(4, dtype=np.float32))
+
+
+def make_learner(network):
+    """Everything as train.py does it, for small pictures and few people."""
+    families.configure(network, "orl", "arcface", ["image_shape=32,32,3", "emb_size=64", "num_classes=4"])
+    embedding = families.embedding_symbol()
+    symbol = accelerate(families.training_symbol(embedding), SHAPE)
+    return embedding, Learner(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
+
+
+def fixed_scales(symbol):
+    nodes = nodes_of(symbol)
+    return {
+        nodes[node["inputs"][1][0]]["name"]
+        for node in nodes
+        if node["op"] == "BatchNorm" and node["attrs"].get("fix_gamma", "True") == "True"
+    }
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("network", configuration.network)
+def test_a_network_learns_saves_resumes_and_exports(network, tmp_path):
+    embedding, learner = make_learner(network)
+    learner.initialize(families.initializer(), seed=0)
+    assert np.isfinite(learner.step([batch(0)], RATE, seed=0).loss)
+    arguments, auxiliary = learner.parameters()
+    momenta = learner.momenta()
+    still = {name for name, momentum in momenta.items() if not momentum.any()}
+    assert still == fixed_scales(embedding)
+
+    progress = {"best": {}, "bests": [], "loader": {}}
+    checkpoint.save(tmp_path / "m", embedding, checkpoint.TrainingState(1, arguments, auxiliary, momenta, progress))
+    state = checkpoint.load_state(tmp_path / "m", 1)
+    _, resumed = make_learner(network)
+    resumed.set_parameters(state.arguments, state.auxiliary)
+    resumed.set_momenta(state.momenta)
+    assert resumed.step([batch(1)], RATE, seed=1) == learner.step([batch(1)], RATE, seed=1)
+    for found, expected in zip(resumed.parameters(), learner.parameters()):
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+
+    model = checkpoint.load_model(tmp_path / "m")
+    report = onnx_export.export(model.symbol, *as_ndarrays(model), (1, *SHAPE[1:]), tmp_path / "m.onnx")
+    assert report.difference < 1e-4

@@ -1,0 +1,152 @@
+"""From names to symbols: every network, head and loss builds, and a wrong word is one line that names it."""
+
+import re
+
+import numpy as np
+import pytest
+
+import config as configuration
+from denseface.core.errors import InputError
+from denseface.models import families
+
+import mxnet as mx
+
+pytestmark = pytest.mark.usefixtures("configured")  # puts the configuration back
+
+
+def training_symbol(*names, assignments=()):
+    families.configure(*names, assignments)
+    return families.training_symbol(families.embedding_symbol())
+
+
+def test_configure_fills_the_one_configuration():
+    config, default = families.configure("d63", "orl", "triplet", ["emb_size=32", "lr=0.25"])
+    assert config is configuration.config and default is configuration.default
+    assert (config.num_layers, config.dataset, config.loss_name) == (63, "orl", "triplet")
+    assert (config.emb_size, default.lr) == (32, 0.25)
+    assert families.configure("d121", "orl", "softmax")[0].emb_size == 512
+
+
+@pytest.mark.parametrize("network", configuration.network)
+def test_every_network_of_the_table_builds(network):
+    config, _ = families.configure(network, "emore", "arcface")
+    embedding = families.embedding_symbol()
+    assert embedding.list_outputs() == ["fc1_output"]
+    assert families.embedding_size(embedding) == config.emb_size
+
+
+@pytest.mark.parametrize("head", ["E", "GAP", "Z"])
+@pytest.mark.parametrize("loss", configuration.loss)
+def test_every_loss_of_the_table_builds(loss, head):
+    symbol = training_symbol("d63", "orl", loss, assignments=[f"net_output={head}", "net_act=relu"])
+    assert {"data", "softmax_label"} <= set(symbol.list_arguments())
+    shapes, outputs, _ = symbol.infer_shape(data=(6, 3, 112, 112), softmax_label=(6,))
+    assert outputs[0] == ((6, 258, 7, 7) if head == "Z" else (6, 512))
+    if "triplet" in loss:
+        assert outputs[1:] == [(6,), (1,)]
+    else:
+        assert outputs[1:] == [(6, 30), (1,)]
+        size = 258 * 7 * 7 if head == "Z" else 512
+        assert dict(zip(symbol.list_arguments(), shapes))["fc7_weight"] == (30, size)
+
+
+@pytest.mark.parametrize("loss", configuration.loss)
+def test_every_loss_of_the_table_runs_with_its_figures(loss):
+    """The margins, scale and alpha of the table reach the symbol: the loss is the one of the figures by hand."""
+    families.configure("d63", "emore", loss, ["image_shape=1,1,4"])
+    config = configuration.config
+    config.num_classes = 2
+    symbol = families.training_symbol(mx.sym.Flatten(mx.sym.Variable("data"), name="fc1"))
+    data = np.array([[3, 0, 0, 0], [1, 1, 0, 0], [0, 2, 0, 0]], "float32")
+    values = {"fc7_weight": np.eye(2, 4), "fc7_bias": np.zeros(2), "softmax_label": np.zeros(3)}
+    executor = symbol.simple_bind(mx.cpu(), data=(3, 4, 1, 1), softmax_label=(3,))
+    for name, array in executor.arg_dict.items():
+        array[:] = values[name] if name in values else data.reshape(3, 4, 1, 1)
+    found = executor.forward()[-1].asscalar()
+    if loss == "softmax":
+        differences = np.array([-3, 0, 2])  # the other class's logit over the own one's
+        expected = np.log1p(np.exp(differences)).mean()
+    elif loss == "triplet":
+        expected = max((2 - np.sqrt(2)) - 2 + 0.3, 0)
+    elif loss == "atriplet":
+        expected = max(np.pi / 4 - np.pi / 2 + 0.35, 0)
+    else:
+        m2, m3 = {"nsoftmax": (0, 0), "arcface": (0.5, 0), "cosface": (0, 0.35), "combined": (0.3, 0.2)}[loss]
+        angles = np.array([0, np.pi / 4, np.pi / 2])
+        differences = 64 * (np.sin(angles) - np.cos(angles + m2) + m3)
+        expected = np.log1p(np.exp(differences)).mean()
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("key", "value"), [("fc7_lr_mult", "0.5"), ("fc7_wd_mult", "10.0")])
+@pytest.mark.parametrize("loss", ["softmax", "arcface"])
+def test_settings_of_the_last_layer_arrive(loss, key, value):
+    symbol = training_symbol("d63", "orl", loss, assignments=[f"{key}={value}"])
+    assert symbol.attr_dict()["fc7_weight"][f"__{key[4:]}__"] == value
+
+
+def test_bias_and_ce_loss_can_be_left_out():
+    symbol = training_symbol("d63", "orl", "softmax", assignments=["fc7_no_bias=true", "ce_loss=false"])
+    assert "fc7_bias" not in symbol.list_arguments() and len(symbol.list_outputs()) == 2
+    symbol = training_symbol("d63", "orl", "softmax")
+    assert "fc7_bias" in symbol.list_arguments() and len(symbol.list_outputs()) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "assignments", "message"),
+    [
+        (("d122", "orl", "arcface"), [], "--network: there is no 'd122'; there are d63, "),
+        (("d63", "mnist", "arcface"), [], "--dataset: there is no 'mnist'; there are emore, "),
+        (("d63", "orl", "hinge"), [], "--loss: there is no 'hinge'; there are softmax, "),
+        (("d63", "orl", "arcface"), ["emb_sise=1"], "--set emb_sise: no such key; nearest: emb_size"),
+        (("d63", "orl", "arcface"), ["emb_size=x"], "--set emb_size=x: expected int, as in emb_size=512"),
+        (("d63", "orl", "arcface"), ["emb_size"], "--set emb_size: write it as key=value"),
+        (("d63", "orl", "arcface"), ["net_name=os"], "net_name: no network family 'os'; there are fdensenet"),
+        (("d63", "orl", "arcface"), ["net_name=../config"], "net_name: no network family '../config'; there are "),
+        (("d63", "orl", "arcface"), ["num_layers=64"], "num_layers: no DenseNet of depth 64; there are "),
+        (("d63", "orl", "arcface"), ["net_act=swish"], "net_act: no activation 'swish'; there are "),
+        (("d63", "orl", "arcface"), ["net_output=Q"], "net_output: no head 'Q'; there are E, F, "),
+        (("d63", "orl", "arcface"), ["emb_size=0"], "--set emb_size=0: it must be from 1 to 65536"),
+        (("d63", "orl", "arcface"), ["densenet_dropout=2"], "densenet_dropout: 2.0 is no rate from 0 to below 1"),
+        (("d63", "orl", "arcface"), ["loss_name=hinge"], "--set loss_name: each loss has keys of its own"),
+        (("d63", "orl", "arcface"), ["image_shape=8,8,3"], "image_shape: the network cannot take pictures of 8x8x3"),
+    ],
+)
+def test_wrong_words_are_one_line_that_names_them(names, assignments, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}") as caught:
+        training_symbol(*names, assignments=assignments)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_checkout_the_reason_is_given(monkeypatch, tmp_path):
+    monkeypatch.setattr(families, "_CHECKOUT", tmp_path)
+    for call in (families.embedding_symbol, families.initializer, lambda: families.configure("d63", "orl", "arcface")):
+        with pytest.raises(InputError, match=r"^networks by name need config\.py and symbol/, which are in a checkout"):
+            call()
+
+
+@pytest.mark.parametrize(("head", "size"), [("GAP", 48), ("Z", 258 * 6 * 7), ("GDC", 48)])
+def test_embedding_size_counts_values(head, size):
+    families.configure("d63", "orl", "arcface", ["emb_size=48", f"net_output={head}", "image_shape=96,112,3"])
+    assert families.embedding_size(families.embedding_symbol()) == size
+
+
+def test_densenets_begin_uniform_by_fan_in():
+    families.configure("d63", "orl", "arcface")
+    weight = mx.nd.zeros((64, 128, 3, 3))
+    mx.random.seed(0)
+    families.initializer()(mx.init.InitDesc("conv_weight"), weight)
+    bound = np.sqrt(2 / (128 * 3 * 3))
+    values = weight.asnumpy()
+    assert 0.999 * bound < np.abs(values).max() <= bound
+    assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.01)
+
+
+def test_other_families_begin_normal_by_fan_out():
+    families.configure("d63", "orl", "arcface", ["net_name=fresnet"])
+    weight = mx.nd.zeros((64, 128, 3, 3))
+    mx.random.seed(0)
+    families.initializer()(mx.init.InitDesc("conv_weight"), weight)
+    values = weight.asnumpy()
+    assert values.std() == pytest.approx(np.sqrt(2 / (64 * 3 * 3)), rel=0.01)
+    assert np.abs(values).max() > 3 * values.std()

@@ -1,0 +1,132 @@
+"""Charts are held to the numbers that they are made of, read back from the figure."""
+
+import numpy as np
+import pytest
+
+from denseface import cli
+from denseface.core.errors import InputError
+from denseface.data.pairs import write_bin
+from denseface.embedding.engines.onnx_model import as_ndarrays
+from denseface.evaluation.metrics import evaluate
+from denseface.report.charts import draw_comparison, draw_run, draw_verification
+from denseface.report.comparison import Measured
+from denseface.report.summary import Figures
+from denseface.training.log import RunLog
+from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
+
+import mxnet as mx
+
+
+def measured(name, size, training=None, **accuracies):
+    costs = Figures(layers=1, parameters=size * 10**6, auxiliary=0, macs=size * 10**9, flops=0, memory=size << 20)
+    return Measured(name, costs, latency=size, throughput=size, training=training, accuracies=accuracies)
+
+
+def panels(figure):
+    return {axes.get_title(loc="left"): axes for axes in figure.axes if axes.axison}
+
+
+def test_comparison_has_a_panel_for_every_figure():
+    found = panels(draw_comparison([measured("d121", 3, training=2.0), measured("a/model,1", 1, orl=0.9)]))
+    assert list(found) == [
+        "parameters, millions", "GMACs a picture", "activations a picture, MiB", "latency of one picture, ms",
+        "embeddings a second", "pictures a second in training", "accuracy on orl",
+    ]  # fmt: skip
+    widths = {title: [bar.get_width() for bar in axes.patches] for title, axes in found.items()}
+    assert widths["GMACs a picture"] == [3, 1]
+    assert widths["accuracy on orl"] == [0, 0.9]
+    assert [text.get_text() for text in found["accuracy on orl"].texts] == ["-", "0.900"]
+    names = [label.get_text() for label in found["parameters, millions"].get_yticklabels()]
+    assert names == ["d121", "a/model,1"]
+
+
+def test_comparison_leaves_out_what_was_not_measured():
+    found = panels(draw_comparison([measured("d121", 3)]))
+    assert "pictures a second in training" not in found
+    assert len(found) == 5
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run of three steps as the trainer writes it, its accuracy missing once."""
+    log = RunLog(tmp_path / "model", start_step=0)
+    for step, (loss, accuracy) in enumerate([(4.0, 0.1), (3.0, None), (2.0, 0.5)], start=1):
+        log.training(step, 0.1 * step, 0.01, loss, accuracy, 5.0)
+    for step in (2, 3):
+        for name in ("lfw", "orl"):
+            figures = {"accuracy": 0.3 * step, "balanced_accuracy": 0.5, "auc": 0.5, "tar": {"0.1": 0.2}}
+            log.verification(step, name, figures)
+    log.close()
+    return tmp_path
+
+
+def test_run_shows_what_the_files_hold(run_folder):
+    found = panels(draw_run(run_folder))
+    assert list(found) == ["loss", "accuracy in training", "learning rate", "accuracy in verification"]
+    lines = {title: [line.get_xydata().tolist() for line in axes.lines] for title, axes in found.items()}
+    assert lines["loss"] == [[[1, 4], [2, 3], [3, 2]]]
+    assert lines["learning rate"] == [[[1, 0.01], [2, 0.01], [3, 0.01]]]
+    assert np.array_equal(lines["accuracy in training"][0], [[1, 0.1], [2, np.nan], [3, 0.5]], equal_nan=True)
+    assert np.allclose(lines["accuracy in verification"], [[[2, 0.6], [3, 0.9]]] * 2)
+    assert [line.get_label() for line in found["accuracy in verification"].lines] == ["lfw", "orl"]
+
+
+def test_plot_run(capsys, run_folder):
+    (run_folder / "model-verification.csv").unlink()
+    path = run_folder / "run.png"
+    assert cli.main(["plot-run", str(run_folder), "-o", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [("step,loss\n1,2\n", 2), ("HEAD1,2,3,4,5,6\n1,2,x,4,5,6\n", 3), ("HEAD1,2,3\n", 2)]
+)
+def test_a_damaged_run_is_named(tmp_path, content, line):
+    head = "step,epoch,learning_rate,loss,accuracy,images_per_second\n"
+    (tmp_path / "m-training.csv").write_text(content.replace("HEAD", head))
+    with pytest.raises(InputError, match=rf"m-training.csv: line {line} is not what a training run writes"):
+        draw_run(tmp_path)
+
+
+def test_no_run_and_several_runs_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"there is no run here"):
+        draw_run(tmp_path)
+    for name in "ab":
+        (tmp_path / f"{name}-training.csv").touch()
+    with pytest.raises(InputError, match=r"several runs here: a-training.csv, b-training.csv"):
+        draw_run(tmp_path)
+
+
+def test_roc_and_scores():
+    result = evaluate([0.9, 0.2, 0.8, 0.1, 0.3, 0.7], [True, False, True, False, True, False], folds=2)
+    figure = draw_verification({"new": result, "old": result})
+    roc, *histograms = figure.axes
+    assert roc.get_xscale() == "log"
+    none = 0.5 / 3  # half of one of three impostor pairs
+    for line in roc.lines:
+        assert np.allclose(line.get_xdata(), [none, none, none, 1 / 3, 1 / 3, 2 / 3, 1])
+        assert np.allclose(line.get_ydata(), [0, 1 / 3, 2 / 3, 2 / 3, 1, 1, 1])
+    titles = [axes.get_title(loc="left") for axes in histograms]
+    assert titles == [f"{name}: AUC {result.auc:.4f}" for name in ("new", "old")]
+    genuine = [bar for bar in histograms[0].patches[:49] if bar.get_height()]
+    assert [bar.get_x() <= score <= bar.get_x() + bar.get_width() for bar, score in zip(genuine, (0.3, 0.8, 0.9))]
+    assert result.scores[0].tolist() == [0.9, 0.8, 0.3]
+
+
+def test_verify_several_models_with_a_plot(capsys, tmp_path):
+    for name, shift in (("old", 0.0), ("new", 1.0)):
+        model = tiny_model()
+        model.arguments["conv0_bias"][:] += shift
+        mx.model.save_checkpoint(str(tmp_path / name), 1, model.symbol, *as_ndarrays(model))
+    encoded = [encode(picture) for picture in pictures(10)]
+    write_bin(tmp_path / "small.bin", [*encoded, *encoded[::-1]], [True, False] * 5)
+    size = ",".join(map(str, TINY_SHAPE))
+    command = ["verify", "small.bin", "--model", "new", "--against", "old", "--image-size", size, "--plot", "roc.png"]
+    command = [str(tmp_path / part) if part in ("small.bin", "new", "old", "roc.png") else part for part in command]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert out.index(f"{tmp_path}/new,1:\nset") < out.index(f"{tmp_path}/old,1:\nset")
+    assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main([*command[:-1], str(tmp_path / "roc.doc")]) == 1
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,92 @@
+"""The accelerated symbol: the same parameters, outputs and gradients as the plain one."""
+
+import numpy as np
+import pytest
+
+from denseface.models import families
+from denseface.rewrites import accelerate as acceleration
+from denseface.rewrites.accelerate import accelerate
+from denseface.rewrites.graph import Node, nodes_of, output_shapes, rewrite
+from denseface.rewrites.native import load_operators
+
+import mxnet as mx
+
+SHAPE = (4, 3, 32, 32)
+
+
+def run(symbol, seed=0):
+    """Outputs, gradients and moving averages of one training step, by name."""
+    executor = symbol.simple_bind(mx.cpu(), data=SHAPE, softmax_label=SHAPE[:1], grad_req="write")
+    rng = np.random.default_rng(seed)
+    for name in sorted(executor.arg_dict):
+        array = executor.arg_dict[name]
+        if name == "data":
+            array[:] = rng.uniform(0, 255, array.shape)
+        elif name == "softmax_label":
+            array[:] = rng.integers(0, 30, array.shape)
+        elif name.endswith(("gamma", "alpha")):
+            array[:] = rng.uniform(0.2, 1.2, array.shape)
+        elif name.endswith("weight"):
+            array[:] = rng.normal(0, np.sqrt(2 / np.prod(array.shape[1:])), array.shape)
+        else:
+            array[:] = rng.normal(0, 0.1, array.shape)
+    for name, array in executor.aux_dict.items():
+        array[:] = 1.0 if name.endswith("var") else 0.0
+    executor.forward(is_train=True)
+    executor.backward()
+    outputs = {f"output {index}": array for index, array in enumerate(executor.outputs)}
+    found = {**outputs, **executor.grad_dict, **{f"aux {k}": v for k, v in executor.aux_dict.items()}}
+    return {name: array.asnumpy() for name, array in found.items() if name != "softmax_label"}
+
+
+def with_slow_slopes(symbol):
+    """PReLU as where(x > 0, x, a x): MXNet's own gives gradients of its slopes that depend on its memory planner."""
+
+    shapes = output_shapes(symbol, SHAPE)
+
+    def change(node):
+        if node.op != "LeakyReLU" or node.attrs["act_type"] != "prelu":
+            return node
+        data, slope = node.inputs
+        slope[0].attrs["__shape__"] = str(shapes[slope[0].name])
+        column = Node("Reshape", f"{node.name}_column", {"shape": "(1, -1, 1, 1)"}, [slope])
+        product = Node("broadcast_mul", f"{node.name}_product", {}, [data, (column, 0)])
+        positive = Node("_greater_scalar", f"{node.name}_positive", {"scalar": "0"}, [data])
+        return Node("where", node.name, {}, [(positive, 0), data, (product, 0)])
+
+    return rewrite(symbol, change)
+
+
+def assert_same_function(fast, plain):
+    assert fast.list_arguments() == plain.list_arguments()
+    assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
+    expected, found = run(with_slow_slopes(plain)), run(fast)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        error = np.linalg.norm(found[name] - expected[name]) / (np.linalg.norm(expected[name]) + 1e-2)
+        assert error < 5e-3, (name, error)  # sums of large terms that nearly cancel, in the stem
+
+
+@pytest.mark.parametrize(
+    "network, activation", [("d63", "elu"), ("d63", "prelu"), ("d121", "elu"), ("r18", "prelu"), ("y1", "prelu")]
+)
+def test_accelerated_and_plain_are_the_same_function(network, activation):
+    # At the kink of a ReLU a rounding error can turn a gradient on or off, so the blocks get smoother activations.
+    families.configure(network, "orl", "arcface", [f"net_act={activation}", "net_output=J", "emb_size=16"])
+    plain = families.training_symbol(families.embedding_symbol())
+    assert_same_function(accelerate(plain, SHAPE), plain)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_everything_that_trains_on_a_compiler_trains_without(monkeypatch, compiled):
+    monkeypatch.setattr(acceleration, "load_operators", lambda: compiled and load_operators())
+    families.configure("d121", "orl", "arcface", ["net_act=relu"])
+    plain = families.training_symbol(families.embedding_symbol())
+    operators = [node.op for node in nodes_of(accelerate(plain, SHAPE))]
+    assert operators.count("denseface_dense_block") == (4 if compiled and load_operators() else 0)
+
+
+def test_a_loss_whose_labels_tell_no_shape_is_accelerated_too():
+    families.configure("d63", "orl", "triplet")
+    plain = families.training_symbol(families.embedding_symbol())
+    assert len(nodes_of(accelerate(plain, (6, 3, 32, 32)))) != len(nodes_of(plain))

@@ -1,0 +1,171 @@
+"""Dense blocks in one operator: the same outputs, gradients and moving averages as in MXNet's operators."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from symbol.fdensenet import DenseNet
+
+import numpy as np
+import pytest
+
+from denseface.rewrites.dense_blocks import with_dense_blocks, with_inference_blocks
+from denseface.rewrites.graph import nodes_of, rewrite
+from denseface.rewrites.native import load_operators
+from denseface.rewrites.prelu import with_fast_slopes
+
+import mxnet as mx
+
+pytestmark = pytest.mark.skipif(not load_operators(), reason="there is no compiler for them")
+
+
+def network(act_type="prelu", channels=32, growth=16, blocks=(2, 3), channelwise=False, **settings):
+    settings = {"dropout": 0.0, "bn_mom": 0.8, **settings}
+    with mx.name.NameManager():
+        body = DenseNet(channels, growth, blocks, act_type=act_type, prefix="net_", **settings)
+        symbol = mx.sym.MakeLoss(mx.sym.square(body(mx.sym.Variable("data"))), name="loss")
+    return rewrite(symbol, with_free_shape) if channelwise else symbol
+
+
+def with_free_shape(node):
+    """MXNet gives slopes without a shape one for every channel."""
+    if node.name.endswith("alpha"):
+        node.attrs.pop("__shape__")
+    return node
+
+
+def ops(symbol):
+    return [node.op for node in nodes_of(symbol)]
+
+
+def bind(symbol, shape, grad_req="write"):
+    executor = symbol.simple_bind(mx.cpu(), data=shape, grad_req=grad_req)
+    rng = np.random.default_rng(0)
+    for name in sorted(executor.arg_dict):
+        array = executor.arg_dict[name]
+        if name.endswith(("gamma", "alpha")):
+            array[:] = rng.uniform(0.3, 1.2, array.shape)
+        elif name.endswith("weight"):
+            array[:] = rng.normal(0, np.sqrt(2 / np.prod(array.shape[1:])), array.shape)
+        else:
+            array[:] = rng.normal(0, 0.5, array.shape)
+    for name in sorted(executor.aux_dict):
+        array = executor.aux_dict[name]
+        array[:] = rng.uniform(0.5, 1.5, array.shape)
+    return executor
+
+
+def arrays(executor):
+    mx.nd.waitall()
+    found = {
+        "output": executor.outputs[0],
+        **executor.grad_dict,
+        **{f"moving {name}": array for name, array in executor.aux_dict.items()},
+    }
+    return {name: array.asnumpy() for name, array in found.items()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        error = np.linalg.norm(found[name] - array) / (np.linalg.norm(array) + 1e-6)
+        assert error < 2e-3, (name, error)
+
+
+networks = pytest.mark.parametrize(
+    "shape, settings",
+    [
+        ((2, 3, 32, 32), {}),
+        ((3, 3, 30, 60), {"act_type": "relu"}),  # strips and tiles of unequal sizes: 15 x 30, then 7 x 15
+        ((1, 3, 64, 128), {"blocks": (2,)}),  # several strips of rows
+        ((2, 3, 20, 20), {"channels": 96, "growth": 48}),  # an odd number of blocks of 16 channels
+        ((2, 3, 6, 2), {"blocks": (1,)}),  # a picture one pixel wide
+        ((2, 3, 2, 6), {"blocks": (1,)}),  # one pixel high: fewer parts than threads
+        ((3, 3, 20, 20), {"channels": 40}),  # half a block of 16 channels, then a quarter
+        ((2, 3, 12, 12), {"channels": 10, "act_type": "relu"}),
+        ((2, 3, 12, 12), {"channels": 24, "channelwise": True}),
+    ],
+)
+
+
+@networks
+def test_training_step(shape, settings):
+    plain = network(**settings)
+    fast = with_dense_blocks(plain, shape)
+    assert ops(fast).count("denseface_dense_block") == len(settings.get("blocks", (2, 3)))
+    assert "Concat" not in ops(fast)
+    assert fast.list_arguments() == plain.list_arguments()
+    assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
+    slopes = [array for name, array in bind(fast, shape).arg_dict.items() if name.endswith("alpha")]
+    assert all((array.size > 1) == settings.get("channelwise", False) for array in slopes)
+    results = []
+    for symbol in (plain, fast):
+        executor = bind(with_fast_slopes(symbol, shape), shape)  # MXNet's own PReLU gets gradients of slopes wrong
+        for _ in range(2):  # the second starts from the first's moving averages
+            executor.forward(is_train=True)
+            executor.backward()
+        results.append(arrays(executor))
+    assert_same(*results)
+
+
+def test_evaluation_uses_moving_averages_and_leaves_them():
+    shape = (2, 3, 16, 16)
+    results = []
+    for symbol in (network(), with_dense_blocks(network(), shape)):
+        executor = bind(symbol, shape)
+        before = {name: array.asnumpy() for name, array in executor.aux_dict.items()}
+        executor.forward(is_train=False)
+        results.append(executor.outputs[0].asnumpy())
+        for name, array in before.items():
+            np.testing.assert_array_equal(executor.aux_dict[name].asnumpy(), array)
+    np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-5)
+
+
+@networks
+def test_inference(shape, settings):
+    plain = network(**settings)
+    fast = with_inference_blocks(plain, shape)
+    assert ops(fast).count("denseface_dense_block_inference") == len(settings.get("blocks", (2, 3)))
+    assert "Concat" not in ops(fast)
+    before = bind(plain, shape)
+    expected = before.forward(is_train=False)[0].asnumpy()
+    executor = fast.simple_bind(mx.cpu(), data=shape, grad_req="null")
+    given = {**before.arg_dict, **before.aux_dict}
+    for name, array in {**executor.arg_dict, **executor.aux_dict}.items():
+        array[:] = given[name]
+    for _ in range(2):  # the first puts the weights in order
+        found = executor.forward(is_train=False)[0].asnumpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("threads", [1, 3])  # whole pictures a thread, and parts of them
+def test_any_number_of_threads(threads):
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_inference or test_training_step"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+def test_gradients_are_added_where_they_are_to_be():
+    shape = (2, 3, 16, 16)
+    executor = bind(with_dense_blocks(network(), shape), shape, grad_req="add")
+    totals = []
+    for _ in range(2):
+        executor.forward(is_train=True)
+        executor.backward()
+        totals.append({name: array.asnumpy() for name, array in executor.grad_dict.items()})
+    for name, once in totals[0].items():
+        np.testing.assert_allclose(totals[1][name], 2 * once, rtol=1e-4, atol=1e-5 * np.abs(once).max())
+
+
+def test_what_differs_from_such_a_block_is_left_alone():
+    def same(symbol):
+        assert ops(with_dense_blocks(symbol, (2, 3, 16, 16))) == ops(symbol)
+
+    same(network(act_type="elu"))
+    same(network(dropout=0.1))
+    same(network(growth=24, blocks=(1,)))  # a block and a half of 16 channels
+    inside = network(blocks=(2,)).get_internals()
+    concat = next(name for name in inside.list_outputs() if name.endswith("concat0_output"))
+    tapped = with_dense_blocks(mx.sym.Group([inside["loss_output"], inside[concat]]), (2, 3, 16, 16))
+    assert "Concat" in ops(tapped)

@@ -1,0 +1,44 @@
+"""PReLU from other operators: the same values and gradients as in NumPy."""
+
+import numpy as np
+import pytest
+
+from denseface.rewrites.graph import nodes_of
+from denseface.rewrites.prelu import with_fast_slopes
+
+import mxnet as mx
+
+SHAPE = (2, 32, 5, 7)
+
+
+def prelu(**settings):
+    """Behind the slope's variable, which may be any shape that MXNet takes."""
+    return mx.sym.LeakyReLU(mx.sym.Variable("data"), mx.sym.Variable("a", **settings), act_type="prelu", name="prelu")
+
+
+@pytest.mark.parametrize("slopes", [1, 32])
+def test_values_and_gradients(slopes):
+    fast = with_fast_slopes(prelu(shape=(slopes,)), SHAPE)
+    assert "LeakyReLU" not in {node.op for node in nodes_of(fast)}
+    assert fast.list_arguments() == ["data", "a"] and not fast.list_auxiliary_states()
+    rng = np.random.default_rng(0)
+    x, slope, y_grad = rng.normal(size=SHAPE), rng.uniform(-0.5, 1.5, slopes), rng.normal(size=SHAPE)
+    executor = fast.simple_bind(mx.cpu(), data=SHAPE)
+    (y,) = executor.forward(is_train=True, data=x, a=slope)
+    executor.backward(mx.nd.array(y_grad))
+    by_channel = slope.reshape(1, -1, 1, 1)
+    np.testing.assert_allclose(y.asnumpy(), np.where(x > 0, x, by_channel * x), atol=1e-6)
+    np.testing.assert_allclose(
+        executor.grad_dict["data"].asnumpy(), np.where(x > 0, y_grad, by_channel * y_grad), atol=1e-6
+    )
+    sums = (np.minimum(x, 0) * y_grad).sum(axis=(0, 2, 3))
+    np.testing.assert_allclose(executor.grad_dict["a"].asnumpy(), sums if slopes > 1 else [sums.sum()], rtol=1e-4)
+
+
+def test_a_slope_of_unknown_shape_gets_one_for_every_channel():
+    fast = with_fast_slopes(prelu(), SHAPE)
+    assert fast.infer_shape(data=SHAPE)[0] == [SHAPE, (32,)]
+
+
+def test_what_is_no_picture_is_left_alone():
+    assert [node.op for node in nodes_of(with_fast_slopes(prelu(), (2, 32)))] == ["null", "null", "LeakyReLU"]

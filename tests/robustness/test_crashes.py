@@ -1,0 +1,98 @@
+"""Nothing is lost when a process is killed, at whatever moment."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from denseface.data.pairs import write_bin
+from denseface.data.records import write_face_records
+from denseface.models import checkpoint
+from support import kill_runs
+from support.tiny_models import encode, pictures
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+KILL_RUNS = Path(kill_runs.__file__)
+
+
+def counts(kind, count, folder):
+    path = f"{TRAIN.parent}{os.pathsep}{TRAIN.parent / 'tests'}"
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(KILL_RUNS), kind, str(count), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(kind, done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def start_training(folder):
+    """Begin or resume a run on the set beside its folder, as a user does: 12 steps, with a checkpoint at each third."""
+    command = [
+        sys.executable, str(TRAIN), "--network", "d63", "--dataset", "orl", "--loss", "arcface", "--resume",
+        "--models-root", ".", "--set", "dataset_path=../data", "--set", "image_shape=32,32,3", "--set", "emb_size=16",
+        "--set", "net_output=GAP", "--per-batch-size", "4", "--lr", "0.01", "--max-steps", "12", "--verbose", "3",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def run_content(folder):
+    """Every file of a run with what is in it, but for speeds."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name]
+    return {path.name: b"" if path.name.endswith("-training.csv") else path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(100, marks=pytest.mark.torture)])
+def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, kills):
+    """From the start of Python over imports, binding, steps, checkpoints and verifications to the end."""
+    images = [encode(picture) for picture in pictures(24, (32, 32, 3))]
+    write_face_records(tmp_path / "data", [(i // 8, image) for i, image in enumerate(images)], (32, 32))
+    write_bin(tmp_path / "data" / "orl.bin", images[:20] * 2, [True, False] * 10)
+    whole, place = tmp_path / "whole", tmp_path / "place"
+    whole.mkdir()
+    started = time.monotonic()
+    process = start_training(whole)
+    output, _ = process.communicate()
+    seconds = time.monotonic() - started
+    assert process.returncode == 0, output.decode()
+    moments, counts = random.Random(kills), {"kills": 0, "before the first checkpoint": 0, "runs": 0}
+    steps = set()
+    while counts["kills"] < kills:
+        place.mkdir()
+        newest, code = None, None
+        while code != 0:
+            process = start_training(place)
+            if counts["kills"] < kills:
+                time.sleep(moments.uniform(0, seconds))
+                process.kill()
+            output, _ = process.communicate()
+            code = process.returncode
+            if code:
+                assert code == -9, output.decode()
+                before, newest = newest, checkpoint.newest_step(place / "d63-arcface-orl" / "model")
+                assert before is None or newest >= before
+                counts["kills"] += 1
+                counts["before the first checkpoint"] += newest is None
+                steps.add(newest)
+        assert run_content(place) == run_content(whole)
+        counts["runs"] += 1
+        shutil.rmtree(place)
+    print({**counts, "steps seen": sorted(steps - {None})})
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.torture)])
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, kills):
+    found = counts("runs", kills, tmp_path)
+    assert found["kills"] == kills and found["runs_compared"] >= 1
+
+
+def test_a_checkpoint_killed_at_each_of_its_steps_leaves_a_whole_one(tmp_path):
+    found = counts("writes", 1000, tmp_path)
+    assert found["moments"] > 40
+    assert found["old_left"] > 0 and found["new_left"] > 0

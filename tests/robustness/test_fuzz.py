@@ -1,0 +1,266 @@
+"""Every reader, with files that are damaged at random: it gives a value or an InputError of one line, and soon."""
+
+import contextlib
+import io
+import json
+import math
+import re
+import resource
+import time
+from random import Random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from denseface.core.errors import InputError
+from denseface.data.align import read_landmarks
+from denseface.data.loader import decode_image
+from denseface.data.pairs import read_bin, write_bin
+from denseface.data.pictures import load_picture
+from denseface.data.records import FaceRecords, write_face_records
+from denseface.datasets.pair_list import read_pair_list
+from denseface.embedding.gallery import Gallery, write_gallery
+from denseface.evaluation.thresholds import find_threshold
+from denseface.models import checkpoint, families
+from denseface.models.checkpoint import TrainingState
+from denseface.models.params_file import read_arrays, write_arrays
+from denseface.models.plugins import read_networks
+from denseface.models.symbol_file import read_symbol
+from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_symbol
+
+CPU_SECONDS = 5.0
+GROWTH = 1 << 30
+INPUTS = [200, pytest.param(100_000, marks=pytest.mark.torture)]
+INTERESTING = [b"", b"\0", b"\xff", b"-1", b"0", b"nan", b"1e999", b"9" * 30, b",", b"\n", b"\t", b"\xff" * 8]
+INTERESTING += [number.to_bytes(size, "little") for size in (4, 8) for number in (1, 127, (1 << 31) - 1, 1 << 31)]
+
+
+@st.composite
+def damaged(draw, whole):
+    """A file with up to four places cut, overwritten, doubled or filled with something else."""
+    return damage(draw(st.sampled_from(whole)), draw(st.randoms(use_true_random=False)))
+
+
+def damage(whole, random):
+    """Cut, overwrite, double or fill up to four places of a file."""
+    data = bytearray(whole)
+    for _ in range(random.randint(1, 4)):
+        start = random.randint(0, len(data))
+        end = min(len(data), start + random.choice([0, 1, 2, 4, 8, 100]))
+        kind = random.randint(0, 4)
+        if kind == 0 and start < len(data):
+            data[start] ^= 1 << random.randint(0, 7)
+        elif kind == 1:
+            del data[start:]
+        elif kind == 2:
+            data[start:end] = random.choice(INTERESTING)
+        elif kind == 3:
+            data[start:end] = [random.randint(0, 255) for _ in range(random.randint(0, 16))]
+        else:
+            data[start:start] = data[start:end]
+    return bytes(data)
+
+
+def evolved(whole, count):
+    """Damaged files from a seed; what was refused for a new reason is damaged further.
+
+    Hypothesis takes a millisecond for each of its inputs, five times what a reader takes.  These come beside them.
+    """
+    numbers, corpus, reasons = Random(count), list(whole), {None}
+    for _ in range(count):
+        data = damage(numbers.choice(whole if numbers.random() < 0.5 else corpus), numbers)
+        reason = yield data
+        kind = reason and re.sub(r"\W*\d+\W*|'.*'", " ", reason)[:200]
+        if kind not in reasons and len(corpus) < 1000:
+            reasons.add(kind)
+            corpus.append(data[: 4 * len(max(whole, key=len))])
+
+
+class Limits:
+    """Calls of a reader, held to what it may raise, take and last."""
+
+    def __init__(self, read):
+        self.read = read
+        self.count, self.refused, self.slowest = 0, 0, 0.0
+        self.before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def __call__(self, data):
+        """Read once; give the reason where it is refused."""
+        started = time.process_time()
+        reason = None
+        try:
+            self.read(data)
+        except InputError as error:
+            reason = str(error)
+            assert reason and reason.isprintable(), data
+        except BaseException as error:
+            raise AssertionError(f"{error!r} for {data!r}") from error
+        self.count += 1
+        self.refused += reason is not None
+        self.slowest = max(self.slowest, time.process_time() - started)
+        return reason
+
+    def check(self):
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self.before) * 1024
+        print(f"{self.count} inputs, {self.refused} refused; the slowest took {self.slowest:.2f} s; "
+              f"memory grew by {grown >> 20} MiB")  # fmt: skip
+        assert self.slowest < CPU_SECONDS and grown < GROWTH
+
+
+def hold(strategy, read, count):
+    """Give many inputs to a reader."""
+    settings(
+        max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )(given(strategy)(lambda data: read(data) and None))()
+
+
+def hold_files(whole, read, count):
+    """Give a reader as many damaged files as ``count``, and a tenth of that from hypothesis."""
+    read = Limits(read)
+    files = evolved(whole, count)
+    data = next(files)
+    with contextlib.suppress(StopIteration):
+        while True:
+            data = files.send(read(data))
+    assert read.count == count
+    hold(damaged(whole), read, count // 10)
+    read.check()
+
+
+def records(folder, file):
+    faces = [encode(picture, "JPEG") for picture in pictures(6)]
+    write_face_records(folder, [(i // 2, face) for i, face in enumerate(faces)], (16, 16))
+    return folder / file
+
+
+def read_records(path):
+    with FaceRecords(path.parent, images_filter=2) as found:
+        for key in found.keys[:20].tolist():
+            found.read_image(key)
+
+
+def pair_list(folder):
+    path = folder / "pairs.txt"
+    for name in "ab":
+        (folder / name).mkdir()
+        for number in (1, 2):
+            (folder / name / f"{name}_{number:04d}.jpg").touch()
+    path.write_bytes(b"a 1 2\na 1 b 2\n\na/a_0001.jpg b/b_0001.jpg 0\n")
+    return path
+
+
+def landmarks(folder):
+    path = folder / "landmarks.txt"
+    path.write_text("a/1.jpg 38 51 73 51 56 71 41 92 70 92\na b/2.jpg 38.5 51 73 51 56 71 41 92 70 92\n")
+    return path
+
+
+def parameters(folder):
+    path = folder / "model-0001.params"
+    with open(path, "wb") as file:
+        write_arrays(file, {"arg:a": np.ones((2, 3), np.float32), "aux:b": np.ones(4, np.int64)})
+    return path
+
+
+def symbol(folder):
+    path = folder / "model-symbol.json"
+    path.write_text(tiny_symbol().tojson())
+    return path
+
+
+def state(folder):
+    arrays = {name: np.ones(2, np.float32) for name in ("conv0_weight", "fc7_weight")}
+    checkpoint.save(folder / "model", tiny_symbol(), TrainingState(1, arrays, {}, arrays, {"best": {}}))
+    return folder / "model-0001.json"
+
+
+def read_state(path):
+    checkpoint.load_state(path.parent / "model", 1)
+
+
+def pairs(folder):
+    write_bin(folder / "set.bin", [encode(picture) for picture in pictures(4, (4, 4, 3))], [True, False])
+    return folder / "set.bin"
+
+
+def gallery(folder):
+    rows = np.eye(3, 4, dtype="<f4")
+    model = {"sha256": "00", "flip": True, "image_shape": [16, 16, 3], "prefix": "p", "epoch": 1}
+    write_gallery(folder / "out.npz", io.BytesIO(rows.tobytes()), rows.shape, ["a", "bb", "c"], 2, model)
+    return folder / "out.npz"
+
+
+def read_gallery(path):
+    found = Gallery(path)
+    places, _ = found.nearest(np.ones((1, found.shape[1]), np.float32) if found.shape[1] < 99 else np.ones((1, 4)), 2)
+    found.names(places.flat)
+
+
+def figures(folder):
+    path = folder / "model-0001.verification.json"
+    ways = {way: {"n_genuine": 10, "n_impostor": 10, "threshold": 0.25} for way in ("flip", "plain")}
+    path.write_text(json.dumps({"model": {"sha256": "0"}, "sets": {"orl": ways, "lfw": ways}}))
+    return path
+
+
+def read_figures(path):
+    model = SimpleNamespace(prefix=path.parent / "model", step=1)
+    threshold, _ = find_threshold(SimpleNamespace(model=model, identity={"sha256": "0"}, flip=True))
+    assert -math.inf < threshold < math.inf
+
+
+def network_file(folder):
+    path = folder / "networks.json"
+    path.write_text(json.dumps({"w": {"net_name": "fdensenet", "num_layers": 63, "net_blocks": [1, 2], "bn_mom": 0.5}}))
+    return path
+
+
+READERS = {
+    "records": (lambda folder: records(folder, "train.rec"), read_records),
+    "index": (lambda folder: records(folder, "train.idx"), read_records),
+    "property": (lambda folder: records(folder, "property"), read_records),
+    "pairs": (pairs, read_bin),
+    "parameters": (parameters, read_arrays),
+    "symbol": (symbol, read_symbol),
+    "manifest": (state, read_state),
+    "pair list": (pair_list, lambda path: read_pair_list(path, path.parent)),
+    "landmarks": (landmarks, read_landmarks),
+    "gallery": (gallery, read_gallery),
+    "figures": (figures, read_figures),
+    "networks": (network_file, lambda path: read_networks(path, {"num_layers": 1, "net_blocks": [1], "bn_mom": 0.9})),
+}
+
+
+@pytest.mark.parametrize("count", INPUTS)
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_an_input_error_of_one_line(tmp_path, name, count):
+    make, read = READERS[name]
+    path = make(tmp_path)
+
+    def read_damaged(data):
+        path.write_bytes(data)
+        read(path)
+
+    hold_files([path.read_bytes()], read_damaged, count)
+
+
+@pytest.mark.parametrize("count", INPUTS)
+@pytest.mark.parametrize("read", [load_picture, decode_image])
+def test_a_damaged_picture_is_an_input_error_of_one_line(read, count):
+    kinds = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
+    whole = [encode(picture, kind) for kind, picture in zip(kinds, pictures(len(kinds)))]
+    hold_files(whole, lambda data: read(data, TINY_SHAPE), count)
+
+
+@pytest.mark.parametrize("count", INPUTS)
+def test_anything_after_set_is_an_input_error_of_one_line(configured, count):
+    keys = sorted({*configured()} | {"lr", "seed", "ckpt"})
+    numbers = st.one_of(st.integers(), st.floats()).map(str)
+    values = st.one_of(st.text(), numbers, st.lists(numbers, max_size=4).map(",".join), st.sampled_from(["9" * 5000]))
+    assignments = st.one_of(st.text(), st.builds("{}={}".format, st.sampled_from(keys), values))
+    read = Limits(lambda text: families.configure("d63", "orl", "arcface", [text]))
+    hold(assignments, read, count)
+    read.check()

@@ -1,0 +1,81 @@
+"""Numbers at the edge: sets with hardly anything in them, and values that no longer are numbers."""
+
+import contextlib
+import math
+
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.data.augment import Augmentation
+from denseface.data.loader import BatchLoader
+from denseface.data.records import FaceRecords, Property, write_face_records, write_property
+from denseface.models import checkpoint, losses
+from denseface.training import run as training
+from denseface.training.learner import Learner
+from denseface.training.run import Plan, Run
+from support.tiny_models import encode, pictures
+from support.tiny_runs import BATCH, SIZE, embedding_symbol
+
+import mxnet as mx
+
+
+@contextlib.contextmanager
+def run_on(folder, labels, num_classes=None, rate=0.1, loss=losses.margin_softmax, **margins):
+    """A run of 6 steps on a picture for each label."""
+    faces = pictures(len(labels), (SIZE, SIZE, 3))
+    write_face_records(folder, [(label, encode(face)) for label, face in zip(labels, faces)], (SIZE, SIZE))
+    if num_classes:
+        write_property(folder, Property(num_classes, SIZE, SIZE))
+    with FaceRecords(folder) as records:
+        symbol = loss(embedding_symbol(), 5, records.num_classes, **margins)
+        learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
+        learner.initialize(mx.init.Xavier(), seed=1)
+        loader = BatchLoader(records, BATCH, (SIZE, SIZE, 3), Augmentation())
+        plan = Plan(6, rate, [], 0, 1, 3, training.KEEP_BEST, 1, 0)
+        yield Run(learner, loader, plan, str(folder / "model"), embedding_symbol(), lambda arguments, auxiliary: {})
+
+
+@pytest.mark.parametrize(
+    "labels, num_classes",
+    [
+        pytest.param([0] * 8, None, id="one class"),
+        pytest.param([0], None, id="one picture"),
+        pytest.param([0, 1, 1, 1, 1, 1], None, id="a class of one picture"),
+        pytest.param([0, 0, 1, 1], 1000, id="more classes than labels"),
+        pytest.param([0, 1], None, id="a batch larger than the data"),
+    ],
+)
+def test_little_data_train_to_numbers(tmp_path, labels, num_classes):
+    with run_on(tmp_path, labels, num_classes, s=8.0, m2=0.5) as run:
+        assert run.fit()
+    state = checkpoint.load_state(tmp_path / "model", 6)
+    assert all(np.isfinite(array).all() for array in (*state.arguments.values(), *state.momenta.values()))
+    assert state.arguments["fc7_weight"].shape == (num_classes or len({*labels}), 5)
+
+
+def test_fewer_classes_than_labels_is_an_error_that_names_both(tmp_path):
+    with (
+        run_on(tmp_path, [0, 1, 2, 3], 3, s=8.0) as run,
+        pytest.raises(InputError, match=r"label 3 .* 3 classes .*property"),
+    ):
+        run.fit()
+
+
+def test_a_rate_that_is_too_high_ends_in_advice_and_no_checkpoint(tmp_path):
+    message = r"is not finite any more .*nothing was saved yet; try --lr 1e\+29"
+    softmax = run_on(tmp_path, [0, 0, 1, 1], rate=1e30, loss=losses.softmax)
+    with softmax as run, pytest.raises(InputError, match=message):
+        run.fit()
+    assert checkpoint.newest_step(tmp_path / "model") is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_parameter_that_is_no_number_is_never_saved(tmp_path, value):
+    with run_on(tmp_path, [0, 0, 1, 1], s=8.0) as run:
+        arguments, auxiliary = run.learner.parameters()
+        arguments["fc7_weight"][0, 0] = value
+        run.learner.set_parameters(arguments, auxiliary)
+        with pytest.raises(InputError, match="is not finite any more"):
+            run.fit()
+    assert checkpoint.newest_step(tmp_path / "model") is None

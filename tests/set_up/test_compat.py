@@ -1,0 +1,164 @@
+"""denseface/_compat.py: importing denseface costs next to nothing and makes MXNet run on this Python and NumPy."""
+
+import base64
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import denseface
+from denseface import _compat
+
+import mxnet as mx
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_python(code, *options, **variables):
+    """Run code in a fresh interpreter at the root of the tree."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MXNET_"))}
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=env | variables, capture_output=True, text=True, timeout=60)
+
+
+def output_of(code, *options, **variables):
+    result = run_python(code, *options, **variables)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+class TestImportingDenseface:
+    def test_needs_no_installed_package(self):
+        assert output_of("import denseface; print(denseface.__version__)", "-S") == denseface.__version__
+
+    def test_loads_neither_mxnet_nor_numpy(self):
+        assert output_of("import denseface, sys; print({'mxnet', 'numpy'} & set(sys.modules))") == "set()"
+
+    def test_is_quick(self):
+        code = "import time; start = time.perf_counter(); import denseface; print(time.perf_counter() - start)"
+        assert min(float(output_of(code)) for _ in range(3)) < 0.25
+
+    def test_puts_one_finder_in_place_however_often(self):
+        code = """
+import importlib, sys
+import denseface
+importlib.reload(denseface)
+denseface._compat.install()
+print([type(finder).__name__ for finder in sys.meta_path].count("_MXNetFinder"))
+"""
+        assert output_of(code) == "1"
+
+
+class TestWhatIsMissing:
+    def test_mxnet_is_named_with_the_command_that_installs_it(self):
+        result = run_python("import denseface, mxnet", "-S")
+        last_line = result.stderr.splitlines()[-1]
+        assert last_line == f"ModuleNotFoundError: MXNet is not installed; install it with: {_compat.INSTALL_COMMAND}"
+
+    def test_the_command_has_the_version_that_setup_installs(self):
+        assert "mxnet==1.9.1;" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+        assert "--no-deps mxnet==1.9.1 " in _compat.INSTALL_COMMAND
+
+    def test_distutils_is_named_with_the_package_that_brings_it_back(self):
+        result = run_python("import sys; sys.modules['distutils'] = None; import denseface, mxnet")
+        assert result.stderr.splitlines()[-1].startswith("ModuleNotFoundError: MXNet needs distutils")
+        assert result.stderr.splitlines()[-1].endswith("pip install setuptools")
+
+
+class TestNumPysNames:
+    def test_what_numpy_has_is_left_alone(self):
+        code = """
+import numpy as np
+before = {module: dict(vars(module)) for module in (np, np.linalg)}
+import denseface, mxnet
+print([name for module in before for name, value in before[module].items() if getattr(module, name) is not value])
+"""
+        assert output_of(code) == "[]"
+
+    @pytest.mark.parametrize(
+        ("name", "arguments", "value"),
+        [
+            ("bool", [1], True),
+            ("float_", [0.5], 0.5),
+            ("alltrue", [[1, 0]], False),
+            ("sometrue", [[1, 0]], True),
+            ("product", [[2, 3]], 6),
+            ("cumproduct", [[2, 3]], [2, 6]),
+            ("in1d", [[1, 2], [2]], [False, True]),
+            ("row_stack", [[[1], [2]]], [[1], [2]]),
+            ("trapz", [[1, 3]], 2),
+            ("round_", [1.26, 1], 1.3),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_functions_that_numpy_dropped_do_what_they_did(self, name, arguments, value):
+        np.testing.assert_array_equal(getattr(np, name)(*arguments), value)
+
+    def test_constants_that_numpy_dropped_are_what_they_were(self):
+        assert np.inf == np.Inf == np.Infinity == np.infty == np.PINF == -np.NINF
+        assert np.isnan([np.NAN, np.NaN]).all()
+        assert np.copysign(1, [np.PZERO, np.NZERO]).tolist() == [1, -1]
+
+    def test_what_has_no_equal_says_so_when_called(self):
+        with pytest.raises(NotImplementedError, match=r"^numpy\.pmt was removed from NumPy$"):
+            np.pmt(0.01, 12, 1000)
+
+
+class TestMXNet:
+    def test_its_files_are_as_they_were_installed(self):
+        sources = [file for file in importlib.metadata.files("mxnet") if file.suffix == ".py"]
+        assert len(sources) > 200
+        for file in sources:
+            digest = base64.urlsafe_b64encode(hashlib.sha256(file.read_binary()).digest()).rstrip(b"=")
+            assert file.hash.value == digest.decode(), file
+
+    def test_binding_is_silent_unless_asked(self):
+        code = """
+import os, denseface
+import mxnet as mx
+net = mx.sym.relu(mx.sym.Convolution(mx.sym.var("data"), kernel=(1, 1), num_filter=2))
+net.simple_bind(mx.cpu(), data=(1, 2, 4, 4), grad_req="null")
+print(os.environ["MXNET_SUBGRAPH_VERBOSE"])
+"""
+        quiet = run_python(code)
+        assert (quiet.stdout, quiet.stderr) == ("0\n", "")
+        assert output_of(code, MXNET_SUBGRAPH_VERBOSE="1") == "1"
+
+    def test_gluon_differentiates(self):
+        net = mx.gluon.nn.Dense(1, use_bias=False, in_units=2)
+        net.initialize(mx.init.One())
+        data, target = mx.nd.array([[1.0, 2.0]]), 5.0
+        with mx.autograd.record():
+            loss = ((net(data) - target) ** 2).sum()
+        loss.backward()
+        # 2 (w . x - t) x, with w = (1, 1)
+        np.testing.assert_allclose(net.weight.grad().asnumpy(), [[-4, -8]])
+
+    def test_module_fits_a_step_and_its_checkpoint_predicts_the_same(self, tmp_path):
+        output = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=1, no_bias=True, name="fc")
+        module = mx.mod.Module(
+            mx.sym.LinearRegressionOutput(output, mx.sym.var("label")), ["data"], ["label"], context=mx.cpu()
+        )
+        data = np.array([[1.0, 2.0]], np.float32)
+        batches = mx.io.NDArrayIter(data, np.array([5.0], np.float32), batch_size=1, label_name="label")
+        module.fit(
+            batches,
+            eval_metric="mse",
+            initializer=mx.init.One(),
+            optimizer="sgd",
+            optimizer_params={"learning_rate": 0.1},
+            num_epoch=1,
+        )
+        # The gradient of the output is (w . x - t) = -2, so the step is 0.1 * 2 x.
+        np.testing.assert_allclose(module.get_params()[0]["fc_weight"].asnumpy(), [[1.2, 1.4]], rtol=1e-6)
+
+        prefix = str(tmp_path / "model")
+        module.save_checkpoint(prefix, 1)
+        loaded = mx.mod.Module.load(prefix, 1, data_names=["data"], label_names=["label"], context=mx.cpu())
+        loaded.bind([("data", (1, 2))], [("label", (1,))], for_training=False)
+        np.testing.assert_allclose(loaded.predict(batches).asnumpy(), [[4.0]], rtol=1e-6)

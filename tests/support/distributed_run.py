@@ -1,0 +1,109 @@
+"""A tiny run, in a process of its own: ``python distributed_run.py RECORDS PREFIX '{"batch": 4, ...}'``.
+
+Under ``denseface launch`` it is one of several workers, a server or the scheduler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+
+from denseface.core.errors import InputError
+from denseface.data.augment import Augmentation
+from denseface.data.loader import BatchLoader
+from denseface.data.records import FaceRecords
+from denseface.distributed.workers import Workers
+from denseface.models import checkpoint, losses
+from denseface.training import run as training
+from denseface.training.learner import Learner
+from denseface.training.run import Plan, Run
+from denseface.training.triplets import METRICS, TripletLoader
+
+import mxnet as mx
+
+CLASSES, SIZE = 12, 8
+
+
+def with_fixed_statistics(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+    """Let batch normalisation use its moving averages, so that no picture's result depends on the others beside it."""
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        if node["op"] == "BatchNorm":
+            node["attrs"]["use_global_stats"] = "True"
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def embedding_symbol(dropout: float) -> mx.sym.Symbol:
+    body = mx.sym.Convolution(mx.sym.Variable("data") * (1 / 255), num_filter=4, kernel=(3, 3), name="conv")
+    body = mx.sym.BatchNorm(body, fix_gamma=False, name="bn")
+    body = mx.sym.Dropout(body, p=dropout) if dropout else body
+    return mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
+
+
+def main(
+    records_folder: str,
+    prefix: str,
+    batch: int = 4,
+    steps: int = 20,
+    devices: int = 1,
+    kvstore: str = "dist_sync",
+    loss: str = "arcface",
+    dropout: float = 0.0,
+    fixed: bool = False,
+    sample: int | None = None,
+    accumulate: int = 1,
+    resume: bool = False,
+    signal_at: int | None = None,
+    diverge_at: int | None = None,
+    max_bad: int | None = None,
+    verbose: int = 1000,
+) -> int:
+    """Train to the end, and give the exit code; signals and divergence come to the last worker alone, at a step."""
+    with Workers(kvstore) as workers, FaceRecords(records_folder) as records:
+        embedding = embedding_symbol(dropout)
+        settings = (records, batch, (SIZE, SIZE, 3), Augmentation(color=1), 5)
+        if loss == "arcface":
+            symbol = losses.margin_softmax(embedding, 5, sample or CLASSES, s=8, m2=0.2)
+            loader = BatchLoader(*settings, num_parts=workers.size, part_index=workers.rank, max_bad=max_bad)
+        else:
+            symbol = losses.triplet(embedding, alpha=0.3)
+            loader = TripletLoader(
+                *settings, embed=lambda data: learner.embed(data), metric=METRICS["triplet"], alpha=0.3, bag_size=16,
+                images_per_identity=4, num_devices=devices, accumulate=accumulate, workers=workers,
+            )  # fmt: skip
+        learner = Learner(
+            with_fixed_statistics(symbol) if fixed else symbol, (batch, 3, SIZE, SIZE),
+            [mx.cpu(i) for i in range(devices)], momentum=0.9, wd=1e-3, accumulate=accumulate, workers=workers,
+            num_classes=CLASSES if sample else None,
+        )  # fmt: skip
+        plan = Plan(steps, 0.05, [15], 2, 1, verbose, training.KEEP_BEST, accumulate, 5)
+        run = Run(learner, loader, plan, prefix, embedding, lambda arguments, auxiliary: {})
+        newest = workers.from_first(lambda: checkpoint.newest_step(prefix)) if resume else None
+        if newest:
+            run.resume(newest)
+        else:
+            learner.initialize(mx.init.Xavier(), seed=5)
+            learner.share()
+        last = workers.rank == workers.size - 1
+        take_step = learner.step
+
+        def step(*args, **kwargs):
+            with contextlib.suppress(BrokenPipeError):
+                print(f"taking step {run.step + 1}", flush=True)
+            if last and run.step + 1 == signal_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            result = take_step(*args, **kwargs)
+            return result._replace(loss=float("nan")) if last and run.step + 1 == diverge_at else result
+
+        learner.step = step
+        return 0 if run.fit() else 128 + run.stopped_by
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(*sys.argv[1:3], **json.loads(sys.argv[3])))
+    except InputError as error:
+        sys.exit(f"error: {error}")

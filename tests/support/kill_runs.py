@@ -1,0 +1,180 @@
+"""Kill training runs and checkpoints in the making, and see what is left.
+
+    python tests/support/kill_runs.py runs|writes COUNT FOLDER
+
+It is a program of its own because it forks: that is safe only where MXNet has not computed yet.  The last line that it
+prints is what it has counted, as JSON; any loss is an error.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from denseface.core import files
+from denseface.data.records import FaceRecords, write_face_records
+from denseface.models import checkpoint
+from support.tiny_checkpoints import assert_equal_arrays, embedding_symbol, make_state
+from support.tiny_models import encode, pictures
+from support.tiny_runs import CLASSES, SIZE, make_run
+
+STEPS = 30
+OLD, NEW = 4, 12
+SYMBOL = embedding_symbol()  # once, because MXNet counts the names that it makes up
+KILLED_HERE = 70
+
+
+def kill_runs(count: int, folder: Path) -> dict:
+    """Kill runs at random moments, resume them, and compare them with one that was left alone."""
+    records = folder / "records"
+    faces = pictures(6 * CLASSES, (SIZE, SIZE, 3))
+    write_face_records(records, [(i // 6, encode(face)) for i, face in enumerate(faces)], (SIZE, SIZE))
+    started = time.monotonic()
+    _wait(_start(train, records, folder / "whole"))
+    seconds = time.monotonic() - started
+    expected = _content(folder / "whole")
+    counts = {"kills": 0, "before_the_first_checkpoint": 0, "steps_seen": 0, "runs_compared": 0}
+    steps = set()
+    moments = random.Random(count)
+    while counts["kills"] < count:
+        place = folder / f"run{counts['runs_compared']}"
+        newest, finished = None, False
+        while not finished:
+            process = _start(train, records, place)
+            if counts["kills"] < count:
+                time.sleep(moments.uniform(0, seconds / 2))
+                os.kill(process, signal.SIGKILL)
+            finished = _wait(process) == 0
+            if not finished:
+                counts["kills"] += 1
+                before, newest = newest, checkpoint.newest_step(place / "model")
+                assert before is None or newest >= before, f"step {before} is lost, {newest} is left"
+                counts["before_the_first_checkpoint"] += newest is None
+                steps.add(newest)
+        assert _content(place) == expected, f"{place} differs from {folder / 'whole'}"
+        counts["runs_compared"] += 1
+        shutil.rmtree(place)
+    return {**counts, "steps_seen": len(steps - {None})}
+
+
+def train(records: Path, place: Path) -> None:
+    """Train from wherever the run stands to its end, with a checkpoint at every step."""
+    place.mkdir(exist_ok=True)
+    prefix = place / "model"
+    with FaceRecords(records) as faces:
+        run = make_run(faces, prefix, steps=STEPS, verbose=1, frequent=1)
+        newest = checkpoint.newest_step(prefix)
+        if newest:
+            run.resume(newest)
+        run.fit()
+
+
+def kill_writes(count: int, folder: Path) -> dict:
+    """End a process before each write (and amid it), sync, rename and removal of a checkpoint, up to ``count``."""
+    checkpoint._LARGE = 100
+    checkpoint.save(_fresh(folder, "old"), SYMBOL, make_state(OLD))
+    shutil.copytree(folder / "old", folder / "new")
+    save_new(folder / "new")
+    expected = _content(folder / "new")
+    counts = {"moments": 0, "old_left": 0, "new_left": 0}
+    assert len(list((folder / "new").glob("*.states-*"))) == 2
+    for moment in range(count):
+        place = folder / "run"
+        shutil.copytree(folder / "old", place)
+        code = _wait(_start(save_new, place, moment))
+        if code == 0:
+            return counts
+        assert code == KILLED_HERE, f"moment {moment} ended with {code}"
+        counts["moments"] += 1
+        newest = checkpoint.newest_step(place / "model")
+        counts["old_left" if newest == OLD else "new_left"] += 1
+        found, written = checkpoint.load_state(place / "model", newest), make_state(newest)
+        for kind in ("arguments", "auxiliary", "momenta"):
+            assert_equal_arrays(getattr(found, kind), getattr(written, kind))
+        checkpoint.load_model(place / "model")
+        save_new(place)
+        assert _content(place) == expected, f"moment {moment} left something behind"
+        shutil.rmtree(place)
+    return counts
+
+
+def save_new(place: Path, moment: int | None = None) -> None:
+    """Save the new checkpoint, one array in two pieces, and remove the old one; end at a moment."""
+    if moment is not None:
+        _end_at(moment)
+    checkpoint.save(place / "model", SYMBOL, make_state(NEW))
+    checkpoint.keep_only(place / "model", models=[], states=[NEW])
+
+
+def _end_at(moment):
+    """Let the process end at what it does to files for the time of this number, from 0."""
+    left = iter(range(moment, -1, -1))
+
+    def before(function):
+        def call(*args, **kwargs):
+            if next(left) == 0:
+                os._exit(KILLED_HERE)
+            return function(*args, **kwargs)
+
+        return call
+
+    class Torn(io.BufferedWriter):
+        def write(self, data):
+            if next(left) == 0:
+                data = memoryview(data).cast("B")
+                super().write(data[: len(data) // 2])
+                self.flush()
+                os._exit(KILLED_HERE)
+            return super().write(data)
+
+    os.fsync, os.replace, Path.unlink = before(os.fsync), before(os.replace), before(Path.unlink)
+    read, files._open = (
+        files._open,
+        lambda path, mode, failure: Torn(io.FileIO(path, mode)) if mode == "wb" else read(path, mode, failure),
+    )
+
+
+def _fresh(folder, name):
+    (folder / name).mkdir(parents=True)
+    return folder / name / "model"
+
+
+def _start(function, *args) -> int:
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        function(*args)
+        code = 0
+    except BaseException as error:
+        print(f"{function.__name__}: {error!r}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)
+
+
+def _wait(process) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _content(folder) -> dict[str, bytes]:
+    """Every file of a run with what is in it, but for figures that hold speeds."""
+    return {
+        path.name: b"" if path.suffix == ".csv" else path.read_bytes() for path in folder.iterdir() if path.is_file()
+    }
+
+
+if __name__ == "__main__":
+    kind, count, folder = sys.argv[1:]
+    np.seterr(all="raise")
+    print(json.dumps({"runs": kill_runs, "writes": kill_writes}[kind](int(count), Path(folder))))

@@ -1,0 +1,67 @@
+"""A run of a few layers on pictures of 8 x 8: what tests of training, and of what happens around it, share."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from denseface.data.augment import Augmentation
+from denseface.data.loader import BatchLoader
+from denseface.data.records import write_face_records
+from denseface.models import losses
+from denseface.training import run as training
+from denseface.training.learner import Learner
+from denseface.training.run import Plan, Run
+
+import mxnet as mx
+
+CLASSES, BATCH, SIZE = 3, 4, 8
+
+
+def write_records(folder):
+    """Write 18 pictures of noise, of 3 identities."""
+    rng = np.random.default_rng(0)
+
+    def picture():
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(file, "PNG")
+        return file.getvalue()
+
+    write_face_records(folder, [(label, picture()) for label in range(CLASSES) for _ in range(6)], (SIZE, SIZE))
+
+
+def embedding_symbol():
+    body = mx.sym.Convolution(mx.sym.Variable("data") * (1 / 255), num_filter=4, kernel=(3, 3), name="conv")
+    body = mx.sym.Dropout(mx.sym.BatchNorm(body, name="bn"), p=0.3)
+    return mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
+
+
+def make_run(records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, **changes):
+    settings = {
+        "steps": 10,
+        "learning_rate": 0.1,
+        "lr_steps": [8],
+        "warmup_steps": 2,
+        "frequent": 2,
+        "verbose": 4,
+        "keep": training.KEEP_BEST,
+        "accumulate": accumulate,
+        "seed": 5,
+    }
+    plan = Plan(**{**settings, **changes})
+    loader = BatchLoader(records, BATCH, (SIZE, SIZE, 3), Augmentation(color=1), seed=5)
+    symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
+    learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3, accumulate=accumulate)
+    learner.initialize(mx.init.Xavier(), seed=5)
+    return Run(learner, loader, plan, str(prefix), symbol if whole else embedding_symbol(), verify)
+
+
+def assert_same_state(one, other):
+    for ours, theirs in zip(
+        (*one.learner.parameters(), one.learner.momenta()), (*other.learner.parameters(), other.learner.momenta())
+    ):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)

@@ -1,0 +1,260 @@
+"""The fit loop: exact resume, nothing lost on a signal, nothing saved from a run that diverged."""
+
+import csv
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.evaluation.metrics import evaluate
+from denseface.models import checkpoint, losses
+from denseface.training import run as training
+from denseface.training.learner import Learner
+from denseface.training.run import Plan
+from support.tiny_runs import BATCH, CLASSES, SIZE, assert_same_state, embedding_symbol, make_run
+
+import mxnet as mx
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("stop", [1, 3, 4, 7])
+def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop, accumulate):
+    whole = make_run(records, tmp_path / "whole", accumulate=accumulate)
+    assert whole.fit()
+    first = make_run(records, tmp_path / "parts", accumulate=accumulate, steps=stop)
+    assert first.fit()
+    second = make_run(records, tmp_path / "parts", accumulate=accumulate)
+    second.resume(stop)
+    assert second.fit()
+    assert_same_state(whole, second)
+    assert checkpoint.complete_steps(tmp_path / "parts") == [10]
+    for kind in ("params", "states"):
+        one, other = ((tmp_path / f"{name}-0010.{kind}").read_bytes() for name in ("whole", "parts"))
+        assert one == other
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(records, tmp_path, number):
+    run = make_run(records, tmp_path / "model")
+    take_step = run.learner.step
+
+    def step_with_signal(*args, **kwargs):
+        if run.step == 5:
+            os.kill(os.getpid(), number)
+        return take_step(*args, **kwargs)
+
+    run.learner.step = step_with_signal
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert run.fit() is False
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert run.step == 6 and checkpoint.complete_steps(tmp_path / "model") == [6]
+    resumed = make_run(records, tmp_path / "model")
+    resumed.resume(6)
+    assert resumed.fit()
+    undisturbed = make_run(records, tmp_path / "other")
+    undisturbed.fit()
+    assert_same_state(resumed, undisturbed)
+
+
+def test_a_second_interrupt_breaks_off_at_once(records, tmp_path):
+    run = make_run(records, tmp_path / "model")
+
+    def interrupted_twice(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run.learner.step = interrupted_twice
+    with pytest.raises(KeyboardInterrupt):
+        run.fit()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(records, tmp_path):
+    run = make_run(records, tmp_path / "model", learning_rate=1.0)
+    take_step = run.learner.step
+
+    def diverging(*args, **kwargs):
+        result = take_step(*args, **kwargs)
+        return result._replace(loss=math.nan) if run.step == 6 else result
+
+    run.learner.step = diverging
+    with pytest.raises(InputError, match=r"step 7: the loss is not finite.*checkpoint at step 4 is kept.*--lr 0\.1"):
+        run.fit()
+    assert checkpoint.complete_steps(tmp_path / "model") == [4]
+
+
+def test_parameters_that_are_not_finite_do_not_replace_a_checkpoint(records, tmp_path):
+    run = make_run(records, tmp_path / "model")
+    take_step = run.learner.step
+
+    def overflowing(*args, **kwargs):
+        result = take_step(*args, **kwargs)
+        if run.step == 7:
+            arguments, auxiliary = run.learner.parameters()
+            run.learner.set_parameters({**arguments, "fc7_weight": arguments["fc7_weight"] * np.inf}, auxiliary)
+        return result
+
+    run.learner.step = overflowing
+    with pytest.raises(InputError, match=r"step 8: fc7_weight is not finite.*checkpoint at step 4 is kept"):
+        run.fit()
+    assert checkpoint.complete_steps(tmp_path / "model") == [4]
+
+
+@pytest.mark.parametrize("error", [mx.MXNetError("Trace\nMXNetError: Failed to allocate CPU Memory"), MemoryError()])
+def test_a_step_that_fails_in_mxnet_keeps_the_last_checkpoint(records, tmp_path, error):
+    run = make_run(records, tmp_path / "model")
+    take_step = run.learner.step
+
+    def failing(*args, **kwargs):
+        if run.step == 6:
+            raise error
+        return take_step(*args, **kwargs)
+
+    run.learner.step = failing
+    message = (
+        r"^step 7: MXNet fails \((Failed to allocate CPU Memory|MemoryError)\); the checkpoint at step 4 is kept; "
+        "if it is memory, try a smaller --per-batch-size"
+    )
+    with pytest.raises(InputError, match=message):
+        run.fit()
+    resumed, whole = make_run(records, tmp_path / "model"), make_run(records, tmp_path / "whole")
+    resumed.resume(4)
+    assert resumed.fit() and whole.fit()
+    assert_same_state(resumed, whole)
+
+
+def test_a_verification_that_fails_costs_no_step(records, tmp_path):
+    def fail(arguments, auxiliary):
+        raise InputError("no memory")
+
+    with pytest.raises(InputError, match="no memory"):
+        make_run(records, tmp_path / "model", fail).fit()
+    assert checkpoint.complete_steps(tmp_path / "model") == [4]
+
+
+@pytest.mark.parametrize("key, value", [("best", None), ("best", {"step": 1}), ("bests", 3), ("bests", ["x"])])
+def test_progress_that_no_run_has_written_is_refused(records, tmp_path, key, value):
+    run = make_run(records, tmp_path / "model", steps=2)
+    run.fit()
+    path = tmp_path / "model-0002.json"
+    manifest = json.loads(path.read_text())
+    manifest["progress"][key] = value
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"model-0002\.json: its progress is not what a run has written"):
+        make_run(records, tmp_path / "model").resume(2)
+
+
+def test_a_row_of_figures_that_a_crash_has_torn_is_dropped(records, tmp_path):
+    make_run(records, tmp_path / "model", steps=4).fit()
+    path = tmp_path / "model-training.csv"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\xff\x00,1\r\n" + "\u00b2,1\r\n".encode() + b"3")
+    run = make_run(records, tmp_path / "model", steps=4)
+    run.resume(4)
+    run.fit()
+    assert path.read_bytes() == whole
+
+
+def test_the_rate_warms_up_and_falls_at_its_steps():
+    plan = Plan(10, 1.0, [4, 6], 2, 1, 1, 3, 1, 0)
+    assert [plan.rate(step) for step in range(8)] == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_figures_go_to_csv_and_a_resumed_run_does_not_repeat_them(records, tmp_path):
+    scores = np.array([0.9, 0.8, 0.3, 0.1] * 5)
+    issame = np.array([True, True, False, False] * 5)
+
+    def verify(arguments, auxiliary):
+        return {"made": evaluate(scores, issame)}
+
+    make_run(records, tmp_path / "model", verify, steps=7).fit()
+    path = tmp_path / "model-training.csv"
+    rows = read_csv(path)
+    assert [row["step"] for row in rows] == ["2", "4", "6", "7"]
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    with open(path, "a") as file:
+        file.write("9,9,9,9,9,9\r\n")  # as left by a run killed after its last checkpoint
+    run = make_run(records, tmp_path / "model", verify)
+    run.resume(7)
+    run.fit()
+    assert [row["step"] for row in read_csv(path)] == ["2", "4", "6", "7", "8", "10"]
+    verified = read_csv(tmp_path / "model-verification.csv")
+    assert [(row["step"], row["set"]) for row in verified] == [(step, "made") for step in ("4", "7", "8", "10")]
+    assert {row["accuracy"] for row in verified} == {"1"} and {row["tar_1e-3"] for row in verified} == {""}
+
+
+@pytest.mark.parametrize(
+    "keep, models, resumable",
+    [
+        (training.KEEP_NOTHING, [], []),
+        (training.KEEP_EVERY_BEST, [2, 4, 10], [10]),
+        (training.KEEP_ALL, [2, 4, 6, 8, 10], [10]),
+        (training.KEEP_BEST, [4, 10], [10]),
+    ],
+)
+def test_what_is_kept(records, tmp_path, keep, models, resumable):
+    qualities = iter([0.5, 0.9, 0.7, 0.9, 0.6])
+
+    def verify(arguments, auxiliary):
+        quality = next(qualities)
+        issame = np.arange(200) % 2 == 0
+        right = np.arange(200) < 200 * quality
+        return {"made": evaluate(np.where(right == issame, 1.0, 0.0), issame)}
+
+    make_run(records, tmp_path / "model", verify, verbose=2, keep=keep).fit()
+    assert checkpoint.complete_steps(tmp_path / "model") == resumable
+    assert sorted(int(path.stem[-4:]) for path in tmp_path.glob("model-*.params")) == models
+
+
+def test_without_verification_sets_the_newest_model_is_saved(records, tmp_path):
+    make_run(records, tmp_path / "model").fit()
+    assert checkpoint.load_model(tmp_path / "model").step == 10
+
+
+def test_the_whole_network_is_saved_on_request_and_resumes(records, tmp_path):
+    make_run(records, tmp_path / "model", whole=True, steps=4).fit()
+    assert "fc7_weight" in checkpoint.load_model(tmp_path / "model").arguments
+    run = make_run(records, tmp_path / "model", whole=True)
+    run.resume(4)
+    run.fit()
+    plain = make_run(records, tmp_path / "plain")
+    plain.fit()
+    assert_same_state(run, plain)
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_tidied_up(records, tmp_path, monkeypatch):
+    run = make_run(records, tmp_path / "model", steps=4, verbose=2)
+    monkeypatch.setattr(checkpoint, "keep_only", lambda *args, **kwargs: None)  # as if it had not come to that
+    run.fit()
+    assert len(list(tmp_path.glob("model-*.params"))) == 2
+    monkeypatch.undo()
+    run = make_run(records, tmp_path / "model", steps=4)
+    run.resume(4)
+    run.fit()
+    assert [path.name for path in tmp_path.glob("model-*.params")] == ["model-0004.params"]
+
+
+def test_a_run_of_another_network_is_not_resumed(records, tmp_path):
+    run = make_run(records, tmp_path / "model", steps=4)
+    run.fit()
+    other = losses.margin_softmax(embedding_symbol(), 5, CLASSES + 1, s=8, m2=0.2)
+    run = make_run(records, tmp_path / "model")
+    run.learner = Learner(other, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
+    with pytest.raises(InputError, match="another configuration: fc7_weight"):
+        run.resume(4)
+
+
+def test_no_thread_is_left_behind(records, tmp_path):
+    import threading
+
+    before = set(threading.enumerate())
+    make_run(records, tmp_path / "model").fit()
+    assert {thread for thread in threading.enumerate() if thread not in before and not thread.daemon} == set()

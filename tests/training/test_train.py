@@ -1,0 +1,229 @@
+"""train.py as a user calls it: flags, where a run starts, what it says, what it leaves."""
+
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train
+from denseface.core.lock import locked
+from denseface.data.pairs import write_bin
+from denseface.data.records import write_face_records
+from denseface.models import checkpoint
+
+ROOT = Path(train.__file__).parent
+SIZE = 32
+
+
+def picture(rng):
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    write_face_records(folder, [(label, picture(rng)) for label in range(3) for _ in range(8)], (SIZE, SIZE))
+    write_bin(folder / "orl.bin", [picture(rng) for _ in range(40)], [True, False] * 10)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet_root():
+    """Leave logging as it was: train.main sets it up for a process of its own."""
+    level = logging.getLogger("denseface").level
+    yield
+    logging.getLogger("denseface").setLevel(level)
+
+
+def flags(data, models, *more):
+    return [
+        "--network", "d63", "--dataset", "orl", "--loss", "arcface", "--models-root", str(models),
+        "--set", f"dataset_path={data}", "--set", f"image_shape={SIZE},{SIZE},3", "--set", "net_output=GAP",
+        "--set", "emb_size=16", "--per-batch-size", "4", "--lr", "0.01", "--frequent", "1", *more,
+    ]  # fmt: skip
+
+
+def prefix(models, name="d63-arcface-orl"):
+    return str(Path(models, name, "model"))
+
+
+def test_a_run_is_trained_verified_saved_refused_and_resumed(data, tmp_path, caplog, capsys):
+    assert train.main(flags(data, tmp_path, "--max-steps", "3", "--verbose", "2")) == 0
+    assert "24 images of 3 identities" in caplog.text
+    assert "3 steps of 4 images (0.5 epochs) on cpu(0)" in caplog.text
+    assert "step 2, orl: accuracy" in caplog.text and "done" in caplog.text
+    saved = json.loads(Path(prefix(tmp_path) + "-config.json").read_text())
+    assert saved["config"]["num_classes"] == 3 and saved["config"]["emb_size"] == 16
+    assert saved["arguments"]["per_batch_size"] == 4
+    model = checkpoint.load_model(prefix(tmp_path))
+    assert model.step == 3 and "fc7_weight" not in model.arguments
+    assert checkpoint.complete_steps(prefix(tmp_path)) == [3]
+
+    assert train.main(flags(data, tmp_path, "--max-steps", "5")) == 1
+    assert "holds a run at step 3; go on with --resume" in capsys.readouterr().err
+
+    assert train.main(flags(data, tmp_path, "--max-steps", "5", "--resume")) == 0
+    assert "at step 3 of 5" in caplog.text
+    assert checkpoint.complete_steps(prefix(tmp_path)) == [5]
+
+
+@pytest.mark.parametrize("loss", ["softmax", "arcface"])
+def test_a_share_of_the_classes_is_trained_on_and_a_run_goes_on_with_another(loss, data, tmp_path, caplog):
+    settings = ["--loss", loss, "--per-batch-size", "2", "--set", "ckpt_embedding=false"]
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--sample-rate", "0.1", *settings)) == 0
+    assert "a step trains on 2 of the 3 classes" in caplog.text
+    model = checkpoint.load_model(prefix(tmp_path, f"d63-{loss}-orl"))
+    assert model.arguments["fc7_weight"].shape == (3, 16)
+    assert model.symbol.infer_shape(data=(2, 3, SIZE, SIZE))[1][1] == (2, 3)
+    assert train.main(flags(data, tmp_path, "--max-steps", "2", "--resume", *settings)) == 0
+    assert caplog.text.count("a step trains on") == 1
+    assert train.main(flags(data, tmp_path, "--max-steps", "3", "--resume", "--sample-rate", "0.4", *settings)) == 0
+
+
+def test_resume_without_a_run_starts_one(data, tmp_path):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume")) == 0
+    assert checkpoint.complete_steps(prefix(tmp_path)) == [1]
+
+
+def test_epochs_and_accumulation_count_in_steps(data, tmp_path, caplog):
+    assert train.main(flags(data, tmp_path, "--epochs", "1", "--accumulate", "2")) == 0
+    assert "3 steps of 8 images (1.0 epochs)" in caplog.text
+
+
+def test_a_missing_verification_set_is_named_and_the_model_saved(data, tmp_path, caplog):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--set", "val_targets=lfw")) == 0
+    assert "lfw.bin: no such file" in caplog.text
+    assert checkpoint.load_model(prefix(tmp_path)).step == 1
+
+
+def test_another_loss_starts_from_a_model(data, tmp_path, caplog):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
+    start = ("--pretrained", prefix(tmp_path), "--pretrained-epoch", "1", "--max-steps", "1", "--lr", "0")
+    softmax = [flag if flag != "arcface" else "softmax" for flag in flags(data, tmp_path, *start)]
+    assert train.main(softmax) == 0
+    assert "parameters loaded" in caplog.text and "2 start fresh: fc7_weight, fc7_bias" in caplog.text
+    one, other = (checkpoint.load_model(prefix(tmp_path, f"d63-{loss}-orl")) for loss in ("arcface", "softmax"))
+    for name in set(one.arguments) - {"fc1_gamma"}:  # MXNet lets a fixed scale decay, and sets it to 1 at each use
+        np.testing.assert_array_equal(one.arguments[name], other.arguments[name], err_msg=name)
+
+
+def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
+    other = tmp_path / "other"
+    wide = [flag if flag != "d63" else "d161" for flag in flags(data, other, "--pretrained", prefix(tmp_path))]
+    assert train.main([*wide, "--max-steps", "1"]) == 1
+    assert "it fits only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--network", "d64"], "--network: there is no 'd64'; there are d63"),
+        (["--dataset", "lfw"], "--dataset: there is no 'lfw'"),
+        (["--loss", "arc"], "--loss: there is no 'arc'"),
+        (["--set", "emb_sise=3"], "--set emb_sise: no such key; nearest: emb_size"),
+        (["--set", "loss_name=triplet"], "--set loss_name: each loss has keys of its own; choose it with --loss"),
+        (["--set", "dataset_path=a\0b"], r"a\x00b/property: it cannot be read (embedded null byte)"),
+        (["--accumulate", "1000", "--epochs", "1"], "--accumulate 1000: the run has 6 batches"),
+        (["--set", "emb_size=many"], "--set emb_size=many: expected int"),
+        (["--set", "net_output=Q"], "net_output: no head 'Q'; there are E, F, FC"),
+        (["--set", "dataset_path=nowhere"], "nowhere"),
+        (["--gpus", "0"], "--gpus 0: MXNet finds 0 GPUs"),
+        (["--gpus", "first"], "--gpus first: write it as numbers"),
+        (["--lr-steps", "soon"], "--lr-steps soon: write it as whole numbers"),
+        (["--lr-steps", "5,-1"], "--lr-steps 5,-1: write it as whole numbers"),
+        (["--models-root", "/dev/null"], "train.py: error: /dev/null/d63-arcface-orl: Not a directory"),
+        (["--networks", "/dev"], "train.py: error: /dev: Is a directory"),
+        (["--pretrained", "nowhere/model"], "nowhere/model-0001.params"),
+        (["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"], "--loss triplet has no classes"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_that_names_it(data, tmp_path, capsys, more, message):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", *more)) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("train.py: error: ") and message in error and "\n" not in error
+
+
+def test_cuda_visible_devices_decides_without_gpus(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert train.main(flags(data, tmp_path, "--max-steps", "2", "--resume")) == 1
+    assert "CUDA_VISIBLE_DEVICES=0,1: MXNet finds 0 GPUs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--per-batch-size 0", "--per-batch-size 1000000000", "--per-batch-size many", "--ckpt 7", "--no-such-flag",
+        "--lr nan", "--lr -1", "--lr inf", "--wd nan", "--wd -1", "--mom 1.5", "--mom nan", "--seed -1",
+        f"--seed {2**64}", "--max-bad -1", "--frequent 0", "--frequent -5", "--verbose 0", "--epochs 0",
+        "--sample-rate 0", "--sample-rate 1.1", "--sample-rate nan",
+        "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr " + "9" * 5000,
+    ],
+)  # fmt: skip
+def test_wrong_flags_are_usage_errors_that_name_them(data, tmp_path, capsys, wrong):
+    with pytest.raises(SystemExit) as exit:
+        train.main(flags(data, tmp_path, *wrong.split()))
+    assert exit.value.code == 2
+    assert wrong.split()[0] in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_trainer_is_told_who_the_first_is(data, tmp_path, capsys):
+    Path(prefix(tmp_path)).parent.mkdir()
+    with locked(prefix(tmp_path)):
+        assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 1
+    assert f"model.lock: process {os.getpid()} on " in capsys.readouterr().err
+    assert list(Path(prefix(tmp_path)).parent.iterdir()) == []
+
+
+def test_a_damaged_run_is_not_started_anew(data, tmp_path, capsys):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
+    path = Path(prefix(tmp_path) + "-0001.params")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume")) == 1
+    assert "model-0001.json: this checkpoint is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["train.Learner", "train.verify", "train.adopt"])
+def test_mxnet_failing_elsewhere_is_one_line(data, tmp_path, capsys, monkeypatch, place):
+    def fail(*args, **kwargs):
+        raise train.mx.MXNetError("Traceback\n  somewhere\nMXNetError: no memory")
+
+    monkeypatch.setattr(place, fail)
+    more = ("--pretrained", "model") if place == "train.adopt" else ()
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", *more)) == 1
+    error = capsys.readouterr().err
+    assert "train.py: error: MXNet fails: no memory\n" in error and "Traceback" not in error
+
+
+def test_sigterm_saves_and_says_how_to_go_on(data, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "train.py", *flags(data, tmp_path, "--max-steps", "100000")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        for line in process.stdout:
+            if line.startswith("step 2/"):
+                process.send_signal(signal.SIGTERM)
+                break
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in errors
+    assert "go on with the same command and --resume" in output
+    (step,) = checkpoint.complete_steps(prefix(tmp_path))
+    assert step >= 2
