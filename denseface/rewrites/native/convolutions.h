@@ -1,6 +1,6 @@
-// Convolutions and the gradients of their weights, at the peak of the processor while their arrays are in the cache.
+// Convolutions and the gradients of their weights. They reach the processor's peak while their arrays are in its cache.
 //
-// A convolution is a list of taps: how many pixels beside its output an input lies.
+// A convolution is a list of taps: a tap is the distance in pixels from an output to one of its inputs.
 
 #ifndef DENSEFACE_CONVOLUTIONS_H_
 #define DENSEFACE_CONVOLUTIONS_H_
@@ -13,133 +13,144 @@
 
 namespace {
 
-// N pixels of O blocks of outputs.
-template <int O, int N>
-void tile(const float* in, long in_block, const std::vector<int>& taps, int in_blocks, const float* weights, float* out,
-          long out_block) {
-  Vec sums[O][N];
+// A register tile: PIXELS outputs of OUT_BLOCKS blocks of channels.
+template <int OUT_BLOCKS, int PIXELS>
+void convolve_tile(View<const float> in, const std::vector<int>& taps, int in_blocks, const float* weights,
+                   View<float> out) {
+  Vec sums[OUT_BLOCKS][PIXELS];
 #pragma GCC unroll 2
-  for (int o = 0; o < O; ++o)
+  for (int o = 0; o < OUT_BLOCKS; ++o)
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) sums[o][n] = Vec{};
+    for (int p = 0; p < PIXELS; ++p) sums[o][p] = Vec{};
   for (int tap : taps)
     for (int block = 0; block < in_blocks; ++block) {
-      const float* x = in + block * in_block + tap * B;
+      const float* values = in[block] + tap * BLOCK;
 #pragma GCC unroll 1
-      for (int i = 0; i < B; ++i, weights += O * B) {
-        Vec w[O];
+      for (int i = 0; i < BLOCK; ++i, weights += OUT_BLOCKS * BLOCK) {
+        Vec weight[OUT_BLOCKS];
 #pragma GCC unroll 2
-        for (int o = 0; o < O; ++o) w[o] = at(weights + o * B);
+        for (int o = 0; o < OUT_BLOCKS; ++o) weight[o] = at(weights + o * BLOCK);
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n)
+        for (int p = 0; p < PIXELS; ++p)
 #pragma GCC unroll 2
-          for (int o = 0; o < O; ++o) sums[o][n] += x[n * B + i] * w[o];
+          for (int o = 0; o < OUT_BLOCKS; ++o) sums[o][p] += values[p * BLOCK + i] * weight[o];
       }
     }
 #pragma GCC unroll 2
-  for (int o = 0; o < O; ++o)
+  for (int o = 0; o < OUT_BLOCKS; ++o)
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) at(out + o * out_block + n * B) = sums[o][n];
+    for (int p = 0; p < PIXELS; ++p) at(out[o] + p * BLOCK) = sums[o][p];
 }
 
-using Tile = void (*)(const float*, long, const std::vector<int>&, int, const float*, float*, long);
+using ConvolveTile = void (*)(View<const float>, const std::vector<int>&, int, const float*, View<float>);
 
-template <int O, size_t... N>
-Tile tile_of(int pixels, std::index_sequence<N...>) {
-  static const Tile tiles[] = {tile<O, N + 1>...};
+template <int OUT_BLOCKS, size_t... INDICES>
+ConvolveTile tile_of(int pixels, std::index_sequence<INDICES...>) {
+  static const ConvolveTile tiles[] = {convolve_tile<OUT_BLOCKS, INDICES + 1>...};
   return tiles[pixels - 1];
 }
 
 constexpr long CACHED = 65536;  // floats of inputs that stay in the cache
 
-// Pixels whose inputs do, in whole tiles.
-int pixels_at_once(int channels) { return int(std::max<long>(TILE, std::min(224L, CACHED / channels) / TILE * TILE)); }
+// The number of pixels, in whole tiles, whose channels fit in the cache.
+int cached_pixels(int channels) { return int(std::max<long>(TILE, std::min(224L, CACHED / channels) / TILE * TILE)); }
 
+// A rectangle of pixels; pitch is the distance in pixels from one row to the next.
 struct Strip {
-  int rows, width, row;  // row: pixels from one row to the next
+  int rows, width, pitch;
 };
 
-// Convolve a strip; weights as pack() gives them.
-void convolve(const float* in, long in_block, Strip in_strip, const std::vector<int>& taps, int in_blocks,
-              const float* weights, float* out, long out_block, int out_row, int out_blocks) {
-  int tiles = (in_strip.width + TILE - 1) / TILE, step = (in_strip.width + tiles - 1) / tiles;
-  for (int o = 0; o < out_blocks; o += 2) {
-    bool pair = o + 1 < out_blocks;
-    for (int r = 0; r < in_strip.rows; ++r)
-      for (int p = 0; p < in_strip.width; p += step) {
-        int pixels = std::min(step, in_strip.width - p);
+// Convolve the outputs of a strip. Outputs have the same rows and width, and a pitch of their own; weights as from
+// pack().
+void convolve(View<const float> in, Strip strip, const std::vector<int>& taps, int in_blocks, const float* weights,
+              View<float> out, int out_pitch, int out_blocks) {
+  int tiles = (strip.width + TILE - 1) / TILE, step = (strip.width + tiles - 1) / tiles;
+  for (int block = 0; block < out_blocks; block += 2) {
+    bool pair = block + 1 < out_blocks;
+    for (int row = 0; row < strip.rows; ++row)
+      for (int column = 0; column < strip.width; column += step) {
+        int pixels = std::min(step, strip.width - column);
         auto indices = std::make_index_sequence<TILE>();
-        Tile compute = pair ? tile_of<2>(pixels, indices) : tile_of<1>(pixels, indices);
-        compute(in + (r * in_strip.row + p) * B, in_block, taps, in_blocks, weights,
-                out + o * out_block + (r * out_row + p) * B, out_block);
+        ConvolveTile compute = pair ? tile_of<2>(pixels, indices) : tile_of<1>(pixels, indices);
+        compute(in.from_pixel(row * strip.pitch + column), taps, in_blocks, weights,
+                out.from_block(block).from_pixel(row * out_pitch + column));
       }
-    weights += long(pair ? 2 : 1) * B * B * in_blocks * taps.size();
+    weights += long(pair ? 2 : 1) * BLOCK * BLOCK * in_blocks * taps.size();
   }
 }
 
-// Add to the gradients of I inputs' weights for O blocks of outputs.
-template <int O, int I>
-void weight_tile(const float* in, int in_row, const float* grad, long grad_block, Strip strip, float* sums_out) {
-  Vec sums[I][O];
+// Add a strip to the gradients of the weights between INPUTS input channels and OUT_BLOCKS blocks of outputs.
+template <int OUT_BLOCKS, int INPUTS>
+void weight_tile(const float* in, int in_pitch, View<const float> grad, Strip strip, float* gradients) {
+  Vec sums[INPUTS][OUT_BLOCKS];
 #pragma GCC unroll 16
-  for (int i = 0; i < I; ++i)
+  for (int i = 0; i < INPUTS; ++i)
 #pragma GCC unroll 2
-    for (int o = 0; o < O; ++o) sums[i][o] = at(sums_out + (i * O + o) * B);
-  for (int r = 0; r < strip.rows; ++r) {
-    const float *x = in + r * in_row * B, *g = grad + r * strip.row * B;
+    for (int o = 0; o < OUT_BLOCKS; ++o) sums[i][o] = at(gradients + (i * OUT_BLOCKS + o) * BLOCK);
+  for (int row = 0; row < strip.rows; ++row) {
+    const float* values = in + row * in_pitch * BLOCK;
+    const float* grads = grad.data + row * strip.pitch * BLOCK;
 #pragma GCC unroll 1
-    for (int p = 0; p < strip.width; ++p, x += B, g += B) {
-      Vec d[O];
+    for (int column = 0; column < strip.width; ++column, values += BLOCK, grads += BLOCK) {
+      Vec out_grad[OUT_BLOCKS];
 #pragma GCC unroll 2
-      for (int o = 0; o < O; ++o) d[o] = at(g + o * grad_block);
+      for (int o = 0; o < OUT_BLOCKS; ++o) out_grad[o] = at(grads + o * grad.stride);
 #pragma GCC unroll 16
-      for (int i = 0; i < I; ++i)
+      for (int i = 0; i < INPUTS; ++i)
 #pragma GCC unroll 2
-        for (int o = 0; o < O; ++o) sums[i][o] += x[i] * d[o];
+        for (int o = 0; o < OUT_BLOCKS; ++o) sums[i][o] += values[i] * out_grad[o];
     }
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < I; ++i)
+  for (int i = 0; i < INPUTS; ++i)
 #pragma GCC unroll 2
-    for (int o = 0; o < O; ++o) at(sums_out + (i * O + o) * B) = sums[i][o];
+    for (int o = 0; o < OUT_BLOCKS; ++o) at(gradients + (i * OUT_BLOCKS + o) * BLOCK) = sums[i][o];
 }
 
-// Add a strip to the gradients of all weights, which lie as pack() gives weights.
-void weight_gradient(const float* in, long in_block, int in_row, const std::vector<int>& taps, int in_blocks,
-                     const float* grad, long grad_block, Strip strip, int out_blocks, float* sums) {
-  constexpr int I = B / 2;
-  for (int o = 0; o < out_blocks; o += 2) {
-    bool pair = o + 1 < out_blocks;
+// Add a strip of outputs' gradients to the gradients of all weights, which are in the order of pack().
+void weight_gradient(View<const float> in, int in_pitch, const std::vector<int>& taps, int in_blocks,
+                     View<const float> grad, Strip strip, int out_blocks, float* gradients) {
+  constexpr int INPUTS = BLOCK / 2;
+  for (int out_block = 0; out_block < out_blocks; out_block += 2) {
+    bool pair = out_block + 1 < out_blocks;
     for (int tap : taps)
-      for (int block = 0; block < in_blocks; ++block)
-        for (int i = 0; i < B; i += I, sums += I * (pair ? 2 : 1) * B) {
-          auto add = pair ? weight_tile<2, I> : weight_tile<1, I>;
-          add(in + block * in_block + tap * B + i, in_row, grad + o * grad_block, grad_block, strip, sums);
+      for (int in_block = 0; in_block < in_blocks; ++in_block)
+        for (int i = 0; i < BLOCK; i += INPUTS, gradients += INPUTS * (pair ? 2 : 1) * BLOCK) {
+          auto add = pair ? weight_tile<2, INPUTS> : weight_tile<1, INPUTS>;
+          add(in[in_block] + tap * BLOCK + i, in_pitch, grad.from_block(out_block), strip, gradients);
         }
   }
 }
 
-// Where the weight of an output, an input and a tap lies in MXNet's array.
-struct Order {
+// The order of weights in MXNet's array: distances between outputs, inputs and taps, and where the first weight is.
+struct WeightOrder {
   long output, input, tap, first;
+
+  // Weights that map gradients of outputs to gradients of inputs: the two exchanged, the kernel rotated by 180 degrees.
+  WeightOrder transposed(int taps) const { return {input, output, -tap, first + (taps - 1) * tap}; }
 };
 
-// Visit weights in the order that tiles read them: [pair of output blocks][tap][input][output].
+// MXNet's order of weights: (outputs, inputs, 1, 1) and (outputs, inputs, 3, 3).
+WeightOrder order_1x1(int inputs) { return {inputs, 1, 0, 0}; }
+WeightOrder order_3x3(int inputs) { return {9L * inputs, 9, 1, 0}; }
+
+// Call visit(packed index, MXNet's index) for every weight. The packed order is the one in which tiles read:
+// [pair of output blocks][tap][input][output].
 template <class Visit>
-void visit(Order order, int out_blocks, int in_blocks, int taps, Visit visit) {
+void for_each_weight(WeightOrder order, int out_blocks, int in_blocks, int taps, Visit visit) {
 #pragma omp parallel for schedule(static)
-  for (int o = 0; o < out_blocks; o += 2) {
-    int width = std::min(2, out_blocks - o) * B;
-    long packed = long(o) * B * B * in_blocks * taps;
-    for (int t = 0; t < taps; ++t)
-      for (int i = 0; i < in_blocks * B; ++i)
-        for (int k = 0; k < width; ++k, ++packed)
-          visit(packed, order.first + (o * B + k) * order.output + i * order.input + t * order.tap);
+  for (int block = 0; block < out_blocks; block += 2) {
+    int outputs = std::min(2, out_blocks - block) * BLOCK;
+    long packed = long(block) * BLOCK * BLOCK * in_blocks * taps;
+    for (int tap = 0; tap < taps; ++tap)
+      for (int input = 0; input < in_blocks * BLOCK; ++input)
+        for (int output = 0; output < outputs; ++output, ++packed)
+          visit(packed, order.first + (block * BLOCK + output) * order.output + input * order.input + tap * order.tap);
   }
 }
 
-void pack(const float* weights, Order order, int out_blocks, int in_blocks, int taps, float* packed) {
-  visit(order, out_blocks, in_blocks, taps, [=](long to, long from) { packed[to] = weights[from]; });
+void pack(const float* weights, WeightOrder order, int out_blocks, int in_blocks, int taps, float* packed) {
+  for_each_weight(order, out_blocks, in_blocks, taps, [=](long to, long from) { packed[to] = weights[from]; });
 }
 
 }  // namespace

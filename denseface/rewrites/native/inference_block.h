@@ -1,7 +1,8 @@
 // A dense block in inference as one operator of MXNet.
 //
-// A thread computes a layer for a strip of a picture from features to features: what is between them stays in its cache.
-// The 3x3 convolutions take less than half of the products (see winograd.h).  Weights are put in order at the first call.
+// A thread computes one layer for a strip of a picture, from features to features: all intermediate values stay in its
+// cache. The 3x3 convolutions take less than half of the products (see winograd.h). Weights are packed at the first
+// call.
 
 #ifndef DENSEFACE_INFERENCE_BLOCK_H_
 #define DENSEFACE_INFERENCE_BLOCK_H_
@@ -25,144 +26,162 @@ namespace {
 
 class InferenceBlock {
  public:
-  InferenceBlock(int batch, int height, int width, int channels, int bottleneck, int growth, int layers, float eps)
-      : padding_(channels, bottleneck, growth), batch_(batch), height_(height), width_(width),
-        channels_(padding_.channels()), bottleneck_(bottleneck), growth_(growth), total_(channels_ + layers * growth),
-        pixels_(long(height) * width), layout_{channels, channels_, total_, pixels_}, eps_(eps), tile_rows_((height + 1) / 2),
-        tile_columns_((width + 1) / 2), strip_(std::max(1, 2 * TILE / tile_columns_)), layers_(layers) {}
+  InferenceBlock(const BlockShape& shape, float eps)
+      : padding_(shape.channels, shape.bottleneck, shape.growth), batch_(shape.batch), height_(shape.height),
+        width_(shape.width), channels_(padding_.channels()), bottleneck_(shape.bottleneck), growth_(shape.growth),
+        total_(channels_ + shape.layers * growth_), pixels_(long(height_) * width_),
+        layout_{shape.channels, channels_, total_, pixels_}, eps_(eps), tile_rows_((height_ + 1) / 2),
+        tile_columns_((width_ + 1) / 2), strip_(std::max(1, 2 * TILE / tile_columns_)),
+        pitch_(2 * tile_columns_ + 2), layers_(shape.layers) {}
 
-  // in: (N, channels, H, W), out: (N, total, H, W).  Parameters are read at the first call.
+  // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W). Parameters are read at the first call only.
   void forward(const std::vector<Layer>& layers, const float* in, float* out) {
     std::lock_guard<std::mutex> lock(mutex);
     if (!ready_) prepare(layers);
     int threads = omp_get_max_threads();
-    long size = batch_ * total_ * pixels_;
-    float* x = features_space.get(size);
-    float* space = threads_space.get(threads * thread_space());
-    // Threads take whole pictures if they come out even; otherwise parts of them.
-    if (batch_ % threads == 0) {
-      // As many pictures at a time as stay in the cache, so that weights are read less often.
-      int share = batch_ / threads, group = int(std::max(1L, std::min(long(share), GROUP / (total_ * pixels_))));
-#pragma omp parallel for schedule(static)
-      for (int thread = 0; thread < threads; ++thread)
-        for (int n = thread * share; n < (thread + 1) * share; n += group) {
-          int end = std::min(n + group, (thread + 1) * share);
-          for (int k = n; k < end; ++k) layout_.read_input(in, k, x);
-          for (auto& layer : layers_)
-            for (int k = n; k < end; ++k) compute(layer, x + layout_.place(k, 0), 0, tile_rows_, space + thread * thread_space());
-          for (int k = n; k < end; ++k) layout_.write_output(x, k, out);
-        }
-      return;
-    }
-    int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, x);
-    for (auto& layer : layers_)
-#pragma omp parallel for schedule(static)
-      for (int job = 0; job < batch_ * bands; ++job) {
-        int n = job / bands, band = job % bands;
-        compute(layer, x + layout_.place(n, 0), tile_rows_ * band / bands, tile_rows_ * (band + 1) / bands,
-                space + omp_get_thread_num() * thread_space());
-      }
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.write_output(x, n, out);
+    float* features = features_space.get(batch_ * layout_.size());
+    float* scratch = threads_space.get(threads * scratch_size());
+    if (batch_ % threads == 0)
+      compute_pictures(in, out, features, scratch, threads);
+    else
+      compute_bands(in, out, features, scratch, threads);
   }
 
  private:
-  static constexpr long GROUP = 1 << 20;  // floats
+  static constexpr long CACHED_FEATURES = 1 << 20;  // floats
 
-  struct Prepared {
+  struct PackedLayer {
     int channels;
     Buffer weight1, weight2;
     Affine affine1, affine2;
   };
 
   void prepare(const std::vector<Layer>& given) {
-    std::vector<Layer> layers = padding_.spread(given);
+    std::vector<Layer> layers = padding_.padded(given);
+    int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
     for (size_t l = 0; l < layers.size(); ++l) {
-      Prepared& to = layers_[l];
       const Layer& from = layers[l];
+      PackedLayer& to = layers_[l];
       to.channels = channels_ + int(l) * growth_;
-      int in_blocks = to.channels / B, blocks = bottleneck_ / B, out_blocks = growth_ / B;
       to.affine1.set(from.norm1, from.norm1.moving_mean, from.norm1.moving_variance, to.channels, eps_);
       to.affine2.set(from.norm2, from.norm2.moving_mean, from.norm2.moving_variance, bottleneck_, eps_);
-      float* w1 = to.weight1.get(size_t(bottleneck_) * to.channels);
-      float* w2 = to.weight2.get(size_t(PLACES) * bottleneck_ * growth_);
-      pack(from.weight1, {to.channels, 1, 0, 0}, blocks, in_blocks, 1, w1);
-      pack_winograd(from.weight2, out_blocks, blocks, w2);
+      float* weight1 = to.weight1.get(size_t(bottleneck_) * to.channels);
+      float* weight2 = to.weight2.get(size_t(POSITIONS) * bottleneck_ * growth_);
+      pack(from.weight1, order_1x1(to.channels), hidden_blocks, to.channels / BLOCK, 1, weight1);
+      pack_winograd(from.weight2, out_blocks, hidden_blocks, weight2);
     }
     ready_ = true;
   }
 
-  // Rows of tiles of a picture, from its features x to those that the layer adds.
-  void compute(Prepared& layer, float* x, int first_tile, int last_tile, float* space) const {
-    int blocks = bottleneck_ / B, out_blocks = growth_ / B, row = 2 * tile_columns_ + 2;
-    long padded_block = long(2 * strip_ + 2) * row * B;
-    float *padded = space, *v = padded + blocks * padded_block, *m = v + PLACES * place_in(), *rest = m + PLACES * place_out();
-    float* out = x + (layer.channels / B) * pixels_ * B;
-    const float* weights = layer.weight2.get(0);
-    for (int t = first_tile; t < last_tile; t += strip_) {
-      int tiles = std::min(strip_, last_tile - t), top = 2 * t - 1, known = 0;
-      if (t > first_tile) {
-        known = 2;
-        for (int b = 0; b < blocks; ++b) {
-          float* block = padded + b * padded_block;
-          std::copy(block + 2 * strip_ * row * B, block + (2 * strip_ + 2) * row * B, block);
-        }
+  // Every thread takes equally many whole pictures, as many at a time as stay in its cache, to read weights less often.
+  void compute_pictures(const float* in, float* out, float* features, float* scratch, int threads) {
+    int share = batch_ / threads, group = int(std::max(1L, std::min(long(share), CACHED_FEATURES / layout_.size())));
+#pragma omp parallel for schedule(static)
+    for (int thread = 0; thread < threads; ++thread)
+      for (int first = thread * share; first < (thread + 1) * share; first += group) {
+        int end = std::min(first + group, (thread + 1) * share);
+        for (int n = first; n < end; ++n) layout_.read_input(in, n, features);
+        for (const auto& layer : layers_)
+          for (int n = first; n < end; ++n)
+            compute(layer, layout_.picture(features, n), 0, tile_rows_, scratch + thread * scratch_size());
+        for (int n = first; n < end; ++n) layout_.write_output(features, n, out);
       }
-      hidden(layer, x, top + known, top + 2 * tiles + 2, padded + known * row * B, padded_block, rest);
+  }
+
+  // Threads share pictures: each is cut into bands of tile rows, so that all threads have as much to do.
+  void compute_bands(const float* in, float* out, float* features, float* scratch, int threads) {
+    int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, features);
+    for (const auto& layer : layers_)
+#pragma omp parallel for schedule(static)
+      for (int job = 0; job < batch_ * bands; ++job) {
+        int n = job / bands, band = job % bands;
+        compute(layer, layout_.picture(features, n), tile_rows_ * band / bands, tile_rows_ * (band + 1) / bands,
+                scratch + omp_get_thread_num() * scratch_size());
+      }
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < batch_; ++n) layout_.write_output(features, n, out);
+  }
+
+  // Compute the features that a layer appends, for rows of Winograd tiles of one picture.
+  void compute(const PackedLayer& layer, View<float> features, int first_tile, int last_tile, float* scratch) const {
+    int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
+    View<float> padded(scratch, padded_rows() * pitch_ * BLOCK);
+    float* inputs = padded[hidden_blocks];
+    float* products = inputs + POSITIONS * position_inputs();
+    float* rest = products + POSITIONS * position_products();
+    View<float> out = features.from_block(layer.channels / BLOCK);
+    const float* weights = layer.weight2.data();
+    for (int tile = first_tile; tile < last_tile; tile += strip_) {
+      int tiles = std::min(strip_, last_tile - tile), top = 2 * tile - 1, known_rows = 0;
+      if (tile > first_tile) {  // the last two rows of the strip before are the first two of this one
+        known_rows = 2;
+        for (int b = 0; b < hidden_blocks; ++b)
+          std::copy(padded[b] + 2 * strip_ * pitch_ * BLOCK, padded[b] + padded_rows() * pitch_ * BLOCK, padded[b]);
+      }
+      compute_hidden(layer, features, top + known_rows, top + 2 * tiles + 2, padded.from_pixel(known_rows * pitch_),
+                     rest);
       int count = tiles * tile_columns_;
-      for (int b = 0; b < blocks; ++b)
-        winograd_inputs(padded + b * padded_block, row, tiles, tile_columns_, v + long(b) * count * B, place_in());
-      for (int place = 0; place < PLACES; ++place)
-        convolve(v + place * place_in(), long(count) * B, {1, count, 0}, {0}, blocks,
-                 weights + long(place) * bottleneck_ * growth_, m + place * place_out(), long(count) * B, 0, out_blocks);
+      View<float> tile_inputs(inputs, long(count) * BLOCK), tile_products(products, long(count) * BLOCK);
+      for (int b = 0; b < hidden_blocks; ++b)
+        winograd_inputs(padded[b], pitch_, tiles, tile_columns_, tile_inputs[b], position_inputs());
+      for (int position = 0; position < POSITIONS; ++position)
+        convolve({inputs + position * position_inputs(), tile_inputs.stride}, {1, count, 0}, {0}, hidden_blocks,
+                 weights + long(position) * bottleneck_ * growth_,
+                 {products + position * position_products(), tile_products.stride}, 0, out_blocks);
       for (int b = 0; b < out_blocks; ++b)
-        winograd_outputs(m + long(b) * count * B, place_out(), tile_columns_, out + (b * pixels_ + 2 * t * width_) * B,
-                         std::min(2 * tiles, height_ - 2 * t), width_);
+        winograd_outputs(tile_products[b], position_products(), tile_columns_, out.from_pixel(2 * tile * width_)[b],
+                         std::min(2 * tiles, height_ - 2 * tile), width_);
     }
   }
 
-  // Rows of what comes between the two convolutions.
-  void hidden(Prepared& layer, const float* x, int first, int last, float* padded, long padded_block, float* space) const {
-    int in_blocks = layer.channels / B, blocks = bottleneck_ / B, row = 2 * tile_columns_ + 2;
+  // Compute rows first to last - 1 of the 3x3 convolution's input, zero-padded.
+  void compute_hidden(const PackedLayer& layer, View<const float> features, int first, int last, View<float> padded,
+                      float* scratch) const {
+    int in_blocks = layer.channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
     long start = long(std::max(first, 0)) * width_, end = long(std::min(last, height_)) * width_;
-    float *z = space, *a = z + hidden_rows() * width_ * bottleneck_;
-    int size = pixels_at_once(layer.channels);
-    for (long p = start; p < end; p += size) {
-      int pixels = int(std::min<long>(size, end - p));
+    int step = cached_pixels(layer.channels);
+    View<float> hidden(scratch, (end - start) * BLOCK);
+    View<float> activated(scratch + hidden_rows() * width_ * bottleneck_, long(step) * BLOCK);
+    for (long pixel = start; pixel < end; pixel += step) {
+      int pixels = int(std::min<long>(step, end - pixel));
       for (int b = 0; b < in_blocks; ++b)
-        layer.affine1.apply(b, x + (b * pixels_ + p) * B, a + long(b) * size * B, pixels, pixels_);
-      convolve(a, long(size) * B, {1, pixels, 0}, {0}, in_blocks, layer.weight1.get(0), z + (p - start) * B,
-               (end - start) * B, 0, blocks);
+        layer.affine1.apply(b, features.from_pixel(pixel)[b], activated[b], pixels, pixels_);
+      convolve(activated, {1, pixels, 0}, {0}, in_blocks, layer.weight1.data(), hidden.from_pixel(pixel - start), 0,
+               hidden_blocks);
     }
-    for (int b = 0; b < blocks; ++b)
-      pad(padded + b * padded_block, row, width_, first, last, height_, [&](int r, float* to) {
-        layer.affine2.apply(b, z + (b * (end - start) + r * width_ - start) * B, to, width_, width_);
+    for (int b = 0; b < hidden_blocks; ++b)
+      pad(padded[b], pitch_, width_, first, last, height_, [&](int row, float* to) {
+        layer.affine2.apply(b, hidden.from_pixel(row * width_ - start)[b], to, width_, width_);
       });
   }
 
-  int hidden_rows() const { return std::min(2 * strip_ + 2, height_); }
-  long place_in() const { return long(strip_) * tile_columns_ * bottleneck_; }
-  long place_out() const { return long(strip_) * tile_columns_ * growth_; }
-  long thread_space() const {
-    long padded = long(2 * strip_ + 2) * (2 * tile_columns_ + 2) * bottleneck_;
-    long z = long(hidden_rows()) * width_ * bottleneck_, a = std::max<long>(CACHED, long(TILE) * total_);
-    return padded + PLACES * (place_in() + place_out()) + z + a;
+  int padded_rows() const { return 2 * strip_ + 2; }
+  int hidden_rows() const { return std::min(padded_rows(), height_); }
+  // Floats of one Winograd position of a strip.
+  long position_inputs() const { return long(strip_) * tile_columns_ * bottleneck_; }
+  long position_products() const { return long(strip_) * tile_columns_ * growth_; }
+  // Floats that a thread needs for itself.
+  long scratch_size() const {
+    long padded = long(padded_rows()) * pitch_ * bottleneck_;
+    long hidden = long(hidden_rows()) * width_ * bottleneck_, activated = std::max<long>(CACHED, long(TILE) * total_);
+    return padded + POSITIONS * (position_inputs() + position_products()) + hidden + activated;
   }
 
   Padding padding_;
   int batch_, height_, width_;
-  int channels_, bottleneck_, growth_, total_;  // channels_, total_: with what fills up the input
+  int channels_, bottleneck_, growth_, total_;  // channels_ and total_ include the padding
   long pixels_;
   Layout layout_;
   float eps_;
-  int tile_rows_, tile_columns_;  // of a picture
-  int strip_;                     // rows of tiles
+  int tile_rows_, tile_columns_;  // Winograd tiles of a picture
+  int strip_;                     // rows of Winograd tiles in a strip
+  int pitch_;                     // pixels of a zero-padded row
   bool ready_ = false;
-  std::vector<Prepared> layers_;
+  std::vector<PackedLayer> layers_;
 
-  // Shared by all blocks, of which one computes at a time, on all cores.
+  // Shared by all blocks: one computes at a time, on all cores.
   static std::mutex mutex;
   static Buffer features_space, threads_space;
 };

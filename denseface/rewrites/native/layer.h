@@ -1,4 +1,4 @@
-// What a layer of a dense block computes with.
+// The shape of a dense block, and the parameters of its layers.
 
 #ifndef DENSEFACE_LAYER_H_
 #define DENSEFACE_LAYER_H_
@@ -7,6 +7,14 @@
 
 namespace {
 
+// Layers compute `bottleneck` channels by their 1x1 convolution and append `growth` channels by their 3x3 convolution.
+struct BlockShape {
+  int batch, height, width;
+  int channels, bottleneck, growth;  // channels: of the block's input
+  int layers;
+};
+
+// BN - activation - 1x1 convolution (norm1, weight1), then BN - activation - 3x3 convolution (norm2, weight2).
 struct Layer {
   Norm norm1, norm2;
   const float *weight1, *weight2;

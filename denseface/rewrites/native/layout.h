@@ -9,56 +9,69 @@
 
 namespace {
 
-// The first channels of (channels, pixels) to blocks of (pixels, B); the last block is filled up with zeros.
+// Copy (channels, pixels) to blocks of (pixels, BLOCK), the last one zero-padded.
 void to_blocks(const float* plain, int channels, long pixels, float* blocks) {
-  for (int first = 0; first < channels; first += B, blocks += pixels * B)
+  for (int first = 0; first < channels; first += BLOCK, blocks += pixels * BLOCK)
     for (long p = 0; p < pixels; ++p)
-      for (int k = 0; k < B; ++k) blocks[p * B + k] = first + k < channels ? plain[(first + k) * pixels + p] : 0.0f;
+      for (int k = 0; k < BLOCK; ++k) {
+        bool exists = first + k < channels;
+        blocks[p * BLOCK + k] = exists ? plain[(first + k) * pixels + p] : 0.0f;
+      }
 }
 
-// The same the other way, without what filled up the last block.
+// Copy blocks to (channels, pixels), without the padding.
 void from_blocks(const float* blocks, int channels, long pixels, float* plain) {
   for (int c = 0; c < channels; ++c)
-    for (long p = 0; p < pixels; ++p) plain[c * pixels + p] = blocks[(c / B * pixels + p) * B + c % B];
+    for (long p = 0; p < pixels; ++p) plain[c * pixels + p] = blocks[(c / BLOCK * pixels + p) * BLOCK + c % BLOCK];
 }
 
-// Where the features of pictures lie: those of a block's input, filled up to whole blocks, then those that layers add.
+// Where a dense block's features are: the channels of its input, zero-padded to whole blocks, then those that its
+// layers append.
 struct Layout {
-  int first, padded, total;  // channels: of the input, without and with what fills it up; of all, with it
+  int input, padded_input, total;  // channels; total includes the padding
   long pixels;
 
-  long place(int n, int block) const { return (long(n) * (total / B) + block) * pixels * B; }
-  long input(int n) const { return long(n) * first * pixels; }
-  long output(int n) const { return long(n) * (first + total - padded) * pixels; }
+  int appended() const { return total - padded_input; }
+  long size() const { return total * pixels; }  // of one picture
 
-  // Picture n of MXNet's arrays: (N, first, H, W), and with what layers add.
+  template <class Float>
+  View<Float> picture(Float* features, int n) const {
+    return {features + n * size(), pixels * BLOCK};
+  }
+
+  // Picture n of MXNet's arrays: the input's (N, input, H, W), and the output's (N, input + appended, H, W).
   void read_input(const float* plain, int n, float* features) const {
-    to_blocks(plain + input(n), first, pixels, features + place(n, 0));
+    to_blocks(plain + n * input_size(), input, pixels, picture(features, n).data);
   }
   void write_input(const float* features, int n, float* plain) const {
-    from_blocks(features + place(n, 0), first, pixels, plain + input(n));
+    from_blocks(picture(features, n).data, input, pixels, plain + n * input_size());
   }
   void read_output(const float* plain, int n, float* features) const {
-    const float* from = plain + output(n);
-    to_blocks(from, first, pixels, features + place(n, 0));
-    to_blocks(from + first * pixels, total - padded, pixels, features + place(n, padded / B));
+    const float* from = plain + n * output_size();
+    to_blocks(from, input, pixels, picture(features, n).data);
+    to_blocks(from + input_size(), appended(), pixels, picture(features, n)[padded_input / BLOCK]);
   }
   void write_output(const float* features, int n, float* plain) const {
-    float* to = plain + output(n);
-    from_blocks(features + place(n, 0), first, pixels, to);
-    from_blocks(features + place(n, padded / B), total - padded, pixels, to + first * pixels);
+    float* to = plain + n * output_size();
+    from_blocks(picture(features, n).data, input, pixels, to);
+    from_blocks(picture(features, n)[padded_input / BLOCK], appended(), pixels, to + input_size());
   }
+
+ private:
+  long input_size() const { return input * pixels; }
+  long output_size() const { return (input + appended()) * pixels; }
 };
 
-// Rows of a block between columns of zeros; rows outside of the picture are zeros.
+// Write rows first to last - 1 of a block, each between two columns of zeros; rows outside the picture are zeros.
+// fill(row, to) writes the pixels of a row; pitch is that of the padded rows.
 template <class Fill>
-void pad(float* padded, int row, int width, int first, int last, int height, Fill fill) {
-  for (int r = first; r < last; ++r, padded += row * B) {
-    bool inside = r >= 0 && r < height;
-    std::fill(padded, padded + (inside ? 1 : row) * B, 0.0f);
+void pad(float* padded, int pitch, int width, int first, int last, int height, Fill fill) {
+  for (int row = first; row < last; ++row, padded += pitch * BLOCK) {
+    bool inside = row >= 0 && row < height;
+    std::fill(padded, padded + (inside ? 1 : pitch) * BLOCK, 0.0f);
     if (!inside) continue;
-    std::fill(padded + (1 + width) * B, padded + row * B, 0.0f);
-    fill(r, padded + B);
+    std::fill(padded + (1 + width) * BLOCK, padded + pitch * BLOCK, 0.0f);
+    fill(row, padded + BLOCK);
   }
 }
 

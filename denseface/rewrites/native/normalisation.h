@@ -1,4 +1,4 @@
-// Batch normalisation and the activation behind it, forward and backward.
+// Batch normalisation and the activation after it, forward and backward.
 
 #ifndef DENSEFACE_NORMALISATION_H_
 #define DENSEFACE_NORMALISATION_H_
@@ -13,15 +13,15 @@
 
 namespace {
 
-// Sums by channel over strips, in double precision, by thread: the same for every run on as many threads.
+// Sums per channel in double precision. Every thread adds to its own, so that runs on equally many threads are equal.
 class Sums {
  public:
   Sums(int channels, int kinds)
       : channels_(channels), kinds_(kinds), values_(size_t(omp_get_max_threads()) * channels * kinds) {}
 
   void add(int kind, int block, const Vec& values, double factor = 1) {
-    double* sums = &values_[(size_t(omp_get_thread_num()) * kinds_ + kind) * channels_ + block * B];
-    for (int k = 0; k < B; ++k) sums[k] += factor * values[k];
+    double* sums = &values_[(size_t(omp_get_thread_num()) * kinds_ + kind) * channels_ + block * BLOCK];
+    for (int k = 0; k < BLOCK; ++k) sums[k] += factor * values[k];
   }
 
   double get(int kind, int channel) const {
@@ -36,47 +36,75 @@ class Sums {
   std::vector<double> values_;
 };
 
-// Add a strip's values to the sums of values and of squares; what is squared is the distance from the first value.
-void add_moments(Sums* sums, int block, const float* values, int rows, int width, int row) {
-  Vec pivot = at(values), sum{}, square{};
-  for (int r = 0; r < rows; ++r)
-    for (int p = 0; p < width; ++p) {
-      Vec distance = at(values + (r * row + p) * B) - pivot;
-      sum += distance;
-      square += distance * distance;
-    }
-  sums->add(0, block, sum);
-  sums->add(0, block, pivot, rows * width);
-  sums->add(1, block, square);
-  sums->add(1, block, 2 * pivot * sum);
-  sums->add(1, block, pivot * pivot, rows * width);
-}
+// Sums of values and of their squares.
+class MomentSums : public Sums {
+ public:
+  enum { VALUES, SQUARES, KINDS };
+  explicit MomentSums(int channels) : Sums(channels, KINDS) {}
 
+  // Add a strip. Distances from its first value are squared, so that a large mean costs no digits.
+  void add_strip(int block, const float* values, int rows, int width, int pitch) {
+    Vec pivot = at(values), sum{}, square{};
+    for (int row = 0; row < rows; ++row)
+      for (int column = 0; column < width; ++column) {
+        Vec distance = at(values + (row * pitch + column) * BLOCK) - pivot;
+        sum += distance;
+        square += distance * distance;
+      }
+    add(VALUES, block, sum);
+    add(VALUES, block, pivot, rows * width);
+    add(SQUARES, block, square);
+    add(SQUARES, block, 2 * pivot * sum);
+    add(SQUARES, block, pivot * pivot, rows * width);
+  }
+};
+
+// Batch statistics of channels.
 struct Moments {
   std::vector<float> mean, variance;
 
-  void take(const Sums& sums, int first, int channels, double count) {
+  void resize(int channels) { mean.resize(channels), variance.resize(channels); }
+
+  void set(const MomentSums& sums, int first, int channels, double count) {
     for (int c = 0; c < channels; ++c) {
-      double m = sums.get(0, c) / count;
-      mean[first + c] = float(m);
-      variance[first + c] = float(std::max(0.0, sums.get(1, c) / count - m * m));
+      double value = sums.get(MomentSums::VALUES, c) / count;
+      mean[first + c] = float(value);
+      variance[first + c] = float(std::max(0.0, sums.get(MomentSums::SQUARES, c) / count - value * value));
     }
   }
 };
 
-// Parameters of a normalisation and the activation behind it, and their gradients when going backward.
+// Parameters of a normalisation and of the activation after it; their gradients are set in the backward pass.
 struct Norm {
   const float *gamma, *beta;
   float *moving_mean, *moving_variance;
   const float* slope;  // null for ReLU
-  int slopes;          // 1, or one a channel
+  int slopes;          // 1, or one per channel
   float *gamma_grad, *beta_grad, *slope_grad;
 };
 
-// What a normalisation and its activation do to each channel: v = scale x + shift, then v or slope v.
+// Sums of which a normalisation's gradients are made.
+class NormSums : public Sums {
+ public:
+  enum { BETA, GAMMA, SLOPE, KINDS };
+  explicit NormSums(int channels) : Sums(channels, KINDS) {}
+
+  void write_gradients(const Norm& norm, int channels) const {
+    double slope_sum = 0;
+    for (int c = 0; c < channels; ++c) {
+      norm.beta_grad[c] = float(get(BETA, c));
+      norm.gamma_grad[c] = float(get(GAMMA, c));
+      if (norm.slope && norm.slopes > 1) norm.slope_grad[c] = float(get(SLOPE, c));
+      slope_sum += get(SLOPE, c);
+    }
+    if (norm.slope && norm.slopes == 1) norm.slope_grad[0] = float(slope_sum);
+  }
+};
+
+// A normalisation with known statistics, and its activation: v = scale x + shift, then v where v > 0, else slope v.
 struct Affine {
   Buffer buffer;
-  float *scale, *shift, *slope, *mean, *inverse;
+  float *scale, *shift, *slope, *mean, *inverse;  // inverse: 1 / standard deviation
 
   void set(const Norm& norm, const float* means, const float* variances, int channels, float eps) {
     scale = buffer.get(size_t(5) * channels);
@@ -90,47 +118,63 @@ struct Affine {
     }
   }
 
-  // next: pixels from these to those that come after them, in other memory.
+  // next: distance in pixels to those that are read after these, which are fetched into the cache meanwhile.
   void apply(int block, const float* in, float* out, int pixels, long next) const {
-    Vec s = at(scale + block * B), t = at(shift + block * B), a = at(slope + block * B);
+    Vec scales = at(scale + block * BLOCK), shifts = at(shift + block * BLOCK), slopes = at(slope + block * BLOCK);
     for (int p = 0; p < pixels; ++p) {
-      __builtin_prefetch(in + (next + p) * B);
-      Vec v = at(in + p * B) * s + t;
-      at(out + p * B) = v > 0 ? v : a * v;
+      __builtin_prefetch(in + (next + p) * BLOCK);
+      Vec value = at(in + p * BLOCK) * scales + shifts;
+      at(out + p * BLOCK) = value > 0 ? value : slopes * value;
     }
   }
 
-  // Hand on the gradient of v for that of the output; sum up what the gradients of beta, gamma and slope are.
-  template <class Give>
-  void back(int block, const float* in, const float* grad, int pixels, Sums* sums, Give give) const {
-    Vec s = at(scale + block * B), t = at(shift + block * B), a = at(slope + block * B);
-    Vec m = at(mean + block * B), inv = at(inverse + block * B);
-    Vec sum{}, product{}, negative{};
+  // From gradients of outputs, compute those of v and call store(pixel, gradient); add to the sums for the parameters.
+  template <class Store>
+  void backward(int block, const float* in, const float* out_grads, int pixels, NormSums* sums, Store store) const {
+    Vec scales = at(scale + block * BLOCK), shifts = at(shift + block * BLOCK), slopes = at(slope + block * BLOCK);
+    Vec means = at(mean + block * BLOCK), inverses = at(inverse + block * BLOCK);
+    Vec beta_sum{}, gamma_sum{}, slope_sum{};
     for (int p = 0; p < pixels; ++p) {
-      Vec x = at(in + p * B), v = x * s + t, d = at(grad + p * B);
-      Vec below = v > 0 ? Vec{} : d;
-      negative += below * v;
-      d = v > 0 ? d : a * d;
-      sum += d;
-      product += d * (x - m);
-      give(p, d);
+      Vec x = at(in + p * BLOCK), value = x * scales + shifts, grad = at(out_grads + p * BLOCK);
+      Vec negative = value > 0 ? Vec{} : grad;
+      slope_sum += negative * value;
+      grad = value > 0 ? grad : slopes * grad;
+      beta_sum += grad;
+      gamma_sum += grad * (x - means);
+      store(p, grad);
     }
-    sums->add(0, block, sum);
-    sums->add(1, block, product * inv);
-    sums->add(2, block, negative);
+    sums->add(NormSums::BETA, block, beta_sum);
+    sums->add(NormSums::GAMMA, block, gamma_sum * inverses);
+    sums->add(NormSums::SLOPE, block, slope_sum);
   }
 };
 
-void give_gradients(const Sums& sums, int channels, const Norm& norm) {
-  double slope_sum = 0;
-  for (int c = 0; c < channels; ++c) {
-    norm.beta_grad[c] = float(sums.get(0, c));
-    norm.gamma_grad[c] = float(sums.get(1, c));
-    if (norm.slope && norm.slopes > 1) norm.slope_grad[c] = float(sums.get(2, c));
-    slope_sum += sums.get(2, c);
+// What a normalisation's batch statistics add to the gradient of its input x. With g the gradient of v and
+// x' = (x - mean) / deviation, that gradient is scale (g - mean(g) - x' mean(g x')). The two means are known only after
+// the whole batch; being affine in x, their part is kept as offset + factor x and subtracted later.
+class MeanTerms {
+ public:
+  explicit MeanTerms(int channels = 0) : offset_(channels), factor_(channels) {}
+
+  void add(const NormSums& sums, const Affine& affine, int channels, double count) {
+    for (int c = 0; c < channels; ++c) {
+      double along = affine.scale[c] * sums.get(NormSums::GAMMA, c) / count * affine.inverse[c];
+      factor_[c] += float(along);
+      offset_[c] += float(affine.scale[c] * sums.get(NormSums::BETA, c) / count - along * affine.mean[c]);
+    }
   }
-  if (norm.slope && norm.slopes == 1) norm.slope_grad[0] = float(slope_sum);
-}
+
+  // out = scale * grads - (offset + factor * x)
+  void subtract(int block, const Vec& scale, const float* x, const float* grads, float* out, int pixels) const {
+    Vec offset, factor;
+    for (int k = 0; k < BLOCK; ++k) offset[k] = offset_[block * BLOCK + k], factor[k] = factor_[block * BLOCK + k];
+    for (int p = 0; p < pixels; ++p)
+      at(out + p * BLOCK) = scale * at(grads + p * BLOCK) - (offset + factor * at(x + p * BLOCK));
+  }
+
+ private:
+  std::vector<float> offset_, factor_;
+};
 
 }  // namespace
 

@@ -16,13 +16,14 @@ namespace {
 
 using namespace mxnet::ext;
 using Attributes = std::unordered_map<std::string, std::string>;
+using Shapes = std::vector<std::vector<unsigned>>;
 
 int layers_of(const Attributes& attributes) { return std::stoi(attributes.at("layers")); }
-bool slopes_of(const Attributes& attributes) { return attributes.at("slopes") == "1"; }
-int inputs_of_layer(const Attributes& attributes) { return slopes_of(attributes) ? 12 : 10; }
+bool has_slopes(const Attributes& attributes) { return attributes.at("slopes") == "1"; }
+int inputs_per_layer(const Attributes& attributes) { return has_slopes(attributes) ? 12 : 10; }
 
 template <class Compute>
-MXReturnValue tried(Compute compute) {
+MXReturnValue without_exceptions(Compute compute) {
   try {
     compute();
     return MX_SUCCESS;
@@ -32,54 +33,54 @@ MXReturnValue tried(Compute compute) {
   }
 }
 
-// Layers from their parameters, each
-//   gamma, beta, moving mean, moving variance, [slope,] weight; the same of the 3x3 convolution.
-// gradients: as many, or null.
-std::vector<Layer> read(const Attributes& attributes, MXTensor* parameters, MXTensor* gradients) {
+// Layers from their parameters. In each layer these are, for the 1x1 convolution and again for the 3x3 convolution,
+//   gamma, beta, moving mean, moving variance, [slope,] weight.
+// gradients has an array for each, or is null.
+std::vector<Layer> read_layers(const Attributes& attributes, MXTensor* parameters, MXTensor* gradients) {
   auto take = [&](float** gradient) {
     *gradient = gradients ? (gradients++)->data<float>() : nullptr;
     return (parameters++)->data<float>();
   };
   float* unused;
-  auto norm = [&] {
-    Norm found{};
-    found.gamma = take(&found.gamma_grad);
-    found.beta = take(&found.beta_grad);
-    found.moving_mean = take(&unused);
-    found.moving_variance = take(&unused);
-    if (slopes_of(attributes)) {
-      found.slopes = int(parameters->size());
-      found.slope = take(&found.slope_grad);
+  auto take_norm = [&] {
+    Norm norm{};
+    norm.gamma = take(&norm.gamma_grad);
+    norm.beta = take(&norm.beta_grad);
+    norm.moving_mean = take(&unused);
+    norm.moving_variance = take(&unused);
+    if (has_slopes(attributes)) {
+      norm.slopes = int(parameters->size());
+      norm.slope = take(&norm.slope_grad);
     }
-    return found;
+    return norm;
   };
   std::vector<Layer> layers(layers_of(attributes));
   for (auto& layer : layers) {
-    layer.norm1 = norm();
+    layer.norm1 = take_norm();
     layer.weight1 = take(&layer.weight1_grad);
-    layer.norm2 = norm();
+    layer.norm2 = take_norm();
     layer.weight2 = take(&layer.weight2_grad);
   }
   return layers;
 }
 
-// Inputs: whether this is inference (near 1) or training (0), the data, parameters of layers.
+// Inputs: near 1 in inference and 0 in training; the data; parameters of the layers.
 class TrainingOperator : public CustomStatefulOp {
  public:
   TrainingOperator(TrainingBlock* block, const Attributes& attributes) : block_(block), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     bool training = inputs->at(0).data<float>()[0] < 0.5f;
-    return tried([&] {
-      block_->forward(read(attributes_, &inputs->at(2), nullptr), inputs->at(1).data<float>(),
+    return without_exceptions([&] {
+      block_->forward(read_layers(attributes_, &inputs->at(2), nullptr), inputs->at(1).data<float>(),
                       outputs->at(0).data<float>(), training);
     });
   }
 
   // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
   MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    return tried([&] {
-      block_->backward(read(attributes_, &inputs->at(3), &outputs->at(2)), inputs->at(0).data<float>(),
+    return without_exceptions([&] {
+      block_->backward(read_layers(attributes_, &inputs->at(3), &outputs->at(2)), inputs->at(0).data<float>(),
                        outputs->at(1).data<float>());
     });
   }
@@ -89,14 +90,14 @@ class TrainingOperator : public CustomStatefulOp {
   Attributes attributes_;
 };
 
-// Inputs: the data, parameters of layers.
+// Inputs: the data; parameters of the layers.
 class InferenceOperator : public CustomStatefulOp {
  public:
   InferenceOperator(InferenceBlock* block, const Attributes& attributes) : block_(block), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    return tried([&] {
-      block_->forward(read(attributes_, &inputs->at(1), nullptr), inputs->at(0).data<float>(),
+    return without_exceptions([&] {
+      block_->forward(read_layers(attributes_, &inputs->at(1), nullptr), inputs->at(0).data<float>(),
                       outputs->at(0).data<float>());
     });
   }
@@ -106,12 +107,12 @@ class InferenceOperator : public CustomStatefulOp {
   Attributes attributes_;
 };
 
-// How many inputs come before the parameters of layers, of which the last is the data.
+// The number of inputs before the layers' parameters; the last of them is the data.
 constexpr int TRAINING = 2, INFERENCE = 1;
 
 template <int FIRST>
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
-  *inputs = FIRST + layers_of(attributes) * inputs_of_layer(attributes);
+  *inputs = FIRST + layers_of(attributes) * inputs_per_layer(attributes);
   *outputs = 1;
   return MX_SUCCESS;
 }
@@ -123,38 +124,44 @@ MXReturnValue infer_type(const Attributes&, std::vector<int>* inputs, std::vecto
 }
 
 template <int FIRST>
-MXReturnValue infer_shape(const Attributes& attributes, std::vector<std::vector<unsigned>>* inputs,
-                          std::vector<std::vector<unsigned>>* outputs) {
+MXReturnValue infer_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
   outputs->at(0) = inputs->at(FIRST - 1);
   outputs->at(0).at(1) += layers_of(attributes) * inputs->back().at(0);
   return MX_SUCCESS;
 }
 
-MXReturnValue mutated(const Attributes& attributes, std::vector<int>* indices) {
-  int half = inputs_of_layer(attributes) / 2;
+// Moving averages, by the index of the input.
+MXReturnValue mutated_inputs(const Attributes& attributes, std::vector<int>* indices) {
+  int half = inputs_per_layer(attributes) / 2;
   for (int k = 0; k < 2 * layers_of(attributes); ++k)
-    for (int which : {2, 3}) indices->push_back(TRAINING + k * half + which);
+    for (int moving : {2, 3}) indices->push_back(TRAINING + k * half + moving);
   return MX_SUCCESS;
 }
 
-MXReturnValue create_training(const Attributes& attributes, const MXContext&,
-                              const std::vector<std::vector<unsigned>>& shapes, const std::vector<int>,
-                              CustomStatefulOp** made) {
-  const auto &data = shapes.at(1), &weight2 = shapes.back();
-  auto* block = new TrainingBlock(data.at(0), data.at(2), data.at(3), data.at(1), weight2.at(1), weight2.at(0),
-                                  layers_of(attributes), std::stof(attributes.at("eps")),
-                                  std::stof(attributes.at("momentum")));
-  *made = CustomStatefulOp::create<TrainingOperator>(block, attributes);
+template <int FIRST>
+BlockShape block_shape(const Attributes& attributes, const Shapes& inputs) {
+  const auto &data = inputs.at(FIRST - 1), &weight2 = inputs.back();
+  BlockShape shape;
+  shape.batch = data.at(0), shape.channels = data.at(1), shape.height = data.at(2), shape.width = data.at(3);
+  shape.growth = weight2.at(0), shape.bottleneck = weight2.at(1);
+  shape.layers = layers_of(attributes);
+  return shape;
+}
+
+float number(const Attributes& attributes, const char* name) { return std::stof(attributes.at(name)); }
+
+MXReturnValue create_training(const Attributes& attributes, const MXContext&, const Shapes& inputs,
+                              const std::vector<int>, CustomStatefulOp** created) {
+  auto* block = new TrainingBlock(block_shape<TRAINING>(attributes, inputs), number(attributes, "eps"),
+                                  number(attributes, "momentum"));
+  *created = CustomStatefulOp::create<TrainingOperator>(block, attributes);
   return MX_SUCCESS;
 }
 
-MXReturnValue create_inference(const Attributes& attributes, const MXContext&,
-                               const std::vector<std::vector<unsigned>>& shapes, const std::vector<int>,
-                               CustomStatefulOp** made) {
-  const auto &data = shapes.at(0), &weight2 = shapes.back();
-  auto* block = new InferenceBlock(data.at(0), data.at(2), data.at(3), data.at(1), weight2.at(1), weight2.at(0),
-                                   layers_of(attributes), std::stof(attributes.at("eps")));
-  *made = CustomStatefulOp::create<InferenceOperator>(block, attributes);
+MXReturnValue create_inference(const Attributes& attributes, const MXContext&, const Shapes& inputs,
+                               const std::vector<int>, CustomStatefulOp** created) {
+  auto* block = new InferenceBlock(block_shape<INFERENCE>(attributes, inputs), number(attributes, "eps"));
+  *created = CustomStatefulOp::create<InferenceOperator>(block, attributes);
   return MX_SUCCESS;
 }
 
@@ -162,7 +169,7 @@ REGISTER_OP(denseface_dense_block)
     .setParseAttrs(parse<TRAINING>)
     .setInferType(infer_type)
     .setInferShape(infer_shape<TRAINING>)
-    .setMutateInputs(mutated)
+    .setMutateInputs(mutated_inputs)
     .setCreateOpState(create_training, "cpu");
 
 REGISTER_OP(denseface_dense_block_inference)

@@ -1,14 +1,13 @@
 // A dense block in training as one operator of MXNet: every layer of
 //   BN - activation - 1x1 convolution - BN - activation - 3x3 convolution, appended to its input.
 //
-// What it saves against an operator a step:
-// - Features lie in one array that every layer reads and appends to; nothing is concatenated.
+// What it saves, compared with one operator per step:
+// - Features are in one array that every layer reads and appends to; nothing is concatenated.
 // - A feature's batch statistics are computed once, not by every later layer.
-// - Normalised and activated values exist for one strip of a picture at a time, in the cache, and are computed again
-//   when going backward.  Only the features and the outputs of the 1x1 convolutions are kept.
-// - Gradients of features are added up in one array.  A normalisation gives s (g - mean(g) - x' mean(g x')) for the
-//   gradient g of its output, with x' the normalised input and s its scale over the deviation.  The two means are known
-//   after all strips only; as they are affine in x', their sum over layers is subtracted when a feature's turn comes.
+// - Normalised and activated values exist for one strip of a picture at a time, in the cache, and are computed again in
+//   the backward pass. Only the features and the outputs of the 1x1 convolutions are kept.
+// - Gradients of features are summed in one array; the terms of batch means (see MeanTerms) are summed apart, and
+//   subtracted from a feature's gradient once all layers that read the feature have added theirs.
 
 #ifndef DENSEFACE_TRAINING_BLOCK_H_
 #define DENSEFACE_TRAINING_BLOCK_H_
@@ -30,74 +29,214 @@ namespace {
 
 class TrainingBlock {
  public:
-  TrainingBlock(int batch, int height, int width, int channels, int bottleneck, int growth, int layers, float eps,
-                float momentum)
-      : padding_(channels, bottleneck, growth), batch_(batch), height_(height), width_(width),
-        channels_(padding_.channels()), bottleneck_(bottleneck), growth_(growth), layers_(layers),
-        total_(channels_ + layers * growth), pixels_(long(height) * width),
-        layout_{channels, channels_, total_, pixels_}, eps_(eps), momentum_(momentum),
-        count_(double(batch) * pixels_) {
-    features_.mean.resize(total_), features_.variance.resize(total_);
-    hidden_.resize(layers), hidden_moments_.resize(layers);
-    for (auto& moments : hidden_moments_) moments.mean.resize(bottleneck), moments.variance.resize(bottleneck);
-    rows_ = std::max(1, std::min(height, 224 / width));
-    for (int r = 0; r < 3; ++r)
-      for (int c = 0; c < 3; ++c) taps3_.push_back(r * (width + 2) + c);
+  TrainingBlock(const BlockShape& shape, float eps, float momentum)
+      : padding_(shape.channels, shape.bottleneck, shape.growth), batch_(shape.batch), height_(shape.height),
+        width_(shape.width), channels_(padding_.channels()), bottleneck_(shape.bottleneck), growth_(shape.growth),
+        layers_(shape.layers), total_(channels_ + layers_ * growth_), pixels_(long(height_) * width_),
+        layout_{shape.channels, channels_, total_, pixels_}, eps_(eps), momentum_(momentum),
+        count_(double(batch_) * pixels_), rows_(std::max(1, std::min(height_, 224 / width_))), pitch_(width_ + 2),
+        hidden_(layers_), hidden_moments_(layers_) {
+    feature_moments_.resize(total_);
+    for (auto& moments : hidden_moments_) moments.resize(bottleneck_);
+    for (int row = 0; row < 3; ++row)
+      for (int column = 0; column < 3; ++column) taps_3x3_.push_back(row * pitch_ + column);
   }
 
-  // in: (N, channels, H, W), out: (N, total, H, W)
+  // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W)
   void forward(const std::vector<Layer>& given, const float* in, float* out, bool training) {
     std::lock_guard<std::mutex> lock(mutex);
-    float* x = x_.get(batch_ * total_ * pixels_);
-    std::vector<Layer> layers = padding_.spread(given);
+    float* features = features_.get(batch_ * layout_.size());
+    std::vector<Layer> layers = padding_.padded(given);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, x);
-    Sums sums(channels_, 2);
-    if (training) {
+    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, features);
+    if (training) measure_input(features);
+    for (int l = 0; l < layers_; ++l) forward_layer(layers[l], l, features, training);
+    if (training) padding_.write_moving_averages(layers, given);
 #pragma omp parallel for schedule(static)
-      for (int n = 0; n < batch_; ++n)
-        for (int b = 0; b < channels_ / B; ++b) {
-          for (long p = 0; p < pixels_; p += 256)
-            add_moments(&sums, b, x + feature(n, b) + p * B, 1, int(std::min(256L, pixels_ - p)), 0);
-        }
-      features_.take(sums, 0, channels_, count_);
-    }
-    for (int l = 0; l < layers_; ++l) forward_layer(layers[l], l, x, training);
-    if (training) padding_.give_moving_averages(layers, given);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.write_output(x, n, out);
+    for (int n = 0; n < batch_; ++n) layout_.write_output(features, n, out);
   }
 
-  // grad: of the output; in_grad: of the input
-  void backward(const std::vector<Layer>& given, const float* grad, float* in_grad) {
+  // out_grad: gradient of the output; in_grad: gradient of the input, which is written.
+  void backward(const std::vector<Layer>& given, const float* out_grad, float* in_grad) {
     std::lock_guard<std::mutex> lock(mutex);
-    float* x = x_.get(batch_ * total_ * pixels_);
-    float* g = gradient_space.get(batch_ * total_ * pixels_);
-    float* d = hidden_space.get(batch_ * bottleneck_ * pixels_);
-    std::vector<Layer> layers = padding_.spread(given);
+    const float* features = features_.data();
+    float* feature_grads = feature_grads_space.get(batch_ * layout_.size());
+    float* hidden_grads = hidden_grads_space.get(batch_ * hidden_size());
+    std::vector<Layer> layers = padding_.padded(given);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.read_output(grad, n, g);
-    offset_.assign(total_, 0), factor_.assign(total_, 0);
-    for (int l = layers_ - 1; l >= 0; --l) backward_layer(layers[l], l, x, g, d);
-    int blocks = channels_ / B;
+    for (int n = 0; n < batch_; ++n) layout_.read_output(out_grad, n, feature_grads);
+    feature_terms_ = MeanTerms(total_);
+    for (int l = layers_ - 1; l >= 0; --l) backward_layer(layers[l], l, features, feature_grads, hidden_grads);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n)
-      for (int b = 0; b < blocks; ++b)
-        finish_gradient(x + feature(n, b), g + feature(n, b), b, g + feature(n, b), int(pixels_));
-    padding_.give_gradients(layers, given);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.write_input(g, n, in_grad);
+    for (int n = 0; n < batch_; ++n) {
+      View<float> grads = layout_.picture(feature_grads, n);
+      for (int b = 0; b < channels_ / BLOCK; ++b)
+        feature_terms_.subtract(b, ONES, layout_.picture(features, n)[b], grads[b], grads[b], int(pixels_));
+      layout_.write_input(feature_grads, n, in_grad);
+    }
+    padding_.write_gradients(layers, given);
   }
 
  private:
-  long feature(int n, int block) const { return layout_.place(n, block); }
-  long hidden(int n, int block) const { return (long(n) * (bottleneck_ / B) + block) * pixels_ * B; }
-  int inputs(int l) const { return channels_ + l * growth_; }
+  // Part of the work of a layer: pixels of picture n from the first on, or rows; scratch is the thread's own memory.
+  struct Job {
+    int n, first, count;
+    float* scratch;
+  };
 
-  int strip_of(int channels) const { return int(std::min<long>(pixels_at_once(channels), pixels_)); }
+  void measure_input(const float* features) {
+    MomentSums sums(channels_);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < batch_; ++n)
+      for (int b = 0; b < channels_ / BLOCK; ++b)
+        for (long first = 0; first < pixels_; first += 256) {
+          int pixels = int(std::min(256L, pixels_ - first));
+          sums.add_strip(b, layout_.picture(features, n).from_pixel(first)[b], 1, pixels, 0);
+        }
+    feature_moments_.set(sums, 0, channels_, count_);
+  }
 
-  // The statistics to normalise with; the moving ones follow those of the batch in training.
-  void prepare(Affine* affine, const Norm& norm, const Moments& moments, int channels, bool training) const {
+  void forward_layer(const Layer& layer, int index, float* features, bool training) {
+    float* hidden = hidden_[index].get(batch_ * hidden_size());
+    forward_1x1(layer, index, features, hidden, training);
+    forward_3x3(layer, index, hidden, features, training);
+  }
+
+  // From features to the hidden array, the outputs of the 1x1 convolution.
+  void forward_1x1(const Layer& layer, int index, const float* features, float* hidden, bool training) {
+    int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
+    float* weights = weights_space.get(size_t(bottleneck_) * channels);
+    pack(layer.weight1, order_1x1(channels), hidden_blocks, in_blocks, 1, weights);
+    Affine affine;
+    set_forward(&affine, layer.norm1, feature_moments_, channels, training);
+    MomentSums sums(bottleneck_);
+    int step = pixels_at_once(channels);
+    for_each_strip(int(pixels_), step, long(step) * channels, [&](Job job) {
+      View<const float> in = layout_.picture(features, job.n).from_pixel(job.first);
+      View<float> out = picture(hidden, job.n).from_pixel(job.first), activated(job.scratch, long(step) * BLOCK);
+      for (int b = 0; b < in_blocks; ++b) affine.apply(b, in[b], activated[b], job.count, pixels_);
+      convolve(activated, {1, job.count, 0}, {0}, in_blocks, weights, out, 0, hidden_blocks);
+      if (training)
+        for (int b = 0; b < hidden_blocks; ++b) sums.add_strip(b, out[b], 1, job.count, 0);
+    });
+    if (training) hidden_moments_[index].set(sums, 0, bottleneck_, count_);
+  }
+
+  // From the hidden array to the features that the layer appends.
+  void forward_3x3(const Layer& layer, int index, const float* hidden, float* features, bool training) {
+    int appended = inputs(index), hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
+    float* weights = weights_space.get(9L * bottleneck_ * growth_);
+    pack(layer.weight2, order_3x3(bottleneck_), out_blocks, hidden_blocks, 9, weights);
+    Affine affine;
+    set_forward(&affine, layer.norm2, hidden_moments_[index], bottleneck_, training);
+    MomentSums sums(growth_);
+    for_each_strip(height_, rows_, padded_size() * hidden_blocks, [&](Job job) {
+      long first_pixel = long(job.first) * width_;
+      View<float> activated(job.scratch, padded_size());
+      activate_padded(affine, picture(hidden, job.n), job, activated);
+      View<float> out = layout_.picture(features, job.n).from_pixel(first_pixel).from_block(appended / BLOCK);
+      convolve(activated, {job.count, width_, pitch_}, taps_3x3_, hidden_blocks, weights, out, width_, out_blocks);
+      if (training)
+        for (int b = 0; b < out_blocks; ++b) sums.add_strip(b, out[b], job.count, width_, width_);
+    });
+    if (training) feature_moments_.set(sums, appended, growth_, count_);
+  }
+
+  // Add to the gradients of the features that a layer reads, and write the gradients of its parameters.
+  void backward_layer(const Layer& layer, int index, const float* features, float* feature_grads, float* hidden_grads) {
+    Affine affine2;
+    affine2.set(layer.norm2, hidden_moments_[index].mean.data(), hidden_moments_[index].variance.data(), bottleneck_,
+                eps_);
+    MeanTerms hidden_terms = backward_3x3(layer, index, affine2, features, feature_grads, hidden_grads);
+    backward_1x1(layer, index, affine2, hidden_terms, features, hidden_grads, feature_grads);
+  }
+
+  // From the gradients of the appended features, through the 3x3 convolution, to hidden_grads: those of the second
+  // normalisation's output. The terms of its batch means are returned.
+  MeanTerms backward_3x3(const Layer& layer, int index, const Affine& affine2, const float* features,
+                         const float* feature_grads, float* hidden_grads) {
+    int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK, appended = inputs(index) / BLOCK;
+    long weights_size = 9L * bottleneck_ * growth_;
+    const float* hidden = hidden_[index].data();
+    WeightOrder order = order_3x3(bottleneck_);
+    float* weights = weights_space.get(weights_size * (1 + omp_get_max_threads()));
+    pack(layer.weight2, order.transposed(9), hidden_blocks, out_blocks, 9, weights);
+    float* weight_sums = zeros_per_thread(weights + weights_size, weights_size);
+    NormSums sums(bottleneck_);
+    for_each_strip(height_, rows_, padded_size() * (hidden_blocks + out_blocks), [&](Job job) {
+      long first_pixel = long(job.first) * width_;
+      View<float> activated(job.scratch, padded_size());
+      View<float> out_grads = activated.from_block(hidden_blocks);
+      activate_padded(affine2, picture(hidden, job.n), job, activated);
+      for (int b = appended; b < appended + out_blocks; ++b)
+        pad_rows(out_grads[b - appended], job, [&](int row, float* to) {
+          long pixel = long(row) * width_;
+          feature_terms_.subtract(b, ONES, layout_.picture(features, job.n).from_pixel(pixel)[b],
+                                  layout_.picture(feature_grads, job.n).from_pixel(pixel)[b], to, width_);
+        });
+      Strip strip{job.count, width_, pitch_};
+      weight_gradient(activated, pitch_, taps_3x3_, hidden_blocks, out_grads.from_pixel(pitch_ + 1), strip, out_blocks,
+                      weight_sums + omp_get_thread_num() * weights_size);
+      View<const float> in = picture(hidden, job.n).from_pixel(first_pixel);
+      View<float> in_grads = picture(hidden_grads, job.n).from_pixel(first_pixel);
+      convolve(out_grads, strip, taps_3x3_, out_blocks, weights, in_grads, width_, hidden_blocks);
+      for (int b = 0; b < hidden_blocks; ++b) {
+        float* grads = in_grads[b];
+        affine2.backward(b, in[b], grads, job.count * width_, &sums,
+                         [=](int pixel, const Vec& grad) { at(grads + pixel * BLOCK) = grad; });
+      }
+    });
+    sums.write_gradients(layer.norm2, bottleneck_);
+    write_weight_gradient(weight_sums, weights_size, layer.weight2_grad, order, out_blocks, hidden_blocks, 9);
+    MeanTerms terms(bottleneck_);
+    terms.add(sums, affine2, bottleneck_, count_);
+    return terms;
+  }
+
+  // From hidden_grads, through the second normalisation, the 1x1 convolution and the first normalisation, to the
+  // gradients of the features that the layer reads; the first normalisation's terms go to feature_terms_.
+  void backward_1x1(const Layer& layer, int index, const Affine& affine2, const MeanTerms& hidden_terms,
+                    const float* features, const float* hidden_grads, float* feature_grads) {
+    int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
+    long weights_size = long(bottleneck_) * channels;
+    const float* hidden = hidden_[index].data();
+    WeightOrder order = order_1x1(channels);
+    float* weights = weights_space.get(weights_size * (1 + omp_get_max_threads()));
+    pack(layer.weight1, order.transposed(1), in_blocks, hidden_blocks, 1, weights);
+    float* weight_sums = zeros_per_thread(weights + weights_size, weights_size);
+    Affine affine1;
+    affine1.set(layer.norm1, feature_moments_.mean.data(), feature_moments_.variance.data(), channels, eps_);
+    NormSums sums(channels);
+    int step = pixels_at_once(2 * channels);
+    for_each_strip(int(pixels_), step, long(step) * (2 * channels + bottleneck_), [&](Job job) {
+      View<float> activated(job.scratch, long(step) * BLOCK);
+      View<float> activated_grads = activated.from_block(in_blocks);
+      View<float> out_grads = activated_grads.from_block(in_blocks);
+      for (int b = 0; b < hidden_blocks; ++b)
+        hidden_terms.subtract(b, at(affine2.scale + b * BLOCK), picture(hidden, job.n).from_pixel(job.first)[b],
+                              picture(hidden_grads, job.n).from_pixel(job.first)[b], out_grads[b], job.count);
+      View<const float> in = layout_.picture(features, job.n).from_pixel(job.first);
+      for (int b = 0; b < in_blocks; ++b) affine1.apply(b, in[b], activated[b], job.count, pixels_);
+      Strip strip{1, job.count, 0};
+      weight_gradient(activated, 0, {0}, in_blocks, out_grads, strip, hidden_blocks,
+                      weight_sums + omp_get_thread_num() * weights_size);
+      convolve(out_grads, strip, {0}, hidden_blocks, weights, activated_grads, 0, in_blocks);
+      for (int b = 0; b < in_blocks; ++b) {
+        Vec scale = at(affine1.scale + b * BLOCK);
+        float* in_grads = layout_.picture(feature_grads, job.n).from_pixel(job.first)[b];
+        affine1.backward(b, in[b], activated_grads[b], job.count, &sums, [=](int pixel, const Vec& grad) {
+          __builtin_prefetch(in_grads + (pixels_ + pixel) * BLOCK, 1);  // of the next block
+          at(in_grads + pixel * BLOCK) += scale * grad;
+        });
+      }
+    });
+    sums.write_gradients(layer.norm1, channels);
+    write_weight_gradient(weight_sums, weights_size, layer.weight1_grad, order, hidden_blocks, in_blocks, 1);
+    feature_terms_.add(sums, affine1, channels, count_);
+  }
+
+  // Statistics for a normalisation in the forward pass; in training the moving averages follow those of the batch.
+  void set_forward(Affine* affine, const Norm& norm, const Moments& moments, int channels, bool training) const {
     if (!training) return affine->set(norm, norm.moving_mean, norm.moving_variance, channels, eps_);
     affine->set(norm, moments.mean.data(), moments.variance.data(), channels, eps_);
     for (int c = 0; c < channels; ++c) {
@@ -106,195 +245,82 @@ class TrainingBlock {
     }
   }
 
-  void forward_layer(const Layer& layer, int l, float* x, bool training) {
-    int channels = inputs(l), in_blocks = channels / B, blocks = bottleneck_ / B, out_blocks = growth_ / B;
-    float* z = hidden_[l].get(batch_ * bottleneck_ * pixels_);
-    float* w1 = weights_space.get(size_t(bottleneck_) * (channels + 9 * growth_));
-    float* w2 = w1 + long(bottleneck_) * channels;
-    pack(layer.weight1, {channels, 1, 0, 0}, blocks, in_blocks, 1, w1);
-    pack(layer.weight2, {9L * bottleneck_, 9, 1, 0}, out_blocks, blocks, 9, w2);
-    int size = strip_of(channels), strips = int((pixels_ + size - 1) / size);
-    Affine affine1, affine2;
-    prepare(&affine1, layer.norm1, features_, channels, training);
-    Sums sums(bottleneck_, 2);
-    long thread_space = long(size) * channels;
-    float* space = threads_space.get(omp_get_max_threads() * thread_space);
+  // Cut every picture into strips of `step` out of `length` rows or pixels, and do the work for each, on all threads.
+  template <class Work>
+  void for_each_strip(int length, int step, long scratch_size, Work work) const {
+    int strips = (length + step - 1) / step;
+    float* scratch = threads_space.get(omp_get_max_threads() * scratch_size);
 #pragma omp parallel for schedule(static)
     for (int job = 0; job < batch_ * strips; ++job) {
-      int n = job / strips, first = job % strips * size, pixels = int(std::min<long>(size, pixels_ - first));
-      float* a = space + omp_get_thread_num() * thread_space;
-      for (int b = 0; b < in_blocks; ++b)
-        affine1.apply(b, x + feature(n, b) + first * B, a + long(b) * size * B, pixels, pixels_);
-      float* out = z + hidden(n, 0) + first * B;
-      convolve(a, long(size) * B, {1, pixels, 0}, {0}, in_blocks, w1, out, pixels_ * B, 0, blocks);
-      if (training)
-        for (int b = 0; b < blocks; ++b) add_moments(&sums, b, out + b * pixels_ * B, 1, pixels, 0);
+      int first = job % strips * step;
+      work(Job{job / strips, first, std::min(step, length - first), scratch + omp_get_thread_num() * scratch_size});
     }
-    if (training) hidden_moments_[l].take(sums, 0, bottleneck_, count_);
-    prepare(&affine2, layer.norm2, hidden_moments_[l], bottleneck_, training);
-    Sums out_sums(growth_, 2);
-    int row_strips = (height_ + rows_ - 1) / rows_;
-    thread_space = padded() * blocks;
-    space = threads_space.get(omp_get_max_threads() * thread_space);
-#pragma omp parallel for schedule(static)
-    for (int job = 0; job < batch_ * row_strips; ++job) {
-      int n = job / row_strips, first = job % row_strips * rows_, rows = std::min(rows_, height_ - first);
-      float* a = space + omp_get_thread_num() * thread_space;
-      for (int b = 0; b < blocks; ++b)
-        pad(a + b * padded(), first, rows, [&](int r, float* to) {
-          affine2.apply(b, z + hidden(n, b) + long(r) * width_ * B, to, width_, width_);
-        });
-      float* out = x + feature(n, in_blocks) + long(first) * width_ * B;
-      convolve(a, padded(), {rows, width_, width_ + 2}, taps3_, blocks, w2, out, pixels_ * B, width_, out_blocks);
-      if (training)
-        for (int b = 0; b < out_blocks; ++b) add_moments(&out_sums, b, out + b * pixels_ * B, rows, width_, width_);
-    }
-    if (training) features_.take(out_sums, channels, growth_, count_);
   }
 
-  void backward_layer(const Layer& layer, int l, const float* x, float* g, float* d) {
-    int channels = inputs(l), in_blocks = channels / B, blocks = bottleneck_ / B, out_blocks = growth_ / B;
+  // Normalise and activate the rows of a job, with one row and one column of neighbours, or zeros, around them.
+  void activate_padded(const Affine& affine, View<const float> hidden, Job job, View<float> activated) const {
+    for (int b = 0; b < bottleneck_ / BLOCK; ++b)
+      pad_rows(activated[b], job, [&](int row, float* to) {
+        affine.apply(b, hidden.from_pixel(long(row) * width_)[b], to, width_, width_);
+      });
+  }
+
+  template <class Fill>
+  void pad_rows(float* padded, Job job, Fill fill) const {
+    pad(padded, pitch_, width_, job.first - 1, job.first + job.count + 1, height_, fill);
+  }
+
+  static float* zeros_per_thread(float* sums, long size) {
+    std::fill(sums, sums + omp_get_max_threads() * size, 0.0f);
+    return sums;
+  }
+
+  static void write_weight_gradient(const float* sums, long size, float* gradients, WeightOrder order, int out_blocks,
+                                    int in_blocks, int taps) {
     int threads = omp_get_max_threads();
-    const float* z = hidden_[l].get(0);
-    long size1 = long(bottleneck_) * channels, size2 = 9L * bottleneck_ * growth_;
-    float* w1 = weights_space.get((size1 + size2) * (1 + threads));
-    float *w2 = w1 + size1, *sums1 = w2 + size2, *sums2 = sums1 + threads * size1;
-    std::fill(sums1, sums2 + threads * size2, 0.0f);
-    pack(layer.weight1, {1, channels, 0, 0}, in_blocks, blocks, 1, w1);
-    pack(layer.weight2, {9, 9L * bottleneck_, -1, 8}, blocks, out_blocks, 9, w2);
-    Affine affine1, affine2;
-    affine1.set(layer.norm1, features_.mean.data(), features_.variance.data(), channels, eps_);
-    affine2.set(layer.norm2, hidden_moments_[l].mean.data(), hidden_moments_[l].variance.data(), bottleneck_, eps_);
-
-    // Through the 3x3 convolution, to d: the gradient of the second normalisation's output.
-    Sums norm2_sums(bottleneck_, 3);
-    int row_strips = (height_ + rows_ - 1) / rows_;
-    long thread_space = padded() * (blocks + out_blocks);
-    float* space = threads_space.get(threads * thread_space);
-#pragma omp parallel for schedule(static)
-    for (int job = 0; job < batch_ * row_strips; ++job) {
-      int n = job / row_strips, first = job % row_strips * rows_, rows = std::min(rows_, height_ - first);
-      float* a = space + omp_get_thread_num() * thread_space;
-      float* y_grad = a + blocks * padded();
-      for (int b = 0; b < blocks; ++b)
-        pad(a + b * padded(), first, rows, [&](int r, float* to) {
-          affine2.apply(b, z + hidden(n, b) + long(r) * width_ * B, to, width_, width_);
-        });
-      for (int b = 0; b < out_blocks; ++b)
-        pad(y_grad + b * padded(), first, rows, [&](int r, float* to) {
-          long from = feature(n, in_blocks + b) + long(r) * width_ * B;
-          finish_gradient(x + from, g + from, in_blocks + b, to, width_);
-        });
-      Strip strip{rows, width_, width_ + 2};
-      weight_gradient(a, padded(), width_ + 2, taps3_, blocks, y_grad + (width_ + 3) * B, padded(), strip, out_blocks,
-                      sums2 + omp_get_thread_num() * size2);
-      float* out = d + hidden(n, 0) + long(first) * width_ * B;
-      convolve(y_grad, padded(), strip, taps3_, out_blocks, w2, out, pixels_ * B, width_, blocks);
-      for (int b = 0; b < blocks; ++b) {
-        float* grads = out + b * pixels_ * B;
-        affine2.back(b, z + hidden(n, b) + long(first) * width_ * B, grads, rows * width_, &norm2_sums,
-                     [=](int p, const Vec& grad) { at(grads + p * B) = grad; });
-      }
-    }
-    give_gradients(norm2_sums, bottleneck_, layer.norm2);
-    give_weights(sums2, size2, threads, layer.weight2_grad, {9L * bottleneck_, 9, 1, 0}, out_blocks, blocks, 9);
-
-    // Through the second normalisation, the 1x1 convolution and the first normalisation, but for its means.
-    std::vector<float> offset(bottleneck_), factor(bottleneck_);
-    add_means(norm2_sums, affine2, bottleneck_, &offset, &factor);
-    Sums norm1_sums(channels, 3);
-    int size = strip_of(2 * channels), strips = int((pixels_ + size - 1) / size);
-    thread_space = long(size) * (2 * channels + bottleneck_);
-    space = threads_space.get(threads * thread_space);
-#pragma omp parallel for schedule(static)
-    for (int job = 0; job < batch_ * strips; ++job) {
-      int n = job / strips, first = job % strips * size, pixels = int(std::min<long>(size, pixels_ - first));
-      float* a = space + omp_get_thread_num() * thread_space;
-      float *a_grad = a + long(size) * channels, *z_grad = a_grad + long(size) * channels;
-      for (int b = 0; b < blocks; ++b) {
-        Vec s = at(affine2.scale + b * B), o, f;
-        for (int k = 0; k < B; ++k) o[k] = offset[b * B + k], f[k] = factor[b * B + k];
-        const float *v = d + hidden(n, b) + first * B, *values = z + hidden(n, b) + first * B;
-        float* to = z_grad + long(b) * size * B;
-        for (int p = 0; p < pixels; ++p) at(to + p * B) = s * at(v + p * B) - (o + f * at(values + p * B));
-      }
-      for (int b = 0; b < in_blocks; ++b)
-        affine1.apply(b, x + feature(n, b) + first * B, a + long(b) * size * B, pixels, pixels_);
-      Strip strip{1, pixels, 0};
-      weight_gradient(a, long(size) * B, 0, {0}, in_blocks, z_grad, long(size) * B, strip, blocks,
-                      sums1 + omp_get_thread_num() * size1);
-      convolve(z_grad, long(size) * B, strip, {0}, blocks, w1, a_grad, long(size) * B, 0, in_blocks);
-      for (int b = 0; b < in_blocks; ++b) {
-        Vec s = at(affine1.scale + b * B);
-        float* to = g + feature(n, b) + first * B;
-        affine1.back(b, x + feature(n, b) + first * B, a_grad + long(b) * size * B, pixels, &norm1_sums,
-                     [=](int p, const Vec& grad) {
-                       __builtin_prefetch(to + (pixels_ + p) * B, 1);  // of the next block
-                       at(to + p * B) += s * grad;
-                     });
-      }
-    }
-    give_gradients(norm1_sums, channels, layer.norm1);
-    give_weights(sums1, size1, threads, layer.weight1_grad, {channels, 1, 0, 0}, blocks, in_blocks, 1);
-    add_means(norm1_sums, affine1, channels, &offset_, &factor_);
-  }
-
-  // Add s (mean(g) + x' mean(g x')) as offset + factor x.
-  void add_means(const Sums& sums, const Affine& affine, int channels, std::vector<float>* offset,
-                 std::vector<float>* factor) const {
-    for (int c = 0; c < channels; ++c) {
-      double along = affine.scale[c] * sums.get(1, c) / count_ * affine.inverse[c];
-      (*factor)[c] += float(along);
-      (*offset)[c] += float(affine.scale[c] * sums.get(0, c) / count_ - along * affine.mean[c]);
-    }
-  }
-
-  // The gradient of a feature whose later layers have all added theirs.
-  void finish_gradient(const float* x, const float* g, int block, float* out, int pixels) const {
-    Vec offset, factor;
-    for (int k = 0; k < B; ++k) offset[k] = offset_[block * B + k], factor[k] = factor_[block * B + k];
-    for (int p = 0; p < pixels; ++p) at(out + p * B) = at(g + p * B) - (offset + factor * at(x + p * B));
-  }
-
-  void give_weights(float* sums, long size, int threads, float* gradients, Order order, int out_blocks, int in_blocks,
-                    int taps) const {
-    visit(order, out_blocks, in_blocks, taps, [=](long from, long to) {
+    for_each_weight(order, out_blocks, in_blocks, taps, [=](long from, long to) {
       float sum = 0;
-      for (int t = 0; t < threads; ++t) sum += sums[t * size + from];
+      for (int thread = 0; thread < threads; ++thread) sum += sums[thread * size + from];
       gradients[to] = sum;
     });
   }
 
-  // Floats of a block of a strip with a pixel of zeros around it.
-  long padded() const { return long(rows_ + 2) * (width_ + 2) * B; }
+  int inputs(int layer) const { return channels_ + layer * growth_; }
+  int pixels_at_once(int channels) const { return int(std::min<long>(cached_pixels(channels), pixels_)); }
+  long hidden_size() const { return bottleneck_ * pixels_; }  // of one picture
+  long padded_size() const { return long(rows_ + 2) * pitch_ * BLOCK; }  // of one block of a padded strip
 
-  template <class Fill>
-  void pad(float* block, int first, int rows, Fill fill) const {
-    ::pad(block, width_ + 2, width_, first - 1, first + rows + 1, height_, fill);
+  // A picture of the hidden array.
+  template <class Float>
+  View<Float> picture(Float* hidden, int n) const {
+    return {hidden + n * hidden_size(), pixels_ * BLOCK};
   }
+
+  static constexpr Vec ONES = Vec{} + 1.0f;
 
   Padding padding_;
   int batch_, height_, width_;
-  int channels_, bottleneck_, growth_, layers_, total_;  // channels_, total_: with what fills up the input
+  int channels_, bottleneck_, growth_, layers_, total_;  // channels_ and total_ include the padding
   long pixels_;
   Layout layout_;
   float eps_, momentum_;
-  double count_;
-  int rows_;  // of a strip
-  std::vector<int> taps3_;
-  Buffer x_;                    // features
-  std::vector<Buffer> hidden_;  // outputs of the 1x1 convolutions, by layer
-  Moments features_;
+  double count_;  // values per channel
+  int rows_;      // of a strip of the 3x3 convolution
+  int pitch_;     // pixels of a zero-padded row
+  std::vector<int> taps_3x3_;
+  Buffer features_;
+  std::vector<Buffer> hidden_;  // outputs of the 1x1 convolutions, per layer
+  Moments feature_moments_;
   std::vector<Moments> hidden_moments_;
-  std::vector<float> offset_, factor_;  // what is to be subtracted from gradients of features: offset + factor x
+  MeanTerms feature_terms_;
 
-  // Shared by all blocks, of which one computes at a time, on all cores.
+  // Shared by all blocks: one computes at a time, on all cores.
   static std::mutex mutex;
-  static Buffer gradient_space, hidden_space, weights_space, threads_space;
+  static Buffer feature_grads_space, hidden_grads_space, weights_space, threads_space;
 };
 
 std::mutex TrainingBlock::mutex;
-Buffer TrainingBlock::gradient_space, TrainingBlock::hidden_space, TrainingBlock::weights_space,
+Buffer TrainingBlock::feature_grads_space, TrainingBlock::hidden_grads_space, TrainingBlock::weights_space,
     TrainingBlock::threads_space;
 
 }  // namespace
