@@ -1,8 +1,18 @@
-# GNU make. Every target sets up .venv first if need be, and can be run again after an interruption.
+# GNU make. Each target makes .venv ready first, and can be repeated after an interruption.
 
-# A finished .venv is looked after by its own Python, so that PYTHON=python3.11 need be given only once.
-PYTHON ?= $(shell test -e .venv/ready && .venv/bin/python -c '' 2>/dev/null && echo .venv/bin/python || echo python3)
 RUN := .venv/bin/python
+TESTED := 3.9 3.10 3.11 3.12 3.13
+EXTRAS := onnx,openvino,insightface,plots,tensorboard,demo,test
+PIP := $(RUN) -m pip install --no-input --disable-pip-version-check
+
+# The stamp of a finished .venv names its Python. A .venv without it was interrupted, or its Python was upgraded or removed.
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+FINISHED := $(wildcard .venv/ready-$(call version,$(RUN)))
+# A finished .venv is used without PYTHON= being given again.
+PYTHON ?= $(if $(FINISHED),$(RUN),python3)
+VERSION := $(call version,$(PYTHON))
+READY := .venv/ready-$(VERSION)
+REUSED := $(filter $(READY),$(FINISHED))
 
 DATASET := datasets/orl
 PEOPLE := $(DATASET)/holdout
@@ -10,7 +20,7 @@ MODEL := models/d63-arcface-orl/model
 # docs/orl.md says how it was chosen.
 RECIPE := --network d63 --dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128
 
-.PHONY: help demo test torture bench lint clean set-up
+.PHONY: help demo test torture bench lint clean set-up ready always
 
 help:
 	@echo "make demo    train a small network on the ORL faces and measure it"
@@ -45,8 +55,32 @@ lint: set-up
 	$(RUN) -m ruff check .
 
 set-up:
-	@$(PYTHON) tools/bootstrap.py
+	@flock --nonblock .venv.lock true || echo "set-up: waiting for another set-up"
+	@flock .venv.lock $(MAKE) --no-print-directory ready
+
+ready: $(READY)
+	@:
+
+define stop
+{ echo "set-up: $(1)" >&2; exit 1; }
+endef
+
+$(READY): setup.cfg constraints.txt $(if $(REUSED),,always)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || $(call stop,denseface needs one of Python \
+	$(TESTED); $(PYTHON) is $(or $(VERSION),missing): choose another with make PYTHON=python3.11)
+	@$(if $(filter $(TESTED),$(VERSION)),,echo "set-up: denseface is tested on Python $(TESTED); this is $(VERSION)")
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call stop,$(PYTHON) cannot make virtual environments: \
+	install python$(VERSION)-venv (apt install python$(VERSION)-venv))
+	@rm -f .venv/ready-*
+	$(if $(REUSED),,$(PYTHON) -m venv --clear .venv)
+	$(PIP) -c constraints.txt setuptools
+	$(PIP) -c constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
+# MXNet's metadata ask for a NumPy that Python 3.13 cannot have, so pip cannot resolve it there.
+	$(PIP) --no-deps mxnet==1.9.1
+	@$(RUN) -c 'import denseface, mxnet' || $(call stop,MXNet cannot be imported; install what it misses \
+	(libgomp.so.1: apt install libgomp1))
+	@touch $@
 
 clean:
-	rm -rf .venv .venv.lock build dist denseface.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock build dist denseface.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
-"""What `pip install .` puts into an environment, and what is told to the tools around it."""
+"""What ``pip install .`` puts into an environment, and what the tools around it are told."""
 
+import configparser
 import email
 import os
 import pkgutil
@@ -11,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import denseface
 
@@ -23,7 +26,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packaging")
     tree = folder / "tree"
     tree.mkdir()
-    for name in ("denseface", "symbol", "tests", "tools"):
+    for name in ("denseface", "symbol", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ROOT.glob("*.*"):
         if file.suffix in (".py", ".cfg", ".toml", ".md"):
@@ -76,7 +79,35 @@ def test_every_pin_has_its_reason_above_it():
     assert [line for above, line in pins if not above.startswith("#")] == []
 
 
+def requirements_of(lines, python):
+    """Return the requirements that hold for one Python on Linux, by name."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    found = {}
+    for line in lines:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            found[canonicalize_name(requirement.name)] = requirement
+    return found
+
+
+@pytest.mark.parametrize("python", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+def test_constraints_pin_every_requirement_of_setup_cfg(python):
+    """Where this fails, setup.cfg was changed: CONTRIBUTING.md says how to bring constraints.txt up to date."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    blocks = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    wanted = requirements_of([line for block in blocks for line in block.split("\n") if line], python)
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = requirements_of([line for line in lines if not line.startswith("#")], python)
+    assert len(wanted) > 10
+    for name, requirement in wanted.items():
+        (pin,) = pins[name].specifier
+        assert pin.operator == "==" and requirement.specifier.contains(pin.version), requirement
+
+
 def test_ci_runs_make_test_and_nothing_else():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert re.findall(r"\bmake\b.*|\bpython.*", script.read_text(encoding="utf-8")) == ["make test"]
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert re.findall(r"\brun: (.*)", workflow) == ["make test"]
