@@ -53,6 +53,7 @@ bench: set-up
 
 lint: set-up
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
 set-up:
 	@flock --nonblock .venv.lock true || echo "set-up: waiting for another set-up"

@@ -219,9 +219,7 @@ def _counted(faces: Iterable[Face], total: int, on_progress: Callable[[int, int]
         yield face
 
 
-def _usable(
-    people: Iterable[_Person], faces: Iterator[Face], bad: dict[str, str]
-) -> Iterator[tuple[str, list[Face]]]:
+def _usable(people: Iterable[_Person], faces: Iterator[Face], bad: dict[str, str]) -> Iterator[tuple[str, list[Face]]]:
     """Take the faces of each person, and note the bad ones."""
     for person in people:
         found = list(itertools.islice(faces, len(person.files)))

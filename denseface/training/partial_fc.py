@@ -127,9 +127,7 @@ class Centers:
         for name, (weights, *_) in self._arrays.items():
             mx.nd.take(weights, rows).copyto(bound[name])
 
-    def update(
-        self, name: str, classes: np.ndarray, gradient: mx.nd.NDArray, step: Callable[..., None]
-    ) -> None:
+    def update(self, name: str, classes: np.ndarray, gradient: mx.nd.NDArray, step: Callable[..., None]) -> None:
         """Bring weights and momenta of ``classes`` up to date.
 
         Parameters

@@ -56,10 +56,15 @@ def test_every_command_has_help_with_an_example(command, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [], ["fly"], ["verify"], ["dataset"], ["verify", "x.bin", "--model", "m", "--gpu"],
+        [],
+        ["fly"],
+        ["verify"],
+        ["dataset"],
+        ["verify", "x.bin", "--model", "m", "--gpu"],
         ["verify", "x.bin", "--model", "m", "--gpu", "-1"],
         ["verify", "x.bin", "--model", "m", "--batch-size", "9" * 20],
-        ["verify", "x.bin", "--model", "m", "--image-size", "9999999,9"], ["export", "--model", "m", "--batch", "9999"],
+        ["verify", "x.bin", "--model", "m", "--image-size", "9999999,9"],
+        ["export", "--model", "m", "--batch", "9999"],
         ["match", "a.png", "b.png", "--model", "m", "--threshold", "nan"],
     ],
 )

@@ -163,10 +163,9 @@ def test_accumulated_batches_and_devices_share_a_sample():
     first, second = make_batches(2)
     together = Batch(np.concatenate([first.data, second.data]), np.concatenate([first.label, second.label]))
     settings = {"momentum": 0.9, "wd": 0.01, "num_classes": CLASSES}
-    plain = losses.margin_softmax(
-        mx.sym.FullyConnected(mx.sym.Variable("data") * (1 / 255), num_hidden=EMBEDDING, name="fc1"),
-        EMBEDDING, 20, s=16.0, m2=0.5,
-    )  # fmt: skip  without dropout, which the two batches would share
+    # Without dropout, which the two batches would share.
+    embedding = mx.sym.FullyConnected(mx.sym.Variable("data") * (1 / 255), num_hidden=EMBEDDING, name="fc1")
+    plain = losses.margin_softmax(embedding, EMBEDDING, 20, s=16.0, m2=0.5)
     wide = (16, *SHAPE[1:])
     one = Learner(plain, wide, CPU, **settings)
     parts = Learner(plain, SHAPE, CPU, accumulate=2, **settings)

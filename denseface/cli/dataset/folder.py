@@ -38,9 +38,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         metavar="N",
         help="pairs of one person, and pairs of two, of the people held out, or 'all' (default: 3000)",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="decides whom and what is drawn (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides whom and what is drawn (default: 0)")
     add_face_options(parser)
     add_example(parser, "denseface dataset folder photos datasets/mine --landmarks landmarks.txt --holdout 0.1")
     parser.set_defaults(run=run)
