@@ -76,7 +76,7 @@ class Augmentation:
                 raise InputError(f"{_CONFIG_KEYS[name]} must be a whole number, 0 (off) or more, got {value!r}")
         for name, limit in _GEOMETRY_LIMITS.items():
             value = getattr(self, name)
-            if value is True or not isinstance(value, Real) or not 0 <= value <= limit:
+            if value is True or not isinstance(value, Real) or not 0 <= float(value) <= limit:
                 raise InputError(f"{_CONFIG_KEYS[name]} must be a number from 0 (off) to {limit:g}, got {value!r}")
 
     @classmethod

@@ -13,11 +13,12 @@ import pickletools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Callable
+from typing import Any, BinaryIO, Callable
 
 from denseface.core.errors import InputError
 
 _MAX_DIMENSIONS = 32
+_INSTRUCTIONS = {instruction.code: instruction for instruction in pickletools.opcodes}
 
 
 @dataclass
@@ -105,7 +106,7 @@ def _instructions(data: bytes) -> Iterator[tuple[str, object]]:
     """Yield the name and the argument of each instruction."""
     file = io.BytesIO(data)
     while code := file.read(1):
-        instruction = pickletools.code2op.get(code.decode("latin-1"))
+        instruction = _INSTRUCTIONS.get(code.decode("latin-1"))
         if instruction is None:
             raise _Malformed(f"byte {file.tell() - 1} is not an instruction")
         name = instruction.name
@@ -237,7 +238,7 @@ def _encode(text: str, encoding: str | bytes) -> bytes:
     return text.encode("latin-1")
 
 
-def _bytes(content: bytes | str = b"", *encoding: str) -> bytes:
+def _bytes(content: Any = b"", *encoding: str) -> bytes:
     """Do what Python writes for empty bytes and for bytearrays."""
     if encoding:
         return _encode(content, *encoding)
@@ -291,7 +292,7 @@ _NAMES = {
 }
 
 
-def _pushing(value: Callable[[object], object]) -> Callable[[_Machine, object], None]:
+def _pushing(value: Callable[[Any], object]) -> Callable[[_Machine, object], None]:
     return lambda machine, argument: machine.stack.append(value(argument))
 
 
