@@ -1,21 +1,37 @@
 """The one exception that stands for "what was given cannot be used"."""
 
+from __future__ import annotations
+
 import re
 
 
 class InputError(ValueError):
     """A file, an option or a value from outside cannot be used.
 
-    The message is one line that names the file or option at fault and says what to do; commands print it as it is
-    and exit with code 1.
+    The message is one line: what is wrong, where, and what to do.  Commands print it as it is and exit with code 1.
+
+    Parameters
+    ----------
+    reason : str
+        The message.  It names the file or the value at fault, and no flag of a command line.
+    option : str, optional
+        The parameter at fault, as Python spells it: ``image_shape``.  It is put in front of the reason; a command
+        writes it as its flag, ``--image-shape``.
     """
 
+    def __init__(self, reason: str, *, option: str | None = None):
+        super().__init__(reason)
+        self.reason = reason
+        self.option = option
+
     def __str__(self) -> str:
-        return _printable(super().__str__())
+        return _printable(f"{self.option}: {self.reason}" if self.option else self.reason)
 
 
 def describe(error: Exception) -> str:
-    """Put any error into one line that can be printed."""
+    """Put any error into one printable line, as a command shows it: an option is written as its flag."""
+    if isinstance(error, InputError) and error.option:
+        return _printable(f"--{error.option.replace('_', '-')}: {error.reason}")
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"

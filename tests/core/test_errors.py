@@ -1,4 +1,6 @@
-from denseface.core.errors import InputError
+import pickle
+
+from denseface.core.errors import InputError, describe
 
 
 def test_plain_words_stay_as_they_are():
@@ -9,3 +11,10 @@ def test_what_a_file_says_stays_one_line_that_can_be_printed():
     error = InputError("a\nb\x1b[2J\udcff\u202e: wrong")
     assert str(error) == r"a\nb\x1b[2J\udcff\u202e: wrong"
     assert str(error).isprintable() and str(error).encode()
+
+
+def test_an_option_is_named_as_python_spells_it_and_by_commands_as_its_flag():
+    error = InputError("must be at least 1, not 0", option="batch_size")
+    assert str(error) == "batch_size: must be at least 1, not 0"
+    assert describe(error) == "--batch-size: must be at least 1, not 0"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
