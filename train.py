@@ -11,7 +11,7 @@ from __future__ import annotations
 from denseface.core import signals
 
 if __name__ == "__main__":
-    signals.end_at_once()
+    signals.use_default_sigint()
 
 import argparse
 import contextlib
@@ -28,7 +28,7 @@ from denseface.core.files import replacing
 from denseface.core.lock import locked
 from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader
-from denseface.data.pairs import read_bin
+from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import Workers
 from denseface.embedding.embedder import Embedder
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     try:
-        with signals.raised():
+        with signals.raise_on_signals():
             return train(argv)
     except (InputError, OSError) as error:
         print(f"train.py: error: {describe(error)}", file=sys.stderr)
@@ -72,7 +72,7 @@ def train(argv: list[str] | None) -> int:
         workers = stack.enter_context(Workers(args.kvstore))
         if not workers.is_first:
             logger.setLevel(logging.WARNING)
-        workers.from_first(lambda: stack.enter_context(place(prefix)))
+        workers.from_first(lambda: stack.enter_context(locked_run_folder(prefix)))
 
         # data
         records = stack.enter_context(FaceRecords(config.dataset_path, config.data_images_filter))
@@ -200,7 +200,7 @@ def run_prefix(args: argparse.Namespace) -> str:
 
 
 @contextlib.contextmanager
-def place(prefix: str) -> Iterator[None]:
+def locked_run_folder(prefix: str) -> Iterator[None]:
     """Make the run's folder, and keep other runs away from it."""
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     with locked(prefix):
@@ -278,7 +278,7 @@ def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict]
     for name in config.val_targets:
         path = Path(config.dataset_path, f"{name}.bin")
         if path.exists():
-            pair_sets.append(read_bin(path))
+            pair_sets.append(read_pairs(path))
         else:
             logger.warning("%s: no such file; the run is not verified on %s", path, name)
 
@@ -301,7 +301,7 @@ def start(run: Run, args: argparse.Namespace) -> None:
     run.learner.initialize(families.initializer(), args.seed)
     if args.pretrained:
         workers.from_first(lambda: adopt(run.learner, args.pretrained, args.pretrained_epoch))
-    run.learner.share()
+    run.learner.broadcast()
 
 
 def find_checkpoint(prefix: str, resume: bool) -> int | None:

@@ -9,7 +9,7 @@ from denseface.core import signals
 
 def main() -> int:
     """Run the command of this process."""
-    signals.end_at_once()
+    signals.use_default_sigint()
     from denseface import cli
 
     return cli.main()

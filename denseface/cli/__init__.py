@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
     args = _parser().parse_args(argv)
     try:
-        with signals.raised():
+        with signals.raise_on_signals():
             code = args.run(args)
             sys.stdout.flush()
             return code

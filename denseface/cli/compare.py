@@ -74,12 +74,12 @@ def _accuracies(model, args):
     """Accuracy of a saved model on each set."""
     if not args.verify:
         return {}
-    from denseface.data.pairs import read_bin
+    from denseface.data.pairs import read_pairs
     from denseface.embedding.embedder import Embedder
     from denseface.evaluation.verify import verify
 
     embedder = Embedder.load(model, image_shape=args.size)
-    reports = [verify(embedder, read_bin(path), progress=True) for path in args.verify]
+    reports = [verify(embedder, read_pairs(path), progress=True) for path in args.verify]
     return {report.name: report.flip.accuracy for report in reports}
 
 

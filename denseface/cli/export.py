@@ -61,11 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args, path):
-    from denseface.embedding.engines.onnx_model import IDENTITY, as_ndarrays
+    from denseface.embedding.engines.onnx_model import FINGERPRINT, as_ndarrays
     from denseface.export.onnx import OLDEST_OPSET, export
     from denseface.models.checkpoint import load_model, parse_model
-    from denseface.models.embedding_network import checked_embedding
-    from denseface.models.fingerprint import identity
+    from denseface.models.embedding_network import checked_embedding, fingerprint
 
     model = load_model(*parse_model(args.model))
     height, width, channels = args.image_size
@@ -78,7 +77,7 @@ def _export(args, path):
         path,
         dynamic_batch=args.batch is None,
         opset=args.opset or OLDEST_OPSET,
-        metadata={IDENTITY: json.dumps(identity(model))},
+        metadata={FINGERPRINT: json.dumps(fingerprint(model))},
     )
     return {
         "path": args.out,

@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare the two pictures."""
-    from denseface.embedding.embedder import similarity
+    from denseface.core.vectors import similarity
     from denseface.evaluation.thresholds import find_threshold
 
     embedder = load_embedder(args, flip=not args.no_flip)

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_model(gallery, embedder):
-    theirs, ours = gallery.model, embedder.identity
+    theirs, ours = gallery.model, embedder.fingerprint
     if theirs["sha256"] != ours["sha256"]:
         raise InputError(
             f"{gallery.path}: its embeddings come from another model, {theirs.get('prefix')},{theirs.get('epoch')}; "

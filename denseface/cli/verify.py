@@ -67,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(embedder, sets):
     """Measure a model on each set, and keep the figures."""
-    from denseface.data.pairs import read_bin
+    from denseface.data.pairs import read_pairs
     from denseface.evaluation.thresholds import keep_figures
     from denseface.evaluation.verify import verify
 
     reports = []
     for path in sets:
         try:
-            reports.append(verify(embedder, read_bin(path), progress=True))
+            reports.append(verify(embedder, read_pairs(path), progress=True))
         except InputError as error:
             report_error(error)
     if reports:

@@ -21,17 +21,16 @@ class InputError(ValueError):
 
     def __init__(self, reason: str, *, option: str | None = None):
         super().__init__(reason)
-        self.reason = reason
         self.option = option
 
     def __str__(self) -> str:
-        return _printable(f"{self.option}: {self.reason}" if self.option else self.reason)
+        return _printable(": ".join(filter(None, (self.option, self.args[0]))))
 
 
 def describe(error: Exception) -> str:
     """Put any error into one printable line, as a command shows it: an option is written as its flag."""
     if isinstance(error, InputError) and error.option:
-        return _printable(f"--{error.option.replace('_', '-')}: {error.reason}")
+        return _printable(f"--{error.option.replace('_', '-')}: {error.args[0]}")
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"

@@ -54,7 +54,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     aside = beside(path, ".tmp")
     file = _open(aside, "wb", f"{path}: it cannot be written")
     try:
-        with writing(path), file:
+        with naming_errors(path), file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -82,7 +82,7 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def naming_errors(path: str | Path) -> Iterator[None]:
     """Say which file it is that an open file's errors are about: they do not know its name.
 
     Raises

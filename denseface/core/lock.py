@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from denseface.core.errors import InputError
-from denseface.core.files import writing
+from denseface.core.files import naming_errors
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def locked(prefix: str | Path) -> Iterator[None]:
     path = Path(f"{prefix}.lock")
     with _acquire(path) as file:
         try:
-            with writing(path):
+            with naming_errors(path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 file.flush()

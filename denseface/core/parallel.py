@@ -1,4 +1,4 @@
-"""Work shared out to several processes, its results in order."""
+"""Work shared out to threads or processes, its results in order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -22,6 +22,28 @@ _CHUNKS_AHEAD = 4  # of each process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """Apply a function on other threads, and give the results in the order of the items.
+
+    Items are taken one by one, on the caller's thread, and never more than ``ahead`` before they are needed.
+    """
+    pool = ThreadPoolExecutor(threads)
+    waiting = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown()
 
 
 def parallel_map(
@@ -46,7 +68,7 @@ def parallel_map(
         If ``processes`` is less than 1, or one of them was ended from outside.
     """
     if processes < 1:
-        raise InputError(f"--processes must be at least 1, not {processes}")
+        raise InputError(f"must be at least 1, not {processes}", option="processes")
     if processes == 1:
         yield from map(function, items)
         return

@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def end_at_once() -> None:
+def use_default_sigint() -> None:
     """Let Ctrl-C end this process as SIGTERM does, without a word.
 
     For scripts, while they have begun nothing: what they import cannot be interrupted halfway in any other clean way.
@@ -37,7 +37,7 @@ def end_at_once() -> None:
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[None]:
+def raise_on_signals() -> Iterator[None]:
     """Let SIGINT and SIGTERM raise :class:`Interrupted` for as long as the block lasts; those ignored stay ignored."""
     came = []
 

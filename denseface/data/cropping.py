@@ -13,9 +13,9 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
+from denseface.core.packages import require
 from denseface.data.align import align, read_landmarks
 from denseface.data.pictures import open_picture
-from denseface.embedding.engines.onnx_model import require
 
 _PACKS = Path("~/.insightface/models")
 _DETECTORS = ("det_*.onnx", "scrfd_*.onnx")  # what insightface's packs call them
@@ -77,7 +77,7 @@ class Detector:
     """
 
     def __init__(self, name: str = "buffalo_l"):
-        insightface = require("insightface", "insightface")
+        insightface = require("insightface")
         path = _detector_file(name)
         self.description = {"detector": path.name, "sha256": _sha256(path)}
         try:

@@ -6,7 +6,6 @@ epoch, so any step can be computed without the steps before it.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections import deque
@@ -15,24 +14,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
+from denseface.data.pictures import ImageError, decode_image
 from denseface.data.recordio import Record, RecordError
 from denseface.data.records import FaceRecords
 
 _PREFETCH = 2  # batches in the making while one is in use
 _MAX_ATTEMPTS = 100
 _NAMED = 20
-_MAX_PIXELS = 64_000_000
-_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
 
 logger = logging.getLogger("denseface")
-
-
-class ImageError(InputError):
-    """An encoded picture cannot be used."""
 
 
 class Batch(NamedTuple):
@@ -229,46 +222,6 @@ class BatchLoader:
                     f"{reason}; with it {count} pictures are broken, more than max_bad = {self.max_bad}; "
                     "copy the records again, or allow more"
                 )
-
-
-def decode_image(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Decode a JPEG or PNG picture to the wanted size and channels.
-
-    Parameters
-    ----------
-    payload : bytes
-        The encoded picture.
-    image_shape : tuple (height, width, channels)
-        Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear.
-
-    Returns
-    -------
-    ndarray of shape (height, width, channels), uint8, read-only
-
-    Raises
-    ------
-    ImageError
-        The picture is broken, neither JPEG nor PNG, not of 8 bits, or larger than 64 megapixels.
-    """
-    height, width, channels = image_shape
-    try:
-        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as picture:
-            if picture.width * picture.height > _MAX_PIXELS:
-                raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
-            if picture.mode not in _EIGHT_BIT_MODES:
-                raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits a channel")
-            mode = "L" if channels == 1 else "RGB"
-            if picture.mode != mode:
-                picture = picture.convert(mode)
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(picture).reshape(image_shape)
-    except (ImageError, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError("no JPEG or PNG picture can be read from it") from error
-    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
-        raise ImageError(f"the picture is broken ({error})") from error
 
 
 def _check_range(name: str, value: int, low: int, high: float = math.inf) -> None:

@@ -51,7 +51,7 @@ class PairSet:
         return list(places), np.array(indices, np.int64).reshape(-1, 2)
 
 
-def read_bin(path: str | Path) -> PairSet:
+def read_pairs(path: str | Path) -> PairSet:
     """Read a verification set.
 
     Nothing in the file is run: a pickle that asks for more than lists, tuples, bytes and bools (and the NumPy arrays
@@ -87,7 +87,7 @@ def read_bin(path: str | Path) -> PairSet:
     return PairSet(images, issame, path.stem)
 
 
-def write_bin(path: str | Path, images: Sequence[bytes], issame: Iterable[bool]) -> None:
+def write_pairs(path: str | Path, images: Sequence[bytes], issame: Iterable[bool]) -> None:
     """Write a verification set that InsightFace, Python 2 and Python 3 read.
 
     It is written aside, synced and renamed.  An image that is there several times is stored once.

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, NamedTuple, TypeVar, Union
+from typing import NamedTuple, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
-from denseface.data.loader import ImageError, decode_image
 
 Picture = Union[np.ndarray, Image.Image, str, Path, bytes]
 
@@ -38,8 +34,10 @@ _TO_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+
+
+class ImageError(InputError):
+    """An encoded picture cannot be used."""
 
 
 class Header(NamedTuple):
@@ -97,6 +95,46 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndar
     raise InputError(f"a picture is an array, a PIL image, a path or bytes, not {type(picture).__name__}")
 
 
+def decode_image(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Decode a JPEG or PNG picture to the wanted size and channels.
+
+    Parameters
+    ----------
+    payload : bytes
+        The encoded picture.
+    image_shape : tuple (height, width, channels)
+        Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear.
+
+    Returns
+    -------
+    ndarray of shape (height, width, channels), uint8, read-only
+
+    Raises
+    ------
+    ImageError
+        The picture is broken, neither JPEG nor PNG, not of 8 bits, or larger than 64 megapixels.
+    """
+    height, width, channels = image_shape
+    try:
+        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
+            if picture.mode not in _EIGHT_BIT_MODES:
+                raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits a channel")
+            mode = "L" if channels == 1 else "RGB"
+            if picture.mode != mode:
+                picture = picture.convert(mode)
+            if picture.size != (width, height):
+                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(picture).reshape(image_shape)
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("no JPEG or PNG picture can be read from it") from error
+    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
+        raise ImageError(f"the picture is broken ({error})") from error
+
+
 def open_picture(payload: bytes) -> np.ndarray:
     """Decode a picture at its own size, turned upright as its EXIF data say.
 
@@ -139,28 +177,6 @@ def read_header(payload: bytes) -> Header:
 def is_upright(payload: bytes) -> bool:
     """Whether a picture is stored the way it is to be seen, or does not say that it is not."""
     return _orientation(payload) not in _TO_UPRIGHT
-
-
-def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Iterator[Result]:
-    """Apply a function on other threads, and give the results in the order of the items.
-
-    Items are taken one by one, on the caller's thread, and never more than ``ahead`` before they are needed.
-    """
-    pool = ThreadPoolExecutor(threads)
-    waiting = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-        pool.shutdown()
 
 
 def _orientation(payload):

@@ -14,7 +14,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
-from denseface.data.pairs import read_bin
+from denseface.data.pairs import read_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.data.recordio import RecordReader
 
@@ -95,7 +95,7 @@ class Sources:
             reader = self._open_files.enter_context(RecordReader(path))
             group = partial(_records, reader, _picture_keys(reader))
         elif path.suffix == ".bin":
-            group = partial(_pair_images, path, read_bin(path).images)
+            group = partial(_pair_images, path, read_pairs(path).images)
         elif path.suffix == ".txt":
             group = partial(_listed, path)
         else:

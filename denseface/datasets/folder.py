@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.data.records import write_face_records
 from denseface.datasets.faces import Face, encode_faces
@@ -57,7 +57,7 @@ class _Person(NamedTuple):
     files: list[str]
 
 
-def build(
+def build_from_folder(
     source: str | Path,
     out: str | Path,
     *,
@@ -254,7 +254,7 @@ def _write_holdout(folder: Path, people: Mapping[str, list[Face]], max_pairs: in
     faces = [face for found in people.values() for face in found]
     owners = np.repeat(np.arange(len(people)), [len(found) for found in people.values()])
     pairs, issame = draw_pairs(owners, max_pairs, seed)
-    write_bin(folder / "holdout.bin", [faces[place].payload for place in pairs.ravel().tolist()], issame)
+    write_pairs(folder / "holdout.bin", [faces[place].payload for place in pairs.ravel().tolist()], issame)
     with replacing_csv(folder / "holdout.csv", ("file1", "file2", "same")) as table:
         for (first, second), same in zip(pairs.tolist(), issame.tolist()):
             table.writerow((faces[first].file, faces[second].file, int(same)))

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.data.loader import decode_image
-from denseface.data.pairs import read_bin
-from denseface.data.pictures import Header, load_picture, ordered_map, read_header
+from denseface.core.parallel import ordered_map
+from denseface.data.pairs import read_pairs
+from denseface.data.pictures import Header, decode_image, load_picture, read_header
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
 
@@ -168,7 +168,7 @@ def inspect_pairs(path: str | Path, on_progress: OnProgress = lambda done, total
     InputError
         If the set cannot be read.
     """
-    pair_set = read_bin(path)
+    pair_set = read_pairs(path)
     images, pairs = pair_set.unique()
     tally = _Tally()
     for place, (header, fault) in enumerate(ordered_map(_check_picture, images, _THREADS, _AHEAD)):

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 
 _PAIR_ORDER_SEED = 0
@@ -53,7 +53,7 @@ class Summary:
     num_impostor: int
 
 
-def build(
+def build_orl(
     out_folder: str | Path, holdout: Iterable[int] = range(31, 41), size: int = 112, quality: int = 95
 ) -> Summary:
     """Make a training set of some people, and a verification set of the others.
@@ -94,7 +94,7 @@ def build(
     (folder / "property").unlink(missing_ok=True)
     pairs_path = folder / "orl.bin"
     images, issame = _all_pairs({person: encoded[person] for person in held_out})
-    write_bin(pairs_path, images, issame)
+    write_pairs(pairs_path, images, issame)
     _write_pictures(folder / "holdout", {person: encoded[person] for person in held_out})
     labelled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
     write_face_records(folder, labelled, (size, size))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from denseface.core.errors import InputError
-from denseface.core.files import replacing, sync_folder, writing
+from denseface.core.files import naming_errors, replacing, sync_folder
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def fresh_folder(path: str | Path) -> Iterator[Path]:
     except FileExistsError as error:
         raise InputError(f"{aside}: another run writes there, or was killed; if none does, remove it") from error
     try:
-        with writing(path):
+        with naming_errors(path):
             yield aside
             sync_folder(aside)
         os.rename(aside, path)

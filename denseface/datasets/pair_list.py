@@ -13,7 +13,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.datasets.faces import encode_faces
 
@@ -100,7 +100,7 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
     return PairList(files, np.array(issame), lines)
 
 
-def build(
+def build_from_list(
     path: str | Path,
     out: str | Path,
     *,
@@ -147,7 +147,7 @@ def build(
                 raise InputError(f"{path}: line {line}: {face.file}: {face.reason}")
             payloads[face.file] = face.payload
             on_progress(len(payloads), len(distinct))
-    write_bin(out, [payloads[file] for file in pairs.files], pairs.issame)
+    write_pairs(out, [payloads[file] for file in pairs.files], pairs.issame)
     return int(pairs.issame.sum()), int((~pairs.issame).sum())
 
 

@@ -31,9 +31,10 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import beside, writing
+from denseface.core.files import beside, naming_errors
+from denseface.core.parallel import ordered_map
 from denseface.data.cropping import Cropper
-from denseface.data.pictures import load_picture, ordered_map
+from denseface.data.pictures import load_picture
 from denseface.data.sources import Source
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.gallery import write_gallery
@@ -138,7 +139,7 @@ class _Work:
         self._strict = strict
         self._name_width = 1
         self._model = {
-            **embedder.identity,
+            **embedder.fingerprint,
             "engine": embedder.engine,
             "flip": embedder.flip,
             "image_shape": list(embedder.image_shape),
@@ -188,11 +189,11 @@ class _Work:
         """Embed a batch, and write it down: first the rows, then the lines that make them count."""
         pictures = [item.picture for item in batch if item.picture is not None]
         rows = self._embedder.embed(pictures).astype("<f4")
-        with writing(self._rows.name):
+        with naming_errors(self._rows.name):
             self._rows.write(rows.tobytes())
             self._rows.flush()
         waiting = iter(rows)
-        with writing(self._log.name):
+        with naming_errors(self._log.name):
             for item in batch:
                 if item.picture is None:
                     self._skip(item.reason)

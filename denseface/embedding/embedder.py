@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError, mxnet_reason
-from denseface.data.pictures import Picture, load_picture, ordered_map
+from denseface.core.parallel import ordered_map
+from denseface.core.vectors import normalize as normalized
+from denseface.data.pictures import Picture, load_picture
 from denseface.embedding.engines import make_engine
 from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
-from denseface.evaluation.metrics import normalize as normalized
 
 if TYPE_CHECKING:
     from denseface.models.checkpoint import Model
@@ -74,8 +75,8 @@ class Embedder:
     ----------
     emb_size : int
         Values in an embedding.
-    identity : dict
-        Which model it is; see :func:`denseface.models.fingerprint.identity`.
+    fingerprint : dict
+        Which model it is; see :func:`denseface.models.embedding_network.fingerprint`.
 
     Raises
     ------
@@ -138,13 +139,13 @@ class Embedder:
         return cls(load_model(*parse_model(text)), **options)
 
     @cached_property
-    def identity(self) -> dict:
+    def fingerprint(self) -> dict:
         """Which model it is."""
         if isinstance(self.model, OnnxModel):
-            return self.model.identity
-        from denseface.models.fingerprint import identity
+            return self.model.fingerprint
+        from denseface.models.embedding_network import fingerprint
 
-        return identity(self.model)
+        return fingerprint(self.model)
 
     def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """Embed pictures.
@@ -210,36 +211,6 @@ class Embedder:
             return load_picture(picture, self.image_shape)
         except InputError as error:
             raise PictureError(position, str(error)) from error
-
-
-def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine similarity of embeddings, -1 to 1; 0 where one is all zeros.
-
-    Parameters
-    ----------
-    a, b : ndarray of shape (n, d) and (m, d), or (d,)
-        Embeddings, normalised or not.
-
-    Returns
-    -------
-    ndarray of shape (n, m), float64
-        Without the axis of an argument that is a single embedding.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit.
-
-    Examples
-    --------
-    >>> float(similarity([3, 4], [3, 4])), float(similarity([3, 4], [-4, 3]))
-    (1.0, 0.0)
-    """
-    a, b = np.asarray(a), np.asarray(b)
-    if not (a.ndim in (1, 2) and b.ndim in (1, 2) and a.shape[-1] == b.shape[-1]):
-        raise InputError(f"embeddings must have the shapes (n, d) and (m, d), not {a.shape} and {b.shape}")
-    scores = (normalized(np.atleast_2d(a)) @ normalized(np.atleast_2d(b)).T).clip(-1, 1)
-    return scores.reshape(a.shape[:-1] + b.shape[:-1])
 
 
 def _listed(images):

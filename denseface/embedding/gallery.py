@@ -17,6 +17,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
+from denseface.core.vectors import normalize
 
 _BLOCK = 1 << 20
 _CELLS = 1 << 22  # numbers in one array of a search
@@ -136,7 +137,7 @@ class Gallery:
         scores = np.empty((len(queries), 0), np.float32)
         step = max(1, _CELLS // max(self.shape[1], len(queries)))
         for start, rows in self._chunks(step):
-            found = queries @ _normalised(rows).T
+            found = queries @ normalize(rows).astype(np.float32).T
             places = np.hstack([places, np.broadcast_to(np.arange(start, start + len(rows)), found.shape)])
             scores = np.hstack([scores, found])
             best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
@@ -203,8 +204,3 @@ def _says_how(model):
         return False
     shape = model.get("image_shape")
     return type(shape) is list and len(shape) == 3 and all(type(s) is int and 1 <= s <= _MAX_SIDE for s in shape)
-
-
-def _normalised(rows):
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)  # squares of float32 may overflow
-    return (rows / np.where(lengths == 0, 1, lengths)).astype(np.float32)

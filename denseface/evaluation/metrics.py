@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from denseface.core.errors import InputError
+from denseface.core.vectors import normalize
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -29,7 +30,7 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What `evaluate` measures.
+    """What `score_pairs` measures.
 
     Attributes
     ----------
@@ -72,23 +73,6 @@ class VerificationResult:
         return {**figures, "tar": {f"{far:g}": tar for far, tar in self.tar.items()}}
 
 
-def normalize(embeddings: np.ndarray) -> np.ndarray:
-    """Scale each embedding to length 1; an embedding of zeros stays zeros.
-
-    Parameters
-    ----------
-    embeddings : ndarray of shape (n, d)
-        Any real type.
-
-    Returns
-    -------
-    ndarray of shape (n, d), float64
-    """
-    embeddings = np.asarray(embeddings, np.float64)
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings / np.where(lengths == 0, 1, lengths)
-
-
 def pair_scores(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Cosine similarity of each pair of embeddings.
 
@@ -129,7 +113,7 @@ def pair_scores(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return scores.clip(-1, 1)
 
 
-def evaluate(
+def score_pairs(
     scores: np.ndarray, issame: np.ndarray, folds: int = 10, fars: tuple[float, ...] = FARS
 ) -> VerificationResult:
     """Measure verification by the LFW protocol, with every distinct score tried as threshold.
@@ -161,7 +145,7 @@ def evaluate(
 
     Examples
     --------
-    >>> result = evaluate([0.9, 0.2, 0.8, 0.1], [True, False, True, False], folds=2, fars=(0.5, 0.1))
+    >>> result = score_pairs([0.9, 0.2, 0.8, 0.1], [True, False, True, False], folds=2, fars=(0.5, 0.1))
     >>> result.threshold, result.auc, result.tar
     (0.8, 1.0, {0.5: 1.0, 0.1: None})
     """

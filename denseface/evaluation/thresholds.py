@@ -35,7 +35,7 @@ def keep_figures(embedder: Embedder, reports: Iterable[VerificationReport]) -> N
         figures = report.to_dict()
         sets[figures.pop("name")] = figures
     with replacing(figures_path(embedder)) as file:
-        file.write(json.dumps({"model": embedder.identity, "sets": sets}, indent=1).encode())
+        file.write(json.dumps({"model": embedder.fingerprint, "sets": sets}, indent=1).encode())
 
 
 def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, str]:
@@ -89,7 +89,7 @@ def _read_sets(embedder):
         return {}
     try:
         content = json.loads(path.read_bytes())
-        same_model = content["model"]["sha256"] == embedder.identity["sha256"]
+        same_model = content["model"]["sha256"] == embedder.fingerprint["sha256"]
         return dict(content["sets"]) if same_model else {}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: denseface verify did not write it so; remove it and measure again") from error

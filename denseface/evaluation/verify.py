@@ -11,7 +11,7 @@ from tqdm import tqdm
 from denseface.core.errors import InputError
 from denseface.data.pairs import PairSet
 from denseface.embedding.embedder import Embedder, PictureError
-from denseface.evaluation.metrics import VerificationResult, evaluate, pair_scores
+from denseface.evaluation.metrics import VerificationResult, pair_scores, score_pairs
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def verify(embedder: Embedder, pair_set: PairSet, progress: bool = False) -> Ver
         plain, summed = _embed(embedder, shown)
         return VerificationReport(
             name=pair_set.name,
-            flip=None if summed is None else evaluate(pair_scores(summed, pairs), pair_set.issame),
-            plain=evaluate(pair_scores(plain, pairs), pair_set.issame),
+            flip=None if summed is None else score_pairs(pair_scores(summed, pairs), pair_set.issame),
+            plain=score_pairs(pair_scores(plain, pairs), pair_set.issame),
         )
     except PictureError as error:
         pair = int(np.argwhere(pairs == error.position)[0, 0])

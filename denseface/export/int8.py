@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.embedding.engines.onnx_model import require
+from denseface.core.packages import require
 
 # Below this the whole numbers do not hold what the network computes.
 LEAST_COSINE = 0.99
@@ -55,7 +55,7 @@ def quantize(content: bytes, batches: Sequence[np.ndarray]) -> tuple[bytes, floa
 
 
 def _quantized(content, batches):
-    require("onnxruntime", "onnx")
+    require("onnxruntime")
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

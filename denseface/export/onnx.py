@@ -8,7 +8,6 @@ which the insightface package sees that it must not normalise them itself."""
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import re
@@ -20,6 +19,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
+from denseface.core.packages import require
 from denseface.export.operators import CONVERTERS, Graph, Node
 from denseface.rewrites.freeze import freeze
 
@@ -80,7 +80,7 @@ def convert(symbol, arg_params, aux_params, input_shape, *, dynamic_batch=True, 
         If the onnx package is missing, a parameter is missing or does not fit, or the network holds an operator or
         option without a counterpart here; the message names the node.
     """
-    onnx = _require("onnx")
+    onnx = require("onnx")
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise InputError(f"opset must be {OLDEST_OPSET} to {newest} (the newest that the onnx here knows), not {opset}")
@@ -137,7 +137,7 @@ def export(
     InputError
         For what `convert` refuses, a missing onnxruntime, outputs that differ, or a file that cannot be written.
     """
-    _require("onnxruntime")
+    require("onnxruntime")
     path = Path(path)
     model = convert(
         symbol, arg_params, aux_params, input_shape, dynamic_batch=dynamic_batch, opset=opset, metadata=metadata
@@ -154,13 +154,6 @@ def export(
     with replacing(path) as file:
         file.write(content)
     return ExportReport(path, opset, len(model.graph.node), difference)
-
-
-def _require(package):
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise InputError(f"ONNX export needs the package {package}: pip install 'denseface[onnx]'") from None
 
 
 def _one_line(error):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
+from denseface.core.packages import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,11 +29,7 @@ def new_figure(width: float, height: float) -> Figure:
     InputError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise InputError("plots need matplotlib: pip install 'denseface[plots]'") from error
-    return Figure(figsize=(width, height), facecolor="white")
+    return require("matplotlib.figure", "matplotlib").Figure(figsize=(width, height), facecolor="white")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -243,7 +243,7 @@ class Learner:
             for name, array in momenta.items():
                 _assign(name, own, array)
 
-    def share(self) -> None:
+    def broadcast(self) -> None:
         """Bring parameters, moving averages and momenta of the first worker to all others."""
         if self.workers.size == 1:
             return

@@ -11,7 +11,7 @@ import socket
 import time
 from pathlib import Path
 
-from denseface.core.files import open_input, replacing, writing
+from denseface.core.files import naming_errors, open_input, replacing
 
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "loss", "accuracy", "images_per_second")
 VERIFICATION_COLUMNS = ("step", "set", "accuracy", "balanced_accuracy", "auc", "tar_1e-1", "tar_1e-2", "tar_1e-3")
@@ -61,7 +61,7 @@ class RunLog:
             self._board.close()
 
     def _add(self, file, row):
-        with writing(file.name):
+        with naming_errors(file.name):
             csv.writer(file).writerow([f"{value:.7g}" if isinstance(value, float) else value for value in row])
             file.flush()
 
@@ -122,6 +122,6 @@ class _Board:
             self._file.close()
 
     def _add(self, **content):
-        with writing(self._file.name):
+        with naming_errors(self._file.name):
             self._records.write(self._Event(wall_time=time.time(), **content).SerializeToString())
             self._file.flush()

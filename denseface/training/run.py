@@ -133,7 +133,7 @@ class Run:
             If it is not complete, or belongs to another network.
         """
         progress = self.workers.from_first(lambda: self._load(step))
-        self.learner.share()
+        self.learner.broadcast()
         try:
             self.loader.restore(progress["loader"])
             self._best = {"step": progress["best"]["step"], "score": float(progress["best"]["score"])}

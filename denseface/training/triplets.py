@@ -18,13 +18,13 @@ import numpy as np
 from tqdm import tqdm
 
 from denseface.core.errors import InputError
+from denseface.core.parallel import ordered_map
+from denseface.core.vectors import normalize
 from denseface.data.augment import Augmentation
 from denseface.data.loader import Batch, BatchLoader
-from denseface.data.pictures import ordered_map
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import Workers
-from denseface.evaluation.metrics import normalize
 
 _PAIRS_AT_A_TIME = 512
 _MAX_POOR_BAGS = 10

@@ -13,11 +13,12 @@ import pytest
 from denseface import cli
 from denseface.cli.dataset import KINDS
 from denseface.core.errors import InputError
-from denseface.data.pairs import read_bin, write_bin
-from denseface.embedding.embedder import Embedder, similarity
+from denseface.core.vectors import similarity
+from denseface.data.pairs import read_pairs, write_pairs
+from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import as_ndarrays, read_onnx
 from denseface.evaluation.verify import verify
-from denseface.models.fingerprint import identity
+from denseface.models.embedding_network import fingerprint
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
 import mxnet as mx
@@ -184,7 +185,7 @@ def pair_sets(tmp_path_factory):
             other = person if i % 3 else people[i - 1]
             images += [encode(person), encode(other // 2 + 40)]
         paths.append(folder / f"{name}.bin")
-        write_bin(paths[-1], images, np.arange(pairs) % 3 > 0)
+        write_pairs(paths[-1], images, np.arange(pairs) % 3 > 0)
     return paths
 
 
@@ -198,7 +199,7 @@ def faces(tmp_path):
 
 
 def expected_report(path, **options):
-    return verify(Embedder(tiny_model(), image_shape=TINY_SHAPE, **options), read_bin(path))
+    return verify(Embedder(tiny_model(), image_shape=TINY_SHAPE, **options), read_pairs(path))
 
 
 def test_verify_shows_a_table(capsys, model, figures, pair_sets):
@@ -237,7 +238,7 @@ def test_verify_with_another_engine(capsys, model, figures, pair_sets):
 
 def test_verify_names_bad_sets_and_does_the_others(capsys, model, figures, pair_sets, tmp_path):
     (tmp_path / "broken.bin").write_bytes(b"broken")
-    write_bin(tmp_path / "no_faces.bin", [b"x"] * 20, [True, False] * 5)
+    write_pairs(tmp_path / "no_faces.bin", [b"x"] * 20, [True, False] * 5)
     bad = [tmp_path / "absent.bin", tmp_path / "broken.bin", tmp_path / "no_faces.bin"]
     code, out, err = run(capsys, "verify", *bad, pair_sets[0], *model, "--json")
     assert code == 1
@@ -322,7 +323,7 @@ def test_match_without_a_threshold_says_how_to_get_one(capsys, model, figures, p
     ],
 )
 def test_figures_that_something_else_wrote_are_named(capsys, model, figures, faces, content):
-    figures.write_text(content.replace("HASH", identity(tiny_model())["sha256"]))
+    figures.write_text(content.replace("HASH", fingerprint(tiny_model())["sha256"]))
     code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", *model)
     assert code == 1
     assert f"denseface: error: {figures}: " in err

@@ -43,7 +43,7 @@ def test_folder_says_what_it_made(here, capsys):
         "1 people left out, with fewer than 2 pictures",
         "1 other files ignored",
     ]
-    folder.build("people", "same", size=16, min_pictures=2, holdout=2, max_pairs=7, seed=1)
+    folder.build_from_folder("people", "same", size=16, min_pictures=2, holdout=2, max_pairs=7, seed=1)
     assert contents(here / "out") == contents(here / "same")
 
 
@@ -59,7 +59,7 @@ def test_folder_takes_fractions_all_pairs_and_landmarks(here, capsys):
     assert code == 0
     assert "18 pairs of one person and 48 of two, of the 3 people held out" in out
     landmarks = read_landmarks("landmarks.txt")
-    folder.build("people", "same", landmarks=landmarks, holdout=0.5, max_pairs=None, quality=80)
+    folder.build_from_folder("people", "same", landmarks=landmarks, holdout=0.5, max_pairs=None, quality=80)
     assert contents(here / "out") == contents(here / "same")
 
 
@@ -148,7 +148,7 @@ def test_pairs_from_a_folder_elsewhere(here, capsys):
 
 
 def test_info_of_a_training_set(here, capsys):
-    folder.build("people", "out", size=16)
+    folder.build_from_folder("people", "out", size=16)
     code, out, err = run(capsys, "info", "out", "--sheet", "sheet.png")
     assert (code, err) == (0, "")
     assert [line.split(maxsplit=0)[0].split("  ", 1)[-1].strip() for line in out.splitlines()] == [
@@ -163,7 +163,7 @@ def test_info_of_a_training_set(here, capsys):
 
 
 def test_info_fails_when_something_is_wrong(here, capsys):
-    folder.build("people", "out", size=16)
+    folder.build_from_folder("people", "out", size=16)
     (here / "out" / "property").write_text("8,16,16\n")
     with open(here / "out" / "train.rec", "r+b") as file:
         file.write(b"\0\0\0\0")
@@ -175,14 +175,14 @@ def test_info_fails_when_something_is_wrong(here, capsys):
 
 
 def test_unpack_then_folder_is_the_same_set(here, capsys):
-    folder.build("people", "set", size=16)
+    folder.build_from_folder("people", "set", size=16)
     assert run(capsys, "unpack", "set", "pictures") == (0, "pictures: 25 pictures\n", "")
     run(capsys, "folder", "pictures", "again", "--size", "16", "--processes", "1")
     assert (here / "set" / "train.rec").read_bytes() == (here / "again" / "train.rec").read_bytes()
 
 
 def test_unpack_fails_when_records_are_broken(here, capsys):
-    folder.build("people", "set", size=16)
+    folder.build_from_folder("people", "set", size=16)
     with open(here / "set" / "train.rec", "r+b") as file:
         file.write(b"\0\0\0\0")
     code, out, _ = run(capsys, "unpack", "set", "pictures")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from denseface.core import signals
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 from denseface.models import checkpoint
 from denseface.models.checkpoint import TrainingState
@@ -42,9 +42,9 @@ def test_an_interrupt_that_becomes_another_error_is_one_still():
         def __set_name__(self, owner, name):
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.raised():
+    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.raise_on_signals():
         type("Made", (), {"attribute": Interrupting()})
-    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.raised():
+    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.raise_on_signals():
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt as error:
@@ -56,7 +56,7 @@ def test_an_interrupt_that_python_drops_comes_again():
         def __del__(self):
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.raised():
+    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.raise_on_signals():
         Finalized()
         time.sleep(30)
 
@@ -70,7 +70,7 @@ def material(tmp_path_factory):
         name = f"p{number // PICTURES:03d}"
         (folder / "faces" / name).mkdir(parents=True, exist_ok=True)
         (folder / "faces" / name / f"{name}_{number % PICTURES + 1:04d}.png").write_bytes(file)
-    write_bin(folder / "faces.bin", files, [True, False] * (len(files) // 4))
+    write_pairs(folder / "faces.bin", files, [True, False] * (len(files) // 4))
     write_face_records(folder / "set", [(number // PICTURES, file) for number, file in enumerate(files)], (60, 60))
     people = [f"p{number:03d}" for number in range(1, PEOPLE)]
     (folder / "pairs.txt").write_text("\n".join(f"{name} 1 2\n{name} 3 p000 1" for name in people))

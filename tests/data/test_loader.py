@@ -14,7 +14,8 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader, ImageError, decode_image
+from denseface.data.loader import BatchLoader
+from denseface.data.pictures import ImageError, decode_image
 from denseface.data.records import FaceRecords, write_face_records
 
 SIDE = 16

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.data.pairs import read_bin, write_bin
+from denseface.data.pairs import read_pairs, write_pairs
 
 IMAGES = [b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 c", b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 a"]
 ISSAME = [True, False, True]
@@ -16,8 +16,8 @@ def save(path, content, protocol=2):
 
 
 def test_a_set_comes_back(tmp_path):
-    write_bin(tmp_path / "lfw.bin", IMAGES, np.array(ISSAME))
-    pairs = read_bin(tmp_path / "lfw.bin")
+    write_pairs(tmp_path / "lfw.bin", IMAGES, np.array(ISSAME))
+    pairs = read_pairs(tmp_path / "lfw.bin")
     assert pairs.name == "lfw"
     assert pairs.images == IMAGES
     assert pairs.issame.dtype == bool
@@ -26,7 +26,7 @@ def test_a_set_comes_back(tmp_path):
 
 
 def test_insightface_reads_the_file(tmp_path):
-    write_bin(tmp_path / "lfw.bin", IMAGES, np.array(ISSAME))
+    write_pairs(tmp_path / "lfw.bin", IMAGES, np.array(ISSAME))
     data = (tmp_path / "lfw.bin").read_bytes()
     assert data[:2] == b"\x80\x02"
     images, issame = pickle.loads(data)
@@ -37,14 +37,14 @@ def test_insightface_reads_the_file(tmp_path):
 def test_an_image_is_stored_once_and_comes_back_as_one_object(tmp_path):
     image = bytes(range(128)) * 100
     copies = [bytes(bytearray(image)) for _ in range(200)]
-    write_bin(tmp_path / "a.bin", copies, [True] * 100)
+    write_pairs(tmp_path / "a.bin", copies, [True] * 100)
     assert (tmp_path / "a.bin").stat().st_size < 2 * len(image)
-    assert len({id(found) for found in read_bin(tmp_path / "a.bin").images}) == 1
+    assert len({id(found) for found in read_pairs(tmp_path / "a.bin").images}) == 1
 
 
 def test_unique_images_keep_the_order_of_first_use(tmp_path):
     images = [bytes(bytearray(image)) for image in IMAGES]  # equal, but not the same objects
-    pairs = read_bin(save(tmp_path / "a.bin", (images, ISSAME)))
+    pairs = read_pairs(save(tmp_path / "a.bin", (images, ISSAME)))
     unique, places = pairs.unique()
     assert unique == [b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 c"]
     assert places.dtype == np.int64
@@ -65,7 +65,7 @@ def test_unique_images_keep_the_order_of_first_use(tmp_path):
 @pytest.mark.parametrize("issame", [ISSAME, tuple(ISSAME), np.array(ISSAME), list(np.array(ISSAME))])
 def test_every_kind_of_set_that_packing_scripts_write_is_read(tmp_path, protocol, convert, issame):
     content = ([convert(image) for image in IMAGES], issame)
-    pairs = read_bin(save(tmp_path / "a.bin", content, protocol))
+    pairs = read_pairs(save(tmp_path / "a.bin", content, protocol))
     assert pairs.images == IMAGES
     assert pairs.issame.dtype == bool
     assert pairs.issame.tolist() == ISSAME
@@ -74,7 +74,7 @@ def test_every_kind_of_set_that_packing_scripts_write_is_read(tmp_path, protocol
 def test_a_set_from_python_2_is_read(tmp_path):
     first_two = b"U\x03\xff\xd8aq\x02U\x03\xff\xd8bq\x03"
     (tmp_path / "a.bin").write_bytes(b"\x80\x02]q\x01(" + first_two + b"h\x03h\x02e]q\x04(\x88\x89e\x86q\x05.")
-    pairs = read_bin(tmp_path / "a.bin")
+    pairs = read_pairs(tmp_path / "a.bin")
     assert pairs.images == [b"\xff\xd8a", b"\xff\xd8b", b"\xff\xd8b", b"\xff\xd8a"]
     assert pairs.issame.tolist() == [True, False]
 
@@ -104,37 +104,37 @@ def test_a_set_from_python_2_is_read(tmp_path):
 )
 def test_other_content_is_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=rf"a\.bin: {message}"):
-        read_bin(save(tmp_path / "a.bin", content))
+        read_pairs(save(tmp_path / "a.bin", content))
 
 
 def test_every_truncation_is_refused(tmp_path):
-    write_bin(tmp_path / "whole.bin", IMAGES, ISSAME)
+    write_pairs(tmp_path / "whole.bin", IMAGES, ISSAME)
     data = (tmp_path / "whole.bin").read_bytes()
     for length in range(len(data)):
         (tmp_path / "cut.bin").write_bytes(data[:length])
         with pytest.raises(InputError, match=r"cut\.bin: "):
-            read_bin(tmp_path / "cut.bin")
+            read_pairs(tmp_path / "cut.bin")
 
 
 def test_a_file_that_asks_for_more_is_refused_by_name(tmp_path):
     canary = tmp_path / "canary"
     (tmp_path / "lfw.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR.")
     with pytest.raises(InputError, match=r"lfw\.bin: refused: the file asks for os\.system"):
-        read_bin(tmp_path / "lfw.bin")
+        read_pairs(tmp_path / "lfw.bin")
     assert not canary.exists()
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"lfw\.bin: it cannot be read"):
-        read_bin(tmp_path / "lfw.bin")
+        read_pairs(tmp_path / "lfw.bin")
     (tmp_path / "lfw.bin").touch()
     with pytest.raises(InputError, match=r"lfw\.bin: the file is empty"):
-        read_bin(tmp_path / "lfw.bin")
+        read_pairs(tmp_path / "lfw.bin")
 
 
 @pytest.mark.parametrize(("images", "issame"), [([], []), (IMAGES, [True]), (IMAGES[:1], [True])])
 def test_counts_are_checked_before_anything_is_written(tmp_path, images, issame):
     (tmp_path / "a.bin").write_bytes(b"old")
     with pytest.raises(InputError, match=rf"a\.bin: {len(issame)} pairs need"):
-        write_bin(tmp_path / "a.bin", images, issame)
+        write_pairs(tmp_path / "a.bin", images, issame)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.recordio import RecordWriter
 from denseface.data.records import write_face_records
 from denseface.data.sources import Sources
@@ -65,7 +65,7 @@ def test_a_plain_record_file_gives_every_image(tmp_path):
 
 def test_a_verification_set_gives_all_its_images(tmp_path):
     path = tmp_path / "set.bin"
-    write_bin(path, [IMAGES[0], IMAGES[1], IMAGES[0], IMAGES[2]], np.array([True, False]))
+    write_pairs(path, [IMAGES[0], IMAGES[1], IMAGES[0], IMAGES[2]], np.array([True, False]))
     assert found(path) == [(f"{path}:{i}", IMAGES[j]) for i, j in enumerate((0, 1, 0, 2))]
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.data.align import REFERENCE_POINTS
-from denseface.data.pairs import read_bin
+from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
 from denseface.datasets import folder
 from denseface.datasets.orl import find_faces, load_face
@@ -26,7 +26,7 @@ def people(tmp_path):
 
 
 def build(source, **options):
-    return folder.build(source, source.parent / "out", size=16, **options)
+    return folder.build_from_folder(source, source.parent / "out", size=16, **options)
 
 
 def read_table(path):
@@ -132,7 +132,7 @@ def test_people_with_few_pictures_are_left_out(people, tmp_path):
     assert (made.num_classes, made.num_left_out) == (2, 2)
     assert [row[2] for row in read_table(tmp_path / "out" / "manifest.csv")[1:]] == ["p00"] * 3 + ["p02"] * 4
     with pytest.raises(InputError, match=r"no person has enough pictures to train on; p03/02\.png: no JPEG"):
-        folder.build(people, tmp_path / "other", min_pictures=5)
+        folder.build_from_folder(people, tmp_path / "other", min_pictures=5)
     assert not (tmp_path / "other").exists()
 
 
@@ -141,7 +141,7 @@ def test_people_held_out_become_pairs(tmp_path):
     made = build(people, holdout=4, max_pairs=None)
     assert (made.num_classes, made.num_images) == (7, 19)
     assert (made.num_holdout, made.num_genuine, made.num_impostor) == (4, 12, 54)
-    pairs = read_bin(tmp_path / "out" / "holdout.bin")
+    pairs = read_pairs(tmp_path / "out" / "holdout.bin")
     found = [who(image) for image in pairs.images]
     held_out = {person for person, _ in found}
     assert len(held_out) == 4 and 10 not in held_out
@@ -157,7 +157,7 @@ def test_the_seed_decides_who_is_held_out(tmp_path):
     people = save_people(tmp_path / "people", [2] * 12)
     sets = []
     for place, seed in enumerate((0, 0, 1)):
-        made = folder.build(people, tmp_path / str(place), size=16, holdout=0.25, max_pairs=2, seed=seed)
+        made = folder.build_from_folder(people, tmp_path / str(place), size=16, holdout=0.25, max_pairs=2, seed=seed)
         assert (made.num_holdout, made.num_genuine, made.num_impostor) == (3, 2, 2)
         sets.append(contents(tmp_path / str(place)))
     assert sets[0] == sets[1]
@@ -188,7 +188,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path):
     people = save_people(tmp_path / "people", [9, 12, 3, 10], ".jpg")
     (people / "p01" / "05.jpg").write_bytes(b"broken")
     for processes in (1, 3):
-        folder.build(people, tmp_path / str(processes), size=12, holdout=2, processes=processes)
+        folder.build_from_folder(people, tmp_path / str(processes), size=12, holdout=2, processes=processes)
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
@@ -213,7 +213,7 @@ def test_writing_into_the_source_is_refused(people, tmp_path, place):
     (tmp_path / "link").symlink_to(people)
     before = contents(people)
     with pytest.raises(InputError, match="it lies inside"):
-        folder.build(people, tmp_path / place)
+        folder.build_from_folder(people, tmp_path / place)
     assert contents(people) == before
 
 
@@ -245,7 +245,7 @@ def test_orl_faces_come_back_from_png_folders(tmp_path):
     for file, pixels in originals.items():
         (tmp_path / "orl" / file).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "orl" / file)
-    folder.build(tmp_path / "orl", tmp_path / "out")
+    folder.build_from_folder(tmp_path / "orl", tmp_path / "out")
     rows = read_table(tmp_path / "out" / "manifest.csv")[1:]
     with FaceRecords(tmp_path / "out") as records:
         assert records.num_classes == 3

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.recordio import RecordWriter
 from denseface.data.records import Property, write_face_records, write_property
 from denseface.datasets.inspection import Pictures, inspect_pairs, inspect_records
@@ -111,7 +111,7 @@ def test_a_set_that_cannot_be_opened_is_named(tmp_path):
 
 def test_a_sound_verification_set(tmp_path):
     one, two, three = (encode(face(0, n)) for n in range(3))
-    write_bin(tmp_path / "a.bin", [one, two, one, three] * 5, [True, False] * 5)
+    write_pairs(tmp_path / "a.bin", [one, two, one, three] * 5, [True, False] * 5)
     seen = []
     report = inspect_pairs(tmp_path / "a.bin", lambda *counts: seen.append(counts))
     assert report.to_dict() == {
@@ -127,7 +127,7 @@ def test_a_sound_verification_set(tmp_path):
 def test_what_is_wrong_with_pairs(tmp_path):
     one, two = (encode(face(0, n)) for n in range(2))
     path = tmp_path / "a.bin"
-    write_bin(path, [one, two, one, one, two, b"broken"], [True, True, True])
+    write_pairs(path, [one, two, one, one, two, b"broken"], [True, True, True])
     report = inspect_pairs(path)
     assert report.pictures.num_broken == 1
     assert report.pictures.broken[0].startswith(f"{path}: image 5: no JPEG, PNG")
@@ -137,6 +137,6 @@ def test_what_is_wrong_with_pairs(tmp_path):
         "no pair of two people",
         "fewer than 10 pairs, too few for 10 folds",
     ]
-    write_bin(path, [one, two] * 10, [False] * 10)
+    write_pairs(path, [one, two] * 10, [False] * 10)
     assert inspect_pairs(path).problems == ["no pair of one person"]
     assert os.listdir(tmp_path) == ["a.bin"]

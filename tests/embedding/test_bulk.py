@@ -72,7 +72,7 @@ def test_every_picture_is_embedded_in_order(embedder, faces, tmp_path):
     embeddings, names, model = content(out)
     np.testing.assert_array_equal(embeddings, Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(pictures(COUNT)))
     assert names == [f"{faces}/{i:03d}.png" for i in range(COUNT)]
-    assert model == {**embedder.identity, "engine": "mxnet", "flip": True, "image_shape": [16, 16, 3]}
+    assert model == {**embedder.fingerprint, "engine": "mxnet", "flip": True, "image_shape": [16, 16, 3]}
     assert [path.name for path in out.parent.iterdir()] == ["out.npz"]
 
 

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from denseface.core.errors import InputError
+from denseface.core.vectors import similarity
 from denseface.data.pairs import PairSet
 from denseface.data.pictures import load_picture
-from denseface.embedding.embedder import Embedder, PictureError, similarity
-from denseface.evaluation.metrics import evaluate, pair_scores
+from denseface.embedding.embedder import Embedder, PictureError
+from denseface.evaluation.metrics import pair_scores, score_pairs
 from denseface.evaluation.verify import verify
 from support.helpers import output
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
@@ -200,8 +201,8 @@ def test_verification_measures_with_and_without_flip_in_one_pass(model):
     places = np.arange(len(pairs.images)).reshape(-1, 2)
     for result, flip in ((report.flip, True), (report.plain, False)):
         embeddings = Embedder(model, flip=flip, image_shape=TINY_SHAPE).embed(pairs.images)
-        assert result.accuracy == evaluate(pair_scores(embeddings, places), pairs.issame).accuracy
-        assert result.auc == pytest.approx(evaluate(pair_scores(embeddings, places), pairs.issame).auc, abs=1e-4)
+        assert result.accuracy == score_pairs(pair_scores(embeddings, places), pairs.issame).accuracy
+        assert result.auc == pytest.approx(score_pairs(pair_scores(embeddings, places), pairs.issame).auc, abs=1e-4)
     assert report.flip != report.plain
     assert report.name == "faces"
     assert report.to_dict()["flip"]["n_genuine"] == 8

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.evaluation.metrics import evaluate, normalize, pair_scores
+from denseface.core.vectors import normalize
+from denseface.evaluation.metrics import pair_scores, score_pairs
 
 
 def accuracy_at(threshold, scores, issame):
@@ -65,7 +66,7 @@ def test_agrees_with_trying_every_threshold(n_pairs, folds, decimals):
     issame[:2] = True, False
     scores = np.round(random.normal(issame * 0.8, 0.5), decimals)
     fars = (0.5, 0.1, 0.05, 0.01)
-    result, expected = evaluate(scores, issame, folds, fars), brute_force(scores, issame, folds, fars)
+    result, expected = score_pairs(scores, issame, folds, fars), brute_force(scores, issame, folds, fars)
 
     for name in ("accuracy", "accuracy_std", "balanced_accuracy", "auc"):
         assert getattr(result, name) == pytest.approx(expected[name], abs=1e-12), name
@@ -78,19 +79,19 @@ def test_agrees_with_trying_every_threshold(n_pairs, folds, decimals):
 
 
 def test_separable_pairs_are_all_right():
-    result = evaluate([0.9, 0.1, 0.8, 0.2, 0.8, 0.2], [True, False] * 3, folds=3)
+    result = score_pairs([0.9, 0.1, 0.8, 0.2, 0.8, 0.2], [True, False] * 3, folds=3)
     assert (result.accuracy, result.accuracy_std, result.auc, result.balanced_accuracy) == (1, 0, 1, 1)
     assert result.threshold == result.balanced_threshold == 0.8
 
 
 def test_the_score_equal_to_the_threshold_is_accepted():
     scores = [0.5, 0.5, 0.1, 0.1]
-    result = evaluate(scores, [True, True, False, False], folds=2)
+    result = score_pairs(scores, [True, True, False, False], folds=2)
     assert result.threshold == 0.5
 
 
 def test_equal_scores_tell_nothing():
-    result = evaluate([0.3] * 20, [True, False] * 10, fars=(0.5, 1.0))
+    result = score_pairs([0.3] * 20, [True, False] * 10, fars=(0.5, 1.0))
     assert (result.accuracy, result.auc, result.balanced_accuracy) == (0.5, 0.5, 0.5)
     assert result.tar == {0.5: 0.0, 1.0: 1.0}
     assert [list(rates) for rates in result.roc] == [[0, 1], [0, 1]]
@@ -98,32 +99,32 @@ def test_equal_scores_tell_nothing():
 
 def test_of_equally_good_thresholds_the_strictest_is_taken():
     """At 0.9 and at 0.7 three of four are right."""
-    result = evaluate([0.9, 0.8, 0.7, 0.6], [True, False, True, False], folds=2)
+    result = score_pairs([0.9, 0.8, 0.7, 0.6], [True, False, True, False], folds=2)
     assert result.threshold == result.balanced_threshold == 0.9
 
 
 def test_rejecting_everything_has_a_finite_threshold():
-    result = evaluate([0.9, 0.8, 0.7, 0.1], [False, False, False, True], folds=2)
+    result = score_pairs([0.9, 0.8, 0.7, 0.1], [False, False, False, True], folds=2)
     assert 0.9 < result.threshold < 0.9001
 
 
 def test_the_threshold_of_a_fold_comes_from_the_other_folds():
     """Each fold alone is separable, but at a threshold that is wrong for the other."""
     issame = [True, True, False, False] * 2
-    result = evaluate([0.9, 0.9, 0.8, 0.8, 0.2, 0.2, 0.1, 0.1], issame, folds=2)
+    result = score_pairs([0.9, 0.9, 0.8, 0.8, 0.2, 0.2, 0.1, 0.1], issame, folds=2)
     assert result.accuracy == 0.5
 
 
 def test_folds_are_contiguous():
     """Accuracies of 1/2 and 1: the two bad pairs are in the first fold, which interleaved folds would share."""
     scores = [0.1, 0.9, 0.9, 0.1] + [0.9, 0.1] * 6
-    result = evaluate(scores, [True, False] * 8, folds=4)
+    result = score_pairs(scores, [True, False] * 8, folds=4)
     assert (result.accuracy, result.accuracy_std) == (pytest.approx(0.875), pytest.approx(np.std([0.5, 1, 1, 1])))
 
 
 def test_tar_is_none_where_impostors_are_too_few():
     issame = np.arange(200) < 100
-    result = evaluate(np.linspace(1, 0, 200), issame)
+    result = score_pairs(np.linspace(1, 0, 200), issame)
     assert result.tar == {1e-1: 1, 1e-2: 1, 1e-3: None, 1e-4: None, 1e-5: None, 1e-6: None}
 
 
@@ -131,7 +132,7 @@ def test_tar_does_not_interpolate():
     """Impostors come two at a time, so at a rate of 1 in 4 none may be accepted."""
     scores = [0.9, 0.8, 0.8, 0.7, 0.1, 0.1]
     issame = [True, False, False, True, False, False]
-    assert evaluate(scores, issame, folds=2, fars=(0.25, 0.5)).tar == {0.25: 0.5, 0.5: 1.0}
+    assert score_pairs(scores, issame, folds=2, fars=(0.25, 0.5)).tar == {0.25: 0.5, 0.5: 1.0}
 
 
 @pytest.mark.parametrize("hundredths", [7, 28, 29, 57, 58])
@@ -141,15 +142,15 @@ def test_a_rate_is_met_exactly_whatever_its_rounding(hundredths):
     genuine = impostors[hundredths - 1] - 0.001
     scores, issame = np.append(impostors, [2.0, genuine]), np.append(np.zeros(100, bool), [True, True])
     fars = (hundredths / 100, (hundredths - 1) / 100)
-    assert evaluate(scores, issame, fars=fars).tar == {fars[0]: 1.0, fars[1]: 0.5}
+    assert score_pairs(scores, issame, fars=fars).tar == {fars[0]: 1.0, fars[1]: 0.5}
 
 
 def test_lists_and_integer_labels_are_taken():
-    assert evaluate([0.9, 0.1, 0.9, 0.2], [1, 0, 1, 0], folds=2).accuracy == 1
+    assert score_pairs([0.9, 0.1, 0.9, 0.2], [1, 0, 1, 0], folds=2).accuracy == 1
 
 
 def test_to_dict_is_json():
-    result = evaluate(np.float32([0.8, 0.1, 0.8, 0.2]), np.array([1, 0, 1, 0], bool), folds=2, fars=(0.5, 1e-6))
+    result = score_pairs(np.float32([0.8, 0.1, 0.8, 0.2]), np.array([1, 0, 1, 0], bool), folds=2, fars=(0.5, 1e-6))
     figures = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert figures == {
         "accuracy": 1.0,
@@ -182,7 +183,7 @@ def test_to_dict_is_json():
 )
 def test_unusable_pairs_are_refused(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
-        evaluate(*arguments)
+        score_pairs(*arguments)
     assert "\n" not in str(caught.value)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from denseface.cli import main
 from denseface.core.files import replacing
-from denseface.embedding.embedder import Embedder, similarity
+from denseface.core.vectors import similarity
+from denseface.embedding.embedder import Embedder
 from denseface.models import families
 from denseface.models.params_file import write_arrays
 from support.helpers import value_of

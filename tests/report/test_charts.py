@@ -5,9 +5,9 @@ import pytest
 
 from denseface import cli
 from denseface.core.errors import InputError
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.embedding.engines.onnx_model import as_ndarrays
-from denseface.evaluation.metrics import evaluate
+from denseface.evaluation.metrics import score_pairs
 from denseface.report.charts import draw_comparison, draw_run, draw_verification
 from denseface.report.comparison import Measured
 from denseface.report.summary import Figures
@@ -99,7 +99,7 @@ def test_no_run_and_several_runs_are_refused(tmp_path):
 
 
 def test_roc_and_scores():
-    result = evaluate([0.9, 0.2, 0.8, 0.1, 0.3, 0.7], [True, False, True, False, True, False], folds=2)
+    result = score_pairs([0.9, 0.2, 0.8, 0.1, 0.3, 0.7], [True, False, True, False, True, False], folds=2)
     figure = draw_verification({"new": result, "old": result})
     roc, *histograms = figure.axes
     assert roc.get_xscale() == "log"
@@ -120,7 +120,7 @@ def test_verify_several_models_with_a_plot(capsys, tmp_path):
         model.arguments["conv0_bias"][:] += shift
         mx.model.save_checkpoint(str(tmp_path / name), 1, model.symbol, *as_ndarrays(model))
     encoded = [encode(picture) for picture in pictures(10)]
-    write_bin(tmp_path / "small.bin", [*encoded, *encoded[::-1]], [True, False] * 5)
+    write_pairs(tmp_path / "small.bin", [*encoded, *encoded[::-1]], [True, False] * 5)
     size = ",".join(map(str, TINY_SHAPE))
     command = ["verify", "small.bin", "--model", "new", "--against", "old", "--image-size", size, "--plot", "roc.png"]
     command = [str(tmp_path / part) if part in ("small.bin", "new", "old", "roc.png") else part for part in command]

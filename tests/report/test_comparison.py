@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from denseface import cli
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.embedding.engines.onnx_model import as_ndarrays
 from denseface.report import comparison
 from denseface.report.comparison import measure
@@ -45,7 +45,7 @@ def test_training_can_be_left_out():
 
 def test_compare_networks_and_models(capsys, configured, model, tmp_path):
     encoded = [encode(picture) for picture in pictures(10)]
-    write_bin(tmp_path / "small.bin", [*encoded, *encoded[::-1]], [True, False] * 5)
+    write_pairs(tmp_path / "small.bin", [*encoded, *encoded[::-1]], [True, False] * 5)
     command = ["compare", "y1", "--models", model, "--verify", tmp_path / "small.bin", "--size", "16", "--no-training"]
     code, out, err = run(capsys, *command, "--set", "net_output=E", "-o", tmp_path / "chart.png", "--json")
     assert (code, err) == (0, "")

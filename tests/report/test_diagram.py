@@ -185,10 +185,10 @@ def test_a_dot_that_fails_is_named(dot, tmp_path):
         draw_graph(symbol, (3, 8, 8), tmp_path / "d63.pdf")
 
 
-def test_without_matplotlib_the_extra_is_named(monkeypatch, capsys, configured, tmp_path):
+def test_without_matplotlib_the_package_is_named(monkeypatch, capsys, configured, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert cli.main(["plot", "d63", "-o", str(tmp_path / "d63.png")]) == 1
-    assert capsys.readouterr().err == ("denseface: error: plots need matplotlib: pip install 'denseface[plots]'\n")
+    assert capsys.readouterr().err == ("denseface: error: this needs the package matplotlib: pip install matplotlib\n")
 
 
 def test_another_ending_is_refused(capsys, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.embedding.embedder import similarity
+from denseface.core.vectors import similarity
 from denseface.embedding.engines.mxnet_engine import MXNetEngine
 from denseface.models import families
 from denseface.rewrites.bfloat16 import in_bfloat16

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 from denseface.models import checkpoint
 from support import kill_runs
@@ -53,7 +53,7 @@ def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_bee
     """From the start of Python over imports, binding, steps, checkpoints and verifications to the end."""
     images = [encode(picture) for picture in pictures(24, (32, 32, 3))]
     write_face_records(tmp_path / "data", [(i // 8, image) for i, image in enumerate(images)], (32, 32))
-    write_bin(tmp_path / "data" / "orl.bin", images[:20] * 2, [True, False] * 10)
+    write_pairs(tmp_path / "data" / "orl.bin", images[:20] * 2, [True, False] * 10)
     whole, place = tmp_path / "whole", tmp_path / "place"
     whole.mkdir()
     started = time.monotonic()

@@ -10,7 +10,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.data.sources import Sources
 from denseface.embedding.bulk import embed_all
@@ -100,7 +100,7 @@ def test_a_run_stops_and_goes_on(records, tmp_path):
 
 @pytest.mark.parametrize("limit", [0, 100, 1000, 3000])
 def test_embeddings_stop_and_go_on(tmp_path, limit):
-    write_bin(tmp_path / "set.bin", [encode(picture) for picture in pictures(40)], [True] * 20)
+    write_pairs(tmp_path / "set.bin", [encode(picture) for picture in pictures(40)], [True] * 20)
     embedder = Embedder(tiny_model(), batch_size=4, image_shape=TINY_SHAPE)
     with Sources([tmp_path / "set.bin"]) as sources:
         embed_all(embedder, sources, tmp_path / "whole.npz")
@@ -117,7 +117,7 @@ def test_sets_are_there_whole_or_not_at_all(tmp_path):
     with refused(tmp_path), no_room_beyond(2000):
         write_face_records(tmp_path, images, TINY_SHAPE[:2])
     with refused(tmp_path), no_room_beyond(2000):
-        write_bin(tmp_path / "set.bin", [payload for _, payload in images], [True] * 10)
+        write_pairs(tmp_path / "set.bin", [payload for _, payload in images], [True] * 10)
     assert names(tmp_path) == []
     write_face_records(tmp_path, images, TINY_SHAPE[:2])
     with FaceRecords(tmp_path) as found:

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from denseface.core.errors import InputError
 from denseface.data.align import read_landmarks
-from denseface.data.loader import decode_image
-from denseface.data.pairs import read_bin, write_bin
-from denseface.data.pictures import load_picture
+from denseface.data.pairs import read_pairs, write_pairs
+from denseface.data.pictures import decode_image, load_picture
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.datasets.pair_list import read_pair_list
 from denseface.embedding.gallery import Gallery, write_gallery
@@ -182,7 +181,7 @@ def read_state(path):
 
 
 def pairs(folder):
-    write_bin(folder / "set.bin", [encode(picture) for picture in pictures(4, (4, 4, 3))], [True, False])
+    write_pairs(folder / "set.bin", [encode(picture) for picture in pictures(4, (4, 4, 3))], [True, False])
     return folder / "set.bin"
 
 
@@ -208,7 +207,7 @@ def figures(folder):
 
 def read_figures(path):
     model = SimpleNamespace(prefix=path.parent / "model", step=1)
-    threshold, _ = find_threshold(SimpleNamespace(model=model, identity={"sha256": "0"}, flip=True))
+    threshold, _ = find_threshold(SimpleNamespace(model=model, fingerprint={"sha256": "0"}, flip=True))
     assert -math.inf < threshold < math.inf
 
 
@@ -222,7 +221,7 @@ READERS = {
     "records": (lambda folder: records(folder, "train.rec"), read_records),
     "index": (lambda folder: records(folder, "train.idx"), read_records),
     "property": (lambda folder: records(folder, "property"), read_records),
-    "pairs": (pairs, read_bin),
+    "pairs": (pairs, read_pairs),
     "parameters": (parameters, read_arrays),
     "symbol": (symbol, read_symbol),
     "manifest": (state, read_state),

@@ -86,7 +86,7 @@ def main(
             run.resume(newest)
         else:
             learner.initialize(mx.init.Xavier(), seed=5)
-            learner.share()
+            learner.broadcast()
         last = workers.rank == workers.size - 1
         take_step = learner.step
 

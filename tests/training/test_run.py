@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.evaluation.metrics import evaluate
+from denseface.evaluation.metrics import score_pairs
 from denseface.models import checkpoint, losses
 from denseface.training import run as training
 from denseface.training.learner import Learner
@@ -173,7 +173,7 @@ def test_figures_go_to_csv_and_a_resumed_run_does_not_repeat_them(records, tmp_p
     issame = np.array([True, True, False, False] * 5)
 
     def verify(arguments, auxiliary):
-        return {"made": evaluate(scores, issame)}
+        return {"made": score_pairs(scores, issame)}
 
     make_run(records, tmp_path / "model", verify, steps=7).fit()
     path = tmp_path / "model-training.csv"
@@ -207,7 +207,7 @@ def test_what_is_kept(records, tmp_path, keep, models, resumable):
         quality = next(qualities)
         issame = np.arange(200) % 2 == 0
         right = np.arange(200) < 200 * quality
-        return {"made": evaluate(np.where(right == issame, 1.0, 0.0), issame)}
+        return {"made": score_pairs(np.where(right == issame, 1.0, 0.0), issame)}
 
     make_run(records, tmp_path / "model", verify, verbose=2, keep=keep).fit()
     assert checkpoint.complete_steps(tmp_path / "model") == resumable

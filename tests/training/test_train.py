@@ -15,7 +15,7 @@ from PIL import Image
 
 import train
 from denseface.core.lock import locked
-from denseface.data.pairs import write_bin
+from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 from denseface.models import checkpoint
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     write_face_records(folder, [(label, picture(rng)) for label in range(3) for _ in range(8)], (SIZE, SIZE))
-    write_bin(folder / "orl.bin", [picture(rng) for _ in range(40)], [True, False] * 10)
+    write_pairs(folder / "orl.bin", [picture(rng) for _ in range(40)], [True, False] * 10)
     return folder
 
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from denseface.datasets import folder
 
     with progress() as show:
-        made = folder.build(
+        made = folder.build_from_folder(
             args.source,
             args.out,
             min_pictures=args.min_pictures,

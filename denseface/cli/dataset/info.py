@@ -80,12 +80,12 @@ def _join(counts):
 
 def _write_sheet(path, is_pairs, out):
     from denseface.core.files import replacing
-    from denseface.data.pairs import read_bin
+    from denseface.data.pairs import read_pairs
     from denseface.data.records import FaceRecords
     from denseface.datasets.contact_sheet import sheet_of_pairs, sheet_of_records
 
     if is_pairs:
-        sheet = sheet_of_pairs(read_bin(path))
+        sheet = sheet_of_pairs(read_pairs(path))
     else:
         with FaceRecords(path) as records:
             sheet = sheet_of_records(records)

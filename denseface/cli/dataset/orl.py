@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if _is_built(folder, recipe):
         print(f"{folder}: already there, with people {args.holdout} held out")
         return OK
-    made = orl.build(folder, holdout)
+    made = orl.build_orl(folder, holdout)
     with replacing(folder / _RECIPE) as file:
         file.write(json.dumps({**recipe, "sha256": _digests(folder)}, indent=1).encode())
     print(f"{folder}: {made.num_images} pictures of {made.num_classes} people to train on")

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from denseface.datasets import pair_list
 
     with progress() as show:
-        genuine, impostor = pair_list.build(
+        genuine, impostor = pair_list.build_from_list(
             args.list, args.out, images=args.images, on_progress=show, **face_options(args)
         )
     print(f"{args.out}: {genuine} pairs of one person and {impostor} of two")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
+from denseface.core.packages import require
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from denseface.models.checkpoint import Model
 
 # The key under which an exported file keeps, as JSON, which model it was made of.
-IDENTITY = "denseface.model"
+FINGERPRINT = "denseface.model"
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class OnnxModel:
         Values in an embedding.
     name : str
         Where it comes from.
-    identity : dict
-        Which model it was made of; see :func:`denseface.models.fingerprint.identity`.
+    fingerprint : dict
+        Which model it was made of; see :func:`denseface.models.embedding_network.fingerprint`.
     """
 
     content: bytes
@@ -47,21 +46,7 @@ class OnnxModel:
     input_shape: tuple[int, int, int]
     emb_size: int
     name: str
-    identity: dict
-
-
-def require(package: str, extra: str) -> ModuleType:
-    """Import a package that an extra brings.
-
-    Raises
-    ------
-    InputError
-        If it is not installed; the message has the command that installs it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise InputError(f"this needs the package {package}: pip install 'denseface[{extra}]'") from error
+    fingerprint: dict
 
 
 def read_onnx(path: str | Path) -> OnnxModel:
@@ -74,7 +59,7 @@ def read_onnx(path: str | Path) -> OnnxModel:
     InputError
         If it is missing, broken or not such a file.
     """
-    onnx = require("onnx", "onnx")
+    onnx = require("onnx")
     with open_input(path) as file:
         content = file.read()
     try:
@@ -86,8 +71,8 @@ def read_onnx(path: str | Path) -> OnnxModel:
         raise InputError(f"{path}: refused: it takes values from other files; export the network again")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     try:
-        identity = json.loads(metadata[IDENTITY])
-        return _described(proto, content, str(path), {key: identity[key] for key in ("prefix", "epoch", "sha256")})
+        mark = json.loads(metadata[FINGERPRINT])
+        return _described(proto, content, str(path), {key: mark[key] for key in ("prefix", "epoch", "sha256")})
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: denseface export did not write it, and it does not say how it wants pictures scaled; export the "
@@ -103,15 +88,14 @@ def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
     InputError
         If the package onnx is missing, the parameters do not fit, or the network cannot be converted.
     """
-    require("onnx", "onnx")
+    require("onnx")
 
     from denseface.export.onnx import convert
-    from denseface.models.embedding_network import checked_embedding
-    from denseface.models.fingerprint import identity
+    from denseface.models.embedding_network import checked_embedding, fingerprint
 
     symbol, _ = checked_embedding(model, shape)
     proto = convert(symbol, *as_ndarrays(model), shape, dynamic_batch=False)
-    return _described(proto, proto.SerializeToString(), model.name, identity(model))
+    return _described(proto, proto.SerializeToString(), model.name, fingerprint(model))
 
 
 def as_ndarrays(model: Model) -> tuple[dict, dict]:
@@ -130,10 +114,10 @@ def _parts(message: Message) -> Iterator[Message]:
                 yield from _parts(part)
 
 
-def _described(proto, content, name, identity):
+def _described(proto, content, name, mark):
     (batch, *input_shape), (_, emb_size) = (
         [size.dim_value for size in value[0].type.tensor_type.shape.dim]
         for value in (proto.graph.input, proto.graph.output)
     )
     channels, height, width = input_shape
-    return OnnxModel(content, batch or None, (channels, height, width), emb_size, name, identity)
+    return OnnxModel(content, batch or None, (channels, height, width), emb_size, name, mark)

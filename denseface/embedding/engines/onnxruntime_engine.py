@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from denseface.embedding.engines.onnx_model import OnnxModel, require
+from denseface.core.packages import require
+from denseface.embedding.engines.onnx_model import OnnxModel
 
 
 class ONNXRuntimeEngine:
@@ -24,7 +25,7 @@ class ONNXRuntimeEngine:
     """
 
     def __init__(self, model: OnnxModel, batch_size: int):
-        onnxruntime = require("onnxruntime", "onnx")
+        onnxruntime = require("onnxruntime")
         self.input_shape = model.input_shape
         self.batch_size = model.batch_size or batch_size
         self.emb_size = model.emb_size

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from denseface.embedding.engines.onnx_model import OnnxModel, require
+from denseface.core.packages import require
+from denseface.embedding.engines.onnx_model import OnnxModel
 
 if TYPE_CHECKING:
     from openvino import Core
@@ -36,7 +37,7 @@ class OpenVINOEngine:
     def __init__(self, model: OnnxModel, batch_size: int, bf16: bool = False):
         # With this package, importing OpenVINO reports to its makers over the network, from a forked process.
         sys.modules.setdefault("openvino_telemetry", None)
-        core = _core(require("openvino", "openvino"))
+        core = _core(require("openvino"))
         self.input_shape = model.input_shape
         self.batch_size = model.batch_size or batch_size
         self.emb_size = model.emb_size
