@@ -54,6 +54,7 @@ bench: set-up
 lint: set-up
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 set-up:
 	@flock --nonblock .venv.lock true || echo "set-up: waiting for another set-up"

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from denseface.core.errors import InputError
 
@@ -114,7 +114,7 @@ def _unwritable(path: str | Path, error: OSError) -> InputError:
 
 def _open(path: str | Path, mode: str, failure: str) -> BinaryIO:
     try:
-        return open(path, mode)
+        return cast(BinaryIO, open(path, mode))
     except OSError as error:
         raise InputError(f"{failure} ({error.strerror})") from error
     except ValueError as error:  # a null character in the name

@@ -113,8 +113,11 @@ def _interrupts_held():
 
 
 def _end_with_parent():
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only processes of the pool call this"
+
     def wait():
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -44,7 +44,7 @@ def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> float(similarity([3, 4], [3, 4])), float(similarity([3, 4], [-4, 3]))
+    >>> float(similarity([3, 4], [6, 8])), float(similarity([1, 0], [0, 2]))
     (1.0, 0.0)
     """
     a, b = np.asarray(a), np.asarray(b)

@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _check_counts(num_images: int, num_pairs: int, path: Path) -> None:
         )
 
 
-def _images(items: Sequence[object], path: Path) -> list[bytes]:
+def _images(items: Sequence[Any], path: Path) -> list[bytes]:
     images = [item.data if isinstance(item, plain_pickle.Array) else item for item in items]
     for place, (item, image) in enumerate(zip(items, images)):
         if type(image) is not bytes or not image or (item is not image and item.kind != "u1"):
@@ -130,7 +131,7 @@ def _images(items: Sequence[object], path: Path) -> list[bytes]:
     return images
 
 
-def _bools(items: object, path: Path) -> np.ndarray:
+def _bools(items: Any, path: Path) -> np.ndarray:
     if isinstance(items, plain_pickle.Array) and items.kind == "b1" and len(items.shape) == 1:
         return np.frombuffer(items.data, np.uint8) != 0
     if type(items) not in (list, tuple) or any(type(item) is not bool for item in items):

@@ -35,7 +35,6 @@ _TO_UPRIGHT = {
 }
 
 
-
 class ImageError(InputError):
     """An encoded picture cannot be used."""
 
@@ -122,11 +121,10 @@ def decode_image(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarra
             if picture.mode not in _EIGHT_BIT_MODES:
                 raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits a channel")
             mode = "L" if channels == 1 else "RGB"
-            if picture.mode != mode:
-                picture = picture.convert(mode)
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(picture).reshape(image_shape)
+            fitted = picture if picture.mode == mode else picture.convert(mode)
+            if fitted.size != (width, height):
+                fitted = fitted.resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(fitted).reshape(image_shape)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -169,7 +167,7 @@ def read_header(payload: bytes) -> Header:
     """
     try:
         with Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
-            return Header(image.format, image.mode, image.width, image.height)
+            return Header(str(image.format), image.mode, image.width, image.height)
     except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
         raise ImageError("no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it") from error
 

@@ -61,7 +61,7 @@ class _Malformed(Exception):  # noqa: N818
     """The file is not a whole pickle."""
 
 
-def loads(data: bytes, source: str) -> object:
+def loads(data: bytes, source: str) -> Any:
     """Read one pickle, of protocol 0 to 5, from Python 2 or 3.
 
     Parameters

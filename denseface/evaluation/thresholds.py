@@ -73,8 +73,8 @@ def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, 
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: denseface verify did not write it so; remove it and measure again") from error
     if name is None and thresholds:
-        name = max(thresholds, key=thresholds.get)
-    if name not in thresholds:
+        name = max(thresholds, key=lambda key: thresholds[key])
+    if name is None or name not in thresholds:
         raise InputError(
             f"{path}: no threshold{f' of the set {name}' if name else ''}; measure the model with denseface verify, or "
             "give --threshold"
