@@ -50,6 +50,10 @@ class Embedder:
     Pictures go through in batches of one fixed size, the last one filled up with zeros.  With the engine ``mxnet`` an
     embedding is the same, bit by bit, whatever pictures are computed with it; with the others, up to rounding.
 
+    Several threads may use one embedder at once: each call returns the embeddings of its own pictures, bit by bit those
+    that it would return alone.  MXNet computes one batch after the other, and threads only gain while others read
+    pictures; ONNX Runtime and OpenVINO serve each thread by a request of its own.
+
     Parameters
     ----------
     model : Model or OnnxModel

@@ -171,6 +171,8 @@ class Learner:
     def embed(self, data: np.ndarray) -> np.ndarray:
         """Embed a batch with the parameters as they are, in evaluation mode: moving averages, no dropout.
 
+        For the thread that trains: a step uses the same executors.
+
         Parameters
         ----------
         data : ndarray of shape (N, C, H, W), float32

@@ -22,6 +22,9 @@ _INPUT_SHAPE = (3, 112, 112)
 class Engine(Protocol):
     """A network bound at one batch size, so that an embedding does not depend on how many are computed at a time.
 
+    Several threads may call an engine at once. Each call returns the embeddings of its own batch, the same bits that
+    the call would return alone.
+
     Attributes
     ----------
     input_shape : tuple (C, H, W)

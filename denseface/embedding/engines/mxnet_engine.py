@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,11 @@ import mxnet as mx
 
 if TYPE_CHECKING:
     from denseface.models.checkpoint import Model
+
+
+# An executor keeps its input and its output until the next call, and MXNet's own functions are not made for several
+# threads. More executors would gain nothing: MXNet's engine computes them one after the other.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class MXNetEngine:
@@ -62,13 +68,15 @@ class MXNetEngine:
         symbol = rewrite(symbol, _with_flat_input)
         if bf16:
             symbol = in_bfloat16(symbol, data_shape)
-        self._executor = _bind(symbol, parameters, data_shape, context or mx.cpu(), model.name)
+        with _ONE_AT_A_TIME:
+            self._executor = _bind(symbol, parameters, data_shape, context or mx.cpu(), model.name)
         if bf16:
             self._try_out(model.name)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
-        return self._executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy()
+        with _ONE_AT_A_TIME:
+            return self._executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy()
 
     def _try_out(self, name):
         try:

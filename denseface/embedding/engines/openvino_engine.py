@@ -46,10 +46,19 @@ class OpenVINOEngine:
         # Without the hint OpenVINO computes in bfloat16 by itself where that is fast.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
         self._network = core.compile_model(network, "CPU", settings)
+        # A request keeps its input and its output, so it serves one call at a time; as many are made as are needed.
+        self._idle_requests = []
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
-        return self._network(batch)[0].astype(np.float32)
+        try:
+            request = self._idle_requests.pop()
+        except IndexError:
+            request = self._network.create_infer_request()
+        request.infer([batch])
+        embeddings = request.get_output_tensor(0).data.astype(np.float32)  # a copy: the next call overwrites the tensor
+        self._idle_requests.append(request)
+        return embeddings
 
 
 @functools.cache
