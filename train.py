@@ -29,6 +29,7 @@ from denseface.core.lock import locked
 from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader
 from denseface.data.pairs import read_pairs
+from denseface.data.pictures import PictureShape
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import Workers
 from denseface.embedding.embedder import Embedder
@@ -89,8 +90,7 @@ def train(argv: list[str] | None) -> int:
         classes = classes_a_step(args, config, batch_size * args.accumulate * workers.size)
         sampled = classes < config.num_classes
         symbol = families.training_symbol(embedding, classes) if sampled else whole
-        height, width, channels = config.image_shape
-        data_shape = (batch_size, channels, height, width)
+        data_shape = PictureShape(*config.image_shape).nchw(batch_size)
         on_cpu = all(device.device_type == "cpu" for device in devices)
         learner = Learner(
             accelerate(symbol, data_shape) if on_cpu else symbol,

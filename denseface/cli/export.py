@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args, path):
+    from denseface.data.pictures import PictureShape
     from denseface.embedding.engines.onnx_model import FINGERPRINT, as_ndarrays
     from denseface.export.onnx import OLDEST_OPSET, export
     from denseface.models.checkpoint import load_model, parse_model
     from denseface.models.embedding_network import checked_embedding, fingerprint
 
     model = load_model(*parse_model(args.model))
-    height, width, channels = args.image_size
-    shape = (args.batch or 1, channels, height, width)
+    shape = PictureShape(*args.image_size).nchw(args.batch or 1)
     symbol, emb_size = checked_embedding(model, shape)
     report = export(
         symbol,

@@ -61,20 +61,22 @@ def load_network(args: argparse.Namespace) -> Network:
 
 def network_by_name(name: str, args: argparse.Namespace) -> Network:
     """Build a network of ``config.py``, or of the files that the options name."""
+    from denseface.data.pictures import PictureShape
     from denseface.models import families
 
     shape = [f"image_shape={','.join(map(str, args.size))}"] if args.size else []
     config, _ = families.configure(name, "emore", "arcface", [*args.set, *shape], args.networks_file)
-    height, width, channels = config.image_shape
-    return Network(name, families.embedding_symbol(args.symbol_path), (channels, height, width))
+    shape = PictureShape(*config.image_shape)
+    return Network(name, families.embedding_symbol(args.symbol_path), shape.nchw(1)[1:])
 
 
 def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:
     """Take the embedding network out of a saved model."""
+    from denseface.data.pictures import PictureShape
     from denseface.models.checkpoint import load_model, parse_model
     from denseface.models.embedding_network import checked_embedding
 
-    height, width, channels = size or (112, 112, 3)
+    shape = PictureShape(*(size or (112, 112, 3))).nchw(1)
     model = load_model(*parse_model(text))
-    symbol, _ = checked_embedding(model, (1, channels, height, width))
-    return Network(model.name, symbol, (channels, height, width))
+    symbol, _ = checked_embedding(model, shape)
+    return Network(model.name, symbol, shape[1:])

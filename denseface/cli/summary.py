@@ -44,13 +44,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the summary."""
+    from denseface.data.pictures import PictureShape
     from denseface.report.summary import summarize
 
     network = load_network(args)
     summary = summarize(network.symbol, network.input_shape, network.name)
     if args.json:
-        channels, height, width = network.input_shape
-        figures = {"network": network.name, "image_shape": [height, width, channels], **summary.to_dict()}
+        shape = PictureShape.from_nchw((1, *network.input_shape))
+        figures = {"network": network.name, "image_shape": list(shape), **summary.to_dict()}
         print(json.dumps(figures, indent=2))
     else:
         if not args.stages:

@@ -15,7 +15,7 @@ from denseface.core.errors import InputError
 from denseface.core.files import open_input
 from denseface.core.packages import require
 from denseface.data.align import align, read_landmarks
-from denseface.data.pictures import open_picture
+from denseface.data.pictures import decode
 
 _PACKS = Path("~/.insightface/models")
 _DETECTORS = ("det_*.onnx", "scrfd_*.onnx")  # what insightface's packs call them
@@ -151,7 +151,7 @@ class Cropper:
         InputError
             If the picture is broken, has no face, or cannot be aligned.
         """
-        picture = open_picture(payload)
+        picture = decode(payload)
         return align(picture, self._locate(name, picture), self._size)
 
     def read(self, path: str) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
-from denseface.data.pictures import ImageError, decode_image
+from denseface.data.pictures import ImageError, decode
 from denseface.data.recordio import Record, RecordError
 from denseface.data.records import FaceRecords
 
@@ -203,7 +203,7 @@ class BatchLoader:
     def _read(self, key: int) -> tuple[Record, np.ndarray]:
         record = self.records.reader.read(key)
         try:
-            return record, decode_image(record.payload, self.image_shape)
+            return record, decode(record.payload, self.image_shape, upright=False)
         except ImageError as error:
             raise RecordError(f"{self.records.reader.path}: key {key}: {error}") from error
 

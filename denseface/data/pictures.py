@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Union
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
@@ -18,29 +21,45 @@ Picture = Union[np.ndarray, Image.Image, str, Path, bytes]
 # By their suffix, files that a folder is searched for.
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp")
 
-_TRAINING_FORMATS = (b"\xff\xd8", b"\x89PNG")  # JPEG and PNG are decoded as they are in training
-_OTHER_FORMATS = ("BMP", "PPM", "WEBP")
-_FORMATS = ("JPEG", "PNG", *_OTHER_FORMATS)
+# Files from outside are not trusted, so Pillow's readers that run an interpreter or are seldom tested stay out.
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 _MAX_PIXELS = 64_000_000
-_ORIENTATION = 0x0112  # the tag in EXIF data that says how the camera was held
-_TO_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_ORIENTATION = 0x0112  # the EXIF tag that says how the camera was turned; 1 is upright
 
 
 class ImageError(InputError):
     """An encoded picture cannot be used."""
 
 
+class PictureShape(NamedTuple):
+    """The shape of a picture as an array, and of batches as networks take them.
+
+    Attributes
+    ----------
+    height, width : int
+        In pixels.
+    channels : int
+        1 (gray) or 3 (RGB).
+    """
+
+    height: int
+    width: int
+    channels: int
+
+    def nchw(self, n: int) -> tuple[int, int, int, int]:
+        """Return the shape of a batch of ``n`` pictures, (N, C, H, W)."""
+        return n, self.channels, self.height, self.width
+
+    @classmethod
+    def from_nchw(cls, shape: tuple[int, ...]) -> PictureShape:
+        """Return the shape of one picture of a batch of shape (N, C, H, W)."""
+        _, channels, height, width = shape
+        return cls(height, width, channels)
+
+
 class Header(NamedTuple):
-    """What a picture says of itself before its pixels.
+    """What a picture file says of itself before its pixels.
 
     Attributes
     ----------
@@ -49,7 +68,7 @@ class Header(NamedTuple):
     mode : str
         As Pillow names it: "L" is gray, "RGB" colour.
     width, height : int
-        In pixels, as they are stored.
+        In pixels, as they are stored: before the picture is turned upright.
     """
 
     format: str
@@ -59,13 +78,13 @@ class Header(NamedTuple):
 
 
 def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Bring a picture to the wanted size and channels.
+    """Convert a picture to the shape that a network takes.
 
     Parameters
     ----------
     picture : ndarray, PIL image, path or bytes
-        An array is uint8, RGB of shape (height, width, 3) or gray of shape (height, width) or (height, width, 1). Bytes
-        and files are JPEG, PNG, BMP, PGM, PPM or WebP.
+        An array is uint8, RGB of shape (height, width, 3) or gray of shape (height, width) or (height, width, 1).
+        Paths, bytes and PIL images are turned upright, as `decode` does.
     image_shape : tuple (height, width, channels)
         Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions.
 
@@ -76,33 +95,38 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndar
     Raises
     ------
     InputError
-        If it is none of these, or broken; of a file, the message names it.
+        If it is none of these, or broken; for a file, the message names it.
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture, image_shape)
     if isinstance(picture, Image.Image):
-        return _from_pillow(picture, image_shape)
+        with _described():
+            return _as_array(_upright(_checked(picture)), image_shape)
     if isinstance(picture, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(picture), image_shape)
+        return decode(bytes(picture), image_shape)
     if isinstance(picture, (str, Path)):
         with open_input(picture) as file:
             payload = file.read()
         try:
-            return _from_bytes(payload, image_shape)
+            return decode(payload, image_shape)
         except ImageError as error:
             raise ImageError(f"{picture}: {error}") from error
     raise InputError(f"a picture is an array, a PIL image, a path or bytes, not {type(picture).__name__}")
 
 
-def decode_image(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Decode a JPEG or PNG picture to the wanted size and channels.
+def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, upright: bool = True) -> np.ndarray:
+    """Decode a picture file.
 
     Parameters
     ----------
     payload : bytes
-        The encoded picture.
-    image_shape : tuple (height, width, channels)
-        Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear.
+        A JPEG, PNG, BMP, PGM, PPM or WebP file.
+    image_shape : tuple (height, width, channels), optional
+        Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions. By
+        default the picture keeps its size, and is RGB.
+    upright : bool
+        Turn the picture as its EXIF data say that the camera was held. Training alone does not: the pictures of its
+        records stay as the program that packed them stored them.
 
     Returns
     -------
@@ -111,85 +135,48 @@ def decode_image(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarra
     Raises
     ------
     ImageError
-        The picture is broken, neither JPEG nor PNG, not of 8 bits, or larger than 64 megapixels.
+        If the picture is broken, of another format, not of 8 bits per channel, or larger than 64 megapixels.
     """
-    height, width, channels = image_shape
-    try:
-        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as picture:
-            if picture.width * picture.height > _MAX_PIXELS:
-                raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
-            if picture.mode not in _EIGHT_BIT_MODES:
-                raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits a channel")
-            mode = "L" if channels == 1 else "RGB"
-            fitted = picture if picture.mode == mode else picture.convert(mode)
-            if fitted.size != (width, height):
-                fitted = fitted.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(fitted).reshape(image_shape)
-    except (ImageError, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError("no JPEG or PNG picture can be read from it") from error
-    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
-        raise ImageError(f"the picture is broken ({error})") from error
-
-
-def open_picture(payload: bytes) -> np.ndarray:
-    """Decode a picture at its own size, turned upright as its EXIF data say.
-
-    Parameters
-    ----------
-    payload : bytes
-        A JPEG, PNG, BMP, PGM, PPM or WebP file.
-
-    Returns
-    -------
-    ndarray of shape (height, width, 3), uint8, RGB
-
-    Raises
-    ------
-    InputError
-        If it is none of these, or broken.
-    """
-    header = read_header(payload)
-    pixels = load_picture(payload, (header.height, header.width, 3))
-    if is_upright(payload):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).transpose(_TO_UPRIGHT[_orientation(payload)]))
+    with _opened(payload) as picture:
+        _checked(picture)
+        return _as_array(_upright(picture) if upright else picture, image_shape)
 
 
 def read_header(payload: bytes) -> Header:
-    """Read what a picture says of itself.
+    """Read what a picture file says of itself.
 
     Raises
     ------
     ImageError
-        If it is none.
+        If it is not a picture file of a format that `decode` reads.
     """
-    try:
-        with Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
-            return Header(str(image.format), image.mode, image.width, image.height)
-    except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
-        raise ImageError("no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it") from error
+    with _opened(payload) as picture:
+        return Header(str(picture.format), picture.mode, picture.width, picture.height)
 
 
 def is_upright(payload: bytes) -> bool:
-    """Whether a picture is stored the way it is to be seen, or does not say that it is not."""
-    return _orientation(payload) not in _TO_UPRIGHT
+    """Whether a picture file is stored as it is to be seen, or does not say that it is not.
+
+    Raises
+    ------
+    ImageError
+        If it is not a picture file of a format that `decode` reads.
+    """
+    with _opened(payload) as picture:
+        return _orientation(picture) == 1
 
 
-def _orientation(payload):
-    """How the camera was held, 1 to 8; 1, upright, where nothing can be read."""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
-        return image.getexif().get(_ORIENTATION, 1)
-    return 1
+@contextlib.contextmanager
+def _opened(payload: bytes) -> Iterator[Image.Image]:
+    """Open a picture file; whatever fails in the block is a fault of the picture."""
+    with _described(), Image.open(io.BytesIO(payload), formats=_formats()) as picture:
+        yield picture
 
 
-def _from_bytes(payload, image_shape):
-    if payload.startswith(_TRAINING_FORMATS):
-        return decode_image(payload, image_shape)
+@contextlib.contextmanager
+def _described() -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(payload), formats=_OTHER_FORMATS) as picture:
-            return _from_pillow(picture, image_shape)
+        yield
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -198,22 +185,56 @@ def _from_bytes(payload, image_shape):
         raise ImageError(f"the picture is broken ({error})") from error
 
 
-def _from_array(array, image_shape):
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that this installation of Pillow has; it looks for all of its own if asked for another."""
+    for name in ("Bmp", "Jpeg", "Png", "Ppm", "WebP"):
+        importlib.import_module(f"PIL.{name}ImagePlugin")
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _checked(picture: Image.Image) -> Image.Image:
+    if picture.width * picture.height > _MAX_PIXELS:
+        raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
+    if picture.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits per channel")
+    return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF data say."""
+    picture.load()
+    if _orientation(picture) == 1:
+        return picture
+    picture = picture.copy()
+    # Pillow turns the pixels first. Where the other EXIF data are broken, it then fails to write them back.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return how the camera was held, 1 to 8; 1 (upright) where the EXIF data say nothing that is known."""
+    with contextlib.suppress(Exception):  # broken EXIF data; the picture need not be
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+        return orientation if orientation in range(1, 9) else 1
+    return 1
+
+
+def _from_array(array: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
     has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     if array.dtype != np.uint8 or not has_shape or not array.size:
         raise InputError(f"an array must be uint8 of shape (height, width, 3), not {array.dtype} {array.shape}")
-    if array.shape == image_shape:
+    if array.shape == tuple(image_shape):
         return array
-    return _from_pillow(Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array), image_shape)
+    return _as_array(_checked(Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)), image_shape)
 
 
-def _from_pillow(picture, image_shape):
-    height, width, channels = image_shape
-    if picture.mode not in _EIGHT_BIT_MODES:
-        raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits a channel")
-    if picture.width * picture.height > _MAX_PIXELS:
-        raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
-    picture = picture.convert("L" if channels == 1 else "RGB")
+def _as_array(picture: Image.Image, image_shape: tuple[int, int, int] | None) -> np.ndarray:
+    height, width, channels = image_shape or (picture.height, picture.width, 3)
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(image_shape)
+    return np.asarray(picture).reshape(height, width, channels)

@@ -16,7 +16,7 @@ from denseface.core.errors import InputError
 from denseface.core.files import open_input
 from denseface.core.parallel import parallel_map
 from denseface.data.align import align
-from denseface.data.pictures import is_upright, open_picture, read_header
+from denseface.data.pictures import decode, is_upright, read_header
 
 _LARGEST_SIZE = 1024
 
@@ -92,8 +92,8 @@ def encode_face(payload: bytes, size: int = 112, quality: int = 95, landmarks: n
     InputError
         If the picture is broken or cannot be aligned.
     """
-    pixels = open_picture(payload)
-    is_ready = is_upright(payload) and read_header(payload) in (("JPEG", mode, size, size) for mode in ("L", "RGB"))
+    pixels = decode(payload)
+    is_ready = read_header(payload) in (("JPEG", mode, size, size) for mode in ("L", "RGB")) and is_upright(payload)
     if is_ready and landmarks is None:
         return payload
     picture = Image.fromarray(pixels if landmarks is None else align(pixels, landmarks, size))

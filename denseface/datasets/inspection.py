@@ -15,7 +15,7 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.parallel import ordered_map
 from denseface.data.pairs import read_pairs
-from denseface.data.pictures import Header, decode_image, load_picture, read_header
+from denseface.data.pictures import Header, decode, read_header
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
 
@@ -219,15 +219,15 @@ def _check_record(records, key):
         label = records.label(record)
     except RecordError as error:
         label_fault = str(error)
-    header, fault = _check_picture(record.payload, decode_image)  # which is what training reads pictures with
+    header, fault = _check_picture(record.payload)
     return _Checked(label, label_fault, header, fault and f"{records.reader.path}: key {key}: {fault}")
 
 
-def _check_picture(payload, decode=load_picture):
+def _check_picture(payload):
     """Return what a picture is and None, or None and what is wrong with it."""
     try:
         header = read_header(payload)
-        decode(payload, (header.height, header.width, 3))
+        decode(payload)
     except InputError as error:
         return None, str(error)
     return header, None

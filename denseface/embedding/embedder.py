@@ -15,7 +15,7 @@ from PIL import Image
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize as normalized
-from denseface.data.pictures import Picture, load_picture
+from denseface.data.pictures import Picture, PictureShape, load_picture
 from denseface.embedding.engines import make_engine
 from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
 
@@ -112,11 +112,10 @@ class Embedder:
         self.model = model
         self.flip = flip
         self.normalize = normalize
-        input_shape = image_shape and (image_shape[2], *image_shape[:2])
+        input_shape = image_shape and PictureShape(*image_shape).nchw(1)[1:]
         self.engine = engine or ("onnxruntime" if isinstance(model, OnnxModel) else "mxnet")
         self._engine = make_engine(self.engine, model, batch_size, input_shape, context)
-        channels, height, width = self._engine.input_shape
-        self.image_shape = (height, width, channels)
+        self.image_shape = PictureShape.from_nchw((1, *self._engine.input_shape))
         self.batch_size = self._engine.batch_size
         self.emb_size = self._engine.emb_size
 

@@ -15,7 +15,7 @@ from PIL import Image
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader
-from denseface.data.pictures import ImageError, decode_image
+from denseface.data.pictures import ImageError, decode
 from denseface.data.records import FaceRecords, write_face_records
 
 SIDE = 16
@@ -175,7 +175,7 @@ def test_parts_share_each_step_equally(faces):
 @pytest.mark.parametrize("stored", [(SIDE, SIDE), (SIDE, SIDE, 3), (30, 20), (9, 40, 3)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_other_sizes_and_channels_are_converted(stored, channels, kind):
-    image = decode_image(encode(np.full(stored, 77, np.uint8), kind), (SIDE, 24, channels))
+    image = decode(encode(np.full(stored, 77, np.uint8), kind), (SIDE, 24, channels))
     assert image.shape == (SIDE, 24, channels) and image.dtype == np.uint8
     assert np.abs(image.astype(int) - 77).max() <= 1
 
@@ -197,11 +197,11 @@ def png_of_size(width, height):
 
 NOISE = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 NO_PICTURES = {
-    "nothing": (b"", "no JPEG or PNG"),
-    "text": (b"no picture at all", "no JPEG or PNG"),
+    "nothing": (b"", "no JPEG, PNG"),
+    "text": (b"no picture at all", "no JPEG, PNG"),
     "half a JPEG": (encode(NOISE)[:3000], "broken"),
     "half a PNG": (encode(NOISE, "PNG")[:3000], "broken"),
-    "a GIF": (encode(NOISE, "GIF"), "no JPEG or PNG"),
+    "a GIF": (encode(NOISE, "GIF"), "no JPEG, PNG"),
     "16 bits": (encode(NOISE[:, :, 0].astype(np.uint16), "PNG"), "8 bits"),
     "80 megapixels": (png_of_size(80_000, 1000), "pixels"),
     "800 megapixels": (png_of_size(800_000, 1000), "pixels"),
@@ -211,7 +211,7 @@ NO_PICTURES = {
 @pytest.mark.parametrize(("payload", "reason"), NO_PICTURES.values(), ids=NO_PICTURES)
 def test_what_is_no_picture_is_refused(payload, reason):
     with pytest.raises(ImageError, match=reason) as refusal:
-        decode_image(payload, SHAPE)
+        decode(payload, SHAPE)
     assert "\n" not in str(refusal.value) and " at 0x" not in str(refusal.value)
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from denseface.core.errors import InputError
 from denseface.data.align import read_landmarks
 from denseface.data.pairs import read_pairs, write_pairs
-from denseface.data.pictures import decode_image, load_picture
+from denseface.data.pictures import decode
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.datasets.pair_list import read_pair_list
 from denseface.embedding.gallery import Gallery, write_gallery
@@ -247,11 +247,11 @@ def test_a_damaged_file_is_an_input_error_of_one_line(tmp_path, name, count):
 
 
 @pytest.mark.parametrize("count", INPUTS)
-@pytest.mark.parametrize("read", [load_picture, decode_image])
-def test_a_damaged_picture_is_an_input_error_of_one_line(read, count):
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_damaged_picture_is_an_input_error_of_one_line(upright, count):
     kinds = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
     whole = [encode(picture, kind) for kind, picture in zip(kinds, pictures(len(kinds)))]
-    hold_files(whole, lambda data: read(data, TINY_SHAPE), count)
+    hold_files(whole, lambda data: decode(data, TINY_SHAPE, upright=upright), count)
 
 
 @pytest.mark.parametrize("count", INPUTS)
