@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ def report_error(error: Exception) -> None:
 
 
 def print_table(lines: Sequence[Sequence[str]]) -> None:
-    """Print lines of cells in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
+    """Print lines of cells in aligned columns; a shorter line leaves the last columns empty."""
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*lines, fillvalue="")]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())

@@ -1,12 +1,12 @@
-"""Face verification: are the two faces of a pair the same person, and how often is the answer right.
+"""Face verification: do the two faces of a pair show the same person, and how often is the answer right?
 
-A pair is scored by the cosine similarity of its two embeddings and accepted as the same person when
+The score of a pair is the cosine similarity of its two embeddings.  It is accepted as the same person when
 
     score >= threshold.
 
-On embeddings of length 1 the squared distance is ``d**2 = 2 - 2 * cos``, so InsightFace's rule "squared distance <
-threshold" puts the pairs in the same order and gives the same ROC curve, a distance threshold ``t`` being the score
-threshold ``1 - t / 2``.
+For embeddings of length 1 the squared distance is ``d**2 = 2 - 2 * cos``.  InsightFace's rule "squared distance <
+threshold" therefore ranks pairs in the same order and has the same ROC curve; its threshold ``t`` corresponds to the
+score ``1 - t / 2``.
 
 References
 ----------
@@ -24,35 +24,40 @@ from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+FOLDS = 10
+THRESHOLDS = ("scores", "insightface")
 
 _CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What `score_pairs` measures.
+    """The metrics that :func:`score_pairs` computes.
 
     Attributes
     ----------
     accuracy, accuracy_std : float
-        Mean and standard deviation (of the population, as InsightFace prints it) of the accuracy over the folds.
+        Mean and standard deviation of the accuracy over the folds; the standard deviation is that of the population,
+        as InsightFace prints it.
     threshold : float
-        The score threshold of best accuracy over all pairs: the one to use in production.
+        The score threshold with the best accuracy over all pairs: the one to use in production.
     balanced_accuracy, balanced_threshold : float
-        The best mean of the rates at which genuine pairs are accepted and impostors rejected, over all pairs, and
-        where it is reached. Unlike `accuracy` it does not depend on how many pairs there are of each kind.
+        The best mean of two rates over all pairs, accepted genuine pairs and rejected impostor pairs, and the threshold
+        that reaches it.  Unlike `accuracy` it does not depend on the number of pairs of each kind.
     auc : float
         Area under the ROC curve: the chance that a genuine pair scores above an impostor pair, ties counting half.
     tar : dict of float to (float or None)
-        For each false accept rate asked for, the true accept rate at the largest rate not above it that a threshold
-        reaches, without interpolation. None where the impostor pairs are too few to measure that rate, that is where
-        ``n_impostor * far < 1``.
+        True accept rate at each false accept rate: the one at the most lenient threshold whose false accept rate does
+        not exceed it, without interpolation.  None where there are too few impostor pairs to measure that rate
+        (``n_impostor * far < 1``).
     n_genuine, n_impostor : int
-        How many pairs there are of the same person, and of two persons.
+        Number of pairs that show the same person, and two persons.
+    folds : int
+        Number of folds of the accuracy.
     roc : tuple of two ndarray of shape (n_thresholds,)
         False and true accept rates, from the strictest threshold (0, 0) to the most lenient (1, 1).
     scores : tuple of two ndarray, of shape (n_genuine,) and (n_impostor,)
-        The scores themselves, of genuine and of impostor pairs.
+        Scores of the genuine and of the impostor pairs.
     """
 
     accuracy: float
@@ -64,24 +69,25 @@ class VerificationResult:
     tar: dict[float, float | None]
     n_genuine: int
     n_impostor: int
+    folds: int
     roc: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
     scores: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict:
-        """Every single figure, in types that JSON knows; the keys of ``tar`` become text such as "1e-06"."""
-        figures = {name: value for name, value in vars(self).items() if name not in ("roc", "scores")}
-        return {**figures, "tar": {f"{far:g}": tar for far, tar in self.tar.items()}}
+        """Return all metrics but the ROC curve, in types that JSON knows; keys of ``tar`` become "1e-06" and so on."""
+        metrics = {name: value for name, value in vars(self).items() if name not in ("roc", "scores")}
+        return {**metrics, "tar": {f"{far:g}": tar for far, tar in self.tar.items()}}
 
 
 def pair_scores(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Cosine similarity of each pair of embeddings.
+    """Compute the cosine similarity of each pair of embeddings.
 
     Parameters
     ----------
     embeddings : ndarray of shape (n, d)
         Normalised or not.
     pairs : ndarray of int, shape (m, 2)
-        The rows of `embeddings` that make up each pair, 0 to n - 1.
+        Rows of `embeddings`, 0 to n - 1; the two of a pair in each row.
 
     Returns
     -------
@@ -104,7 +110,7 @@ def pair_scores(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         )
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
-        raise InputError(f"embedding {np.argmin(finite)} holds NaN or infinity; check the model that made it")
+        raise InputError(f"embedding {np.argmin(finite)} contains NaN or infinity; check the model")
 
     scores = np.empty(len(pairs))
     for start in range(0, len(pairs), _CHUNK):
@@ -114,13 +120,17 @@ def pair_scores(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def score_pairs(
-    scores: np.ndarray, issame: np.ndarray, folds: int = 10, fars: tuple[float, ...] = FARS
+    scores: np.ndarray,
+    issame: np.ndarray,
+    folds: int = FOLDS,
+    fars: tuple[float, ...] = FARS,
+    thresholds: str = "scores",
 ) -> VerificationResult:
-    """Measure verification by the LFW protocol, with every distinct score tried as threshold.
+    """Compute the metrics of verification by the protocol of LFW.
 
-    The pairs are cut, in their order, into `folds` folds of equal size (the first ones a pair larger if need be). The
-    accuracy of a fold is measured at the threshold that is best on all the other folds. Of several thresholds that are
-    equally good the highest is taken, the one that accepts least.
+    The pairs are split, in their order, into `folds` folds of equal size (the first ones get one pair more if need
+    be).  The accuracy of a fold is measured at the threshold that is best on all other folds.  Of several thresholds
+    that are equally good the highest is taken, which accepts the fewest pairs.
 
     Parameters
     ----------
@@ -132,6 +142,10 @@ def score_pairs(
         10 in the protocol.
     fars : tuple of float, each above 0 and at most 1
         False accept rates at which to measure the true accept rate.
+    thresholds : {"scores", "insightface"}
+        Thresholds among which the accuracy of a fold finds the best: every distinct score, or those of InsightFace's
+        verification, which are the squared distances 0, 0.01, ..., 3.99 with its rule "distance < threshold".  The
+        second is coarser; it is there to compare with published numbers.  It changes nothing but `accuracy`.
 
     Returns
     -------
@@ -143,6 +157,10 @@ def score_pairs(
         If there are no genuine or no impostor pairs, fewer pairs than folds, scores that are not finite, lengths that
         differ, or rates out of range.
 
+    References
+    ----------
+    Huang et al., "Labeled Faces in the Wild", 2007 (view 2).
+
     Examples
     --------
     >>> result = score_pairs([0.9, 0.2, 0.8, 0.1], [True, False, True, False], folds=2, fars=(0.5, 0.1))
@@ -152,26 +170,29 @@ def score_pairs(
     scores, issame = _checked_pairs(scores, issame, folds)
     for far in fars:
         if not 0 < far <= 1:
-            raise InputError(f"a false accept rate must be above 0 and at most 1, not {far}")
+            raise InputError(f"a false accept rate must be above 0 and at most 1, not {far}", option="fars")
+    if thresholds not in THRESHOLDS:
+        raise InputError(f"must be one of {', '.join(THRESHOLDS)}, not {thresholds}", option="thresholds")
 
     n_genuine = int(np.count_nonzero(issame))
     n_impostor = len(issame) - n_genuine
-    thresholds, true_accepts, false_accepts = _sweep(scores, issame)
+    tried, true_accepts, false_accepts = _sweep(scores, issame)
     false_rates, true_rates = false_accepts / n_impostor, true_accepts / n_genuine
-    # A common denominator keeps the comparison in whole numbers, so that equals are equal.
+    # Whole numbers over a common denominator, so that equal thresholds compare as equal.
     balance = true_accepts * n_impostor + (n_impostor - false_accepts) * n_genuine
     most_balanced = int(np.argmax(balance))
-    accuracies = _fold_accuracies(scores, issame, folds)
+    accuracies = (_fold_accuracies if thresholds == "scores" else _insightface_accuracies)(scores, issame, folds)
     return VerificationResult(
         accuracy=float(accuracies.mean()),
         accuracy_std=float(accuracies.std()),
         threshold=_most_accurate_threshold(scores, issame),
         balanced_accuracy=float(balance[most_balanced] / (2 * n_genuine * n_impostor)),
-        balanced_threshold=float(thresholds[most_balanced]),
+        balanced_threshold=float(tried[most_balanced]),
         auc=float(np.sum(np.diff(false_rates) * (true_rates[1:] + true_rates[:-1]) / 2)),
         tar={far: _tar(far, n_impostor, false_accepts, true_rates) for far in fars},
         n_genuine=n_genuine,
         n_impostor=n_impostor,
+        folds=folds,
         roc=(false_rates, true_rates),
         scores=(scores[issame], scores[~issame]),
     )
@@ -182,16 +203,16 @@ def _checked_pairs(scores, issame, folds):
     if scores.ndim != 1 or scores.shape != issame.shape:
         raise InputError(f"scores and issame must be flat and of one length, not {scores.shape} and {issame.shape}")
     if not np.isfinite(scores).all():
-        raise InputError("scores hold NaN or infinity; check the model that made the embeddings")
+        raise InputError("scores contain NaN or infinity; check the model that computed the embeddings")
     if issame.all() or not issame.any():
-        raise InputError("verification needs pairs of one person and pairs of two persons; issame has only one kind")
+        raise InputError("verification needs pairs of one person and pairs of two persons; these are all of one kind")
     if not 2 <= folds <= len(scores):
-        raise InputError(f"folds must be 2 to the number of pairs ({len(scores)}), not {folds}")
+        raise InputError(f"must be 2 to the number of pairs, {len(scores)}, not {folds}", option="folds")
     return scores, issame
 
 
 def _sweep(scores, issame):
-    """Every threshold that makes a difference, falling, with the genuine and impostor pairs accepted at each."""
+    """Return the thresholds that make a difference, in falling order, and the pairs accepted at each, of both kinds."""
     order = np.argsort(-scores)
     falling = scores[order]
     last_of_equals = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
@@ -215,8 +236,23 @@ def _fold_accuracies(scores, issame, folds):
     return np.array(accuracies)
 
 
+def _insightface_accuracies(scores, issame, folds):
+    """The same as :func:`_fold_accuracies` with InsightFace's thresholds, of which it takes the smallest best one."""
+    distances = np.arange(0, 4, 0.01)
+    # The first threshold that accepts a pair; for a pair at distance 4, one beyond the last.
+    first = np.searchsorted(distances, 2 - 2 * scores, side="right")
+    gains = np.zeros((folds, len(distances) + 1), np.int64)  # correct answers that a threshold has and the last has not
+    sizes, impostors = np.zeros(folds, np.int64), np.zeros(folds, np.int64)
+    for number, fold in enumerate(np.array_split(np.arange(len(scores)), folds)):
+        np.add.at(gains[number], first[fold], np.where(issame[fold], 1, -1))
+        sizes[number], impostors[number] = len(fold), np.count_nonzero(~issame[fold])
+    correct = np.cumsum(gains[:, :-1], axis=1) + impostors[:, None]
+    best = np.argmax(correct.sum(axis=0) - correct, axis=1)
+    return correct[np.arange(folds), best] / sizes
+
+
 def _tar(far, n_impostor, false_accepts, true_rates):
-    # The margin undoes the rounding of the product: 0.29 * 100 falls just short of 29.
+    # The margin absorbs rounding of the product: 0.29 * 100 is just below 29.
     allowed = math.floor(far * n_impostor + 1e-9)
     if allowed < 1:
         return None

@@ -1,4 +1,4 @@
-"""The verification figures of a model, in a JSON file beside it, from which ``denseface match`` takes its threshold."""
+"""The metrics of a model in a JSON file beside it, from which ``denseface match`` takes its threshold."""
 
 from __future__ import annotations
 
@@ -8,88 +8,94 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from denseface.core.errors import InputError
-from denseface.core.files import replacing
+from denseface.core.files import open_input, replacing
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import OnnxModel
 from denseface.evaluation.verify import VerificationReport
 
 
-def figures_path(embedder: Embedder) -> Path:
-    """``PREFIX-NNNN.verification.json``; of an ONNX file, its name with this ending."""
+def metrics_path(embedder: Embedder) -> Path:
+    """Return ``PREFIX-NNNN.verification.json``; for an ONNX file, its name with this ending."""
     model = embedder.model
     if isinstance(model, OnnxModel):
         return Path(model.name).with_suffix(".verification.json")
     return Path(f"{model.prefix}-{model.step:04d}.verification.json")
 
 
-def keep_figures(embedder: Embedder, reports: Iterable[VerificationReport]) -> None:
-    """Add the figures of some sets to those that are kept; a set that is there is replaced.
+def save_metrics(embedder: Embedder, reports: Iterable[VerificationReport]) -> None:
+    """Add the metrics of some sets to the file; those of a set that is already there are replaced.
 
     Raises
     ------
     InputError
-        If the file cannot be written.
+        If the file cannot be read or written.
     """
     sets = _read_sets(embedder)
     for report in reports:
-        figures = report.to_dict()
-        sets[figures.pop("name")] = figures
-    with replacing(figures_path(embedder)) as file:
+        metrics = report.to_dict()
+        sets[metrics.pop("name")] = metrics
+    with replacing(metrics_path(embedder)) as file:
         file.write(json.dumps({"model": embedder.fingerprint, "sets": sets}, indent=1).encode())
 
 
 def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, str]:
-    """Find the score at and above which two pictures show the same person.
+    """Find the score from which on two pictures are taken for the same person.
 
     Parameters
     ----------
     embedder : Embedder
-        Whose model was measured, with or without flip as it is set.
+        Its model has been measured, with or without `flip` as it is set here.
     name : str, optional
         The verification set; by default the one with the most pairs.
 
     Returns
     -------
     threshold : float
-        That of the highest accuracy on this set.
+        The threshold with the highest accuracy on this set.
     name : str
         The set.
 
     Raises
     ------
     InputError
-        If there are no such figures.
+        If the model has not been measured on such a set.
     """
     way = "flip" if embedder.flip else "plain"
-    path = figures_path(embedder)
+    path = metrics_path(embedder)
     try:
         thresholds = {
-            key: (figures[way]["n_genuine"] + figures[way]["n_impostor"], float(figures[way]["threshold"]))
-            for key, figures in _read_sets(embedder).items()
-            if figures[way]
+            key: (metrics[way]["n_genuine"] + metrics[way]["n_impostor"], float(metrics[way]["threshold"]))
+            for key, metrics in _read_sets(embedder).items()
+            if metrics[way]
         }
         if not all(math.isfinite(number) for numbers in thresholds.values() for number in numbers):
             raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: denseface verify did not write it so; remove it and measure again") from error
+        raise _not_ours(path) from error
     if name is None and thresholds:
         name = max(thresholds, key=lambda key: thresholds[key])
     if name is None or name not in thresholds:
+        of_set = f" of the set {name}" if name else ""
         raise InputError(
-            f"{path}: no threshold{f' of the set {name}' if name else ''}; measure the model with denseface verify, or "
-            "give --threshold"
+            f"{path}: no threshold{of_set} for this model; measure it first (denseface verify), or state a threshold"
         )
     return thresholds[name][1], name
 
 
 def _read_sets(embedder):
-    """The figures that are kept of this very model, by the name of their set."""
-    path = figures_path(embedder)
-    if not path.is_file():
+    """Return the saved metrics of this very model by the name of their set."""
+    path = metrics_path(embedder)
+    if not path.exists():
         return {}
+    with open_input(path) as file:
+        content = file.read()
     try:
-        content = json.loads(path.read_bytes())
-        same_model = content["model"]["sha256"] == embedder.fingerprint["sha256"]
-        return dict(content["sets"]) if same_model else {}
+        saved = json.loads(content)
+        same_model = saved["model"]["sha256"] == embedder.fingerprint["sha256"]
+        return dict(saved["sets"]) if same_model else {}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: denseface verify did not write it so; remove it and measure again") from error
+        raise _not_ours(path) from error
+
+
+def _not_ours(path):
+    return InputError(f"{path}: not a file that denseface verify has written; remove it and measure the model again")

@@ -11,20 +11,20 @@ from tqdm import tqdm
 from denseface.core.errors import InputError
 from denseface.data.pairs import PairSet
 from denseface.embedding.embedder import Embedder, PictureError
-from denseface.evaluation.metrics import VerificationResult, pair_scores, score_pairs
+from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores, score_pairs
 
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """The figures of one set.
+    """The metrics of a model on one set.
 
     Attributes
     ----------
     name : str
-        The set's.
+        The name of the set.
     flip : VerificationResult or None
-        With the embeddings of picture and mirror image summed, InsightFace's convention; None if the embedder has no
-        `flip`.
+        With the embeddings of the picture and its mirror image summed, as InsightFace does; None if the embedder does
+        not `flip`.
     plain : VerificationResult
         With the embedding of the picture alone.
     """
@@ -34,7 +34,7 @@ class VerificationReport:
     plain: VerificationResult
 
     def to_dict(self) -> dict:
-        """Every figure but the ROC curves, in types that JSON knows."""
+        """Return all metrics but the ROC curves, in types that JSON knows."""
         return {
             "name": self.name,
             "flip": self.flip and self.flip.to_dict(),
@@ -42,26 +42,39 @@ class VerificationReport:
         }
 
 
-def verify(embedder: Embedder, pair_set: PairSet, progress: bool = False) -> VerificationReport:
+def verify(
+    embedder: Embedder,
+    pair_set: PairSet,
+    *,
+    folds: int = FOLDS,
+    thresholds: str = "scores",
+    progress: bool = False,
+) -> VerificationReport:
     """Measure how well a model tells whether two pictures show the same person.
 
-    Each distinct picture is embedded once, and its mirror image with it, so that one pass gives the figures both with
-    and without flip.
+    Each distinct picture is embedded once, together with its mirror image, so that one pass yields the metrics with and
+    without `flip`.
 
     Parameters
     ----------
     embedder : Embedder
-        What to measure.
+        The model.
     pair_set : PairSet
-        What to measure it on.
+        The verification set, as :func:`denseface.read_pairs` returns it.
+    folds, thresholds
+        See :func:`denseface.evaluation.metrics.score_pairs`.
     progress : bool
         Show a progress bar if stderr is a terminal.
+
+    Returns
+    -------
+    VerificationReport
 
     Raises
     ------
     InputError
         If a picture is broken, an embedding is not finite, or the set has fewer pairs than folds or pairs of one kind
-        only; the message begins with the set's name.
+        only; the message begins with the name of the set.
     """
     pictures, pairs = pair_set.unique()
     shown = tqdm(pictures, pair_set.name, unit="picture", leave=False, disable=None if progress else True)
@@ -69,14 +82,18 @@ def verify(embedder: Embedder, pair_set: PairSet, progress: bool = False) -> Ver
         plain, summed = _embed(embedder, shown)
         return VerificationReport(
             name=pair_set.name,
-            flip=None if summed is None else score_pairs(pair_scores(summed, pairs), pair_set.issame),
-            plain=score_pairs(pair_scores(plain, pairs), pair_set.issame),
+            flip=None if summed is None else _measure(summed, pairs, pair_set, folds, thresholds),
+            plain=_measure(plain, pairs, pair_set, folds, thresholds),
         )
     except PictureError as error:
         pair = int(np.argwhere(pairs == error.position)[0, 0])
         raise InputError(f"{pair_set.name}: pair {pair}: {error.reason}") from error
     except InputError as error:
-        raise InputError(f"{pair_set.name}: {error}") from error
+        raise InputError(f"{pair_set.name}: {error.args[0]}", option=error.option) from error
+
+
+def _measure(embeddings, pairs, pair_set, folds, thresholds):
+    return score_pairs(pair_scores(embeddings, pairs), pair_set.issame, folds, thresholds=thresholds)
 
 
 def _embed(embedder: Embedder, pictures: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -202,19 +202,35 @@ def expected_report(path, **options):
     return verify(Embedder(tiny_model(), image_shape=TINY_SHAPE, **options), read_pairs(path))
 
 
-def test_verify_shows_a_table(capsys, model, figures, pair_sets):
+def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
     code, out, err = run(capsys, "verify", *pair_sets, *model)
     assert (code, err) == (0, "")
-    heading, *rows = (line.split() for line in out.splitlines())
-    assert heading[:3] == ["set", "images", "pairs"]
-    assert heading[-6:] == ["TAR@0.1", "TAR@0.01", "TAR@0.001", "TAR@0.0001", "TAR@1e-05", "TAR@1e-06"]
-    assert [row[:3] for row in rows] == [
-        ["small", "flip", "12"], ["small", "plain", "12"], ["large", "flip", "20"], ["large", "plain", "20"],
-    ]  # fmt: skip
-    result = expected_report(pair_sets[1]).flip
-    assert rows[2][3:6] == [f"{result.accuracy:.4f}", "+-", f"{result.accuracy_std:.4f}"]
-    assert rows[2][6:9] == [f"{result.balanced_accuracy:.4f}", f"{result.threshold:.4f}", f"{result.auc:.4f}"]
-    assert rows[2][9:] == ["-"] * 6  # seven impostors are too few for any rate
+    assert max(map(len, out.splitlines())) <= 80
+    flip, plain = expected_report(pair_sets[1]).flip, expected_report(pair_sets[1]).plain
+    columns = [re.split("  +", line.strip()) for line in out[out.index("large") :].splitlines()]
+    assert columns == [
+        ["large"],
+        ["flip", "plain"],
+        ["accuracy over 10 folds", *(f"{way.accuracy:.4f} +- {way.accuracy_std:.4f}" for way in (flip, plain))],
+        ["best balanced accuracy", f"{flip.balanced_accuracy:.4f}", f"{plain.balanced_accuracy:.4f}"],
+        ["area under the ROC curve", f"{flip.auc:.4f}", f"{plain.auc:.4f}"],
+        ["threshold of best accuracy", f"{flip.threshold:.4f}", f"{plain.threshold:.4f}"],
+        ["genuine + impostor pairs", "13 + 7"],  # seven impostors are too few for any rate
+    ]
+
+
+def test_verify_takes_folds_and_says_how_many_there_can_be(capsys, model, figures, pair_sets):
+    code, _, err = run(capsys, "verify", pair_sets[0], *model, "--folds", "13")
+    assert (code, err) == (1, "denseface: error: --folds: small: must be 2 to the number of pairs, 12, not 13\n")
+    _, out, _ = run(capsys, "verify", pair_sets[0], *model, "--folds", "2", "--json")
+    assert json.loads(out)["sets"][0]["flip"]["folds"] == 2
+
+
+def test_verify_takes_the_thresholds_of_insightface(capsys, model, figures, pair_sets):
+    _, out, _ = run(capsys, "verify", pair_sets[0], *model, "--thresholds", "insightface", "--json")
+    embedder = Embedder(tiny_model(), image_shape=TINY_SHAPE)
+    expected = verify(embedder, read_pairs(pair_sets[0]), thresholds="insightface").to_dict()
+    assert json.loads(out)["sets"] == [expected]
 
 
 def test_verify_gives_json_alone(capsys, model, figures, pair_sets):
@@ -272,7 +288,7 @@ def test_verify_says_when_its_figures_cannot_be_kept(capsys, caplog, model, figu
         figures.rmdir()
     assert code == 0
     assert "small" in out
-    assert "the figures are not kept" in caplog.text
+    assert "the metrics are not saved" in caplog.text
 
 
 def test_match_uses_the_threshold_of_the_largest_set(capsys, model, figures, pair_sets, faces):
@@ -303,7 +319,7 @@ def test_match_without_a_threshold_says_how_to_get_one(capsys, model, figures, p
     pair = (faces / "a.png", faces / "b.png")
     code, _, err = run(capsys, "match", *pair, *model)
     assert code == 1
-    assert f"{figures}: no threshold; measure the model with denseface verify, or give --threshold" in err
+    assert f"{figures}: no threshold for this model; measure it first (denseface verify), or state a threshold" in err
     run(capsys, "verify", pair_sets[0], *model)
     code, _, err = run(capsys, "match", *pair, *model, "--set", "lfw")
     assert code == 1

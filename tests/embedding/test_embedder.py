@@ -223,7 +223,7 @@ def test_a_broken_picture_of_a_set_is_named_by_its_pair(model):
 
 def test_a_model_that_gives_nan_is_named(model):
     broken = with_values(model, fc1_beta=np.nan)
-    with pytest.raises(InputError, match=r"^faces: embedding 0 holds NaN"):
+    with pytest.raises(InputError, match=r"^faces: embedding 0 contains NaN"):
         verify(Embedder(broken, image_shape=TINY_SHAPE), pair_set())
 
 

@@ -162,21 +162,22 @@ def test_to_dict_is_json():
         "tar": {"0.5": 1.0, "1e-06": None},
         "n_genuine": 2,
         "n_impostor": 2,
+        "folds": 2,
     }
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0.1, 0.2], [True, True], 2), "only one kind"),
-        (([0.1, 0.2], [False, False], 2), "only one kind"),
-        (([], [], 2), "only one kind"),
+        (([0.1, 0.2], [True, True], 2), "all of one kind"),
+        (([0.1, 0.2], [False, False], 2), "all of one kind"),
+        (([], [], 2), "all of one kind"),
         (([0.1, np.nan], [True, False], 2), "NaN"),
         (([0.1, np.inf], [True, False], 2), "infinity"),
         (([0.1, 0.2, 0.3], [True, False], 2), "one length"),
         (([[0.1, 0.2]], [[True, False]], 2), "flat"),
-        (([0.1, 0.2], [True, False], 3), "folds must be 2 to"),
-        (([0.1, 0.2], [True, False], 1), "folds must be 2 to"),
+        (([0.1, 0.2], [True, False], 3), "folds: must be 2 to"),
+        (([0.1, 0.2], [True, False], 1), "folds: must be 2 to"),
         (([0.1, 0.2], [True, False], 2, (0.0,)), "false accept rate"),
         (([0.1, 0.2], [True, False], 2, (1.5,)), "false accept rate"),
     ],
@@ -238,10 +239,52 @@ def test_pair_scores_need_little_memory():
         (np.ones((2, 4)), [[0.0, 1.0]], "integers"),
         (np.ones((2, 4)), [[0, 2]], "0 to 1"),
         (np.ones((2, 4)), [[-1, 1]], "0 to 1"),
-        ([[1, 2], [1, np.nan]], [[0, 0]], "embedding 1 holds NaN"),
+        ([[1, 2], [1, np.nan]], [[0, 0]], "embedding 1 contains NaN"),
     ],
 )
 def test_unusable_embeddings_are_refused(embeddings, pairs, message):
     with pytest.raises(InputError, match=message) as caught:
         pair_scores(embeddings, pairs)
     assert "\n" not in str(caught.value)
+
+
+def insightface_accuracy(scores, issame, folds):
+    """The accuracy as InsightFace's verification defines it: thresholds in steps, squared distances below them."""
+    distances = 2 - 2 * np.asarray(scores)
+    thresholds = np.arange(0, 4, 0.01)
+    right = np.array([(distances < threshold) == issame for threshold in thresholds])
+    accuracies = []
+    for fold in np.array_split(np.arange(len(distances)), folds):
+        best = np.argmax(np.delete(right, fold, axis=1).mean(axis=1))
+        accuracies.append(right[best, fold].mean())
+    return [np.mean(accuracies), np.std(accuracies)]
+
+
+@pytest.mark.parametrize(("n_pairs", "folds"), [(20, 10), (37, 10), (400, 10), (101, 4)])
+def test_the_thresholds_of_insightface_give_its_accuracy(n_pairs, folds):
+    random = np.random.RandomState(n_pairs)
+    issame = random.rand(n_pairs) < 0.5
+    scores = random.normal(issame * 0.1, 0.05).clip(-1, 1)
+    scores[:3] = 1, -1, 0.995  # at distances 0, 4 and on a threshold
+    result = score_pairs(scores, issame, folds, thresholds="insightface")
+    assert (result.accuracy, result.accuracy_std) == pytest.approx(
+        insightface_accuracy(scores, issame, folds), abs=1e-12
+    )
+    ours = score_pairs(scores, issame, folds)
+    assert result.accuracy != ours.accuracy
+    assert {**result.to_dict(), "accuracy": 0, "accuracy_std": 0} == {
+        **ours.to_dict(),
+        "accuracy": 0,
+        "accuracy_std": 0,
+    }
+
+
+def test_the_thresholds_of_insightface_are_coarser():
+    scores, issame = [0.9002, 0.9001, 0.9002, 0.9001], [True, False, True, False]
+    assert score_pairs(scores, issame, 2).accuracy == 1
+    assert score_pairs(scores, issame, 2, thresholds="insightface").accuracy == 0.5
+
+
+def test_unknown_thresholds_are_named():
+    with pytest.raises(InputError, match="thresholds: must be one of scores, insightface, not lfw"):
+        score_pairs([0.1, 0.9], [False, True], 2, thresholds="lfw")

@@ -122,11 +122,11 @@ def test_verify_several_models_with_a_plot(capsys, tmp_path):
     encoded = [encode(picture) for picture in pictures(10)]
     write_pairs(tmp_path / "small.bin", [*encoded, *encoded[::-1]], [True, False] * 5)
     size = ",".join(map(str, TINY_SHAPE))
-    command = ["verify", "small.bin", "--model", "new", "--against", "old", "--image-size", size, "--plot", "roc.png"]
+    command = ["verify", "small.bin", "--model", "new", "--against", "old", "--image-size", size, "--out", "roc.png"]
     command = [str(tmp_path / part) if part in ("small.bin", "new", "old", "roc.png") else part for part in command]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
-    assert out.index(f"{tmp_path}/new,1:\nset") < out.index(f"{tmp_path}/old,1:\nset")
+    assert out.index(f"small, {tmp_path}/new,1\n") < out.index(f"small, {tmp_path}/old,1\n")
     assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main([*command[:-1], str(tmp_path / "roc.doc")]) == 1
     assert capsys.readouterr().out == ""
