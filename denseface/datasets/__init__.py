@@ -1,1 +1,1 @@
-"""Make training and verification sets from what people have."""
+"""Build, inspect and unpack training and verification sets."""

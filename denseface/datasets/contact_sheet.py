@@ -1,4 +1,4 @@
-"""A picture of many small pictures, to look a set over."""
+"""Draw contact sheets: many small pictures of a set in one."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ _ROW_HEIGHT = _TEXT + 2 * _GAP + _CELL + _MARGIN
 
 
 class _Row(NamedTuple):
-    """A caption, and below it groups of encoded pictures."""
+    """A caption, and the groups of encoded pictures below it."""
 
     caption: str
     groups: Sequence[Sequence[bytes]]
 
 
 def sheet_of_records(records: FaceRecords) -> Image.Image:
-    """Show up to 8 pictures of each of up to 12 people, evenly spread over a training set; RGB."""
+    """Draw up to 8 pictures of each of up to 12 people, evenly spread over a training set; RGB."""
     people = list(_keys_by_person(records))
-    return _draw(_person_row(records, people[place]) for place in _spread(len(people), _ROWS))
+    return _draw(_person_row(records, people[index]) for index in _spread(len(people), _ROWS))
 
 
 def sheet_of_pairs(pair_set: PairSet) -> Image.Image:
-    """Show up to 24 pairs of one person and 24 of two, evenly spread over a verification set; RGB."""
+    """Draw up to 24 genuine and 24 impostor pairs, evenly spread over a verification set; RGB."""
     rows = []
-    for same, caption in ((True, "one person"), (False, "two people")):
-        places = np.flatnonzero(pair_set.issame == same)
-        places = places[_spread(len(places), _ROWS // 2 * (_COLUMNS // 2))]
-        for start in range(0, len(places), _COLUMNS // 2):
-            chosen = places[start : start + _COLUMNS // 2].tolist()
-            pairs = [pair_set.images[2 * place : 2 * place + 2] for place in chosen]
-            rows.append(_Row(f"{caption}: pairs {', '.join(map(str, chosen))}", pairs))
+    for same, caption in ((True, "genuine"), (False, "impostor")):
+        indices = np.flatnonzero(pair_set.issame == same)
+        indices = indices[_spread(len(indices), _ROWS // 2 * (_COLUMNS // 2))]
+        for start in range(0, len(indices), _COLUMNS // 2):
+            chosen = indices[start : start + _COLUMNS // 2].tolist()
+            pairs = [pair_set.images[2 * index : 2 * index + 2] for index in chosen]
+            rows.append(_Row(f"{caption} pairs {', '.join(map(str, chosen))}", pairs))
     return _draw(rows)
 
 
 def _keys_by_person(records):
-    """Give the keys of each person's pictures."""
+    """Return the keys of each person's pictures."""
     if records.identities is not None:
         return (np.arange(start, end) for start, end in records.identities.tolist())
     labels = np.array([_label(records, key) for key in records.keys.tolist()])
@@ -80,8 +80,8 @@ def _person_row(records, keys):
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    """Return up to ``wanted`` of the places 0 to ``count`` - 1, evenly spread, the first among them."""
-    return [place * count // min(count, wanted) for place in range(min(count, wanted))]
+    """Return up to ``wanted`` of the indices 0 to ``count`` - 1, evenly spread, with the first one."""
+    return [index * count // min(count, wanted) for index in range(min(count, wanted))]
 
 
 def _draw(rows: Iterable[_Row]) -> Image.Image:
@@ -90,8 +90,8 @@ def _draw(rows: Iterable[_Row]) -> Image.Image:
     width = max(max(_width(row), int(font.getbbox(row.caption)[2])) for row in rows)
     sheet = Image.new("RGB", (width + 2 * _MARGIN, len(rows) * _ROW_HEIGHT + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, row in enumerate(rows):
-        left, top = _MARGIN, _MARGIN + place * _ROW_HEIGHT
+    for index, row in enumerate(rows):
+        left, top = _MARGIN, _MARGIN + index * _ROW_HEIGHT
         draw.text((left, top), row.caption, fill="black", font=font)
         for group in row.groups:
             for payload in group:
@@ -106,7 +106,7 @@ def _width(row):
 
 
 def _cell(payload):
-    """A picture, or a crossed box for a broken one."""
+    """Return a picture, or a crossed box for a broken one."""
     try:
         return Image.fromarray(load_picture(payload, (_CELL, _CELL, 3)))
     except InputError:
@@ -118,5 +118,5 @@ def _cell(payload):
 def _font():
     try:
         return ImageFont.load_default(_TEXT)
-    except TypeError:  # before Pillow 10.1 it has one size only
+    except TypeError:  # Pillow before 10.1 has one size only
         return ImageFont.load_default()

@@ -1,4 +1,4 @@
-"""From a picture file to the encoded face that a set holds."""
+"""Convert picture files to the encoded faces that a set contains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, describe
 from denseface.core.files import open_input
 from denseface.core.parallel import parallel_map
 from denseface.data.align import align
@@ -22,16 +22,16 @@ _LARGEST_SIZE = 1024
 
 
 class Face(NamedTuple):
-    """A face made from a file, or the reason why there is none.
+    """The face of a file, or the reason why there is none.
 
     Attributes
     ----------
     file : str
-        Its path below the folder of all pictures.
+        The file's path below the folder of all pictures.
     payload : bytes or None
         The encoded face, a JPEG.
     reason : str or None
-        Why there is none.
+        Why the file cannot be used.
     """
 
     file: str
@@ -47,9 +47,10 @@ def encode_faces(
     landmarks: Mapping[str, np.ndarray] | None = None,
     processes: int = 1,
 ) -> Generator[Face, None, None]:
-    """Make faces of the size that a set has, in the order of the files, the same for any number of processes.
+    """Make faces of one size, in the order of the files.
 
-    A JPEG that has the size already is taken over byte for byte, unless it is to be aligned.
+    The faces do not depend on the number of processes. A JPEG that already has the size is copied byte for byte, unless
+    it is to be aligned.
 
     Parameters
     ----------
@@ -62,19 +63,23 @@ def encode_faces(
     quality : int
         JPEG quality, 1 to 95.
     landmarks : mapping of str to ndarray of shape (5, 2), optional
-        By file, what to align the faces by; a file that it lacks gives no face.  Without it, pictures are resized,
-        bilinear, whatever their proportions.
+        Five points for each file, to align the faces by; files without points cannot be used. By default pictures are
+        resized, bilinear, whatever their proportions.
     processes : int
-        How many work at it.
+        How many processes share the work.
+
+    Yields
+    ------
+    Face
 
     Raises
     ------
     InputError
         If ``size``, ``quality`` or ``processes`` is out of its range.
     """
-    for name, value, low, high in (("--size", size, 8, _LARGEST_SIZE), ("--quality", quality, 1, 95)):
+    for option, value, low, high in (("size", size, 8, _LARGEST_SIZE), ("quality", quality, 1, 95)):
         if not low <= value <= high:
-            raise InputError(f"{name} must be from {low} to {high}, not {value}")
+            raise InputError(f"must be from {low} to {high}, not {value}", option=option)
     jobs = ((file, None if landmarks is None else landmarks.get(file)) for file in files)
     return parallel_map(partial(_encode_file, root, size, quality, landmarks is not None), jobs, processes)
 
@@ -108,11 +113,11 @@ def _encode_file(root, size, quality, is_aligned, job):
     file, landmarks = job
     try:
         if is_aligned and landmarks is None:
-            raise InputError("it has no landmarks")
+            raise InputError("the picture has no landmarks")
         with open_input(Path(root, file)) as opened:
             payload = opened.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as that EXIF data are broken; the picture need not be
+            warnings.simplefilter("ignore")  # broken EXIF data, say, do not make a broken picture
             return Face(file, encode_face(payload, size, quality, landmarks), None)
-    except InputError as error:
-        return Face(file, None, str(error))
+    except (InputError, OSError) as error:
+        return Face(file, None, describe(error))

@@ -1,4 +1,4 @@
-"""A training set, and if wanted a verification set, from a folder that holds one folder of pictures a person."""
+"""Build a training set, and a verification set, from one folder of pictures per person."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,9 @@ from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.data.records import write_face_records
+from denseface.datasets.counts import counted
 from denseface.datasets.faces import Face, encode_faces
-from denseface.datasets.output import fresh_folder, replacing_csv
+from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 from denseface.datasets.pairing import draw_pairs
 
 DEFAULT_PAIRS = 3000  # of each kind, as LFW has
@@ -26,20 +27,20 @@ DEFAULT_PAIRS = 3000  # of each kind, as LFW has
 
 @dataclass(frozen=True)
 class Summary:
-    """What `build` has made.
+    """What `build_from_folder` has written.
 
     Attributes
     ----------
     num_classes, num_images : int
-        The people and the pictures to train on.
+        The numbers of people and of pictures to train on.
     num_holdout, num_genuine, num_impostor : int
-        The people of the verification set, its pairs of one person and of two; 0 without one.
+        The numbers of people and of pairs of the verification set; 0 without one.
     num_left_out : int
-        People with too few pictures that can be used.
+        The number of people with too few usable pictures.
     num_bad : int
-        Pictures that are listed in ``bad.csv``.
+        The number of pictures listed in ``bad.csv``.
     num_ignored : int
-        Files that are no pictures by their suffix.
+        The number of files that are not pictures, by their suffix.
     """
 
     num_classes: int
@@ -69,37 +70,37 @@ def build_from_folder(
     max_pairs: int | None = DEFAULT_PAIRS,
     seed: int = 0,
     processes: int = 1,
-    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    on_progress: Progress = no_progress,
 ) -> Summary:
-    """Make a training set of a folder that holds one folder of pictures a person.
+    """Build a training set from one folder of pictures per person.
 
-    The pictures of a person are those in its folder and below.  People and pictures are taken in the order of their
-    names, and the same arguments give the same files:
+    A person's pictures are those in the person's folder and its subfolders. People and pictures are sorted by name, and
+    the same arguments always produce the same files:
 
     ``train.rec``, ``train.idx``, ``property``
         The training set in InsightFace's layout.
     ``manifest.csv``
-        Key, label, person and file of each of its pictures.
+        Key, label, person and file of each of its records.
     ``holdout.bin``, ``holdout.csv``
-        With ``holdout``: the verification set, and the two files of each pair with 1 for one person and 0 for two.
+        With ``holdout``: the verification set, and the two files of each pair, with 1 for a genuine pair.
     ``bad.csv``
-        If there are any: the pictures that could not be used, and why.
+        The pictures that cannot be used, and the reasons; written only if there are any.
 
     Parameters
     ----------
     source : path-like
-        The folder of folders.  Links to files in it are followed, links to folders or out of it are not.
+        The folder of people. Links to files inside it are followed; links to folders, or out of it, are not.
     out : path-like
-        The folder to make, outside ``source``.  It must be empty or not there.
+        The folder to make, outside ``source``. It may exist if it is empty.
     size, quality, landmarks, processes
-        As for `denseface.datasets.faces.encode_faces`; paths of ``landmarks`` are those below ``source``.
+        As for `denseface.datasets.faces.encode_faces`; the paths of ``landmarks`` are relative to ``source``.
     min_pictures : int
-        People with fewer pictures that can be used are left out.
+        People with fewer usable pictures are left out.
     holdout : int or float
-        How many people to keep from training, for the verification set; a float is a fraction below 1.  They are drawn
-        from those with at least two pictures, and at least ``min_pictures``.
+        The number of people in the verification set, or their fraction as a float below 1. They are drawn from the
+        people with at least two pictures, and at least ``min_pictures``; nobody trains on them.
     max_pairs : int, optional
-        At most so many pairs of one person, and so many of two; None for all.
+        The largest number of genuine and of impostor pairs; None for all.
     seed : int
         Decides who is held out and which pairs are drawn.
     on_progress : callable
@@ -112,13 +113,13 @@ def build_from_folder(
     Raises
     ------
     InputError
-        If there is no picture to train on, ``holdout`` asks for the impossible, or ``out`` cannot be made.
+        If there is no picture to train on, ``holdout`` cannot be met, or ``out`` cannot be made.
     """
     source = Path(source)
     _check_apart(source, out)
     people, bad, num_ignored = _find_people(source)
     held_out, training = _draw_people(people, holdout, max(2, min_pictures), seed)
-    # Who is held out comes first: pairs are drawn from the pictures that turn out to be usable.
+    # People held out come first: pairs are drawn before training records are written, and from usable pictures only.
     files = [file for person in held_out + training for file in person.files]
     with fresh_folder(out) as folder:
         with contextlib.closing(encode_faces(source, files, size, quality, landmarks, processes)) as encoded:
@@ -145,13 +146,13 @@ def build_from_folder(
 def _check_apart(source, out):
     inside, around = (Path(os.path.realpath(path)) for path in (out, source))
     if around in (inside, *inside.parents):
-        raise InputError(f"{out}: it lies inside {source}, where it would be taken for a person; name another folder")
+        raise InputError(f"{out}: lies inside {source}, where it would count as a person; name another folder")
 
 
 def _find_people(source: Path) -> tuple[list[_Person], dict[str, str], int]:
     """Return the people with pictures, what cannot be used and why, and how many files are no pictures."""
     if not source.is_dir():
-        raise InputError(f"{source}: there is no such folder")
+        raise InputError(f"{source}: not a folder")
     root = os.path.realpath(source)
     files: dict[str, list[str]] = {}
     bad: dict[str, str] = {}
@@ -161,14 +162,14 @@ def _find_people(source: Path) -> tuple[list[_Person], dict[str, str], int]:
             num_ignored += 1
             continue
         person, below, _ = file.partition("/")
-        fault = _fault(entry, root) or (None if below else "it is in no person's folder")
+        fault = _fault(entry, root) or (None if below else "not in a person's folder")
         if fault:
             bad[file] = fault
         else:
             files.setdefault(person, []).append(file)
     if not files:
         raise InputError(
-            f"{source}: it must hold one folder a person with pictures ({', '.join(PICTURE_SUFFIXES)}), and has none"
+            f"{source}: contains no picture ({', '.join(PICTURE_SUFFIXES)}) below it; make one folder per person"
         )
     return [_Person(*item) for item in files.items()], bad, num_ignored
 
@@ -185,42 +186,43 @@ def _walk(folder: str | Path, prefix: str) -> Iterator[tuple[str, os.DirEntry]]:
 
 
 def _fault(entry, root):
-    """Say why something that is no folder must not be opened, if so."""
+    """Return why an entry must not be opened, or None."""
     if entry.is_dir():
-        return "it is a link to a folder, and these are not followed"
+        return "a link to a folder; these are not followed"
     if entry.is_symlink() and not os.path.realpath(entry.path).startswith(os.path.join(root, "")):
-        return "it is a link that leaves the folder of all people, and these are not followed"
-    return None if entry.is_file() else "it is no file"
+        return "a link that leaves the folder of all people; these are not followed"
+    return None if entry.is_file() else "not a regular file"
 
 
 def _draw_people(
     people: list[_Person], holdout: int | float, min_pictures: int, seed: int
 ) -> tuple[list[_Person], list[_Person]]:
-    """Choose who is held out; return them and the others, both in the order of their names."""
+    """Draw the people held out; return them and the others, both sorted by name."""
     if not holdout:
         return [], people
     able = [person for person in people if len(person.files) >= min_pictures]
     count = round(holdout * len(able)) if isinstance(holdout, float) else holdout
     if not 2 <= count <= len(able):
         raise InputError(
-            f"--holdout {holdout}: these are {count} people; it must be at least 2, and at most the {len(able)} who "
-            f"have {min_pictures} pictures"
+            f"{holdout} selects {counted(count, 'person')}; select at least 2, and at most the {len(able)} who have "
+            f"{min_pictures} pictures",
+            option="holdout",
         )
     if count == len(people):
-        raise InputError(f"--holdout {holdout}: with everybody held out nobody is left to train on")
+        raise InputError(f"{holdout} selects everybody, so nobody is left to train on", option="holdout")
     chosen = {person.name for person in random.Random(seed).sample(able, count)}
     held_out = [person for person in people if person.name in chosen]
     return held_out, [person for person in people if person.name not in chosen]
 
 
-def _counted(faces: Iterable[Face], total: int, on_progress: Callable[[int, int], object]) -> Iterator[Face]:
+def _counted(faces: Iterable[Face], total: int, on_progress: Progress) -> Iterator[Face]:
     for done, face in enumerate(faces, 1):
         on_progress(done, total)
         yield face
 
 
 def _usable(people: Iterable[_Person], faces: Iterator[Face], bad: dict[str, str]) -> Iterator[tuple[str, list[Face]]]:
-    """Take the faces of each person, and note the bad ones."""
+    """Yield the usable faces of each person, and add the others to ``bad``."""
     for person in people:
         found = list(itertools.islice(faces, len(person.files)))
         bad.update((face.file, face.reason) for face in found if face.payload is None)
@@ -237,12 +239,12 @@ def _write_training(
         nonlocal num_images
         for label, (person, faces) in enumerate(people):
             for face in faces:
-                num_images += 1  # which is its key, too
+                num_images += 1  # also the key
                 manifest.writerow((num_images, label, person, face.file))
                 yield label, face.payload
         if not num_images:
             reasons = "".join(f"; {file}: {reason}" for file, reason in itertools.islice(bad.items(), 1))
-            raise InputError(f"{source}: no person has enough pictures to train on{reasons}")
+            raise InputError(f"{source}: no person has enough usable pictures to train on{reasons}")
 
     with replacing_csv(folder / "manifest.csv", ("key", "label", "person", "file")) as manifest:
         written = write_face_records(folder, labelled(), (size, size))
@@ -250,11 +252,11 @@ def _write_training(
 
 
 def _write_holdout(folder: Path, people: Mapping[str, list[Face]], max_pairs: int | None, seed: int) -> np.ndarray:
-    """Write the verification set; return whether each pair is of one person."""
+    """Write the verification set; return whether each pair is genuine."""
     faces = [face for found in people.values() for face in found]
     owners = np.repeat(np.arange(len(people)), [len(found) for found in people.values()])
     pairs, issame = draw_pairs(owners, max_pairs, seed)
-    write_pairs(folder / "holdout.bin", [faces[place].payload for place in pairs.ravel().tolist()], issame)
+    write_pairs(folder / "holdout.bin", [faces[index].payload for index in pairs.ravel().tolist()], issame)
     with replacing_csv(folder / "holdout.csv", ("file1", "file2", "same")) as table:
         for (first, second), same in zip(pairs.tolist(), issame.tolist()):
             table.writerow((faces[first].file, faces[second].file, int(same)))

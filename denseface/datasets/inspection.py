@@ -1,10 +1,9 @@
-"""What is in a training or a verification set, and what is wrong with it."""
+"""Report the contents and the problems of a training or verification set."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,29 +17,30 @@ from denseface.data.pairs import read_pairs
 from denseface.data.pictures import Header, decode, read_header
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
+from denseface.datasets.counts import counted
+from denseface.datasets.output import Progress, no_progress
 
 _THREADS = min(4, os.cpu_count() or 1)
 _AHEAD = 64
 _NAMED = 20
 _FOLDS = 10
 
-OnProgress = Callable[[int, int], object]
-
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the pictures of a set are.
+    """The pictures of a set.
 
     Attributes
     ----------
     count : int
-        How many there are, broken ones among them.
+        The number of pictures, including broken ones.
     sizes, formats : dict of str to int
-        How many are "112x96" (width by height) and so on, and how many "JPEG" and so on; most frequent first.
+        The number of pictures per size, such as "112x96" (width x height), and per format, such as "JPEG"; the most
+        frequent comes first.
     num_broken : int
-        How many cannot be read.
+        The number of pictures that cannot be read.
     broken : list of str
-        The first 20 of these, with the reasons.
+        The first 20 of them, with the reasons.
     """
 
     count: int
@@ -52,7 +52,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class RecordsReport:
-    """What is in a training set.
+    """The contents and problems of a training set.
 
     Attributes
     ----------
@@ -62,15 +62,15 @@ class RecordsReport:
         "insightface", with header records, or "plain".
     pictures : Pictures
     num_people : int
-        How many different labels the pictures have.
+        The number of different labels.
     num_classes, height, width : int
-        What ``property`` says.
+        The values in ``property``.
     per_person : dict of str to number
-        "min", "median" and "max" of the number of pictures a person; empty if no picture has a label.
+        "min", "median" and "max" of the number of pictures per person; empty if no picture has a label.
     histogram : dict of str to int
-        How many people have "1", "2-3", "4-7" and so on pictures.
+        The number of people with "1", "2-3", "4-7" and so on pictures.
     problems : list of str
-        What is wrong; empty for a sound set.
+        One line per problem; empty for a sound set.
     """
 
     path: str
@@ -85,24 +85,24 @@ class RecordsReport:
     problems: list[str]
 
     def to_dict(self) -> dict:
-        """Everything, in types that JSON knows."""
+        """Return the report in types that JSON knows."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class PairsReport:
-    """What is in a verification set.
+    """The contents and problems of a verification set.
 
     Attributes
     ----------
     path : str
         Its file.
     num_genuine, num_impostor : int
-        The pairs of one person and of two.
+        The numbers of pairs.
     pictures : Pictures
-        Each different picture counts once.
+        Each distinct file counts once.
     problems : list of str
-        What is wrong; empty for a sound set.
+        One line per problem; empty for a sound set.
     """
 
     path: str
@@ -112,12 +112,12 @@ class PairsReport:
     problems: list[str]
 
     def to_dict(self) -> dict:
-        """Everything, in types that JSON knows."""
+        """Return the report in types that JSON knows."""
         return asdict(self)
 
 
-def inspect_records(folder: str | Path, on_progress: OnProgress = lambda done, total: None) -> RecordsReport:
-    """Read every record of a training set, decode every picture, and compare with ``property``.
+def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> RecordsReport:
+    """Read every record of a training set, decode every picture, and compare both with ``property``.
 
     Raises
     ------
@@ -129,13 +129,13 @@ def inspect_records(folder: str | Path, on_progress: OnProgress = lambda done, t
         labels = np.full(len(keys), -1)
         faults = []
         tally = _Tally()
-        for place, found in enumerate(ordered_map(partial(_check_record, records), keys, _THREADS, _AHEAD)):
+        for index, found in enumerate(ordered_map(partial(_check_record, records), keys, _THREADS, _AHEAD)):
             tally.add(found.header, found.fault)
             if found.label_fault:
                 faults.append(found.label_fault)
             else:
-                labels[place] = found.label
-            on_progress(place + 1, len(keys))
+                labels[index] = found.label
+            on_progress(index + 1, len(keys))
         pictures = tally.pictures()
         counts = np.bincount(labels[labels >= 0], minlength=records.num_classes)
         height, width = records.image_shape
@@ -160,7 +160,7 @@ def inspect_records(folder: str | Path, on_progress: OnProgress = lambda done, t
         )
 
 
-def inspect_pairs(path: str | Path, on_progress: OnProgress = lambda done, total: None) -> PairsReport:
+def inspect_pairs(path: str | Path, on_progress: Progress = no_progress) -> PairsReport:
     """Decode every picture of a verification set.
 
     Raises
@@ -171,9 +171,9 @@ def inspect_pairs(path: str | Path, on_progress: OnProgress = lambda done, total
     pair_set = read_pairs(path)
     images, pairs = pair_set.unique()
     tally = _Tally()
-    for place, (header, fault) in enumerate(ordered_map(_check_picture, images, _THREADS, _AHEAD)):
-        tally.add(header, fault and f"{path}: image {pair_set.images.index(images[place])}: {fault}")
-        on_progress(place + 1, len(images))
+    for index, (header, fault) in enumerate(ordered_map(_check_picture, images, _THREADS, _AHEAD)):
+        tally.add(header, fault and f"{path}: image {pair_set.images.index(images[index])}: {fault}")
+        on_progress(index + 1, len(images))
     pictures = tally.pictures()
     num_genuine = int(pair_set.issame.sum())
     num_impostor = len(pair_set.issame) - num_genuine
@@ -189,7 +189,7 @@ class _Checked(NamedTuple):
 
 
 class _Tally:
-    """Counts pictures as they are looked at."""
+    """Counts pictures one by one."""
 
     def __init__(self) -> None:
         self._sizes, self._formats = Counter(), Counter()
@@ -224,7 +224,7 @@ def _check_record(records, key):
 
 
 def _check_picture(payload):
-    """Return what a picture is and None, or None and what is wrong with it."""
+    """Return the header of a picture and None, or None and the reason why it is broken."""
     try:
         header = read_header(payload)
         decode(payload)
@@ -236,26 +236,30 @@ def _check_picture(payload):
 def _broken_problem(pictures):
     if not pictures.num_broken:
         return []
-    return [f"{_count(pictures.num_broken, 'picture')} cannot be read"]
+    return [f"{counted(pictures.num_broken, 'picture')} cannot be read"]
 
 
 def _label_problems(faults, counts):
     problems = []
     if faults:
-        problems.append(f"{_count(len(faults), 'picture')} with a label outside property's classes; {faults[0]}")
+        problems.append(
+            f"{counted(len(faults), 'picture')} with a label outside the classes in property, the first: {faults[0]}"
+        )
     empty = np.flatnonzero(counts == 0)
     if len(empty):
-        problems.append(f"{len(empty)} of property's {len(counts)} classes without a picture, the first is {empty[0]}")
+        problems.append(
+            f"{len(empty)} of the {len(counts)} classes in property without a picture, the first is {empty[0]}"
+        )
     return problems
 
 
 def _size_problem(pictures, size):
     others = sum(count for found, count in pictures.sizes.items() if found != size)
-    return [f"{_count(others, 'picture')} of another size than property's, {size}"] if others else []
+    return [f"{counted(others, 'picture')} of another size than {size}, the size in property"] if others else []
 
 
 def _identity_problems(identities, labels):
-    """Compare the identities with the labels of their pictures; those without one do not count."""
+    """Compare identity records with the labels of their pictures, leaving out pictures without a label."""
     if identities is None:
         return []
     owners = np.repeat(np.arange(len(identities)), identities[:, 1] - identities[:, 0])
@@ -264,9 +268,11 @@ def _identity_problems(identities, labels):
     shared = np.flatnonzero(np.bincount(found[:, 1]) > 1)
     problems = []
     if len(mixed):
-        problems.append(f"{len(mixed)} identity records with several labels, the first is identity {mixed[0]}")
+        problems.append(
+            f"{counted(len(mixed), 'identity record')} with several labels, the first is identity {mixed[0]}"
+        )
     if len(shared):
-        problems.append(f"{len(shared)} labels in several identity records, the first is {shared[0]}")
+        problems.append(f"{counted(len(shared), 'label')} in several identity records, the first is {shared[0]}")
     return problems
 
 
@@ -274,11 +280,11 @@ def _pair_problems(pairs, num_genuine, num_impostor):
     problems = []
     twice = np.flatnonzero(pairs[:, 0] == pairs[:, 1])
     if len(twice):
-        problems.append(f"{_count(len(twice), 'pair')} of a picture with itself, the first is pair {twice[0]}")
+        problems.append(f"{counted(len(twice), 'pair')} of a picture with itself, the first is pair {twice[0]}")
     if not num_genuine or not num_impostor:
-        problems.append(f"no pair of {'two people' if num_genuine else 'one person'}")
+        problems.append(f"no {'impostor' if num_genuine else 'genuine'} pair")
     if len(pairs) < _FOLDS:
-        problems.append(f"fewer than {_FOLDS} pairs, too few for {_FOLDS} folds")
+        problems.append(f"{counted(len(pairs), 'pair')}, too few for {_FOLDS} folds")
     return problems
 
 
@@ -295,7 +301,3 @@ def _histogram(counts):
 
 def _bin_name(low, high):
     return str(low) if low == high else f"{low}-{high}"
-
-
-def _count(number, noun):
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

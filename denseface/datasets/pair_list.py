@@ -1,11 +1,11 @@
-"""A verification set from a list of pairs, LFW's ``pairs.txt`` or one of paths."""
+"""Build a verification set from a list of pairs: LFW's ``pairs.txt``, or a list of paths."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from denseface.core.files import open_input
 from denseface.data.pairs import write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.datasets.faces import encode_faces
+from denseface.datasets.output import Progress, no_progress
 
 _ANY_SUFFIX = (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))
 _FORMS = "NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1"
@@ -23,16 +24,16 @@ _FORMS = "NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1"
 
 @dataclass(frozen=True, eq=False)
 class PairList:
-    """The pairs that a list names.
+    """The pairs of a list.
 
     Attributes
     ----------
     files : list of str, of length 2n
-        Paths of pictures below the folder of all; pair i is made of 2i and 2i + 1.
+        Paths of pictures below the folder of all pictures; pair i consists of 2i and 2i + 1.
     issame : ndarray of shape (n,), bool
-        Whether the pair shows one person.
+        Whether the pair is genuine.
     lines : list of int, of length n
-        The line of the list that names the pair, counted from 1.
+        The line of each pair, counted from 1.
     """
 
     files: list[str]
@@ -41,21 +42,21 @@ class PairList:
 
 
 def read_pair_list(path: str | Path, images: str | Path) -> PairList:
-    """Read a list of pairs, and find their pictures.
+    """Read a list of pairs and find their pictures.
 
     Parameters
     ----------
     path : path-like
-        The list.  A line is one of these, separated by spaces or tabs:
+        The list. Each line has one of these forms, separated by spaces or tabs:
 
-        - ``NAME N1 N2``: two pictures of one person, ``NAME/NAME_0001.jpg`` for N 1, with any suffix of a picture
+        - ``NAME N1 N2``: two pictures of one person, ``NAME/NAME_0001.jpg`` if N1 is 1, with any suffix of a picture
         - ``NAME1 N1 NAME2 N2``: pictures of two people
-        - ``PATH1 PATH2 0|1``: two paths below ``images``, and 1 for one person
+        - ``PATH1 PATH2 0|1``: two paths below ``images``, and 1 for a genuine pair
 
-        A first line of one or two numbers, as LFW's lists have, says how many pairs of each kind there are: in all, or
-        in a fold after the number of folds.  Empty lines do not count.
+        A first line of one or two numbers, as in LFW's lists, is the number of pairs of each kind: in all, or per fold
+        after the number of folds. Empty lines are skipped.
     images : path-like
-        The folder of all pictures, which no path may leave, not through a link either.
+        The folder of all pictures, which no path may leave, not even through a link.
 
     Returns
     -------
@@ -64,8 +65,8 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
     Raises
     ------
     InputError
-        If the list cannot be read, has a line of another form or another number of pairs than it says, names a picture
-        that is not there or lies outside, or names no pair.
+        If the list cannot be read or contains no pair, a line has another form, the number of pairs is not that of the
+        first line, or a picture is missing or lies outside ``images``.
     """
     folder = _Folder(images)
     files: list[str] = []
@@ -83,7 +84,7 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
                 continue
             pair = _parse(fields)
             if pair is None:
-                raise InputError(f"{path}: line {number}: write it as {_FORMS}")
+                raise InputError(f"{path}: line {number}: not of the form {_FORMS}")
             try:
                 files += map(folder.find, pair[:2])
             except InputError as error:
@@ -91,12 +92,12 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
             issame.append(pair[2])
             lines.append(number)
     if missing:
-        others = f" ({len(missing) - 1} more lines have such a fault)" if len(missing) > 1 else ""
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{path}: {missing[0]}{others}")
     if not lines:
-        raise InputError(f"{path}: there is no pair in it; a line is {_FORMS}")
+        raise InputError(f"{path}: contains no pair; write lines of the form {_FORMS}")
     if announced not in (None, len(lines)):
-        raise InputError(f"{path}: its first line says {announced} pairs, but it has {len(lines)}; copy it again")
+        raise InputError(f"{path}: the first line announces {announced} pairs, but there are {len(lines)}")
     return PairList(files, np.array(issame), lines)
 
 
@@ -109,16 +110,16 @@ def build_from_list(
     quality: int = 95,
     landmarks: Mapping[str, np.ndarray] | None = None,
     processes: int = 1,
-    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    on_progress: Progress = no_progress,
 ) -> tuple[int, int]:
-    """Make a verification set from a list of pairs, in the list's order.
+    """Build a verification set from a list of pairs, in the list's order.
 
     Parameters
     ----------
     path, images : path-like
-        As for `read_pair_list`; ``images`` is the list's folder if it is not given.
+        As for `read_pair_list`; ``images`` defaults to the list's folder.
     out : path-like
-        The file to write, a ``.bin``; one that is there is replaced.
+        The file to write, a ``.bin``; an existing file is replaced.
     size, quality, landmarks, processes
         As for `denseface.datasets.faces.encode_faces`; paths of ``landmarks`` are those below ``images``.
     on_progress : callable
@@ -127,12 +128,12 @@ def build_from_list(
     Returns
     -------
     num_genuine, num_impostor : int
-        The pairs of one person and of two.
+        The numbers of pairs.
 
     Raises
     ------
     InputError
-        If the list or one of its pictures cannot be used, or there is no writing at ``out``.
+        If the list or one of its pictures cannot be used, or ``out`` cannot be written.
     """
     if Path(out).suffix != ".bin":
         raise InputError(f"{out}: the name of a verification set must end in .bin")
@@ -157,10 +158,10 @@ class _Folder:
     def __init__(self, path: str | Path):
         self._root = os.path.realpath(path)
         if not os.path.isdir(self._root):
-            raise InputError(f"{path}: there is no such folder")
+            raise InputError(f"{path}: not a folder")
 
     def find(self, name: str) -> str:
-        """Return the path below the folder of a picture, the suffix of which may be missing."""
+        """Return the path of a picture below the folder; the name may lack its suffix."""
         suffixes = ("",) if name.lower().endswith(PICTURE_SUFFIXES) else _ANY_SUFFIX
         for suffix in suffixes if "\0" not in name else ():
             path = os.path.normpath(os.path.join(self._root, name + suffix))
@@ -168,11 +169,11 @@ class _Folder:
                 raise InputError(f"{name} lies outside {self._root}")
             if os.path.isfile(path):
                 return os.path.relpath(path, self._root)
-        raise InputError(f"there is no picture {name} in {self._root}")
+        raise InputError(f"no picture {name} in {self._root}")
 
 
 def _parse(fields: list[str]) -> tuple[str, str, bool] | None:
-    """Return the two pictures of a line and whether they show one person."""
+    """Return the two pictures of a line, and whether they show one person."""
     if len(fields) == 4 and _is_number(fields[1]) and _is_number(fields[3]):
         return _lfw_name(*fields[:2]), _lfw_name(*fields[2:]), False
     if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2]):

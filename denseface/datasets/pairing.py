@@ -1,4 +1,4 @@
-"""Which pairs of pictures make a verification set."""
+"""Draw the pairs of a verification set."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ _MOST_PAIRS = 5_000_000
 
 
 def draw_pairs(owners: np.ndarray, max_pairs: int | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw pairs of one person and pairs of two, each pair at most once, in a shuffled order.
+    """Draw genuine and impostor pairs, each pair at most once, in a shuffled order.
 
     Parameters
     ----------
     owners : ndarray of shape (n,), int
-        The person of each picture, sorted.
+        The person of each picture, as a number; sorted.
     max_pairs : int, optional
-        At most so many of each kind; by default all there are.
+        The largest number of pairs of each kind; by default all pairs are drawn.
     seed : int
-        Decides which, and in what order.
+        Decides which pairs are drawn, and their order.
 
     Returns
     -------
     pairs : ndarray of shape (m, 2), int64
-        The places of two pictures, the first the smaller.
+        The indices of two pictures, the smaller one first.
     issame : ndarray of shape (m,), bool
-        Whether they show one person.
+        Whether a pair is genuine.
 
     Raises
     ------
     InputError
-        If there is no pair of one kind, or there are more than 5 million in all.
+        If there is no genuine or no impostor pair, or there are more than 5 million pairs in all.
     """
-    places = np.arange(len(owners))
-    # Pair a picture with the earlier ones: those of its person begin at `starts`, and before these are the others'.
+    indices = np.arange(len(owners))
+    # Each picture is paired with earlier ones: those from `starts` on show the same person, those before do not.
     starts = np.searchsorted(owners, owners)
-    num_genuine, num_impostor = int((places - starts).sum()), int(starts.sum())
+    num_genuine, num_impostor = int((indices - starts).sum()), int(starts.sum())
     if not num_genuine or not num_impostor:
-        raise InputError("--holdout: pairs need pictures of two people, and two pictures of one of them")
+        raise InputError("pairs need pictures of two people, and two pictures of one of them", option="holdout")
     counts = [num if max_pairs is None else min(num, max_pairs) for num in (num_genuine, num_impostor)]
     if sum(counts) > _MOST_PAIRS:
-        raise InputError(f"--pairs: these would be {sum(counts):,} pairs, more than {_MOST_PAIRS:,}; ask for fewer")
-    # The stream of random.Random is the same in every version of Python, NumPy's generators' need not be.
+        raise InputError(f"{sum(counts):,} are more than {_MOST_PAIRS:,}; ask for fewer", option="pairs")
+    # random.Random draws the same numbers in every version of Python; NumPy's generators may not.
     chance = random.Random(seed)
-    genuine = _draw(places - starts, starts, counts[0], chance)
+    genuine = _draw(indices - starts, starts, counts[0], chance)
     impostor = _draw(starts, np.zeros_like(starts), counts[1], chance)
     order = chance.sample(range(sum(counts)), sum(counts))
     return np.concatenate([genuine, impostor])[order], np.repeat([True, False], counts)[order]
 
 
 def _draw(num_partners, first_partners, count, chance):
-    """Draw pairs by their numbers, counted picture by picture, partner by partner."""
+    """Draw pairs by their numbers: all partners of the first picture, then all of the second, and so on."""
     ends = np.cumsum(num_partners)
     numbers = np.array(chance.sample(range(int(ends[-1])), count), np.int64)
-    places = np.searchsorted(ends, numbers, side="right")
-    partners = first_partners[places] + numbers - (ends - num_partners)[places]
-    return np.stack([partners, places], axis=1)
+    indices = np.searchsorted(ends, numbers, side="right")
+    partners = first_partners[indices] + numbers - (ends - num_partners)[indices]
+    return np.stack([partners, indices], axis=1)

@@ -1,38 +1,35 @@
-"""A training set back as folders of pictures."""
+"""Unpack a training set to folders of pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from denseface.core.errors import InputError
 from denseface.data.records import FaceRecords
-from denseface.datasets.output import fresh_folder, replacing_csv
+from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
 
 
-def unpack(
-    folder: str | Path, out: str | Path, on_progress: Callable[[int, int], object] = lambda done, total: None
-) -> tuple[int, int]:
-    """Write each picture of a training set to a file ``LABEL/KEY.jpg``, byte for byte (``.png`` if it is one).
+def unpack(folder: str | Path, out: str | Path, on_progress: Progress = no_progress) -> tuple[int, int]:
+    """Write each picture of a training set to a file ``LABEL/KEY.jpg`` (or ``.png``), byte for byte.
 
-    Labels and keys are padded with zeros, so that names sort as numbers do, and `denseface.datasets.folder` makes the
-    same set of them again.  Records that cannot be read are listed in ``bad.csv``, with their keys and why.
+    Labels and keys are padded with zeros, so that names sort as numbers do and `denseface.datasets.folder` builds the
+    same set from them. Records that cannot be read are listed in ``bad.csv``, with their keys and the reasons.
 
     Parameters
     ----------
     folder : path-like
         The training set.
     out : path-like
-        The folder to make.  It must be empty or not there.
+        The folder to make. It may exist if it is empty.
     on_progress : callable
         Called with the number of pictures that are done, and of all.
 
     Returns
     -------
     num_images, num_bad : int
-        The pictures written and the records listed.
+        The numbers of pictures written and of records listed.
 
     Raises
     ------
@@ -62,5 +59,5 @@ def unpack(
 
 def _suffix(payload):
     if payload[:2] not in _SUFFIXES:
-        raise InputError("it is neither a JPEG nor a PNG picture")
+        raise InputError("the picture is neither a JPEG nor a PNG file")
     return _SUFFIXES[payload[:2]]

@@ -125,7 +125,7 @@ def test_dataset_orl_is_built_once(tmp_path, capsys):
     code, out, err = run(capsys, *command)
     assert (code, err) == (0, "")
     assert "380 pictures of 38 people" in out
-    assert "90 pairs of one person and 100 of two" in out
+    assert "90 genuine and 100 impostor pairs" in out
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     code, out, err = run(capsys, *command)
     assert (code, out) == (0, f"{folder}: already there, with people 39,40 held out\n")

@@ -38,10 +38,10 @@ def test_folder_says_what_it_made(here, capsys):
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "out: 15 pictures of 4 people to train on",
-        "out/holdout.bin: 7 pairs of one person and 7 of two, of the 2 people held out",
-        "out/bad.csv: 1 pictures could not be used",
-        "1 people left out, with fewer than 2 pictures",
-        "1 other files ignored",
+        "out/holdout.bin: 7 genuine and 7 impostor pairs of the 2 people held out",
+        "out/bad.csv: 1 picture could not be used",
+        "1 person left out, with fewer than 2 usable pictures",
+        "1 other file ignored",
     ]
     folder.build_from_folder("people", "same", size=16, min_pictures=2, holdout=2, max_pairs=7, seed=1)
     assert contents(here / "out") == contents(here / "same")
@@ -57,7 +57,7 @@ def test_folder_takes_fractions_all_pairs_and_landmarks(here, capsys):
     options = ("--landmarks", "landmarks.txt", "--holdout", "0.5", "--pairs", "all", "--processes", "1")
     code, out, _ = run(capsys, "folder", "people", "out", "--quality", "80", *options)
     assert code == 0
-    assert "18 pairs of one person and 48 of two, of the 3 people held out" in out
+    assert "18 genuine and 48 impostor pairs of the 3 people held out" in out
     landmarks = read_landmarks("landmarks.txt")
     folder.build_from_folder("people", "same", landmarks=landmarks, holdout=0.5, max_pairs=None, quality=80)
     assert contents(here / "out") == contents(here / "same")
@@ -85,10 +85,10 @@ def test_bad_options_are_exit_code_2(options, capsys):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("folder", "absent", "out"), "absent: there is no such folder"),
-        (("folder", "people", "people/out"), "people/out: it lies inside people"),
+        (("folder", "absent", "out"), "absent: not a folder"),
+        (("folder", "people", "people/out"), "people/out: lies inside people"),
         (("folder", "people", "out", "--landmarks", "absent.txt"), "absent.txt: it cannot be read"),
-        (("folder", "people", "out", "--quality", "99"), "--quality must be from 1 to 95"),
+        (("folder", "people", "out", "--quality", "99"), "--quality: must be from 1 to 95"),
         (("pairs", "absent.txt", "out.bin"), "absent.txt: it cannot be read"),
         (("pairs", "absent.txt", "out"), "out: the name of a verification set must end in .bin"),
         (("info", "people"), "people/property: it cannot be read"),
@@ -129,11 +129,11 @@ def test_pairs_then_info(here, capsys):
     lines = [f"{a} {b} {int(i == j)}" for i, a in pictures for j, b in pictures if a != b]
     (here / "people" / "pairs.txt").write_text("\n".join(lines))
     code, out, err = run(capsys, "pairs", "people/pairs.txt", "out.bin", "--size", "16", "--processes", "1")
-    assert (code, out, err) == (0, "out.bin: 6 pairs of one person and 24 of two\n", "")
+    assert (code, out, err) == (0, "out.bin: 6 genuine and 24 impostor pairs\n", "")
     code, out, err = run(capsys, "info", "out.bin", "--sheet", "sheet.png")
     assert (code, err) == (0, "")
     assert [line.split("  ")[0] for line in out.splitlines()] == [
-        "pairs of one person", "pairs of two people", "pictures", "sizes", "formats", "problem",
+        "genuine pairs", "impostor pairs", "different pictures", "sizes", "formats", "problem",
     ]  # fmt: skip
     assert out.endswith("none\n")
     with Image.open(here / "sheet.png") as sheet:
@@ -144,7 +144,7 @@ def test_pairs_from_a_folder_elsewhere(here, capsys):
     save_people(here / "lists", [0])
     (here / "list.txt").write_text("p00/01 p00/02 1\np00/01 p01/01 0\n")
     code, out, _ = run(capsys, "pairs", "list.txt", "out.bin", "--images", "people", "--processes", "1")
-    assert (code, out) == (0, "out.bin: 1 pairs of one person and 1 of two\n")
+    assert (code, out) == (0, "out.bin: 1 genuine and 1 impostor pairs\n")
 
 
 def test_info_of_a_training_set(here, capsys):
@@ -170,7 +170,10 @@ def test_info_fails_when_something_is_wrong(here, capsys):
     code, out, err = run(capsys, "info", "out")
     assert (code, err) == (1, "")
     problems = [line.removeprefix("problem").strip() for line in out.splitlines() if line.startswith("problem")]
-    assert problems[:2] == ["1 picture cannot be read", "1 of property's 8 classes without a picture, the first is 7"]
+    assert problems[:2] == [
+        "1 picture cannot be read",
+        "1 of the 8 classes in property without a picture, the first is 7",
+    ]
     assert problems[2] == "out/train.rec: key 1 at byte 0: no record starts here"
 
 
@@ -186,4 +189,4 @@ def test_unpack_fails_when_records_are_broken(here, capsys):
     with open(here / "set" / "train.rec", "r+b") as file:
         file.write(b"\0\0\0\0")
     code, out, _ = run(capsys, "unpack", "set", "pictures")
-    assert (code, out) == (1, "pictures: 24 pictures\npictures/bad.csv: 1 records could not be read\n")
+    assert (code, out) == (1, "pictures: 24 pictures\npictures/bad.csv: 1 record could not be read\n")

@@ -102,7 +102,7 @@ def test_pictures_that_cannot_be_used_are_listed(people, tmp_path):
     assert heading == ["file", "reason"]
     assert [row[0] for row in rows] == ["loose.png", "p00/00.png", "p01/01.png", "p03/pipe.png"]
     assert [row[1][:20] for row in rows] == [
-        "it is in no person's", "no JPEG, PNG, BMP, P", "no JPEG, PNG, BMP, P", "it is no file",
+        "not in a person's fo", "no JPEG, PNG, BMP, P", "no JPEG, PNG, BMP, P", "not a regular file",
     ]  # fmt: skip
     assert [(label, who(payload)[0]) for label, payload in training_set(tmp_path / "out")] == [
         (label, person) for label, person in ((0, 0), (1, 2), (2, 3)) for _ in range(COUNTS[person])
@@ -131,7 +131,7 @@ def test_people_with_few_pictures_are_left_out(people, tmp_path):
     made = build(people, min_pictures=2)
     assert (made.num_classes, made.num_left_out) == (2, 2)
     assert [row[2] for row in read_table(tmp_path / "out" / "manifest.csv")[1:]] == ["p00"] * 3 + ["p02"] * 4
-    with pytest.raises(InputError, match=r"no person has enough pictures to train on; p03/02\.png: no JPEG"):
+    with pytest.raises(InputError, match=r"no person has enough usable pictures to train on; p03/02\.png: no JPEG"):
         folder.build_from_folder(people, tmp_path / "other", min_pictures=5)
     assert not (tmp_path / "other").exists()
 
@@ -167,9 +167,9 @@ def test_the_seed_decides_who_is_held_out(tmp_path):
 @pytest.mark.parametrize(
     ("holdout", "message"),
     [
-        (1, "--holdout 1: these are 1 people; it must be at least 2, and at most the 3 who have 2 pictures"),
-        (4, "--holdout 4: these are 4 people"),
-        (0.1, r"--holdout 0\.1: these are 0 people"),
+        (1, "holdout: 1 selects 1 person; select at least 2, and at most the 3 who have 2 pictures"),
+        (4, "holdout: 4 selects 4 people"),
+        (0.1, r"holdout: 0\.1 selects 0 people"),
     ],
 )
 def test_impossible_holdouts_are_refused(people, tmp_path, holdout, message):
@@ -180,16 +180,16 @@ def test_impossible_holdouts_are_refused(people, tmp_path, holdout, message):
 
 def test_somebody_must_be_left(tmp_path):
     people = save_people(tmp_path / "people", [2, 2])
-    with pytest.raises(InputError, match="--holdout 2: with everybody held out"):
+    with pytest.raises(InputError, match="holdout: 2 selects everybody"):
         build(people, holdout=2)
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path):
     people = save_people(tmp_path / "people", [9, 12, 3, 10], ".jpg")
     (people / "p01" / "05.jpg").write_bytes(b"broken")
-    for processes in (1, 3):
+    for processes in (1, 2):
         folder.build_from_folder(people, tmp_path / str(processes), size=12, holdout=2, processes=processes)
-    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 def test_progress_counts_every_picture(people):
@@ -212,7 +212,7 @@ def test_writing_into_the_source_is_refused(people, tmp_path, place):
     (tmp_path / "other").mkdir()
     (tmp_path / "link").symlink_to(people)
     before = contents(people)
-    with pytest.raises(InputError, match="it lies inside"):
+    with pytest.raises(InputError, match="lies inside"):
         folder.build_from_folder(people, tmp_path / place)
     assert contents(people) == before
 
@@ -220,7 +220,7 @@ def test_writing_into_the_source_is_refused(people, tmp_path, place):
 def test_what_is_there_is_not_replaced(people, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("kept")
-    with pytest.raises(InputError, match="out: there is something already"):
+    with pytest.raises(InputError, match="out: already exists"):
         build(people)
     assert os.listdir(tmp_path / "out") == ["precious"]
 
@@ -230,9 +230,9 @@ def test_a_folder_without_people_is_named(tmp_path, files):
     (tmp_path / "people" / "a").mkdir(parents=True)
     for name in files:
         (tmp_path / "people" / name).write_text("text")
-    with pytest.raises(InputError, match=r"people: it must hold one folder a person with pictures \(\.jpg"):
+    with pytest.raises(InputError, match=r"people: contains no picture \(\.jpg"):
         build(tmp_path / "people")
-    with pytest.raises(InputError, match="absent: there is no such folder"):
+    with pytest.raises(InputError, match="absent: not a folder"):
         build(tmp_path / "absent")
 
 

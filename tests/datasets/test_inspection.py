@@ -47,8 +47,8 @@ def test_pictures_and_property_are_compared(tmp_path):
     assert report.pictures.sizes == {"16x16": 5, "18x18": 1, "12x16": 1}
     assert report.pictures.formats == {"JPEG": 5, "PNG": 2}
     assert report.problems == [
-        "2 of property's 5 classes without a picture, the first is 3",
-        "2 pictures of another size than property's, 16x16",
+        "2 of the 5 classes in property without a picture, the first is 3",
+        "2 pictures of another size than 16x16, the size in property",
     ]
 
 
@@ -79,7 +79,7 @@ def test_labels_that_are_no_classes_are_counted(tmp_path):
     assert report.num_people == 2
     assert report.per_person == {"min": 1, "median": 1, "max": 1}
     (problem,) = report.problems
-    assert problem.startswith("2 pictures with a label outside property's classes; ")
+    assert problem.startswith("2 pictures with a label outside the classes in property, the first: ")
     assert "key 4: label 2 is not one of the 2 classes" in problem
 
 
@@ -90,7 +90,7 @@ def test_labels_and_identities_are_compared(tmp_path):
     headers = [(6, (1, 3), b""), (7, (3, 4), b""), (8, (4, 6), b""), (0, (6, 9), b"")]
     write_records(tmp_path / "set", entries + headers, 2)
     assert inspect_records(tmp_path / "set").problems == [
-        "1 identity records with several labels, the first is identity 2",
+        "1 identity record with several labels, the first is identity 2",
         "2 labels in several identity records, the first is 0",
     ]
 
@@ -134,9 +134,9 @@ def test_what_is_wrong_with_pairs(tmp_path):
     assert report.problems == [
         "1 picture cannot be read",
         "1 pair of a picture with itself, the first is pair 1",
-        "no pair of two people",
-        "fewer than 10 pairs, too few for 10 folds",
+        "no impostor pair",
+        "3 pairs, too few for 10 folds",
     ]
     write_pairs(path, [one, two] * 10, [False] * 10)
-    assert inspect_pairs(path).problems == ["no pair of one person"]
+    assert inspect_pairs(path).problems == ["no genuine pair"]
     assert os.listdir(tmp_path) == ["a.bin"]

@@ -47,14 +47,14 @@ def test_what_is_there_stays(tmp_path, kind):
         (out / "file").write_text("kept")
     else:
         out.symlink_to("nowhere")
-    with pytest.raises(InputError, match="out: there is something already"), fresh_folder(out):
+    with pytest.raises(InputError, match="out: already exists"), fresh_folder(out):
         pass
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     with fresh_folder(tmp_path / "out") as aside:
-        with pytest.raises(InputError, match=r"out\.partial: another run writes there"), fresh_folder(tmp_path / "out"):
+        with pytest.raises(InputError, match=r"out\.partial: in use by another run"), fresh_folder(tmp_path / "out"):
             pass
         assert aside.exists()
 

@@ -49,12 +49,12 @@ def test_records_that_cannot_be_read_are_listed(tmp_path):
     assert heading == ["key", "reason"]
     assert [row[0] for row in rows] == ["4", "5", "6", "7"]
     assert "label 2 is not one of the 2 classes" in rows[0][1]
-    assert rows[3][1] == "it is neither a JPEG nor a PNG picture"
+    assert rows[3][1] == "the picture is neither a JPEG nor a PNG file"
 
 
 def test_what_cannot_be_done_is_refused(tmp_path):
     with pytest.raises(InputError, match="property: it cannot be read"):
         unpack(tmp_path / "absent", tmp_path / "out")
     write_face_records(tmp_path / "set", [(0, encode(face(0, 1)))], (16, 16))
-    with pytest.raises(InputError, match="set: there is something already"):
+    with pytest.raises(InputError, match="set: already exists"):
         unpack(tmp_path / "set", tmp_path / "set")

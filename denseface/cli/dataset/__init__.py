@@ -1,4 +1,4 @@
-"""``denseface dataset``: make, check and take apart training and verification sets; one module a kind."""
+"""``denseface dataset``: build, inspect and unpack training and verification sets; one module per kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KINDS = ("orl", "folder", "pairs", "info", "unpack")
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
-    parser = subparsers.add_parser("dataset", help="make, check and take apart training and verification sets")
+    parser = subparsers.add_parser("dataset", help="build, inspect and unpack training and verification sets")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for name in KINDS:
         importlib.import_module(f"{__name__}.{name}").add_parser(kinds)

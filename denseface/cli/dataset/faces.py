@@ -1,4 +1,4 @@
-"""What the kinds share that make sets of pictures."""
+"""Options and progress of the kinds that read or write many pictures."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from denseface.cli.options import positive
 
 
 def add_face_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`face_options` reads."""
+    """Add the options that `face_options` reads."""
     parser.add_argument(
         "--landmarks",
         metavar="FILE",
-        help="align the faces by this file; a line is a picture's path and x, y of both eyes, nose, mouth corners",
+        help="align the faces; each line of the file is a picture's path and x, y of both eyes, nose, mouth corners",
     )
-    parser.add_argument("--size", type=positive, default=112, metavar="N", help="height and width (default: 112)")
+    parser.add_argument(
+        "--size", type=positive, default=112, metavar="N", help="height and width in pixels (default: 112)"
+    )
     parser.add_argument("--quality", type=positive, default=95, metavar="N", help="JPEG quality, 1 to 95 (default: 95)")
     parser.add_argument(
         "--processes",
         type=positive,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="how many processes work at it; the result is the same (default: one a CPU)",
+        help="number of processes; the result does not depend on it (default: one per CPU)",
     )
 
 
@@ -42,7 +44,7 @@ def face_options(args: argparse.Namespace) -> dict:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar if stderr is a terminal; yields what to tell how many pictures are done, and of how many."""
+    """Show a progress bar if stderr is a terminal; yield the function to call with the numbers of done and all."""
     from tqdm import tqdm
 
     with tqdm(unit="picture", disable=None) as bar:

@@ -1,4 +1,4 @@
-"""``denseface dataset info``: what is in a set, checked."""
+"""``denseface dataset info``: inspect a set."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
     """Add the kind to the parser."""
     parser = kinds.add_parser(
         "info",
-        help="what is in a set, checked",
-        description="Read every picture of a training set (a folder) or of a verification set (a .bin), and say what "
-        "there is and what is wrong; the exit code is 1 if anything is.",
+        help="inspect a set",
+        description="Read every picture of a training set (a folder) or a verification set (a .bin), and report its "
+        "contents and problems. The exit code is 1 if there is a problem.",
     )
     parser.add_argument("set", metavar="SET", help="folder of train.rec, or verification set .bin")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--sheet", metavar="FILE.png", help="draw a picture of some of the people, or of some pairs")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--sheet", metavar="FILE.png", help="draw some pictures of some people, or some pairs")
     add_example(parser, "denseface dataset info datasets/orl --sheet orl.png", "denseface dataset info lfw.bin --json")
     parser.set_defaults(run=run)
 
@@ -49,7 +49,7 @@ def _records_rows(report):
     return [
         ("pictures", f"{report.pictures.count} ({report.layout} layout)"),
         ("people", str(report.num_people)),
-        ("pictures a person", ", ".join(f"{name} {value:g}" for name, value in per_person.items()) or "-"),
+        ("pictures per person", ", ".join(f"{name} {value:g}" for name, value in per_person.items()) or "-"),
         ("people by pictures", _join(report.histogram)),
         ("property", f"{report.num_classes} classes, {report.width}x{report.height}"),
     ]
@@ -57,9 +57,9 @@ def _records_rows(report):
 
 def _pairs_rows(report):
     return [
-        ("pairs of one person", str(report.num_genuine)),
-        ("pairs of two people", str(report.num_impostor)),
-        ("pictures", f"{report.pictures.count} different ones"),
+        ("genuine pairs", str(report.num_genuine)),
+        ("impostor pairs", str(report.num_impostor)),
+        ("different pictures", str(report.pictures.count)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""``denseface dataset pairs``: a list of pairs to a verification set."""
+"""``denseface dataset pairs``: build a verification set from a list of pairs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
     """Add the kind to the parser."""
     parser = kinds.add_parser(
         "pairs",
-        help="a verification set from a list of pairs",
-        description="Make a verification set from a list, in its order: LFW's pairs.txt, with lines NAME N1 N2 for one "
-        "person and NAME1 N1 NAME2 N2 for two, where 1 of NAME is the file NAME/NAME_0001.jpg or of any other picture "
-        "format; or lines PATH1 PATH2 0|1, where 1 is one person.",
+        help="build a verification set from a list of pairs",
+        description="Build a verification set from a list, in its order. The list is LFW's pairs.txt, with lines "
+        "NAME N1 N2 for genuine and NAME1 N1 NAME2 N2 for impostor pairs, where 1 of NAME is NAME/NAME_0001.jpg or the "
+        "same file in another picture format; or it has lines PATH1 PATH2 0|1, where 1 is a genuine pair.",
     )
     parser.add_argument("list", metavar="FILE", help="list of pairs")
     parser.add_argument("out", metavar="OUT.bin", help="file to write")
@@ -27,12 +27,12 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the set."""
+    """Build the set."""
     from denseface.datasets import pair_list
 
     with progress() as show:
         genuine, impostor = pair_list.build_from_list(
             args.list, args.out, images=args.images, on_progress=show, **face_options(args)
         )
-    print(f"{args.out}: {genuine} pairs of one person and {impostor} of two")
+    print(f"{args.out}: {genuine} genuine and {impostor} impostor pairs")
     return OK

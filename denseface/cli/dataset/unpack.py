@@ -1,4 +1,4 @@
-"""``denseface dataset unpack``: a training set back to pictures."""
+"""``denseface dataset unpack``: unpack a training set to pictures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
     """Add the kind to the parser."""
     parser = kinds.add_parser(
         "unpack",
-        help="a training set back to folders of pictures",
+        help="unpack a training set to folders of pictures",
         description="Write each picture of a training set to a file OUT/LABEL/KEY.jpg, byte for byte. Records that "
-        "cannot be read are listed in OUT/bad.csv; the exit code is 1 then.",
+        "cannot be read are listed in OUT/bad.csv, and the exit code is 1.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of train.rec")
     parser.add_argument("out", metavar="OUT", help="folder to make")
@@ -25,11 +25,12 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the pictures."""
+    from denseface.datasets.counts import counted
     from denseface.datasets.unpack import unpack
 
     with progress() as show:
         num_images, num_bad = unpack(args.folder, args.out, show)
-    print(f"{args.out}: {num_images} pictures")
+    print(f"{args.out}: {counted(num_images, 'picture')}")
     if num_bad:
-        print(f"{args.out}/bad.csv: {num_bad} records could not be read")
+        print(f"{args.out}/bad.csv: {counted(num_bad, 'record')} could not be read")
     return FAILED if num_bad else OK
