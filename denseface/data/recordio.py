@@ -1,9 +1,9 @@
 """MXNet's RecordIO files with an index, read and written without MXNet.
 
 A record file is a sequence of frames, each a magic number, a word that holds 3 bits of kind and 29 bits of length, and
-the content padded to 4 bytes.  Where the content itself holds the magic number at a multiple of 4, it is split there
-into several frames and the number is left out.  The content is a header (flag, label, id, id2), ``flag`` more labels,
-and the payload.  The index has one line ``key<TAB>offset`` for each record.
+the content padded to 4 bytes. Where the content itself contains the magic number at a multiple of 4, it is split there
+into several frames and the number is left out. The content is a header (flag, label, id, id2), ``flag`` more labels,
+and the payload. The index has one line ``key<TAB>offset`` per record.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _READ_AHEAD = 1 << 14
 _READ_LABELS = _FRAME.size + _HEADER.size + 32
 _INDEX_BLOCK = 1 << 20
 _KEY_DIGITS = 18
+_COPY = "if the files were copied, copy both again, else write them again"
 _BAD_INDEX_LINE = re.compile(rb"^(?![0-9]{1,%d}\t[0-9]{1,18}\r?$)" % _KEY_DIGITS, re.MULTILINE)
 
 
@@ -73,6 +74,9 @@ class RecordReader:
         The record file.
     idx_path : path-like, optional
         Its index; by default the file of the same name that ends in ``.idx``.
+    indexed : bool
+        False for a record file without an index. It is read from start to end once, and its records with a payload
+        get the keys 0, 1, 2 and so on, as they follow each other.
 
     Attributes
     ----------
@@ -84,25 +88,24 @@ class RecordReader:
     Raises
     ------
     InputError
-        If a file is missing, the index is empty or has a line that is not ``key<TAB>offset``, a key is there twice, or
-        an offset lies outside the record file.
+        If the record file is missing, the index is empty or has a line that is not ``key<TAB>offset``, a key occurs
+        twice, or an offset lies outside the record file; without an index, if the record file is damaged.
     """
 
-    def __init__(self, rec_path: str | Path, idx_path: str | Path | None = None):
+    def __init__(self, rec_path: str | Path, idx_path: str | Path | None = None, *, indexed: bool = True):
         self.path = Path(rec_path)
         self.idx_path = self.path.with_suffix(".idx") if idx_path is None else Path(idx_path)
-        self.keys, self._offsets = _read_index(self.idx_path)
-        self._order = _sorting_order(self.keys, self.idx_path)
-        self._file = open_input(self.path)
-        self._size = os.fstat(self._file.fileno()).st_size
-        outside = self._offsets > self._size - _FRAME.size
-        if outside.any():
-            line = int(outside.argmax())
-            self.close()
-            raise InputError(
-                f"{self.idx_path}: line {line + 1}: key {self.keys[line]} is said to be at byte {self._offsets[line]}, "
-                f"past the end of {self.path} ({self._size} bytes); copy both files again"
-            )
+        with contextlib.ExitStack() as opened:
+            self._file = opened.enter_context(open_input(self.path))
+            self._size = os.fstat(self._file.fileno()).st_size
+            if indexed:
+                self.keys, self._offsets = _read_index(self.idx_path)
+                self._order = _sorting_order(self.keys, self.idx_path)
+                self._check_offsets()
+            else:
+                self._offsets = self._find_records()
+                self.keys = self._order = np.arange(len(self._offsets))
+            opened.pop_all()
 
     def __enter__(self) -> RecordReader:
         return self
@@ -154,6 +157,35 @@ class RecordReader:
             if magic == _MAGIC and word < _LENGTH_LIMIT and _HEADER.size + 4 * flag <= len(content):
                 return self._parse_header(key, content)[1]
         return self.read(key).labels
+
+    def _check_offsets(self) -> None:
+        outside = self._offsets > self._size - _FRAME.size
+        if outside.any():
+            line = int(outside.argmax())
+            raise InputError(
+                f"{self.idx_path}: line {line + 1}: the index puts key {self.keys[line]} at byte "
+                f"{self._offsets[line]}, beyond the end of {self.path} ({self._size} bytes); {_COPY}"
+            )
+
+    def _find_records(self) -> np.ndarray:
+        """Return the offsets of the records that have a payload, from the first frame of the file to the last."""
+        offsets = array("q")
+        offset, kind = 0, _WHOLE
+        while offset < self._size:
+            block = os.pread(self._file.fileno(), _FRAME.size + 4, offset)
+            magic, word, flag = struct.unpack("<III", block.ljust(_FRAME.size + 4, b"\0"))
+            before, kind, length = kind, word >> _LENGTH_BITS, word % _LENGTH_LIMIT
+            if magic != _MAGIC or kind not in ((_MIDDLE, _LAST) if before in (_FIRST, _MIDDLE) else (_WHOLE, _FIRST)):
+                raise InputError(f"{self.path}: byte {offset}: no record starts here; {_COPY}")
+            # A record without a payload is a header of the identities.
+            if kind == _FIRST or (kind == _WHOLE and length > _HEADER.size + 4 * flag):
+                offsets.append(offset)
+            offset += _FRAME.size + _padded(length)
+        if offset > self._size or kind in (_FIRST, _MIDDLE):
+            raise InputError(f"{self.path}: the file ends inside its last record; {_COPY}")
+        if not offsets:
+            raise InputError(f"{self.path}: there is no record with a picture in it")
+        return np.array(offsets, np.int64)
 
     def _offset(self, key: int) -> int:
         place = self.keys.searchsorted(key, sorter=self._order)
@@ -290,12 +322,12 @@ def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
             bad = _BAD_INDEX_LINE.search(block, 0, len(block) - 1)
             if bad:
                 number = line + block.count(b"\n", 0, bad.start()) + 1
-                raise InputError(f"{path}: line {number} is not a key, a tab and an offset; copy it again")
+                raise InputError(f"{path}: line {number} is not a key, a tab and an offset; {_COPY}")
             pairs = np.fromstring(block, np.int64, sep=" ").reshape(-1, 2)
             keys[line : line + len(pairs)], offsets[line : line + len(pairs)] = pairs.T
             line += len(pairs)
     if not count:
-        raise InputError(f"{path}: the index is empty; copy it again")
+        raise InputError(f"{path}: the index is empty; {_COPY}")
     return keys, offsets
 
 
@@ -312,7 +344,7 @@ def _sorting_order(keys: np.ndarray, path: Path) -> np.ndarray:
     in_order = keys[order]
     twice = in_order[1:] == in_order[:-1]
     if twice.any():
-        raise InputError(f"{path}: key {in_order[1:][twice][0]} is there twice; copy it again")
+        raise InputError(f"{path}: key {in_order[1:][twice][0]} occurs twice; every record needs its own key")
     return order
 
 

@@ -1,11 +1,15 @@
 """InsightFace's training sets, read and written: ``train.rec``, ``train.idx`` and ``property`` in one folder.
 
-In its layout the images of a person follow each other.  Record 0 holds the range of keys of the identity records, and
-each of these the range of keys of its images, as labels.
+In its layout the images of a person follow each other. Record 0 contains the range of keys of the identity records, and
+each of these the range of keys of its images, as labels. These header records have no payload: a record with a payload
+is an image, whatever its labels are. The first label of an image is its identity.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,9 +21,12 @@ from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
 from denseface.data.recordio import Record, RecordError, RecordReader, RecordWriter
 
+logger = logging.getLogger("denseface")
+
 # Labels are float32, which has every whole number up to here and no further.
-_COPY = "copy train.rec and train.idx again"
 _EXACT_LIMIT = 1 << 24
+_PACK = "if train.rec and train.idx were copied, copy both again, else pack the set again"
+_PROPERTY = re.compile(rb"\s*(\d{1,8})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*(?:\n(\d{1,9})\s+shuffled\s*\n[^\n]*\s*)?")
 
 
 class Property(NamedTuple):
@@ -41,7 +48,7 @@ class Property(NamedTuple):
 class FaceRecords:
     """A training set.
 
-    A file whose record 0 is an ordinary image, or that has no key 0, is plain: each key is an image.
+    A file whose record 0 is an image, or that has no key 0, is plain: each key is an image.
 
     Parameters
     ----------
@@ -75,7 +82,7 @@ class FaceRecords:
         self.image_shape = (self._property.height, self._property.width)
         self.num_classes = self._property.num_classes
         self._class_of_label: np.ndarray | None = None
-        self.reader = RecordReader(self.folder / "train.rec")
+        self.reader = open_records(self.folder / "train.rec")
         try:
             self.identities = self._read_identities()
             if self.identities is None:
@@ -139,45 +146,28 @@ class FaceRecords:
 
     def _read_identities(self) -> np.ndarray | None:
         """Follow record 0 to the ranges of keys of the identities."""
-        if 0 not in self.reader:
+        headers = read_header_range(self.reader)
+        if headers is None:
             return None
-        header = self.reader.read(0)
-        if header.flag == 0:
-            return None
-        first, last = self._read_range(header)
+        first, last = headers
         missing = self.reader.first_missing(np.arange(first, last))
         if missing is not None:
             raise InputError(
-                f"{self.reader.path}: record 0 names identity record {missing}, which the index lacks; {_COPY}"
+                f"{self.reader.path}: record 0 names identity record {missing}, which the index lacks; {_PACK}"
             )
-        ranges = np.array([self._read_range(self.reader.read(key)) for key in range(first, last)], np.int64)
+        ranges = np.array([_read_range(self.reader, key) for key in range(first, last)], np.int64)
         by_start = np.array(sorted([[first, last], *ranges.tolist()]))
         overlap = by_start[1:, 0] < by_start[:-1, 1]
         if overlap.any():
             raise InputError(
-                f"{self.reader.path}: key {by_start[1:][overlap][0, 0]} is in the ranges of two headers; {_COPY}"
+                f"{self.reader.path}: key {by_start[1:][overlap][0, 0]} is in the ranges of two headers; {_PACK}"
             )
         missing = self.reader.first_missing(_expand(ranges))
         if missing is not None:
             raise InputError(
-                f"{self.reader.path}: an identity claims the image with key {missing}, not in the index; {_COPY}"
+                f"{self.reader.path}: an identity claims the image with key {missing}, not in the index; {_PACK}"
             )
         return ranges
-
-    def _read_range(self, record: Record) -> tuple[int, int]:
-        """Check the range that a header record holds."""
-        place = f"{self.reader.path}: key {record.key}"
-        if record.flag < 2:
-            raise InputError(f"{place}: a header record needs two labels, a key and the one after the last; {_COPY}")
-        start, end = map(float, record.labels[:2])
-        if not (1 <= start < end and start.is_integer() and end.is_integer()):
-            raise InputError(f"{place}: from {start:g} to {end:g} is not a range of keys; {_COPY}")
-        if end >= _EXACT_LIMIT:
-            raise InputError(
-                f"{place}: the range ends at {end:.0f}, but this layout keeps keys as float32, exact only below "
-                f"{_EXACT_LIMIT}; split the set, or write it plain (without header records)"
-            )
-        return int(start), int(end)
 
     def _leave_out(self, images_filter: int) -> None:
         """Keep the identities with enough images, and number their classes without gaps."""
@@ -211,22 +201,93 @@ class FaceRecords:
             return -1
 
 
+def read_header_range(reader: RecordReader) -> tuple[int, int] | None:
+    """Read the range [start, end) of the keys of the identity records, which record 0 contains.
+
+    Returns
+    -------
+    tuple (start, end) or None
+        None for a plain file: there is no record 0, or it is an image.
+
+    Raises
+    ------
+    InputError
+        If record 0 is broken, or a header record without such a range.
+    """
+    if 0 not in reader:
+        return None
+    record = reader.read(0)
+    return None if record.payload or not record.flag else _read_range(reader, 0)
+
+
+def _read_range(reader: RecordReader, key: int) -> tuple[int, int]:
+    """Check the range that a header record contains."""
+    record = reader.read(key)
+    where = f"{reader.path}: key {key}"
+    if record.payload:
+        raise InputError(f"{where}: this record has a payload, but the headers say that it is one of them; {_PACK}")
+    if record.flag < 2:
+        raise InputError(f"{where}: a header record needs two labels, a key and the one after the last; {_PACK}")
+    start, end = map(float, record.labels[:2])
+    if not (1 <= start < end and start.is_integer() and end.is_integer()):
+        raise InputError(f"{where}: from {start:g} to {end:g} is not a range of keys; {_PACK}")
+    if end >= _EXACT_LIMIT:
+        raise InputError(
+            f"{where}: the range ends at {end:.0f}, but this layout keeps keys as float32, exact only below "
+            f"{_EXACT_LIMIT}; split the set, or write it plain (without header records)"
+        )
+    return int(start), int(end)
+
+
+def open_records(path: str | Path) -> RecordReader:
+    """Open a record file with its index, or without one if the ``property`` file beside it says that it has none.
+
+    InsightFace's ``rec2shufrec.py`` writes no index; `RecordReader` then reads the whole file first.
+
+    Raises
+    ------
+    InputError
+        As `RecordReader` does, or if there are not as many images as ``property`` says.
+    """
+    path = Path(path)
+    count = None
+    if path.name == "train.rec" and not os.path.lexists(path.with_suffix(".idx")):
+        with contextlib.suppress(InputError):  # whoever needs the property file reports what is wrong with it
+            count = _read_property(path.parent)[1]
+    if count is None:
+        return RecordReader(path)
+    logger.info("%s: it has no index; reading all of it to find the images", path)
+    reader = RecordReader(path, indexed=False)
+    if len(reader) != count:
+        reader.close()
+        raise InputError(f"{path}: property says {count} images, and there are {len(reader)}; copy both files again")
+    return reader
+
+
 def read_property(folder: str | Path) -> Property:
     """Read the ``property`` file of a training set, one line ``num_classes,height,width``.
+
+    InsightFace's ``rec2shufrec.py`` adds three lines, which are not needed here: the number of images, the word
+    ``shuffled`` and a date.
 
     Raises
     ------
     InputError
         If the file is missing or says anything else.
     """
+    return _read_property(folder)[0]
+
+
+def _read_property(folder: str | Path) -> tuple[Property, int | None]:
+    """Read ``property``, and the number of images if `rec2shufrec.py` wrote it."""
     path = Path(folder) / "property"
     with open_input(path) as file:
         text = file.read(256)
-    match = re.fullmatch(rb"\s*(\d{1,8})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", text)
-    found = Property(*map(int, match.groups())) if match else None
-    if found is None or 0 in found or found.num_classes > _EXACT_LIMIT:
+    match = _PROPERTY.fullmatch(text)
+    found = Property(*map(int, match.groups()[:3])) if match else None
+    if match is None or found is None or 0 in found or found.num_classes > _EXACT_LIMIT:
         raise InputError(f"{path}: it must be one line num_classes,height,width, as in 85742,112,112")
-    return found
+    return found, None if match[4] is None else int(match[4])
 
 
 def write_property(folder: str | Path, property: Property) -> None:
@@ -299,5 +360,5 @@ def write_face_records(
 def _expand(ranges: np.ndarray) -> np.ndarray:
     """List the numbers of each range [start, end), in their order."""
     counts = ranges[:, 1] - ranges[:, 0]
-    places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(ranges[:, 0], counts) + places
+    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(ranges[:, 0], counts) + offsets

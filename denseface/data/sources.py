@@ -17,6 +17,7 @@ from denseface.core.files import open_input
 from denseface.data.pairs import read_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.data.recordio import RecordReader
+from denseface.data.records import open_records, read_header_range
 
 
 class Source(NamedTuple):
@@ -92,7 +93,7 @@ class Sources:
         if path.is_dir():
             group = partial(_walk, path)
         elif path.suffix == ".rec":
-            reader = self._open_files.enter_context(RecordReader(path))
+            reader = self._open_files.enter_context(open_records(path))
             group = partial(_records, reader, _picture_keys(reader))
         elif path.suffix == ".bin":
             group = partial(_pair_images, path, read_pairs(path).images)
@@ -148,9 +149,9 @@ def _payload(reader, key):
 
 
 def _picture_keys(reader: RecordReader) -> np.ndarray:
-    """Leave out the header records, which record 0 of InsightFace's layout points at."""
-    if 0 in reader:
-        labels = reader.read_labels(0)
-        if len(labels) >= 2:
-            return reader.keys[(reader.keys > 0) & (reader.keys < labels[0])]
-    return reader.keys
+    """Leave out the header records of InsightFace's layout."""
+    headers = read_header_range(reader)
+    if headers is None:
+        return reader.keys
+    start, end = headers
+    return reader.keys[(reader.keys != 0) & ~((start <= reader.keys) & (reader.keys < end))]

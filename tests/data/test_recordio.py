@@ -138,9 +138,9 @@ def test_a_bad_index_line_is_named_by_its_number(tmp_path, line, before):
         (b"", "a.idx: the index is empty"),
         (b"\n", "a.idx: line 1 is not a key"),
         (b"\xff\xd8" * 3_000_000, "a.idx: line 1 is not a key"),
-        (b"0\t0\n7\t0\n0\t0\n", "a.idx: key 0 is there twice"),
-        (b"0\t0\n1\t36\n", "a.idx: line 2: key 1 is said to be at byte 36, past the end of .*a.rec"),
-        (b"0\t0\n1\t999999999999999999\n", "a.idx: line 2: key 1 is said to be at byte 999999999999999999"),
+        (b"0\t0\n7\t0\n0\t0\n", "a.idx: key 0 occurs twice"),
+        (b"0\t0\n1\t36\n", "a.idx: line 2: the index puts key 1 at byte 36, beyond the end of .*a.rec"),
+        (b"0\t0\n1\t999999999999999999\n", "a.idx: line 2: the index puts key 1 at byte 999999999999999999"),
     ],
     ids=["empty", "blank", "binary", "twice", "past the end", "far past the end"],
 )
@@ -160,7 +160,7 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"a\.rec: it cannot be read"):
         RecordReader(path)
     path.write_bytes(b"")
-    with pytest.raises(InputError, match="past the end of"):
+    with pytest.raises(InputError, match="beyond the end of"):
         RecordReader(path)
 
 
@@ -281,7 +281,7 @@ def test_keys_are_checked(tmp_path):
     for key in (-1, 10**18):
         with pytest.raises(InputError, match=f"key {key} is"), RecordWriter(*paths) as writer:
             writer.write(key, 0, b"")
-    with pytest.raises(InputError, match=r"a\.idx: key 3 is there twice"), RecordWriter(*paths) as writer:
+    with pytest.raises(InputError, match=r"a\.idx: key 3 occurs twice"), RecordWriter(*paths) as writer:
         for key in (3, 4, 3):
             writer.write(key, 0, b"")
     assert not list(tmp_path.iterdir())

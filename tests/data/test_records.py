@@ -248,3 +248,70 @@ def test_a_property_file_that_says_anything_else_is_refused(tmp_path, text):
     (tmp_path / "property").write_text(text)
     with pytest.raises(InputError, match="property: it must be one line num_classes,height,width"):
         read_property(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [(2,), (2, 31.5), (2, 0, 5)])
+@pytest.mark.parametrize("images_filter", [0, 1, 2])
+def test_a_record_with_a_picture_is_a_picture_whatever_its_labels(tmp_path, labels, images_filter):
+    """As im2rec packs labels that are arrays: keys from 0, and the identity is the first value."""
+    with FaceRecords(
+        write_set(tmp_path, [(key, labels, b"image %d" % key) for key in range(5)]), images_filter
+    ) as faces:
+        assert faces.identities is None and faces.keys.tolist() == [0, 1, 2, 3, 4]
+        label = 0 if images_filter == 2 else 2
+        assert [faces.read_image(key) for key in faces.keys] == [(label, b"image %d" % key) for key in range(5)]
+
+
+def test_an_image_among_the_headers_is_refused(tmp_path):
+    write_set(tmp_path, [*IMAGE_RECORDS, (0, (4, 5), b""), (4, (1, 4), b"image")])
+    with pytest.raises(InputError, match=r"train\.rec: key 4: this record has a payload"):
+        FaceRecords(tmp_path)
+
+
+def shuffle_as_insightface(folder, out, count=None):
+    """What InsightFace's rec2shufrec.py makes of a set: images alone, in any order, without an index."""
+    out.mkdir()
+    writer = mx.recordio.MXRecordIO(str(out / "train.rec"), "w")
+    with FaceRecords(folder) as faces:
+        images = [faces.read_image(key) for key in np.random.RandomState(0).permutation(faces.keys)]
+    for place, (label, payload) in enumerate(images):
+        writer.write(mx.recordio.pack(mx.recordio.IRHeader(0, label, place, 0), payload))
+    writer.close()
+    (out / "property").write_text(f"4,112,112\n{count or len(images)}\nshuffled\n2020-02-02 20:20:20.202020\n")
+    return images
+
+
+def test_a_shuffled_set_without_an_index_is_read(tmp_path):
+    magic = b"\x0a\x23\xd7\xce"  # such content is split into several frames
+    write_face_records(tmp_path / "set", [(label, payload + label * 2 * magic) for label, payload in IMAGES])
+    images = shuffle_as_insightface(tmp_path / "set", tmp_path / "out")
+    with FaceRecords(tmp_path / "out", images_filter=1) as faces:
+        assert (faces.identities, faces.num_classes, faces.image_shape) == (None, 4, (112, 112))
+        assert faces.keys.tolist() == list(range(10))
+        assert [faces.read_image(key) for key in faces.keys] == images
+
+
+@pytest.mark.parametrize(
+    ("cut", "count", "message"),
+    [
+        (0, 11, r"property says 11 images, and there are 10"),
+        (3, None, "the file ends inside its last record"),
+        (30, None, "the file ends inside its last record"),
+        (None, None, "byte 44: no record starts here"),
+    ],
+)
+def test_a_damaged_set_without_an_index_is_refused(tmp_path, cut, count, message):
+    write_face_records(tmp_path / "set", IMAGES)
+    shuffle_as_insightface(tmp_path / "set", tmp_path / "out", count)
+    path = tmp_path / "out" / "train.rec"
+    data = path.read_bytes()
+    path.write_bytes(data[:8] * 2 + data[8:] if cut is None else data[: len(data) - cut])
+    with pytest.raises(InputError, match=rf"train\.rec: {message}"):
+        FaceRecords(tmp_path / "out")
+
+
+def test_a_missing_index_of_any_other_set_is_named(tmp_path):
+    write_face_records(tmp_path, IMAGES)
+    (tmp_path / "train.idx").unlink()
+    with pytest.raises(InputError, match=r"train\.idx: it cannot be read"):
+        FaceRecords(tmp_path)

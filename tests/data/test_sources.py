@@ -63,6 +63,21 @@ def test_a_plain_record_file_gives_every_image(tmp_path):
     assert found(path) == [(f"{path}:{key}", IMAGES[key % 6]) for key in (0, 7, 3)]
 
 
+@pytest.mark.parametrize("labels", [(3,), (3, 25.5), (0, 4)])
+def test_labels_that_are_arrays_make_no_headers(tmp_path, labels):
+    with RecordWriter(tmp_path / "train.rec", tmp_path / "train.idx") as writer:
+        for key in range(6):
+            writer.write(key, labels, IMAGES[key])
+    assert [image for _, image in found(tmp_path)] == IMAGES
+
+
+def test_a_shuffled_record_file_needs_no_index(tmp_path):
+    write_face_records(tmp_path, [(0, image) for image in IMAGES])
+    (tmp_path / "train.idx").unlink()
+    (tmp_path / "property").write_text("1,16,16\n6\nshuffled\n2020-02-02 20:20:20.202020\n")
+    assert [image for _, image in found(tmp_path)] == IMAGES
+
+
 def test_a_verification_set_gives_all_its_images(tmp_path):
     path = tmp_path / "set.bin"
     write_pairs(path, [IMAGES[0], IMAGES[1], IMAGES[0], IMAGES[2]], np.array([True, False]))
