@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+_MEMORY = re.compile(
+    r"bad.?alloc|out of memory|memory exhausted|not enough memory|(cannot|could not|failed to|unable to) allocate", re.I
+)
+
 
 class InputError(ValueError):
     """A file, an option or a value from outside cannot be used.
@@ -24,17 +28,17 @@ class InputError(ValueError):
         self.option = option
 
     def __str__(self) -> str:
-        return _printable(": ".join(filter(None, (self.option, self.args[0]))))
+        return printable(": ".join(filter(None, (self.option, self.args[0]))))
 
 
 def describe(error: Exception) -> str:
     """Put any error into one printable line, as a command shows it: an option is written as its flag."""
     if isinstance(error, InputError) and error.option:
-        return _printable(f"--{error.option.replace('_', '-')}: {error.args[0]}")
+        return printable(f"--{error.option.replace('_', '-')}: {error.args[0]}")
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    return _printable(" ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def mxnet_reason(error: Exception) -> str:
@@ -44,6 +48,11 @@ def mxnet_reason(error: Exception) -> str:
     return re.sub(r"^MXNetError: |\[[0-9:]+\] \S+:\d+: ", "", told[0])[:300]
 
 
-def _printable(text):
-    """What a file says must not reach a terminal as control characters, nor end as a line that cannot be printed."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is the cause, in the words of Python or of a library that computes."""
+    return isinstance(error, MemoryError) or _MEMORY.search(str(error)) is not None
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey, or could not print, in a text from outside."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -36,7 +36,7 @@ from denseface.core.parallel import ordered_map
 from denseface.data.cropping import Cropper
 from denseface.data.pictures import load_picture
 from denseface.data.sources import Source
-from denseface.embedding.embedder import Embedder
+from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.embedding.gallery import write_gallery
 
 _THREADS = min(4, os.cpu_count() or 1)
@@ -187,8 +187,7 @@ class _Work:
 
     def add(self, batch: list[_Decoded]) -> None:
         """Embed a batch, and write it down: first the rows, then the lines that make them count."""
-        pictures = [item.picture for item in batch if item.picture is not None]
-        rows = self._embedder.embed(pictures).astype("<f4")
+        rows = self._embed([item for item in batch if item.picture is not None])
         with naming_errors(self._rows.name):
             self._rows.write(rows.tobytes())
             self._rows.flush()
@@ -201,6 +200,13 @@ class _Work:
                 self._log.write(_line([item.source.name, *item.stamp, crc]))
                 self._count(item.source.name, crc)
             self._log.flush()
+
+    def _embed(self, items):
+        pictures = as_batch([item.picture for item in items], self._embedder.image_shape)
+        try:
+            return self._embedder.combine(*self._embedder.compute(pictures)).astype("<f4")
+        except PictureError as error:
+            raise InputError(f"{items[error.position].source.name}: {error.reason}") from error
 
     def write(self, out: Path) -> None:
         """Write the file of embeddings."""

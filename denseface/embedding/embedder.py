@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
 from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize as normalized
 from denseface.data.pictures import Picture, PictureShape, load_picture
@@ -106,9 +106,9 @@ class Embedder:
         context: mx.Context | None = None,
     ):
         if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+            raise InputError(f"must be at least 1, not {batch_size}", option="batch_size")
         if image_shape is not None and image_shape[2] not in (1, 3):
-            raise InputError(f"image_shape: channels must be 1 (gray) or 3 (RGB), not {image_shape[2]}")
+            raise InputError(f"channels must be 1 (gray) or 3 (RGB), not {image_shape[2]}", option="image_shape")
         self.model = model
         self.flip = flip
         self.normalize = normalize
@@ -172,7 +172,7 @@ class Embedder:
         return np.concatenate([np.empty((0, self.emb_size), np.float32), *parts])
 
     def combine(self, plain: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
-        """Make embeddings, float32 (n, emb_size), of what :meth:`batches` yields."""
+        """Make embeddings, float32 (n, emb_size), of what :meth:`compute` returns."""
         embeddings = plain if mirrored is None else plain + mirrored
         return normalized(embeddings).astype(np.float32) if self.normalize else embeddings
 
@@ -187,26 +187,74 @@ class Embedder:
         Yields
         ------
         plain, mirrored : ndarray of shape (n, emb_size), float32
-            Embeddings of up to `batch_size` pictures as the network gives them, and of their mirror images (None
-            without `flip`).
+            For up to `batch_size` pictures, as from :meth:`compute`.
         """
-        size = self.batch_size
-        decoded = ordered_map(self._load, enumerate(_listed(images)), _DECODERS, ahead=2 * size)
-        while pictures := list(itertools.islice(decoded, size)):
-            batch = np.zeros((size, *self._engine.input_shape), np.float32)
-            batch[: len(pictures)] = np.stack(pictures).transpose(0, 3, 1, 2)
-            plain = self._compute(batch)[: len(pictures)]
-            mirrored = self._compute(np.ascontiguousarray(batch[:, :, :, ::-1])) if self.flip else None
-            yield plain, mirrored if mirrored is None else mirrored[: len(pictures)]
+        if _is_single(images):
+            decoded = map(self._load, [(0, images)])  # threads would cost more than they gain
+        else:
+            decoded = ordered_map(self._load, enumerate(images), _DECODERS, ahead=2 * self.batch_size)
+        first = 0
+        while pictures := list(itertools.islice(decoded, self.batch_size)):
+            try:
+                yield self.compute(as_batch(pictures, self.image_shape))
+            except PictureError as error:
+                raise PictureError(first + error.position, error.reason) from error
+            first += len(pictures)
 
-    def _compute(self, batch):
+    def compute(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Embed pictures that have the network's shape.
+
+        A picture and its mirror image stand side by side in the batches that the engine computes.
+
+        Parameters
+        ----------
+        batch : ndarray of shape (n, C, H, W), float32
+            RGB or gray, 0 to 255; any number of pictures.
+
+        Returns
+        -------
+        plain, mirrored : ndarray of shape (n, emb_size), float32
+            Embeddings as the network computes them, not normalised, and those of the mirror images (None without
+            `flip`).
+
+        Raises
+        ------
+        PictureError
+            If an embedding is not finite.
+        InputError
+            If the array has another type or shape, or the engine fails.
+        """
+        wanted = self.image_shape.nchw(len(batch))
+        if batch.dtype != np.float32 or batch.shape != wanted:
+            raise InputError(f"a batch must be float32 of shape {wanted}, not {batch.dtype} {batch.shape}")
+        rows = np.stack([batch, batch[..., ::-1]], axis=1).reshape(-1, *batch.shape[1:]) if self.flip else batch
+        embeddings = np.empty((len(rows), self.emb_size), np.float32)
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            embeddings[start : start + len(part)] = self._run(part)[: len(part)]
+        plain, mirrored = (embeddings[::2], embeddings[1::2]) if self.flip else (embeddings, None)
+        _check_finite(plain, mirrored)
+        return plain, mirrored
+
+    def _run(self, rows):
+        """Let the engine compute up to a batch, filled up with zeros."""
+        batch = rows
+        if len(rows) < self.batch_size:
+            batch = np.zeros((self.batch_size, *rows.shape[1:]), np.float32)
+            batch[: len(rows)] = rows
         try:
-            return self._engine(batch)
+            return self._engine(np.ascontiguousarray(batch))
         except Exception as error:  # each engine has its own
-            reason = mxnet_reason(error)
-            raise InputError(
-                f"--engine {self.engine} fails ({reason}); if it is memory, try a smaller --batch-size"
-            ) from error
+            raise self._failure(error) from error
+
+    def _failure(self, error):
+        reason = mxnet_reason(error)
+        if is_out_of_memory(error):
+            return InputError(
+                f"{self.engine} has no memory for {self.batch_size} pictures at a time ({reason}); take fewer",
+                option="batch_size",
+            )
+        return InputError(f"{self.model.name}: {self.engine} cannot compute it: {reason}")
 
     def _load(self, numbered):
         position, picture = numbered
@@ -216,7 +264,29 @@ class Embedder:
             raise PictureError(position, str(error)) from error
 
 
-def _listed(images):
-    """A single picture as a list of one."""
-    single = isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
-    return [images] if single else images
+def as_batch(pictures: Sequence[np.ndarray], image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Stack pictures for :meth:`Embedder.compute`.
+
+    Parameters
+    ----------
+    pictures : sequence of ndarray of shape (height, width, channels), uint8
+    image_shape : tuple (height, width, channels)
+
+    Returns
+    -------
+    ndarray of shape (n, channels, height, width), float32
+    """
+    stacked = np.array(pictures, np.uint8).reshape(-1, *image_shape)
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), np.float32)
+
+
+def _check_finite(plain, mirrored):
+    with np.errstate(over="ignore", invalid="ignore"):
+        summed = plain if mirrored is None else plain + mirrored
+    broken = np.flatnonzero(~np.isfinite(summed).all(axis=1))
+    if len(broken):
+        raise PictureError(int(broken[0]), "its embedding is not finite; check the parameters of the model")
+
+
+def _is_single(images):
+    return isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)

@@ -36,15 +36,15 @@ def embedder():
 
 def counting(embedder):
     """Let it say how many pictures it has computed, and die when it is told to."""
-    original, embedder.computed, embedder.die_after = embedder.embed, 0, None
+    original, embedder.computed, embedder.die_after = embedder.compute, 0, None
 
-    def embed(images):
+    def compute(batch):
         if embedder.die_after is not None and embedder.computed >= embedder.die_after:
             raise Killed
-        embedder.computed += len(images)
-        return original(images)
+        embedder.computed += len(batch)
+        return original(batch)
 
-    embedder.embed = embed
+    embedder.compute = compute
     return embedder
 
 

@@ -10,7 +10,7 @@ from denseface.core.errors import InputError
 from denseface.core.vectors import similarity
 from denseface.data.pairs import PairSet
 from denseface.data.pictures import load_picture
-from denseface.embedding.embedder import Embedder, PictureError
+from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.evaluation.metrics import pair_scores, score_pairs
 from denseface.evaluation.verify import verify
 from support.helpers import output
@@ -61,6 +61,39 @@ def test_an_embedding_is_the_same_whatever_is_computed_with_it(model):
     for i, image in enumerate(images):
         np.testing.assert_array_equal(embedder.embed(image)[0], together[i])
     np.testing.assert_array_equal(embedder.embed(images[::-1]), together[::-1])
+
+
+@pytest.mark.parametrize(("batch_size", "count", "calls"), [(2, 1, 1), (2, 3, 3), (4, 2, 1), (4, 3, 2), (1, 1, 2)])
+def test_a_picture_and_its_mirror_image_share_a_batch(model, batch_size, count, calls):
+    embedder = Embedder(model, batch_size=batch_size, image_shape=TINY_SHAPE)
+    original, computed = embedder._engine, []
+    embedder._engine = lambda batch: computed.append(batch) or original(batch)
+    batch = as_batch(pictures(count), TINY_SHAPE)
+    embedder.compute(batch)
+    rows = np.concatenate(computed)
+    assert len(computed) == calls
+    assert len(rows) == calls * batch_size
+    np.testing.assert_array_equal(rows[: 2 * count : 2], batch)
+    np.testing.assert_array_equal(rows[1 : 2 * count : 2], batch[..., ::-1])
+    assert not rows[2 * count :].any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_a_batch_of_any_size_is_computed(model, count):
+    images = pictures(count)
+    embedder = Embedder(model, batch_size=4, image_shape=TINY_SHAPE)
+    plain, mirrored = embedder.compute(as_batch(images, TINY_SHAPE))
+    assert plain.shape == mirrored.shape == (count, 8)
+    if count:
+        np.testing.assert_allclose(plain, raw(model, images), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(mirrored, raw(model, images[:, :, ::-1]), rtol=1e-5, atol=1e-6)
+    assert Embedder(model, flip=False, image_shape=TINY_SHAPE).compute(as_batch(images, TINY_SHAPE))[1] is None
+
+
+@pytest.mark.parametrize("batch", [np.zeros((2, 3, 16, 16)), np.zeros((2, 16, 16, 3), np.float32)])
+def test_a_batch_of_another_kind_is_refused(model, batch):
+    with pytest.raises(InputError, match=r"a batch must be float32 of shape \(2, 3, 16, 16\), not float"):
+        Embedder(model, image_shape=TINY_SHAPE).compute(batch)
 
 
 def test_every_form_of_a_picture_gives_the_same(model, tmp_path):
@@ -158,9 +191,9 @@ def test_a_broken_file_is_named(model, tmp_path):
 
 
 def test_impossible_options_are_refused(model):
-    with pytest.raises(InputError, match="batch_size must be at least 1"):
+    with pytest.raises(InputError, match="batch_size: must be at least 1"):
         Embedder(model, batch_size=0, image_shape=TINY_SHAPE)
-    with pytest.raises(InputError, match="channels must be 1"):
+    with pytest.raises(InputError, match="image_shape: channels must be 1"):
         Embedder(model, image_shape=(16, 16, 4))
 
 
@@ -221,9 +254,23 @@ def test_a_broken_picture_of_a_set_is_named_by_its_pair(model):
         verify(Embedder(model, image_shape=TINY_SHAPE), pairs)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_an_embedding_that_is_not_finite_is_named(model, value):
+    """The last one is finite until the embedding of the mirror image is added."""
+    broken = with_values(model, fc1_beta=value)
+    images = pictures(3)
+    with pytest.raises(PictureError, match=r"^picture 0: its embedding is not finite; check the parameters"):
+        Embedder(broken, image_shape=TINY_SHAPE).embed(images)
+    embedder = Embedder(model, batch_size=2, flip=False, image_shape=TINY_SHAPE)
+    original = embedder._engine
+    embedder._engine = lambda batch: np.where(batch[:, 0, 0, :1] == images[2, 0, 0, 0], value * 10, original(batch))
+    with pytest.raises(PictureError, match=r"^picture 2: its embedding"), np.errstate(over="ignore"):
+        embedder.embed(images)
+
+
 def test_a_model_that_gives_nan_is_named(model):
     broken = with_values(model, fc1_beta=np.nan)
-    with pytest.raises(InputError, match=r"^faces: embedding 0 contains NaN"):
+    with pytest.raises(InputError, match=r"^faces: pair 0: its embedding is not finite"):
         verify(Embedder(broken, image_shape=TINY_SHAPE), pair_set())
 
 
