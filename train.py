@@ -27,11 +27,11 @@ from denseface.core.errors import InputError, describe, mxnet_reason
 from denseface.core.files import replacing
 from denseface.core.lock import locked
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader
+from denseface.data.loader import BatchLoader, Loader, PictureReader
 from denseface.data.pairs import read_pairs
 from denseface.data.pictures import PictureShape
 from denseface.data.records import FaceRecords
-from denseface.distributed.workers import Workers
+from denseface.distributed.workers import Workers, connect
 from denseface.embedding.embedder import Embedder
 from denseface.evaluation.verify import verify
 from denseface.models import checkpoint, families
@@ -40,7 +40,7 @@ from denseface.training.devices import contexts
 from denseface.training.learner import Learner
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
-from denseface.training.triplets import METRICS, TripletLoader
+from denseface.training.triplets import METRICS, Mining, TripletLoader
 
 import mxnet as mx
 
@@ -70,7 +70,7 @@ def train(argv: list[str] | None) -> int:
     prefix = run_prefix(args)
     with contextlib.ExitStack() as stack:
         # who else trains
-        workers = stack.enter_context(Workers(args.kvstore))
+        workers = stack.enter_context(connect(args.kvstore))
         if not workers.is_first:
             logger.setLevel(logging.WARNING)
         workers.from_first(lambda: stack.enter_context(locked_run_folder(prefix)))
@@ -121,7 +121,7 @@ def train(argv: list[str] | None) -> int:
         if not run.fit():
             logger.info("stopped at step %d; go on with the same command and --resume", run.step)
             return 128 + run.stopped_by
-        logger.info("done: %s, step %d; %d broken pictures were replaced", prefix, run.step, len(loader.bad))
+        logger.info("done: %s, step %d; %d broken pictures were replaced", prefix, run.step, len(loader.reader.bad))
         return 0
 
 
@@ -214,26 +214,27 @@ def make_loader(
     num_devices: int,
     workers: Workers,
     embed: Callable[[np.ndarray], np.ndarray],
-) -> BatchLoader:
+) -> Loader:
     """Choose where batches come from: all pictures in random order or, for a loss on triplets, what is mined."""
-    settings = {
-        "records": records,
-        "batch_size": args.per_batch_size * num_devices,
-        "image_shape": config.image_shape,
-        "augmentation": Augmentation.from_config(config),
-        "seed": args.seed,
-        "max_bad": args.max_bad,
-    }
+    reader = PictureReader(records, config.image_shape, max_bad=args.max_bad)
+    batch_size = args.per_batch_size * num_devices
+    augmentation = Augmentation.from_config(config)
     if config.loss_name not in METRICS:
-        return BatchLoader(**settings, num_parts=workers.size, part_index=workers.rank)
-    return TripletLoader(
-        **settings,
-        embed=embed,
-        metric=METRICS[config.loss_name],
+        return BatchLoader(reader, batch_size, augmentation, args.seed, num_parts=workers.size, part_index=workers.rank)
+    mining = Mining(
+        METRICS[config.loss_name],
         alpha=config.triplet_alpha,
-        max_ap=config.triplet_max_ap,
         bag_size=config.triplet_bag_size,
         images_per_identity=config.images_per_identity,
+        max_ap=config.triplet_max_ap,
+    )
+    return TripletLoader(
+        reader,
+        embed,
+        mining,
+        batch_size,
+        augmentation,
+        args.seed,
         num_devices=num_devices,
         accumulate=args.accumulate,
         workers=workers,
@@ -249,7 +250,7 @@ def classes_a_step(args: argparse.Namespace, config: dict, images: int) -> int:
     return sample_size(config.num_classes, args.sample_rate, images)
 
 
-def make_plan(args: argparse.Namespace, loader: BatchLoader) -> Plan:
+def make_plan(args: argparse.Namespace, loader: Loader) -> Plan:
     """Turn epochs and steps into a plan."""
     try:
         lr_steps = [natural(step) for step in args.lr_steps.split(",") if step]

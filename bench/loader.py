@@ -31,11 +31,11 @@ def contenders(folder: str) -> list[Contender]:
 def batch_loader(folder, threads):
     """What ``train.py`` reads with."""
     from denseface.data.augment import Augmentation
-    from denseface.data.loader import BatchLoader
+    from denseface.data.loader import BatchLoader, PictureReader
     from denseface.data.records import FaceRecords
 
     records = FaceRecords(folder)
-    loader = BatchLoader(records, _BATCH, (_SIDE, _SIDE, 3), Augmentation(mirror=True), threads=threads)
+    loader = BatchLoader(PictureReader(records, (_SIDE, _SIDE, 3), threads), _BATCH, Augmentation(mirror=True))
     stream = loader.batches()
 
     def run():

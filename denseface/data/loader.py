@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -43,41 +43,51 @@ class Batch(NamedTuple):
     label: np.ndarray
 
 
-class BatchLoader:
-    """Shuffled batches for training, in an order that depends on the seed alone.
+class Loader(Protocol):
+    """Where the batches of a run come from.
 
-    Each epoch is a permutation of all pictures, cut into steps of ``batch_size * num_parts``, of which each part takes
-    its own ``batch_size``; what is left at the end is dropped. A set too small for one such step is repeated to fill
-    it. Two parts with batches of 16 thus see, step by step, what one part with batches of 32 sees.
+    Attributes
+    ----------
+    reader : PictureReader
+        Reads the pictures, and knows which were unreadable.
+    batch_size : int
+        Pictures per batch of this worker.
+    steps_per_epoch : int
+        Batches per pass through the training set, the same for every worker.
+    """
 
-    A broken picture is replaced by another one, drawn at random, and named in a warning (the first 20; then they are
-    counted).
+    reader: PictureReader
+    batch_size: int
+    steps_per_epoch: int
+
+    def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
+        """Yield batches without end, from this one on."""
+
+    def state(self) -> dict:
+        """Return what :meth:`restore` needs beside the number of the next batch, as plain values."""
+
+    def restore(self, state: dict) -> None:
+        """Restore what :meth:`state` returned; InputError if it belongs to something else."""
+
+
+class PictureReader:
+    """Reads and decodes the pictures of a training set, and keeps account of the unreadable ones.
 
     Parameters
     ----------
     records : FaceRecords
         The training set.
-    batch_size : int
-        Pictures in a batch of this part.
     image_shape : tuple (height, width, channels)
-        What the network takes; channels 1 (gray) or 3 (RGB). Pictures of another kind or size are converted.
-    augmentation : Augmentation
-        Random changes to each picture.
-    seed : int
-        Of the order and the augmentation, 0 or more.
+        Input of the network; channels 1 (gray) or 3 (RGB). Pictures of another kind or size are converted.
     threads : int
-        How many decode and augment.
-    num_parts, part_index : int
-        The number of workers that share an epoch, and which of them this is, from 0.
+        Threads on which a loader reads and augments.
     max_bad : int, optional
-        Give up when more pictures than this are broken; by default only when hardly any can be read.
+        Stop when more pictures than this are unreadable; by default there is no limit.
 
     Attributes
     ----------
-    steps_per_epoch : int
-        The same for every part.
     bad : dict of int to str
-        The keys of the broken pictures of the batches handed out so far, each with the reason.
+        Keys of the unreadable pictures noted so far, each with the reason.
 
     Raises
     ------
@@ -88,42 +98,135 @@ class BatchLoader:
     def __init__(
         self,
         records: FaceRecords,
-        batch_size: int,
         image_shape: tuple[int, int, int],
-        augmentation: Augmentation,
-        seed: int = 0,
         threads: int = 2,
-        num_parts: int = 1,
-        part_index: int = 0,
         max_bad: int | None = None,
     ):
-        _check_range("batch_size", batch_size, 1)
-        _check_range("seed", seed, 0, 2**64 - 1)
         _check_range("threads", threads, 1)
-        _check_range("num_parts", num_parts, 1)
-        _check_range("part_index", part_index, 0, num_parts - 1)
         if max_bad is not None:
             _check_range("max_bad", max_bad, 0)
         if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[2] not in (1, 3):
             raise InputError(f"image_shape must be (height, width, 1 or 3), got {image_shape}")
         self.records = records
-        self.batch_size = batch_size
         self.image_shape = image_shape
-        self.augmentation = augmentation
-        self.seed = seed
         self.threads = threads
-        self.num_parts = num_parts
-        self.part_index = part_index
         self.max_bad = max_bad
-        self.steps_per_epoch = max(1, len(records.keys) // (batch_size * num_parts))
         self.bad: dict[int, str] = {}
 
+    def read(self, key: int) -> tuple[Record, np.ndarray]:
+        """Read one picture; any thread may call it.
+
+        Parameters
+        ----------
+        key : int
+            Key of its record.
+
+        Returns
+        -------
+        record : Record
+            Its label is not checked; ``records.label`` does that.
+        picture : ndarray of shape ``image_shape``, uint8
+
+        Raises
+        ------
+        RecordError
+            If the record or the picture in it is broken.
+        """
+        record = self.records.reader.read(key)
+        try:
+            return record, decode(record.payload, self.image_shape, upright=False)
+        except ImageError as error:
+            raise RecordError(f"{self.records.reader.path}: key {key}: {error}") from error
+
+    def note_bad(self, bad: Mapping[int, str]) -> None:
+        """Add unreadable pictures to :attr:`bad`. The first 20 are named in a warning, later ones counted.
+
+        Parameters
+        ----------
+        bad : mapping of int to str
+            Reasons by key.
+
+        Raises
+        ------
+        InputError
+            If there are more than ``max_bad`` now.
+        """
+        for key, reason in bad.items():
+            if key in self.bad:
+                continue
+            self.bad[key] = reason
+            count = len(self.bad)
+            if count <= _NAMED:
+                logger.warning("broken picture replaced: %s", reason)
+            elif count % 100 == 0:
+                logger.warning("%d broken pictures so far", count)
+            if self.max_bad is not None and count > self.max_bad:
+                raise InputError(
+                    f"{reason}; with it {count} pictures are broken, more than max_bad = {self.max_bad}; "
+                    "copy the records again, or allow more"
+                )
+
+
+class BatchLoader:
+    """Shuffled batches for training, in an order that depends on the seed alone.
+
+    Each epoch is a permutation of all pictures, cut into steps of ``batch_size * num_parts``, of which each part takes
+    its own ``batch_size``; what is left at the end is dropped. A set too small for one such step is repeated to fill
+    it. Two parts with batches of 16 thus see, step by step, what one part with batches of 32 sees.
+
+    An unreadable picture is replaced by another one, drawn at random.
+
+    Parameters
+    ----------
+    reader : PictureReader
+        Reads the training set.
+    batch_size : int
+        Pictures per batch of this part.
+    augmentation : Augmentation
+        Random changes to each picture.
+    seed : int
+        Of the order and the augmentation, 0 or more.
+    num_parts, part_index : int
+        The number of workers that share an epoch, and which of them this is, from 0.
+
+    Attributes
+    ----------
+    steps_per_epoch : int
+        The same for every part.
+
+    Raises
+    ------
+    InputError
+        An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        reader: PictureReader,
+        batch_size: int,
+        augmentation: Augmentation,
+        seed: int = 0,
+        num_parts: int = 1,
+        part_index: int = 0,
+    ):
+        _check_range("batch_size", batch_size, 1)
+        _check_range("seed", seed, 0, 2**64 - 1)
+        _check_range("num_parts", num_parts, 1)
+        _check_range("part_index", part_index, 0, num_parts - 1)
+        self.reader = reader
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.num_parts = num_parts
+        self.part_index = part_index
+        self.steps_per_epoch = max(1, len(reader.records.keys) // (batch_size * num_parts))
+
     def state(self) -> dict:
-        """What :meth:`restore` needs beside the step: nothing, because a batch depends on its number alone."""
+        """Return nothing: a batch depends on its number alone."""
         return {}
 
     def restore(self, state: dict) -> None:
-        """Take back what :meth:`state` gave."""
+        """Restore nothing."""
 
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield batches without end; step s belongs to epoch ``s // steps_per_epoch``.
@@ -143,14 +246,14 @@ class BatchLoader:
         """
         _check_range("start_step", start_step, 0)
         pending: deque[tuple[Batch, list[Future]]] = deque()
-        executor = ThreadPoolExecutor(self.threads, thread_name_prefix="denseface-batches")
+        executor = ThreadPoolExecutor(self.reader.threads, thread_name_prefix="denseface-batches")
         try:
             for epoch, first, keys in self._steps(start_step):
                 pending.append(self._start(executor, epoch, first, keys))
                 if len(pending) > _PREFETCH:
                     batch, parts = pending.popleft()
                     for part in parts:
-                        self._note_bad(part.result())
+                        self.reader.note_bad(part.result())
                     yield batch
         finally:
             executor.shutdown(cancel_futures=True)
@@ -159,7 +262,7 @@ class BatchLoader:
         """Yield the epoch of each step, its first position in that epoch, and its keys."""
         epoch, first_step = divmod(start_step, self.steps_per_epoch)
         while True:
-            order = _generator(self.seed, epoch).permutation(self.records.keys)
+            order = _generator(self.seed, epoch).permutation(self.reader.records.keys)
             order = np.resize(order, self.steps_per_epoch * self.num_parts * self.batch_size)
             for step in range(first_step, self.steps_per_epoch):
                 first = (step * self.num_parts + self.part_index) * self.batch_size
@@ -170,11 +273,11 @@ class BatchLoader:
         self, executor: ThreadPoolExecutor, epoch: int, first: int, keys: np.ndarray
     ) -> tuple[Batch, list[Future]]:
         """Set the threads to work on a batch, an equal share of its rows each."""
-        height, width, channels = self.image_shape
+        height, width, channels = self.reader.image_shape
         batch = Batch(
             np.empty((self.batch_size, channels, height, width), np.float32), np.empty(self.batch_size, np.float32)
         )
-        shares = np.array_split(np.arange(self.batch_size), self.threads)
+        shares = np.array_split(np.arange(self.batch_size), self.reader.threads)
         return batch, [executor.submit(self._fill, batch, rows, epoch, first, keys) for rows in shares]
 
     def _fill(self, batch: Batch, rows: np.ndarray, epoch: int, first: int, keys: np.ndarray) -> dict[int, str]:
@@ -186,42 +289,19 @@ class BatchLoader:
         return bad
 
     def _draw(self, key: int, epoch: int, position: int, bad: dict[int, str]) -> tuple[np.ndarray, int]:
-        """Give the picture for a position and its class, or those of a replacement."""
+        """Return the picture for a position and its class, or those of a replacement."""
         for attempt in range(1 + _MAX_ATTEMPTS):
             rng = _generator(self.seed, epoch, position + 1, attempt)
             if attempt:
-                key = int(rng.choice(self.records.keys))
+                key = int(rng.choice(self.reader.records.keys))
             try:
-                record, image = self._read(key)
+                record, picture = self.reader.read(key)
             except RecordError as error:
                 bad[key] = str(error)
             else:
                 # A label outside the classes is no broken picture: the set does not fit its property file.
-                return self.augmentation(image, rng), self.records.label(record)
+                return self.augmentation(picture, rng), self.reader.records.label(record)
         raise InputError(f"{bad[key]}; so were {_MAX_ATTEMPTS} others in a row: check or copy the records again")
-
-    def _read(self, key: int) -> tuple[Record, np.ndarray]:
-        record = self.records.reader.read(key)
-        try:
-            return record, decode(record.payload, self.image_shape, upright=False)
-        except ImageError as error:
-            raise RecordError(f"{self.records.reader.path}: key {key}: {error}") from error
-
-    def _note_bad(self, bad: dict[int, str]) -> None:
-        for key, reason in bad.items():
-            if key in self.bad:
-                continue
-            self.bad[key] = reason
-            count = len(self.bad)
-            if count <= _NAMED:
-                logger.warning("broken picture replaced: %s", reason)
-            elif count % 100 == 0:
-                logger.warning("%d broken pictures so far", count)
-            if self.max_bad is not None and count > self.max_bad:
-                raise InputError(
-                    f"{reason}; with it {count} pictures are broken, more than max_bad = {self.max_bad}; "
-                    "copy the records again, or allow more"
-                )
 
 
 def _check_range(name: str, value: int, low: int, high: float = math.inf) -> None:

@@ -135,6 +135,29 @@ class FaceRecords:
             raise RecordError(f"{self.reader.path}: key {record.key}: images_filter has left out label {label}")
         return class_index
 
+    def keys_by_identity(self) -> list[np.ndarray]:
+        """Group the keys of the images by identity; for a plain file, every label is read.
+
+        Returns
+        -------
+        list of ndarray of shape (n,), int64
+            One array per identity. Records of a plain file whose label cannot be read are left out.
+        """
+        if self.identities is not None:
+            counts = self.identities[:, 1] - self.identities[:, 0]
+            return np.split(self.keys, np.cumsum(counts)[:-1])
+        labels = np.array([self._raw_label(key) for key in self.keys.tolist()])
+        order = np.argsort(labels, kind="stable")
+        starts = np.flatnonzero(np.diff(labels[order])) + 1
+        groups = np.split(self.keys[order], starts)
+        return groups[1:] if labels.min() < 0 else groups
+
+    def _raw_label(self, key: int) -> float:
+        try:
+            return float(self.reader.read_labels(key)[0])
+        except RecordError:
+            return -1.0
+
     def _checked_label(self, key: int, labels: np.ndarray) -> int:
         label = float(labels[0])
         if not (0 <= label < self._property.num_classes and label.is_integer()):

@@ -10,11 +10,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, describe
 from denseface.core.signals import SIGNALS
 from denseface.distributed import heartbeats
 
@@ -26,50 +26,80 @@ _BUFFER = 4096
 _CLOSING_SECONDS = 20
 
 
-class Workers:
-    """The processes that train one network together, of which this is one.
+class OneWorker:
+    """The only worker of a run in a single process: it agrees with itself, at no cost.
 
-    With a kvstore that is not ``dist`` there is one worker, and everything here is free.  All workers have to call
-    the methods in the same order.  As a context manager it takes leave of the others at the end; after an exception
-    it does not wait for them, and the process ends with code 1.
+    Attributes
+    ----------
+    rank, size : int
+        0 and 1.
+    kvstore : None
+        Nothing connects it to anybody.
+    """
+
+    rank, size, kvstore = 0, 1, None
+    is_first = True
+
+    def __enter__(self) -> OneWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def sum(self, values: np.ndarray | Sequence[float]) -> np.ndarray:
+        """Return the values as float64."""
+        return np.asarray(values, np.float64)
+
+    def check(self, error: InputError | None) -> None:
+        """Raise the error, if there is one."""
+        if error:
+            raise error
+
+    def from_first(self, function: Callable[[], Any]) -> Any:
+        """Return what the function returns."""
+        return function()
+
+
+class ServerWorkers:
+    """The workers of a distributed run, seen from one of them, which MXNet's parameter server connects.
+
+    All workers have to call the methods in the same order. As a context manager it waits for the others at the end;
+    after an exception it does not wait, and the process ends with code 1.
 
     Parameters
     ----------
     kvstore : str
-        Type of MXNet's key-value store; ``dist_sync`` or ``dist_device_sync`` for several workers.
+        Type of MXNet's key-value store: ``dist_sync`` or ``dist_device_sync``. The ``DMLC_*`` variables, which
+        :func:`connect` checks, say where the others are.
 
     Attributes
     ----------
     rank, size : int
         Which worker this is, from 0, and how many there are.
-    kvstore : KVStore or None
-        What connects them; None with one worker.
-
-    Raises
-    ------
-    InputError
-        If the kvstore and the ``DMLC_*`` variables do not go together.
+    kvstore : KVStore
+        Connects them.
     """
 
-    def __init__(self, kvstore: str = "device"):
-        self.rank, self.size, self.kvstore = 0, 1, None
-        if "dist" in kvstore:
-            self._meet(kvstore)
-        elif "DMLC_ROLE" in os.environ:
-            raise InputError(
-                f"--kvstore {kvstore}: DMLC_ROLE says that this process is one of several; give --kvstore dist_sync"
-            )
+    def __init__(self, kvstore: str):
+        heartbeats.start_heartbeats()
+        seconds, _ = heartbeats.arrival_seconds(), heartbeats.silence_seconds()
+        deadline = _deadline(seconds, heartbeats.nobody_came(seconds))
+        with _ended_by_signals():
+            self.kvstore = mx.kv.create(kvstore)
+        deadline.cancel()
+        self.rank, self.size = self.kvstore.rank, self.kvstore.num_workers
+        self._over = threading.Event()
+        self._watch = heartbeats.watch_as_worker(mx.base._LIB, self.kvstore.handle, self._over)
+        self.kvstore.init(_KEY, mx.nd.zeros((_BUFFER,), dtype="float64"))
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> ServerWorkers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.kvstore is None:
-            return
         if kind is not None:  # freeing the store waits for the others, who may never come
             atexit.register(_end, self.kvstore)
             return
-        deadline = _deadline(_CLOSING_SECONDS, "all is done, but the other processes have not come to their end")
+        deadline = _deadline(_CLOSING_SECONDS, "this worker is done, but the other processes have not ended")
         self._over.set()
         self._watch.join()
         handle, self.kvstore.handle = self.kvstore.handle, None
@@ -95,8 +125,6 @@ class Workers:
             The same on every worker, bit for bit.
         """
         values = np.asarray(values, np.float64)
-        if self.kvstore is None:
-            return values
         flat = values.ravel()
         total = np.empty_like(flat)
         buffer = mx.nd.zeros((_BUFFER,), dtype="float64")
@@ -108,66 +136,102 @@ class Workers:
         return total.reshape(values.shape)
 
     def check(self, error: InputError | None) -> None:
-        """Raise on every worker where one of them has an error: its own there, a word of it on the others."""
+        """Raise on every worker if one of them has an error: its own there, a pointer to it on the others."""
         failed = np.zeros(self.size)
         failed[self.rank] = error is not None
         failed = self.sum(failed)
         if error:
             raise error
         if failed.any():
-            raise InputError(f"worker {failed.argmax()} cannot go on; its log says why")
+            raise InputError(f"worker {failed.argmax()} cannot continue; its log says why")
 
     def from_first(self, function: Callable[[], Any]) -> Any:
-        """Give to all workers what the function gives on the first, which alone calls it.
+        """Call a function on the first worker alone, and return its value on all.
 
         Parameters
         ----------
         function : callable
-            Gives plain values, which pass through JSON.
+            Returns plain values, which pass through JSON.
 
         Raises
         ------
         InputError
             On every worker, if the function raises one or an OSError.
         """
-        if self.kvstore is None:
-            return function()
         answer = {}
         if self.is_first:
             try:
                 answer = {"value": function()}
-            except (InputError, OSError) as error:
-                answer = {"error": str(error)}
+            except InputError as error:
+                answer = {"error": error.args[0], "option": error.option}
+            except OSError as error:
+                answer = {"error": describe(error), "option": None}
         text = json.dumps(answer).encode()
         size = int(self.sum([len(text) if self.is_first else 0])[0])
         codes = np.frombuffer(text, np.uint8) if self.is_first else np.zeros(size)
         answer = json.loads(self.sum(codes).astype(np.uint8).tobytes())
         if "error" in answer:
-            raise InputError(answer["error"])
+            raise InputError(answer["error"], option=answer["option"])
         return answer["value"]
 
-    def _meet(self, kvstore):
-        if "async" in kvstore:
+    def broadcast(self, key: int, array: mx.nd.NDArray) -> None:
+        """Overwrite an array with that of the first worker.
+
+        Parameters
+        ----------
+        key : int
+            Key of an array of this shape in the key-value store.
+        array : NDArray
+            Changed in place.
+        """
+        if not self.is_first:
+            array[:] = 0
+        self.kvstore.pushpull(key, [array])  # adding zeros changes nothing
+        array.wait_to_read()  # two arrays of one key must not be under way at once
+
+
+Workers = Union[OneWorker, ServerWorkers]
+
+
+def connect(kvstore: str = "device") -> Workers:
+    """Connect this process to the other workers of its run, if there are any.
+
+    Parameters
+    ----------
+    kvstore : str
+        Type of MXNet's key-value store; ``dist_sync`` or ``dist_device_sync`` for several workers.
+
+    Returns
+    -------
+    OneWorker or ServerWorkers
+        A context manager.
+
+    Raises
+    ------
+    InputError
+        If the kvstore and the ``DMLC_*`` variables do not go together.
+    """
+    if "dist" not in kvstore:
+        if "DMLC_ROLE" in os.environ:
             raise InputError(
-                f"--kvstore {kvstore}: its servers keep the momentum, which MXNet does not give back, so that a run "
-                "could not be resumed; take dist_sync"
+                f"{kvstore} trains alone, but DMLC_ROLE says that this process is one of several; take dist_sync",
+                option="kvstore",
             )
-        missing = [name for name in VARIABLES if not os.environ.get(name)]
-        if missing:
-            raise InputError(
-                f"--kvstore {kvstore}: {missing[0]} is not set; start the run with denseface launch, or set "
-                f"{', '.join(VARIABLES)} in every process"
-            )
-        heartbeats.start_heartbeats()
-        seconds, _ = heartbeats.arrival_seconds(), heartbeats.silence_seconds()
-        deadline = _deadline(seconds, heartbeats.nobody_came(seconds))
-        with _ended_by_signals():
-            self.kvstore = mx.kv.create(kvstore)
-        deadline.cancel()
-        self.rank, self.size = self.kvstore.rank, self.kvstore.num_workers
-        self._over = threading.Event()
-        self._watch = heartbeats.watch_as_worker(mx.base._LIB, self.kvstore.handle, self._over)
-        self.kvstore.init(_KEY, mx.nd.zeros((_BUFFER,), dtype="float64"))
+        return OneWorker()
+    if "async" in kvstore:
+        raise InputError(
+            f"the servers of {kvstore} keep the momentum, which MXNet does not return, so that such a run could not be "
+            "resumed; take dist_sync",
+            option="kvstore",
+        )
+    missing = [name for name in VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"{kvstore} needs {missing[0]}, which is not set; start the run with denseface launch, or set "
+            f"{', '.join(VARIABLES)} in every process",
+            option="kvstore",
+        )
+    return ServerWorkers(kvstore)
 
 
 def _deadline(seconds, message):

@@ -10,7 +10,7 @@ import numpy as np
 
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.data.loader import Batch
-from denseface.distributed.workers import Workers
+from denseface.distributed.workers import OneWorker, Workers
 from denseface.training.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 
 import mxnet as mx
@@ -76,7 +76,7 @@ class Learner:
     ):
         self.symbol = symbol
         self.accumulate = accumulate
-        self.workers = workers or Workers()
+        self.workers = workers or OneWorker()
         self.kvstore = self.workers.kvstore or (mx.kv.create(kvstore) if len(contexts) > 1 else None)
         share = data_shape[0] // len(contexts)
         self.parameter_names = [n for n in symbol.list_arguments() if n not in ("data", "softmax_label")]
@@ -251,13 +251,13 @@ class Learner:
             return
         first = self._executors[0]
         for index, name in enumerate(self.parameter_names):
-            self._from_first_worker(index, first.arg_dict[name])
+            self.workers.broadcast(index, first.arg_dict[name])
             if self._momenta[0][name] is not None:
-                self._from_first_worker(index, self._momenta[0][name])
+                self.workers.broadcast(index, self._momenta[0][name])
                 for momenta in self._momenta[1:]:
                     self._momenta[0][name].copyto(momenta[name])
         for index, name in self._auxiliary_keys():
-            self._from_first_worker(index, first.aux_dict[name])
+            self.workers.broadcast(index, first.aux_dict[name])
         self._share_parameters()
         if self.centers:
             self._share_centers()
@@ -268,14 +268,8 @@ class Learner:
                 for block in self.centers.blocks(tables.get(name)):
                     array = mx.nd.zeros(self._executors[0].grad_dict[name].shape)  # the shape that the key has
                     array[: len(block)] = block
-                    self._from_first_worker(index, array)
+                    self.workers.broadcast(index, array)
                     block[:] = array[: len(block)].asnumpy()
-
-    def _from_first_worker(self, index, array):
-        if not self.workers.is_first:
-            array[:] = 0
-        self.kvstore.pushpull(index, [array])  # a sum with zeros, which changes nothing
-        array.wait_to_read()  # two arrays of one key must not be under way at once
 
     def _arguments(self):
         """Where the parameters are, by name: on the first device, or among the centres."""

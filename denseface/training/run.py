@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.signals import SIGNALS, Interrupted, handled_by
-from denseface.data.loader import Batch, BatchLoader
+from denseface.data.loader import Batch, Loader
 from denseface.evaluation.metrics import VerificationResult
 from denseface.models import checkpoint
 from denseface.models.checkpoint import TrainingState
@@ -83,7 +83,7 @@ class Run:
     ----------
     learner : Learner
         What learns.
-    loader : BatchLoader or TripletLoader
+    loader : Loader
         Where the batches come from.
     plan : Plan
         What to do.
@@ -105,7 +105,7 @@ class Run:
     def __init__(
         self,
         learner: Learner,
-        loader: BatchLoader,
+        loader: Loader,
         plan: Plan,
         prefix: str,
         deployed: mx.sym.Symbol,
@@ -261,7 +261,7 @@ class Run:
         accuracy = None
         if window[0].accuracy is not None:
             accuracy = sum(result.accuracy for result in window) / len(window)
-        speed = len(window) * self.plan.accumulate * self.loader.batch_size * self.loader.num_parts / seconds
+        speed = len(window) * self.plan.accumulate * self.loader.batch_size * self.workers.size / seconds
         epoch = self.step * self.plan.accumulate / self.loader.steps_per_epoch
         log.training(self.step, epoch, rate, loss, accuracy, speed)
         shown = f"loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if accuracy is not None else "")

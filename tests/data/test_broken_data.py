@@ -7,7 +7,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader
+from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords, write_face_records
 from support.tiny_models import encode, pictures
 
@@ -17,10 +17,10 @@ SHAPE, CLASSES, PICTURES = (16, 16, 3), 4, 32
 def epochs(folder, count=2, **options):
     """Batches of some epochs, and what the loader says of broken pictures."""
     with FaceRecords(folder) as records:
-        loader = BatchLoader(records, 8, SHAPE, Augmentation(), threads=1, **options)
+        loader = BatchLoader(PictureReader(records, SHAPE, threads=1, **options), 8, Augmentation())
         stream = loader.batches()
         try:
-            return [next(stream) for _ in range(count * loader.steps_per_epoch)], loader.bad
+            return [next(stream) for _ in range(count * loader.steps_per_epoch)], loader.reader.bad
         finally:
             stream.close()
 

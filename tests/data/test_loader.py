@@ -14,7 +14,7 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader
+from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.pictures import ImageError, decode
 from denseface.data.records import FaceRecords, write_face_records
 
@@ -55,6 +55,11 @@ def faces(tmp_path):
         yield records
 
 
+def make_loader(records, batch_size, image_shape, augmentation, threads=2, max_bad=None, **changes):
+    reader = PictureReader(records, image_shape, threads, max_bad)
+    return BatchLoader(reader, batch_size, augmentation, **changes)
+
+
 def take(loader, count, start_step=0):
     stream = loader.batches(start_step)
     batches = list(itertools.islice(stream, count))
@@ -89,7 +94,7 @@ class Spy:
 
 
 def test_a_batch_holds_the_pictures_and_their_classes(flats):
-    (batch,) = take(BatchLoader(flats, 8, SHAPE, PLAIN), 1)
+    (batch,) = take(make_loader(flats, 8, SHAPE, PLAIN), 1)
     assert batch.data.shape == (8, 3, SIDE, SIDE) and batch.data.dtype == np.float32
     assert batch.label.shape == (8,) and batch.label.dtype == np.float32
     assert batch.label.tolist() == [(key - 1) // 5 for key in keys_of(batch)]
@@ -99,14 +104,14 @@ def test_channels_are_rgb(tmp_path):
     color = np.empty(SHAPE, np.uint8)
     color[:] = (200, 100, 50)
     with write_set(tmp_path, [encode(color, "PNG")]) as records:
-        (batch,) = take(BatchLoader(records, 1, SHAPE, PLAIN), 1)
+        (batch,) = take(make_loader(records, 1, SHAPE, PLAIN), 1)
     np.testing.assert_array_equal(batch.data[0, :, 3, 7], [200, 100, 50])
 
 
 @pytest.mark.parametrize("threads", [2, 5])
 def test_the_stream_is_the_same_for_any_number_of_threads(faces, threads):
-    alone = take(BatchLoader(faces, 4, SHAPE, EVERYTHING, seed=7, threads=1), 12)
-    assert_same(take(BatchLoader(faces, 4, SHAPE, EVERYTHING, seed=7, threads=threads), 12), alone)
+    alone = take(make_loader(faces, 4, SHAPE, EVERYTHING, seed=7, threads=1), 12)
+    assert_same(take(make_loader(faces, 4, SHAPE, EVERYTHING, seed=7, threads=threads), 12), alone)
 
 
 def test_each_seed_epoch_and_position_has_draws_of_its_own(tmp_path):
@@ -115,7 +120,7 @@ def test_each_seed_epoch_and_position_has_draws_of_its_own(tmp_path):
         pictures = [
             batch.data[position].tobytes()
             for seed in (0, 1, 2**64 - 1)
-            for batch in take(BatchLoader(records, 4, SHAPE, EVERYTHING, seed=seed), 3)
+            for batch in take(make_loader(records, 4, SHAPE, EVERYTHING, seed=seed), 3)
             for position in range(4)
         ]
     assert len(set(pictures)) == len(pictures) == 36
@@ -123,31 +128,31 @@ def test_each_seed_epoch_and_position_has_draws_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("start_step", [1, 5, 6, 17])
 def test_a_resumed_stream_is_the_tail_of_a_whole_one(faces, start_step):
-    loader = BatchLoader(faces, 4, SHAPE, EVERYTHING, seed=3)
+    loader = make_loader(faces, 4, SHAPE, EVERYTHING, seed=3)
     assert loader.steps_per_epoch == 5
     assert_same(take(loader, 6, start_step), take(loader, start_step + 6)[start_step:])
 
 
 def test_resuming_reads_nothing_before(flats):
-    whole = [key for batch in take(BatchLoader(flats, 4, SHAPE, PLAIN), 10) for key in keys_of(batch)]
+    whole = [key for batch in take(make_loader(flats, 4, SHAPE, PLAIN), 10) for key in keys_of(batch)]
     spy = Spy(flats)
-    take(BatchLoader(spy, 4, SHAPE, PLAIN, threads=1), 2, start_step=8)
+    take(make_loader(spy, 4, SHAPE, PLAIN, threads=1), 2, start_step=8)
     assert not set(spy.read_keys[:8]) & set(whole[:32])
 
 
 def test_an_epoch_is_a_permutation_and_the_next_is_another(flats):
-    loader = BatchLoader(flats, 8, SHAPE, PLAIN)
+    loader = make_loader(flats, 8, SHAPE, PLAIN)
     assert loader.steps_per_epoch == 5
     order = [key for batch in take(loader, 10) for key in keys_of(batch)]
     first, second = order[:40], order[40:]
     assert sorted(first) == sorted(second) == list(range(1, 41))
     assert first != second and first != sorted(first)
-    other_seed = [key for batch in take(BatchLoader(flats, 8, SHAPE, PLAIN, seed=1), 5) for key in keys_of(batch)]
+    other_seed = [key for batch in take(make_loader(flats, 8, SHAPE, PLAIN, seed=1), 5) for key in keys_of(batch)]
     assert sorted(other_seed) == sorted(first) and other_seed != first
 
 
 def test_an_incomplete_last_batch_is_dropped(flats):
-    loader = BatchLoader(flats, 12, SHAPE, PLAIN)
+    loader = make_loader(flats, 12, SHAPE, PLAIN)
     assert loader.steps_per_epoch == 3
     order = [key for batch in take(loader, 3) for key in keys_of(batch)]
     assert len(set(order)) == 36
@@ -155,7 +160,7 @@ def test_an_incomplete_last_batch_is_dropped(flats):
 
 def test_a_set_smaller_than_a_batch_is_repeated(tmp_path):
     with write_set(tmp_path, [flat(3 * key) for key in (1, 2, 3)]) as records:
-        loader = BatchLoader(records, 7, SHAPE, PLAIN)
+        loader = make_loader(records, 7, SHAPE, PLAIN)
         assert loader.steps_per_epoch == 1
         for batch in take(loader, 2):
             keys = keys_of(batch)
@@ -163,8 +168,8 @@ def test_a_set_smaller_than_a_batch_is_repeated(tmp_path):
 
 
 def test_parts_share_each_step_equally(faces):
-    whole = BatchLoader(faces, 6, SHAPE, EVERYTHING, seed=5)
-    parts = [BatchLoader(faces, 2, SHAPE, EVERYTHING, seed=5, num_parts=3, part_index=part) for part in range(3)]
+    whole = make_loader(faces, 6, SHAPE, EVERYTHING, seed=5)
+    parts = [make_loader(faces, 2, SHAPE, EVERYTHING, seed=5, num_parts=3, part_index=part) for part in range(3)]
     assert {loader.steps_per_epoch for loader in [whole, *parts]} == {3}
     for step, shares in zip(take(whole, 5), zip(*(take(part, 5) for part in parts))):
         np.testing.assert_array_equal(np.concatenate([share.data for share in shares]), step.data)
@@ -181,7 +186,7 @@ def test_other_sizes_and_channels_are_converted(stored, channels, kind):
 
 
 def test_gray_batches(faces):
-    (batch,) = take(BatchLoader(faces, 5, (SIDE, SIDE, 1), EVERYTHING), 1)
+    (batch,) = take(make_loader(faces, 5, (SIDE, SIDE, 1), EVERYTHING), 1)
     assert batch.data.shape == (5, 1, SIDE, SIDE)
 
 
@@ -231,33 +236,33 @@ def damaged(tmp_path):
 
 
 def test_broken_pictures_are_replaced_and_named_once(damaged, caplog):
-    loader = BatchLoader(damaged, 8, SHAPE, PLAIN)
+    loader = make_loader(damaged, 8, SHAPE, PLAIN)
     with caplog.at_level(logging.WARNING, "denseface"):
         batches = take(loader, 3 * loader.steps_per_epoch)
     for batch in batches:
         assert not set(keys_of(batch)) & {4, 9, 20}
         assert batch.label.tolist() == [(key - 1) // 5 for key in keys_of(batch)]
-    assert set(loader.bad) == {4, 9, 20}
-    for key, reason in loader.bad.items():
+    assert set(loader.reader.bad) == {4, 9, 20}
+    for key, reason in loader.reader.bad.items():
         assert f"key {key}" in reason and "train.rec" in reason
         assert sum(reason in record.getMessage() for record in caplog.records) == 1
     assert len(caplog.records) == 3
 
 
 def test_replacements_are_the_same_for_any_threads_and_start(damaged):
-    loaders = [BatchLoader(damaged, 8, SHAPE, EVERYTHING, threads=threads) for threads in (1, 3)]
+    loaders = [make_loader(damaged, 8, SHAPE, EVERYTHING, threads=threads) for threads in (1, 3)]
     whole, other = (take(loader, 10) for loader in loaders)
     assert_same(whole, other)
-    assert list(loaders[0].bad.items()) == list(loaders[1].bad.items())
+    assert list(loaders[0].reader.bad.items()) == list(loaders[1].reader.bad.items())
     assert_same(take(loaders[0], 4, start_step=6), whole[6:])
 
 
 def test_many_broken_pictures_are_counted(tmp_path, caplog):
     payloads = [flat(key) if key % 2 else b"no picture" for key in range(220)]
     with write_set(tmp_path, payloads) as records, caplog.at_level(logging.WARNING, "denseface"):
-        loader = BatchLoader(records, 22, SHAPE, PLAIN)
+        loader = make_loader(records, 22, SHAPE, PLAIN)
         take(loader, loader.steps_per_epoch)
-    assert len(loader.bad) == 110
+    assert len(loader.reader.bad) == 110
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 21
     assert all("key " in message for message in messages[:20])
@@ -266,22 +271,22 @@ def test_many_broken_pictures_are_counted(tmp_path, caplog):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_more_than_max_bad_is_an_error(damaged, threads):
-    take(BatchLoader(damaged, 8, SHAPE, PLAIN, max_bad=3), 5)
-    loader = BatchLoader(damaged, 8, SHAPE, PLAIN, max_bad=2, threads=threads)
+    take(make_loader(damaged, 8, SHAPE, PLAIN, max_bad=3), 5)
+    loader = make_loader(damaged, 8, SHAPE, PLAIN, max_bad=2, threads=threads)
     with pytest.raises(InputError, match=r"key \d+.*max_bad = 2"):
         take(loader, 5)
-    assert len(loader.bad) == 3
+    assert len(loader.reader.bad) == 3
 
 
 def test_a_set_without_good_pictures_is_an_error(tmp_path):
     with write_set(tmp_path, [b"no picture"] * 10) as records, pytest.raises(InputError, match="100 others in a row"):
-        take(BatchLoader(records, 4, SHAPE, PLAIN), 1)
+        take(make_loader(records, 4, SHAPE, PLAIN), 1)
 
 
 def test_a_label_outside_the_classes_ends_the_run(flats, tmp_path):
     (tmp_path / "property").write_text(f"7,{SIDE},{SIDE}\n")
     with FaceRecords(tmp_path) as records, pytest.raises(InputError, match="label 7 is not one of"):
-        take(BatchLoader(records, 8, SHAPE, PLAIN), 5)
+        take(make_loader(records, 8, SHAPE, PLAIN), 5)
 
 
 class Failing:
@@ -303,7 +308,7 @@ def test_an_error_in_a_worker_reaches_the_consumer(flats, threads):
 
     def consume():
         try:
-            take(BatchLoader(flats, 4, SHAPE, Failing(), threads=threads), 10)
+            take(make_loader(flats, 4, SHAPE, Failing(), threads=threads), 10)
         except ZeroDivisionError as error:
             raised.append(str(error))
 
@@ -315,7 +320,7 @@ def test_an_error_in_a_worker_reaches_the_consumer(flats, threads):
 
 
 def test_no_thread_outlives_its_generator(flats):
-    loader = BatchLoader(flats, 4, SHAPE, PLAIN, threads=3)
+    loader = make_loader(flats, 4, SHAPE, PLAIN, threads=3)
     stream = loader.batches()
     assert not loader_threads(), "nothing starts before the first batch is wanted"
     next(stream)
@@ -330,7 +335,7 @@ def test_no_thread_outlives_its_generator(flats):
 
 def test_only_a_few_batches_are_made_ahead(flats):
     spy = Spy(flats)
-    stream = BatchLoader(spy, 4, SHAPE, PLAIN).batches()
+    stream = make_loader(spy, 4, SHAPE, PLAIN).batches()
     for taken in (1, 2, 3):
         next(stream)
         time.sleep(0.1)
@@ -357,9 +362,9 @@ def test_only_a_few_batches_are_made_ahead(flats):
 def test_arguments_out_of_range_are_refused_by_name(flats, name, value):
     arguments = {"batch_size": 4, "image_shape": SHAPE, "augmentation": PLAIN, name: value}
     with pytest.raises(InputError, match=name):
-        BatchLoader(flats, **arguments)
+        make_loader(flats, **arguments)
 
 
 def test_a_negative_start_is_refused(flats):
     with pytest.raises(InputError, match="start_step"):
-        next(BatchLoader(flats, 4, SHAPE, PLAIN).batches(-1))
+        next(make_loader(flats, 4, SHAPE, PLAIN).batches(-1))

@@ -16,7 +16,7 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.data.records import write_face_records
 from denseface.distributed import launcher
-from denseface.distributed.workers import Workers
+from denseface.distributed.workers import connect
 from denseface.models import checkpoint
 from support import distributed_run
 from support.distributed_run import CLASSES, SIZE
@@ -126,7 +126,7 @@ def test_a_run_repeats_itself(records, tmp_path, workers, tolerance):
 
 
 def test_one_worker_needs_no_server_and_answers_for_all():
-    with Workers("device") as workers:
+    with connect("device") as workers:
         assert (workers.rank, workers.size, workers.is_first) == (0, 1, True)
         assert workers.sum([[1, 2]]).tolist() == [[1, 2]]
         assert workers.from_first(lambda: {"a": 1}) == {"a": 1}
@@ -136,15 +136,17 @@ def test_one_worker_needs_no_server_and_answers_for_all():
 
 
 def test_kvstore_and_variables_have_to_agree(monkeypatch):
-    with pytest.raises(InputError, match="--kvstore dist_sync: DMLC_ROLE is not set; start the run with denseface"):
-        Workers("dist_sync")
-    with pytest.raises(InputError, match=r"--kvstore dist_async: .* could not be resumed; take dist_sync"):
-        Workers("dist_async")
+    with pytest.raises(
+        InputError, match="kvstore: dist_sync needs DMLC_ROLE, which is not set; start the run with denseface"
+    ):
+        connect("dist_sync")
+    with pytest.raises(InputError, match=r"kvstore: .* dist_async .* could not be resumed; take dist_sync"):
+        connect("dist_async")
     monkeypatch.setenv("DMLC_ROLE", "worker")
-    with pytest.raises(InputError, match=r"--kvstore device: DMLC_ROLE says .* give --kvstore dist_sync"):
-        Workers("device")
-    with pytest.raises(InputError, match="DMLC_PS_ROOT_URI is not set"):
-        Workers("dist_sync")
+    with pytest.raises(InputError, match=r"kvstore: device trains alone, but DMLC_ROLE says .* take dist_sync"):
+        connect("device")
+    with pytest.raises(InputError, match="DMLC_PS_ROOT_URI, which is not set"):
+        connect("dist_sync")
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "1.5", "9" * 20])
@@ -153,7 +155,7 @@ def test_a_time_that_is_none_is_named(monkeypatch, text):
         monkeypatch.setenv(name, "worker")
     monkeypatch.setenv("DENSEFACE_ARRIVAL_TIMEOUT", text)
     with pytest.raises(InputError, match=r"DENSEFACE_ARRIVAL_TIMEOUT=.*whole number"):
-        Workers("dist_sync")
+        connect("dist_sync")
 
 
 def start_without_launcher(records, prefix, roles, **variables):

@@ -8,7 +8,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader
+from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords, Property, write_face_records, write_property
 from denseface.models import checkpoint, losses
 from denseface.training import run as training
@@ -31,7 +31,7 @@ def run_on(folder, labels, num_classes=None, rate=0.1, loss=losses.margin_softma
         symbol = loss(embedding_symbol(), 5, records.num_classes, **margins)
         learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
         learner.initialize(mx.init.Xavier(), seed=1)
-        loader = BatchLoader(records, BATCH, (SIZE, SIZE, 3), Augmentation())
+        loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation())
         plan = Plan(6, rate, [], 0, 1, 3, training.KEEP_BEST, 1, 0)
         yield Run(learner, loader, plan, str(folder / "model"), embedding_symbol(), lambda arguments, auxiliary: {})
 

@@ -13,14 +13,14 @@ import sys
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader
+from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords
-from denseface.distributed.workers import Workers
+from denseface.distributed.workers import connect
 from denseface.models import checkpoint, losses
 from denseface.training import run as training
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
-from denseface.training.triplets import METRICS, TripletLoader
+from denseface.training.triplets import METRICS, Mining, TripletLoader
 
 import mxnet as mx
 
@@ -62,17 +62,18 @@ def main(
     verbose: int = 1000,
 ) -> int:
     """Train to the end, and give the exit code; signals and divergence come to the last worker alone, at a step."""
-    with Workers(kvstore) as workers, FaceRecords(records_folder) as records:
+    with connect(kvstore) as workers, FaceRecords(records_folder) as records:
         embedding = embedding_symbol(dropout)
-        settings = (records, batch, (SIZE, SIZE, 3), Augmentation(color=1), 5)
+        reader = PictureReader(records, (SIZE, SIZE, 3), max_bad=max_bad)
+        settings = (batch, Augmentation(color=1), 5)
         if loss == "arcface":
             symbol = losses.margin_softmax(embedding, 5, sample or CLASSES, s=8, m2=0.2)
-            loader = BatchLoader(*settings, num_parts=workers.size, part_index=workers.rank, max_bad=max_bad)
+            loader = BatchLoader(reader, *settings, num_parts=workers.size, part_index=workers.rank)
         else:
             symbol = losses.triplet(embedding, alpha=0.3)
             loader = TripletLoader(
-                *settings, embed=lambda data: learner.embed(data), metric=METRICS["triplet"], alpha=0.3, bag_size=16,
-                images_per_identity=4, num_devices=devices, accumulate=accumulate, workers=workers,
+                reader, lambda data: learner.embed(data), Mining(METRICS["triplet"], 0.3, 16, 4), *settings,
+                num_devices=devices, accumulate=accumulate, workers=workers,
             )  # fmt: skip
         learner = Learner(
             with_fixed_statistics(symbol) if fixed else symbol, (batch, 3, SIZE, SIZE),

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader
+from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import write_face_records
 from denseface.models import losses
 from denseface.training import run as training
@@ -51,7 +51,7 @@ def make_run(records, prefix, verify=lambda arguments, auxiliary: {}, accumulate
         "seed": 5,
     }
     plan = Plan(**{**settings, **changes})
-    loader = BatchLoader(records, BATCH, (SIZE, SIZE, 3), Augmentation(color=1), seed=5)
+    loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation(color=1), seed=5)
     symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
     learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3, accumulate=accumulate)
     learner.initialize(mx.init.Xavier(), seed=5)

@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from denseface.data.augment import Augmentation
+from denseface.data.loader import PictureReader
 from denseface.data.records import write_face_records
 from denseface.models import losses
 from denseface.training import run as training
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
-from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, TripletLoader
+from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader
 
 import mxnet as mx
 
@@ -50,10 +51,10 @@ def make_run(records, prefix, loss=losses.triplet, contexts=CPU, accumulate=1, b
     symbol = loss(embedding_symbol(), alpha=0.5)
     learner = Learner(symbol, (batch_size, 3, SIZE, SIZE), contexts, momentum=0.9, wd=1e-3, accumulate=accumulate)
     learner.initialize(mx.init.Xavier(), seed=5)
+    metric = SQUARED_EUCLIDEAN if loss is losses.triplet else ANGLE
     loader = TripletLoader(
-        records, batch_size, SHAPE, Augmentation(color=1), seed=5, embed=learner.embed, bag_size=10,
-        metric=SQUARED_EUCLIDEAN if loss is losses.triplet else ANGLE, alpha=0.5, images_per_identity=5,
-        num_devices=len(contexts), accumulate=accumulate,
+        PictureReader(records, SHAPE), learner.embed, Mining(metric, alpha=0.5, bag_size=10, images_per_identity=5),
+        batch_size, Augmentation(color=1), seed=5, num_devices=len(contexts), accumulate=accumulate,
     )  # fmt: skip
     plan = Plan(**{**settings, **changes})
     return Run(learner, loader, plan, str(prefix), embedding_symbol(), lambda arguments, auxiliary: {})

@@ -16,12 +16,13 @@ from PIL import Image
 import train
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
+from denseface.data.loader import PictureReader
 from denseface.data.recordio import RecordWriter
 from denseface.data.records import FaceRecords, Property, write_face_records, write_property
 from denseface.models import checkpoint, losses
 from denseface.training import run as training
 from denseface.training import triplets
-from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, TripletLoader, mine
+from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader, mine
 from support.tiny_triplets import CLASSES, SHAPE, SIZE, make_run
 
 import mxnet as mx
@@ -31,6 +32,10 @@ PLAIN = Augmentation(mirror=False)
 
 
 # mining
+
+
+def mining(metric, alpha, max_ap=0.0):
+    return Mining(metric, alpha, bag_size=20, images_per_identity=5, max_ap=max_ap)
 
 
 def cluttered(seed=0, identities=8, images=4, size=3):
@@ -74,7 +79,7 @@ def test_every_pair_with_a_semi_hard_negative_gets_one(metric, alpha, max_ap, mo
     assert 10 < len(expected) < 48 or (alpha > 1 and len(expected) == 48)
     for pairs_at_a_time in (512, 7):
         monkeypatch.setattr(triplets, "_PAIRS_AT_A_TIME", pairs_at_a_time)
-        found = mine(embeddings, labels, metric, alpha, np.random.default_rng(0), max_ap)
+        found = mine(embeddings, labels, mining(metric, alpha, max_ap), np.random.default_rng(0))
         assert sorted(map(tuple, found[:, :2].tolist())) == sorted(expected)
         assert all(n in expected[a, p] for a, p, n in found.tolist())
 
@@ -85,7 +90,7 @@ def test_any_negative_that_fits_may_be_drawn_and_triplets_are_shuffled():
     drawn = {pair: set() for pair in expected}
     orders = set()
     for seed in range(300):
-        found = mine(embeddings, labels, SQUARED_EUCLIDEAN, 0.3, np.random.default_rng(seed)).tolist()
+        found = mine(embeddings, labels, mining(SQUARED_EUCLIDEAN, 0.3), np.random.default_rng(seed)).tolist()
         orders.add(tuple(map(tuple, (row[:2] for row in found))))
         for a, p, n in found:
             drawn[a, p].add(n)
@@ -93,22 +98,22 @@ def test_any_negative_that_fits_may_be_drawn_and_triplets_are_shuffled():
 
 
 def test_equal_generators_mine_the_same():
-    one, other = (mine(*cluttered(), ANGLE, 0.3, np.random.default_rng(4)) for _ in range(2))
+    one, other = (mine(*cluttered(), mining(ANGLE, 0.3), np.random.default_rng(4)) for _ in range(2))
     np.testing.assert_array_equal(one, other)
 
 
 def test_without_pairs_or_negatives_there_are_no_triplets():
     embeddings, _ = cluttered()
     for labels in (np.arange(len(embeddings)), np.zeros(len(embeddings))):
-        assert mine(embeddings, labels, ANGLE, 0.3, np.random.default_rng(0)).shape == (0, 3)
-    assert mine(np.empty((0, 1)), np.empty(0), ANGLE, 0.3, np.random.default_rng(0)).shape == (0, 3)
+        assert mine(embeddings, labels, mining(ANGLE, 0.3), np.random.default_rng(0)).shape == (0, 3)
+    assert mine(np.empty((0, 1)), np.empty(0), mining(ANGLE, 0.3), np.random.default_rng(0)).shape == (0, 3)
 
 
 def test_embeddings_that_are_not_finite_are_refused():
     embeddings, labels = cluttered()
     embeddings[3, 1] = np.nan
-    with pytest.raises(InputError, match=r"not finite any more; try a smaller --lr"):
-        mine(embeddings, labels, ANGLE, 0.3, np.random.default_rng(0))
+    with pytest.raises(InputError, match="no longer finite; try a lower learning rate"):
+        mine(embeddings, labels, mining(ANGLE, 0.3), np.random.default_rng(0))
 
 
 def test_a_bag_of_insightfaces_size_takes_little_memory():
@@ -117,7 +122,7 @@ def test_a_bag_of_insightfaces_size_takes_little_memory():
     embeddings = rng.standard_normal((7200, 8), dtype=np.float32) + 100
     tracemalloc.start()
     try:
-        found = mine(embeddings, np.repeat(np.arange(3600), 2), SQUARED_EUCLIDEAN, 0.3, rng)
+        found = mine(embeddings, np.repeat(np.arange(3600), 2), mining(SQUARED_EUCLIDEAN, 0.3), rng)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -165,11 +170,13 @@ class Network:
 
 
 def make_loader(records, embed, batch_size=12, bag_size=20, **changes):
-    settings = {
-        "augmentation": PLAIN, "seed": 3, "embed": embed, "metric": SQUARED_EUCLIDEAN, "alpha": 0.5,
-        "bag_size": bag_size, "images_per_identity": 5,
-    }  # fmt: skip
-    return TripletLoader(records, batch_size, SHAPE, **{**settings, **changes})
+    reader = PictureReader(records, SHAPE, changes.pop("threads", 2), changes.pop("max_bad", None))
+    of_mining = {name: changes.pop(name) for name in Mining._fields if name in changes}
+    mining = Mining(
+        **{"metric": SQUARED_EUCLIDEAN, "alpha": 0.5, "images_per_identity": 5, **of_mining}, bag_size=bag_size
+    )
+    settings = {"augmentation": PLAIN, "seed": 3, **changes}
+    return TripletLoader(reader, embed, mining, batch_size, **settings)
 
 
 def take(loader, network, count, start_step=0):
@@ -315,13 +322,13 @@ def test_an_epoch_is_as_many_pictures_as_the_set_has(records):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"batch_size": 16}, "--per-batch-size 16: triplets need a multiple of 3, such as 15"),
-        ({"batch_size": 2}, "--per-batch-size 2: triplets need a multiple of 3, such as 3"),
-        ({"batch_size": 12, "num_devices": 6}, "--per-batch-size 2"),
+        ({"batch_size": 16}, "per_batch_size: triplets need a multiple of 3, such as 15, not 16"),
+        ({"batch_size": 2}, "per_batch_size: triplets need a multiple of 3, such as 3, not 2"),
+        ({"batch_size": 12, "num_devices": 6}, "per_batch_size: .*not 2"),
         ({"alpha": 0.0}, "triplet_alpha must be above 0"),
         ({"max_ap": -1.0}, "triplet_max_ap"),
         ({"images_per_identity": 1}, "images_per_identity must be at least 2"),
-        ({"bag_size": 9}, "triplet_bag_size 9 does not hold two identities"),
+        ({"bag_size": 9}, "triplet_bag_size 9 is too small for two identities"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(records, changes, message):
@@ -332,12 +339,12 @@ def test_settings_out_of_range_are_refused_by_name(records, changes, message):
 @pytest.mark.parametrize(
     "state, message",
     [
-        ({}, "holds no triplets"),
-        ({"bag": 0, "first_step": 0, "triplets": [1, 2]}, "holds no triplets"),
-        ({"bag": 0, "first_step": 0, "triplets": ["a", 2, 3]}, "holds no triplets"),
+        ({}, "contains no triplets"),
+        ({"bag": 0, "first_step": 0, "triplets": [1, 2]}, "contains no triplets"),
+        ({"bag": 0, "first_step": 0, "triplets": ["a", 2, 3]}, "contains no triplets"),
         ({"bag": 0, "first_step": 0, "triplets": 12 * [1, 2, 999]}, "not of the pictures in"),
         ({"bag": -2, "first_step": 0, "triplets": []}, "not of the pictures in"),
-        ({"bag": 0, "first_step": 0, "triplets": 5 * [1, 2, 9]}, "leave --per-batch-size and --accumulate"),
+        ({"bag": 0, "first_step": 0, "triplets": 5 * [1, 2, 9]}, "keep the batch size per device"),
     ],
 )
 def test_a_state_of_something_else_is_refused(records, state, message):
@@ -359,7 +366,7 @@ def test_broken_pictures_are_named_and_left_out(tmp_path, caplog):
         network = Network()
         loader = make_loader(records, network, batch_size=6)
         take(loader, network, 3)
-        assert set(loader.bad) == {1, 8, 15} and "key 8" in caplog.text
+        assert set(loader.reader.bad) == {1, 8, 15} and "key 8" in caplog.text
         assert not {1, 8, 15} & set(np.concatenate(network.seen).tolist())
         with pytest.raises(InputError, match="more than max_bad = 1"):
             next(make_loader(records, network, batch_size=6, max_bad=1).batches())
@@ -529,4 +536,4 @@ def test_a_batch_that_is_no_triplets_is_refused_in_one_line(softmax_trained, cap
     _, command = documented_commands()
     assert train.main(tiny(command, softmax_trained, "--per-batch-size", "16")) == 1
     error = capsys.readouterr().err.strip()
-    assert error == "train.py: error: --per-batch-size 16: triplets need a multiple of 3, such as 15"
+    assert error == "train.py: error: --per-batch-size: triplets need a multiple of 3, such as 15, not 16"
