@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import itertools
 import re
 import shutil
 from collections.abc import Iterable
@@ -22,8 +21,7 @@ from PIL import Image
 from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
-
-_PAIR_ORDER_SEED = 0
+from denseface.datasets.pairing import draw_pairs
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ def build_orl(
 ) -> Summary:
     """Build a training set of some people and a verification set of the others.
 
-    The verification set contains every pair of pictures of the people held out, in a shuffled order that is always the
-    same. Picture I of person K, both counted from 1, is also written to ``holdout/sK/I.jpg``. The same arguments always
-    produce the same files.
+    The verification set contains every pair of pictures of the people held out, in a shuffled order that spreads them
+    evenly over ten folds. Picture I of person K, both counted from 1, is also written to ``holdout/sK/I.jpg``. The same
+    arguments always produce the same files.
 
     Parameters
     ----------
@@ -93,8 +91,9 @@ def build_orl(
     # beside a verification set of people who are in it.
     (folder / "property").unlink(missing_ok=True)
     pairs_path = folder / "orl.bin"
-    images, issame = _all_pairs({person: encoded[person] for person in held_out})
-    write_pairs(pairs_path, images, issame)
+    images = [image for person in held_out for image in encoded[person]]
+    pairs, issame = draw_pairs(np.repeat(held_out, [len(encoded[person]) for person in held_out]))
+    write_pairs(pairs_path, [images[index] for index in pairs.ravel().tolist()], issame)
     _write_pictures(folder / "holdout", {person: encoded[person] for person in held_out})
     labelled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
     write_face_records(folder, labelled, (size, size))
@@ -226,14 +225,3 @@ def _write_pictures(folder: Path, people: dict[int, list[bytes]]) -> None:
         (folder / f"s{person}").mkdir(parents=True)
         for number, image in enumerate(images, start=1):
             (folder / f"s{person}" / f"{number}.jpg").write_bytes(image)
-
-
-def _all_pairs(people: dict[int, list[bytes]]) -> tuple[list[bytes], np.ndarray]:
-    """Return the images of all pairs, and whether each pair is of one person, in a shuffled order."""
-    pictures = [(person, image) for person, images in people.items() for image in images]
-    pairs = list(itertools.combinations(pictures, 2))
-    # RandomState's stream is the same in every version of NumPy.
-    order = np.random.RandomState(_PAIR_ORDER_SEED).permutation(len(pairs))
-    shuffled = [pairs[index] for index in order]
-    images = [image for pair in shuffled for _, image in pair]
-    return images, np.array([first == second for (first, _), (second, _) in shuffled])

@@ -153,6 +153,13 @@ def test_people_held_out_become_pairs(tmp_path):
     assert rows == [[a, b, str(int(same))] for a, b, same in zip(names[::2], names[1::2], pairs.issame)]
 
 
+def test_a_small_verification_set_has_both_kinds_in_every_fold(tmp_path):
+    people = save_people(tmp_path / "people", [4] * 10)
+    build(people, holdout=0.4, max_pairs=10)
+    issame = read_pairs(tmp_path / "out" / "holdout.bin").issame
+    assert [sorted(fold.tolist()) for fold in np.array_split(issame, 10)] == [[False, True]] * 10
+
+
 def test_the_seed_decides_who_is_held_out(tmp_path):
     people = save_people(tmp_path / "people", [2] * 12)
     sets = []
