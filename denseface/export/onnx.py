@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
 from denseface.core.packages import require
-from denseface.export.operators import CONVERTERS, Graph, Node
+from denseface.export.operators import OnnxGraph
 from denseface.rewrites.freeze import freeze
+from denseface.rewrites.graph import Graph, Node
 
 OLDEST_OPSET = 17
 TOLERANCE = 1e-4
@@ -92,17 +92,18 @@ def convert(symbol, arg_params, aux_params, input_shape, *, dynamic_batch=True, 
 
     arrays = [{k: v.asnumpy().astype(np.float32) for k, v in given.items()} for given in (arg_params, aux_params)]
     symbol, arguments, auxiliary = freeze(symbol, *arrays)
-    layout, params = json.loads(symbol.tojson()), {**arguments, **auxiliary}
-    _check_inputs(layout["nodes"], params)
-    shapes = _infer_shapes(symbol, tuple(input_shape), params, dynamic_batch)
+    network, params = Graph(symbol), {**arguments, **auxiliary}
+    data = _check_inputs(network.nodes, params)
+    shapes = _infer_shapes(symbol, network, tuple(input_shape), params, dynamic_batch)
 
-    graph = Graph(params, opset)
-    tensors = _convert_nodes(graph, layout["nodes"], shapes)
-    head = tuple(layout["heads"][0][:2])
-    output = _tensor(tensors, layout["nodes"], head)
+    graph = OnnxGraph(params, shapes, opset)
+    for node in network.nodes:
+        graph.convert(node)
+    (head,) = network.heads
+    output = graph.tensor(head)
     if output != outputs[0]:
         (output,) = graph.add("Identity", [output], outputs[0], outputs)
-    return _finish(graph, shapes[_data_id(layout["nodes"]), 0], output, shapes[head], metadata)
+    return _finish(graph, shapes[data, 0], output, shapes[head], metadata)
 
 
 def export(
@@ -161,33 +162,32 @@ def _one_line(error):
     return re.sub(r"MXNetError: |\[[\d:]+\] \S+: ", "", str(error).strip().splitlines()[-1])
 
 
-def _data_id(nodes):
-    return next((i for i, node in enumerate(nodes) if node["op"] == "null" and node["name"] == "data"), None)
-
-
-def _check_inputs(nodes, params):
-    if _data_id(nodes) is None:
+def _check_inputs(nodes: list[Node], params) -> Node:
+    """Return the variable ``data``, if no parameter is missing."""
+    data = next((node for node in nodes if node.op == "null" and node.name == "data"), None)
+    if data is None:
         raise InputError("a network must have an input called data to be exported")
     # The label of a SoftmaxOutput is for training only.
-    used = {entry[0] for node in nodes for entry in node["inputs"][: 1 if node["op"] == "SoftmaxOutput" else None]}
-    needed = {nodes[i]["name"] for i in used if nodes[i]["op"] == "null"} - {"data"}
-    missing = sorted(needed - params.keys())
+    used = {source for node in nodes for source, _ in node.inputs[: 1 if node.op == "SoftmaxOutput" else None]}
+    missing = sorted({node.name for node in used if node.op == "null"} - {"data"} - params.keys())
     if missing:
         raise InputError(f"the network needs parameters that are missing: {', '.join(missing)}")
+    return data
 
 
-def _infer_shapes(symbol, input_shape, params, dynamic_batch):
-    """The shape of each tensor, by node and output number; None for a size that follows the batch."""
+def _infer_shapes(symbol, network, input_shape, params, dynamic_batch):
+    """Infer the shape of every output of every node; None stands for a size that follows the batch."""
     if not dynamic_batch:
-        return _shapes_for(symbol, input_shape, params)
+        return dict(zip(network.edges, _shapes_for(symbol, input_shape, params)))
     small, large = (_shapes_for(symbol, (batch, *input_shape[1:]), params) for batch in (2, 3))
     return {
-        tensor: tuple(size if size == other else None for size, other in zip(shape, large[tensor]))
-        for tensor, shape in small.items()
+        edge: tuple(size if size == other else None for size, other in zip(*shapes))
+        for edge, *shapes in zip(network.edges, small, large)
     }
 
 
 def _shapes_for(symbol, input_shape, params):
+    """Infer the shapes of all outputs, in the order of `Graph.edges`."""
     from mxnet.base import MXNetError
 
     internals = symbol.get_internals()
@@ -205,39 +205,7 @@ def _shapes_for(symbol, input_shape, params):
     for name, shape in zip(names, [*shapes, *aux_shapes]):
         if name in params and params[name].shape != shape:
             raise InputError(f"parameter {name} has the shape {params[name].shape}, the network needs {shape}")
-    heads = json.loads(internals.tojson())["heads"]
-    return {(node, index): shape for (node, index, _), shape in zip(heads, output_shapes)}
-
-
-def _convert_nodes(graph, nodes, shapes):
-    """Add every node to the graph; gives the ONNX tensor for each (node, output number)."""
-    tensors = {}
-    for i, entry in enumerate(nodes):
-        if entry["op"] == "null":
-            tensors[i, 0] = entry["name"]
-            continue
-        if entry["op"] not in CONVERTERS:
-            raise InputError(f"{entry['op']} {entry['name']}: this operator cannot be exported to ONNX")
-        sources = [(source, index) for source, index, _ in entry["inputs"]]
-        node = Node(
-            op=entry["op"],
-            name=entry["name"],
-            options=entry.get("attrs", {}),
-            inputs=[_tensor(tensors, nodes, source) for source in sources],
-            input_shapes=[shapes[source] for source in sources],
-            output_shape=shapes[i, 0],
-        )
-        results = CONVERTERS[node.op](graph, node)
-        for index, tensor in enumerate([results] if isinstance(results, str) else results):
-            tensors[i, index] = tensor
-    return tensors
-
-
-def _tensor(tensors, nodes, source):
-    if source not in tensors:
-        node = nodes[source[0]]
-        raise InputError(f"{node['op']} {node['name']}: its output number {source[1]} cannot be exported to ONNX")
-    return tensors[source]
+    return output_shapes
 
 
 def _finish(graph, input_shape, output, output_shape, metadata):

@@ -14,7 +14,6 @@ for each bias that is added, and for the other operators
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -80,10 +79,10 @@ def cost_of(node: Node, inputs: Sequence[Shape], output: Shape) -> Cost | None:
     if node.op == "Deconvolution":
         return _products(math.prod(inputs[0]) * math.prod(inputs[1][1:]), bias=size if len(inputs) > 2 else 0)
     if node.op in ("dot", "batch_dot"):
-        return _products(size * inputs[0][-2 if is_set(node, "transpose_a") else -1])
+        return _products(size * inputs[0][-2 if node.flag("transpose_a") else -1])
     if node.op == "Pooling":
-        everything = is_set(node, "global_pool")
-        return Cost(0, math.prod(inputs[0]) if everything else size * math.prod(numbers(node, "kernel")))
+        everything = node.flag("global_pool")
+        return Cost(0, math.prod(inputs[0]) if everything else size * math.prod(node.ints("kernel")))
     if node.op in _REDUCTIONS:
         return Cost(0, math.prod(inputs[0]))
     if node.op == "add_n":
@@ -95,13 +94,3 @@ def cost_of(node: Node, inputs: Sequence[Shape], output: Shape) -> Cost | None:
 
 def _products(macs, bias=0):
     return Cost(macs, 2 * macs + bias)
-
-
-def is_set(node: Node, attribute: str) -> bool:
-    """Whether an attribute that is False when left out is True."""
-    return node.attrs.get(attribute, "False").lower() in ("true", "1")
-
-
-def numbers(node: Node, attribute: str) -> Shape:
-    """The whole numbers of an attribute such as ``(3, 3)``; none if it is left out."""
-    return tuple(int(number) for number in re.findall(r"-?\d+", node.attrs.get(attribute, "")))

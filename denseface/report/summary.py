@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from denseface.models.symbol_file import infer_shapes
-from denseface.report.costs import VIEWS, Cost, cost_of, is_set, numbers
-from denseface.rewrites.graph import Node, nodes_of
+from denseface.report.costs import VIEWS, Cost, cost_of
+from denseface.rewrites.graph import Graph, Node
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -149,13 +148,11 @@ def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: st
     InputError
         If the network cannot take such pictures.
     """
-    internals = symbol.get_internals()
-    variables, outputs = infer_shapes(internals, name, data=(1, *input_shape))
-    nodes = nodes_of(internals)
-    heads = [(nodes[place], output) for place, output, *_ in json.loads(internals.tojson())["heads"]]
-    shapes = dict(zip(heads, outputs))
-    shapes.update(((node, 0), variables[node.name]) for node in nodes if node.op == "null")
-    operators = [node for node in nodes if node.op != "null"]
+    graph = Graph(symbol)
+    variables, outputs = infer_shapes(symbol.get_internals(), name, data=(1, *input_shape))
+    shapes = dict(zip(graph.edges, outputs))
+    shapes.update(((node, 0), variables[node.name]) for node in graph.nodes if node.op == "null")
+    operators = [node for node in graph.nodes if node.op != "null"]
     return Summary(_layers(operators, shapes, set(symbol.list_auxiliary_states())))
 
 
@@ -211,27 +208,27 @@ def _kind(node):
     if node.op in ("Convolution", "Deconvolution"):
         return f"{'conv' if node.op == 'Convolution' else 'deconv'} {_window(node)}, {_filters(node)}"
     if node.op == "Pooling":
-        pool = {"avg": "mean"}.get(node.attrs.get("pool_type", "max"), node.attrs.get("pool_type", "max"))
-        return f"global {pool} pool" if is_set(node, "global_pool") else f"{pool} pool {_window(node)}"
+        pool = node.text("pool_type", "max").replace("avg", "mean")
+        return f"global {pool} pool" if node.flag("global_pool") else f"{pool} pool {_window(node)}"
     if node.op == "FullyConnected":
-        return f"FC {node.attrs['num_hidden']}"
+        return f"FC {node.integer('num_hidden')}"
     if node.op == "Activation":
-        return node.attrs["act_type"]
+        return node.text("act_type")
     if node.op == "LeakyReLU":
-        return node.attrs.get("act_type", "leaky")
+        return node.text("act_type", "leaky")
     if node.op == "Dropout":
-        return f"dropout {node.attrs.get('p', '0.5')}"
+        return f"dropout {node.text('p', '0.5')}"
     return {"BatchNorm": "BN", "elemwise_add": "add"}.get(node.op, node.op.strip("_").lower().replace("_", " "))
 
 
 def _window(node):
-    kernel = "x".join(map(str, numbers(node, "kernel")))
-    stride = max(numbers(node, "stride"), default=1)
+    kernel = "x".join(map(str, node.ints("kernel")))
+    stride = max(node.ints("stride", (1,)))
     return f"{kernel} /{stride}" if stride > 1 else kernel
 
 
 def _filters(node):
-    filters, groups = node.attrs["num_filter"], node.attrs.get("num_group", "1")
-    if groups == "1":
-        return filters
+    filters, groups = node.integer("num_filter"), node.integer("num_group", 1)
+    if groups == 1:
+        return str(filters)
     return f"{filters} {'depthwise' if groups == filters else f'in {groups} groups'}"

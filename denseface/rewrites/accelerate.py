@@ -1,4 +1,4 @@
-"""Rewrites of a training symbol that keep its parameters and its function, and make it faster on the CPU."""
+"""Rewrites of a training symbol that keep its function and its parameters, and make it faster on the CPU."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def accelerate(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> 
     Parameters
     ----------
     symbol : Symbol
-        What is to be trained; its input is ``data``.
+        A network with its loss; its input is ``data``.
     data_shape : tuple of int
         (N, C, H, W).
 
     Returns
     -------
     Symbol
-        With the same parameters under the same names, and the same outputs and gradients up to rounding.
+        Has the same parameters under the same names, and the same outputs and gradients up to rounding.
     """
     compiled = (with_dense_blocks,) if load_operators() else ()
     for change in (*compiled, without_mixed_layouts, with_fast_slopes):

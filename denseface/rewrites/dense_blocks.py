@@ -1,185 +1,261 @@
-"""Dense blocks as one operator each, that of :mod:`denseface.rewrites.native`."""
+"""Dense blocks as one operator each, which `denseface.rewrites.native` compiles."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from denseface.rewrites.graph import Node, nodes_of, output_shapes, rewrite
+from denseface.rewrites.graph import Edge, Graph, Node, Shape
 
 import mxnet as mx
 
-_BLOCK = 16  # divides the numbers of channels that layers compute; their input may have any
+_BLOCK = 16  # must divide the numbers of channels that layers compute; the block's input may have any number
 
 
 def with_dense_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Replace every dense block of ReLU or PReLU by one operator; same function and parameters.
+    """Replace every dense block with ReLU or PReLU by one operator for training.
 
     A dense block is a chain of layers BN - activation - 1x1 convolution - BN - activation - 3x3 convolution, each
-    appended to its own input.  MXNet must know the operator.
+    appended to its own input.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        A network; its input is ``data``.
+    data_shape : tuple of int
+        (N, C, H, W).
+
+    Returns
+    -------
+    Symbol
+        Computes the same function of the same parameters. MXNet must have loaded the operators.
     """
-    inference = _inference()
+    is_inference = _is_inference()
 
-    def operator(end: Node, layers: list[_Layer]) -> Node:
-        inputs = [(inference, 0), layers[0].entry]
-        for layer in layers:
-            for place, parameter in enumerate(layer.parameters):
-                is_moving = place % (len(layer.parameters) // 2) in (2, 3)
-                inputs.append((parameter if is_moving else _handed_over(parameter), 0))
-        attrs = {"layers": str(len(layers)), **layers[0].attrs("slopes", "eps", "momentum")}
-        return Node("denseface_dense_block", end.name, attrs, inputs)
+    def operator(name: str, layers: list[_Layer]) -> Node:
+        inputs = [(is_inference, 0), layers[0].entry]
+        for unit in _units(layers):
+            for parameter in unit.parameters:
+                has_gradient = parameter not in (unit.moving_mean, unit.moving_variance)
+                inputs.append((_copied(parameter) if has_gradient else parameter, 0))
+        attrs = {**_attributes(layers), "momentum": repr(layers[0].growth.settings.momentum)}
+        return Node("denseface_dense_block", name, attrs, inputs)
 
-    return _replaced(symbol, data_shape, operator)
+    return _with_operators(symbol, data_shape, operator)
 
 
 def with_inference_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """The same for inference alone, and faster.
+    """Replace dense blocks by a faster operator for inference only.
 
-    The parameters are those that the operator finds at its first call; moving averages become arguments.
+    The operator reads its parameters at its first call; later changes have no effect. Moving averages become arguments.
+
+    Parameters
+    ----------
+    symbol, data_shape
+        As of `with_dense_blocks`.
+
+    Returns
+    -------
+    Symbol
+        Computes the same function in inference. MXNet must have loaded the operators.
     """
 
-    def operator(end: Node, layers: list[_Layer]) -> Node:
-        inputs = [layers[0].entry, *((parameter, 0) for layer in layers for parameter in layer.parameters)]
-        attrs = {"layers": str(len(layers)), **layers[0].attrs("slopes", "eps")}
-        return Node("denseface_dense_block_inference", end.name, attrs, inputs)
+    def operator(name: str, layers: list[_Layer]) -> Node:
+        parameters = [(parameter, 0) for unit in _units(layers) for parameter in unit.parameters]
+        return Node("denseface_dense_block_inference", name, _attributes(layers), [layers[0].entry, *parameters])
 
-    return _replaced(symbol, data_shape, operator)
-
-
-def _replaced(symbol, data_shape, operator):
-    """Put what the function makes of it in the place of every dense block."""
-    shapes = output_shapes(symbol, data_shape)
-    ends = _ends(symbol, shapes)
-
-    def change(node: Node) -> Node:
-        if node.name not in ends:
-            return node
-        layers = _layers(node, ends[node.name], shapes)
-        for layer in layers:
-            for parameter in layer.parameters:
-                parameter.attrs["__shape__"] = str(shapes[parameter.name])  # such an operator infers outputs only
-        return operator(node, layers)
-
-    return rewrite(symbol, change)
+    return _with_operators(symbol, data_shape, operator)
 
 
-class _Layer(NamedTuple):
-    """A layer, found at the concatenation that ends it."""
+class _Settings(NamedTuple):
+    """Settings of a normalisation and its activation, which all layers of a block share."""
 
-    entry: tuple[Node, int]  # its input
-    parameters: list[Node]  # those of the first normalisation, activation and convolution, and of the second
-    settings: dict[str, str]  # what all layers of a block have in common
-    inner: list[Node]  # nodes that have no other use
+    slopes: bool
+    eps: float
+    momentum: float
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """BN - activation - convolution."""
+
+    norm: Node
+    activation: Node
+    convolution: Node
+    gamma: Node
+    beta: Node
+    moving_mean: Node
+    moving_variance: Node
+    slope: Node | None
+    weight: Node
+    settings: _Settings
 
     @property
-    def data(self) -> Node:
-        return self.entry[0]
+    def entry(self) -> Edge:
+        """The unit's input, which may have been replaced since the unit was found."""
+        return self.norm.inputs[0]
 
-    def attrs(self, *names: str) -> dict[str, str]:
-        return {name: self.settings[name] for name in names}
+    @property
+    def parameters(self) -> list[Node]:
+        """Inputs of the operator, in its order."""
+        slope = [self.slope] if self.slope else []
+        return [self.gamma, self.beta, self.moving_mean, self.moving_variance, *slope, self.weight]
 
 
-def _ends(symbol, shapes):
-    """The number of layers of every block, by the name of the concatenation at its end."""
-    nodes = nodes_of(symbol)
-    uses = Counter(source for node in nodes for source, _ in node.inputs)
-    outputs = {name.rpartition("_")[0] for name in symbol.list_outputs()}
-    counts: dict[str, int] = {}
-    settings: dict[Node, dict[str, str]] = {}
-    for node in nodes:
+@dataclass(frozen=True)
+class _Layer:
+    """Two units, whose output is appended to their input."""
+
+    reduction: _Unit  # the 1x1 convolution
+    growth: _Unit  # the 3x3 convolution
+    channels: Shape  # that the 3x3 convolution computes and reads
+
+    @property
+    def entry(self) -> Edge:
+        return self.reduction.entry
+
+    def continues(self, block: list[_Layer]) -> bool:
+        """Test whether this layer can be the next of a block."""
+        return (self.growth.settings, self.channels) == (block[0].growth.settings, block[0].channels)
+
+
+def _units(layers: list[_Layer]) -> list[_Unit]:
+    return [unit for layer in layers for unit in (layer.reduction, layer.growth)]
+
+
+def _attributes(layers: list[_Layer]) -> dict[str, str]:
+    settings = layers[0].growth.settings
+    return {"layers": str(len(layers)), "slopes": str(int(settings.slopes)), "eps": repr(settings.eps)}
+
+
+def _with_operators(
+    symbol: mx.sym.Symbol,
+    data_shape: tuple[int, int, int, int],
+    operator: Callable[[str, list[_Layer]], Node],
+) -> mx.sym.Symbol:
+    """Replace every dense block by the operator of its name and layers."""
+    graph = Graph(symbol)
+    shapes = graph.shapes(data_shape)
+    blocks = _blocks(graph, shapes)
+    for layers in blocks.values():
+        for unit in _units(layers):
+            for parameter in unit.parameters:
+                parameter.attrs["__shape__"] = str(shapes[parameter, 0])  # the operator does not infer it
+    return graph.rewrite(lambda node: operator(node.name, blocks[node]) if node in blocks else node)
+
+
+def _blocks(graph: Graph, shapes: dict[Edge, Shape]) -> dict[Node, list[_Layer]]:
+    """Find the layers of every block, by the concatenation at its end."""
+    uses = Counter(source for node in graph.nodes for source, _ in node.inputs)
+    uses.update(node for node, _ in graph.heads)
+    blocks: dict[Node, list[_Layer]] = {}
+    for node in graph.nodes:
         layer = _layer(node, shapes)
-        # MXNet does not tell such an operator to add to a gradient that others have given.
-        if layer is None or uses[layer.data] != 2 or any(uses[inner] != 1 for inner in layer.inner):
+        if layer is None:
             continue
-        if outputs & {inner.name for inner in (layer.data, *layer.inner)}:
+        data = layer.entry[0]
+        inner = [operator for unit in _units([layer]) for operator in (unit.norm, unit.activation, unit.convolution)]
+        # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
+        if uses[data] != 2 or any(uses[operator] != 1 for operator in inner):
             continue
-        settings[node] = layer.settings
-        goes_on = settings.get(layer.data) == layer.settings
-        counts[node.name] = 1 + (counts.pop(layer.data.name) if goes_on else 0)
-    return counts
-
-
-def _layer(node, shapes):
-    """The layer that ends in this node; None if none does."""
-    if node.op != "Concat" or node.attrs.get("dim", "1") != "1" or len(node.inputs) != 2:
-        return None
-    (data, output), (source, _) = node.inputs
-    parameters, inner, settings = [], [], {}
-    for kernel, pad in (("(3, 3)", "(1, 1)"), ("(1, 1)", "(0, 0)")):
-        convolution = source
-        if not _is_convolution(convolution, kernel, pad):
-            return None
-        activation, weight = (entry[0] for entry in convolution.inputs)
-        if activation.op == "Activation":
-            kind, slopes = activation.attrs["act_type"], []
-        elif activation.op == "LeakyReLU":
-            kind, slopes = activation.attrs.get("act_type", "leaky"), [entry[0] for entry in activation.inputs[1:]]
+        if data in blocks and layer.continues(blocks[data]):
+            blocks[node] = [*blocks.pop(data), layer]
         else:
-            return None
-        norm, norm_output = activation.inputs[0]
-        if kind not in ("relu", "prelu") or norm_output != 0 or not _is_plain_normalisation(norm):
-            return None
-        attrs = norm.attrs
-        found = {"slopes": str(len(slopes)), "eps": attrs.get("eps", "1e-3"), "momentum": attrs.get("momentum", "0.9")}
-        if settings and found.items() - settings.items():
-            return None
-        settings.update(found)
-        parameters[:0] = [*(entry[0] for entry in norm.inputs[1:]), *slopes, weight]
-        inner += [convolution, activation, norm]
-        source, source_output = norm.inputs[0]
-    if source is not data or source_output != output or any(parameter.op != "null" for parameter in parameters):
-        return None
-    growth, bottleneck = (shapes.get(parameters[-1].name, ()) + (0, 0))[:2]
-    if not growth or growth % _BLOCK or bottleneck % _BLOCK:
-        return None
-    settings.update(growth=str(growth), bottleneck=str(bottleneck))
-    return _Layer((data, output), parameters, settings, inner)
+            blocks[node] = [layer]
+    return blocks
 
 
-def _is_convolution(node, kernel, pad):
-    plain = {"num_group": "1", "dilate": "(1, 1)", "stride": "(1, 1)", "pad": "(0, 0)", "no_bias": "False"}
-    wanted = {"kernel": kernel, "pad": pad, "stride": "(1, 1)", "dilate": "(1, 1)", "num_group": "1", "no_bias": "True"}
+def _layer(node: Node, shapes: dict[Edge, Shape]) -> _Layer | None:
+    """Return the layer that ends in this concatenation, if there is one."""
+    if node.op != "Concat" or node.integer("dim", 1) != 1 or len(node.inputs) != 2:
+        return None
+    data, (appended, _) = node.inputs
+    growth = _unit(appended, kernel=3)
+    reduction = _unit(growth.entry[0], kernel=1) if growth else None
+    if not growth or not reduction or reduction.entry != data or reduction.settings != growth.settings:
+        return None
+    channels = shapes.get((growth.weight, 0), ())[:2]
+    if not channels or not all(count and count % _BLOCK == 0 for count in channels):
+        return None
+    return _Layer(reduction, growth, channels)
+
+
+def _unit(convolution: Node, kernel: int) -> _Unit | None:
+    """Return the unit that ends in this node, if there is one."""
+    if not _is_plain_convolution(convolution, kernel):
+        return None
+    activation = convolution.source()
+    kind = {"Activation": "relu", "LeakyReLU": "prelu"}.get(activation.op)
+    if kind is None or activation.text("act_type") != kind:
+        return None
+    norm, output = activation.inputs[0]
+    if output != 0 or not _is_plain_normalisation(norm):
+        return None
+    gamma, beta, moving_mean, moving_variance = (norm.source(index) for index in (1, 2, 3, 4))
+    unit = _Unit(
+        norm=norm,
+        activation=activation,
+        convolution=convolution,
+        gamma=gamma,
+        beta=beta,
+        moving_mean=moving_mean,
+        moving_variance=moving_variance,
+        slope=activation.source(1) if kind == "prelu" else None,
+        weight=convolution.source(1),
+        settings=_Settings(kind == "prelu", norm.number("eps", 1e-3), norm.number("momentum", 0.9)),
+    )
+    return unit if all(parameter.op == "null" for parameter in unit.parameters) else None
+
+
+def _is_plain_convolution(node: Node, kernel: int) -> bool:
+    """Test for a square convolution that keeps the size of pictures."""
     return (
         node.op == "Convolution"
-        and node.attrs.get("layout", "None") in ("None", "NCHW")
-        and {**plain, **node.attrs}.items() >= wanted.items()
+        and node.ints("kernel") == (kernel, kernel)
+        and node.ints("pad", (0, 0)) == (kernel // 2, kernel // 2)
+        and node.ints("stride", (1, 1)) == (1, 1)
+        and node.ints("dilate", (1, 1)) == (1, 1)
+        and node.integer("num_group", 1) == 1
+        and node.flag("no_bias")
+        and node.text("layout", "NCHW") == "NCHW"
     )
 
 
-def _is_plain_normalisation(node):
-    wanted = {"fix_gamma": "False", "use_global_stats": "False", "output_mean_var": "False", "axis": "1"}
-    given = {"fix_gamma": "True", "use_global_stats": "False", "output_mean_var": "False", "axis": "1", **node.attrs}
-    return node.op == "BatchNorm" and given.items() >= wanted.items()
+def _is_plain_normalisation(node: Node) -> bool:
+    """Test for a batch normalisation of channels with batch statistics and a learned scale."""
+    return (
+        node.op == "BatchNorm"
+        and not node.flag("fix_gamma", True)
+        and not node.flag("use_global_stats")
+        and not node.flag("output_mean_var")
+        and node.integer("axis", 1) == 1
+    )
 
 
-def _layers(end, count, shapes):
-    """The layers that end here, first to last; their nodes are already those of the new graph."""
-    layers, node = [], end
-    for _ in range(count):
-        layers.insert(0, _layer(node, shapes))
-        node = layers[0].data
-    return layers
+def _copied(parameter: Node) -> Node:
+    """Copy a parameter for the operator.
 
-
-def _handed_over(parameter):
-    """A copy, whose gradient is added to the parameter's own where MXNet is told to; the operator is not told."""
+    MXNet does not tell the operator whether to write or to add gradients. The copy knows, and passes them on.
+    """
     return Node("_copy", f"{parameter.name}_copy", {}, [(parameter, 0)])
 
 
-def _inference():
-    """A node that is near 1 in inference and 0 in training, of which the operator is not told either.
+def _is_inference() -> Node:
+    """Tell the operator, which MXNet does not, whether it runs in inference: near 1 if so, 0 in training.
 
-    It is a normalised constant: its mean is itself in training, and 0 in inference.
+    The node is a normalised constant 1: its mean is 1 in training, and 0 in inference.
     """
-    one, gamma, beta, mean, variance = (
-        Node(op, f"inference_{name}", {"shape": shape, "dtype": "float32"})
-        for name, op, shape in (
-            ("one", "_ones", "(1, 1, 1, 1)"),
-            ("gamma", "_ones", "(1,)"),
-            ("beta", "_zeros", "(1,)"),
-            ("mean", "_zeros", "(1,)"),
-            ("variance", "_ones", "(1,)"),
-        )
-    )
-    norm = Node("BatchNorm", "inference_norm", {}, [(source, 0) for source in (one, gamma, beta, mean, variance)])
-    return Node("BlockGrad", "inference", {}, [(norm, 0)])
+    constants = {
+        "one": ("_ones", "(1, 1, 1, 1)"),
+        "gamma": ("_ones", "(1,)"),
+        "beta": ("_zeros", "(1,)"),
+        "mean": ("_zeros", "(1,)"),
+        "variance": ("_ones", "(1,)"),
+    }
+    inputs = [
+        (Node(op, f"inference_{name}", {"shape": shape, "dtype": "float32"}), 0)
+        for name, (op, shape) in constants.items()
+    ]
+    return Node("BlockGrad", "inference", {}, [(Node("BatchNorm", "inference_norm", {}, inputs), 0)])

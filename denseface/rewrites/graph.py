@@ -1,12 +1,15 @@
-"""A symbol as linked nodes, to be changed and made into a symbol again."""
+"""A symbol as linked nodes that can be read, changed and turned into a symbol again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import mxnet as mx
+
+Shape = tuple[int, ...]
 
 
 @dataclass(eq=False)
@@ -18,73 +21,129 @@ class Node:
     op : str
         The operator; "null" for a variable.
     name : str
-        Unique in its graph.
+        MXNet lets several operators share a name; nodes are therefore told apart by identity.
     attrs : dict of str to str
-        As in MXNet's JSON.
+        Attributes as in MXNet's JSON. One that is left out, or is "None", has MXNet's default, which the methods below
+        are given.
     inputs : list of (Node, int)
-        Nodes, and which of their outputs.
+        The nodes whose outputs this one reads, each with the number of the output.
     """
 
     op: str
     name: str
     attrs: dict[str, str] = field(default_factory=dict)
-    inputs: list[tuple[Node, int]] = field(default_factory=list)
+    inputs: list[Edge] = field(default_factory=list)
+
+    def source(self, index: int = 0) -> Node:
+        """Return the node that an input comes from."""
+        return self.inputs[index][0]
+
+    def text(self, attribute: str, default: str | None = None) -> str | None:
+        """Return an attribute as it is written."""
+        text = self.attrs.get(attribute, "None")
+        return default if text == "None" else text
+
+    def flag(self, attribute: str, default: bool = False) -> bool:
+        """Return an attribute that is true or false."""
+        return self.text(attribute, str(default)).lower() in ("true", "1")
+
+    def number(self, attribute: str, default: float | None = None) -> float | None:
+        """Return an attribute that is a number."""
+        text = self.text(attribute)
+        return default if text is None else float(text)
+
+    def ints(self, attribute: str, default: Sequence[int | None] = ()) -> tuple[int | None, ...]:
+        """Return an attribute such as ``(3, 3)`` or ``3``, whose members may be None; the default if it is empty."""
+        found = re.findall(r"-?\d+|None", self.text(attribute, ""))
+        return tuple(None if number == "None" else int(number) for number in found) or tuple(default)
+
+    def integer(self, attribute: str, default: int | None = None) -> int | None:
+        """Return an attribute that is a whole number."""
+        return self.ints(attribute, [default])[0]
 
 
-def nodes_of(symbol: mx.sym.Symbol) -> list[Node]:
-    """Every node of a symbol, inputs before those that use them."""
-    return _read(symbol)[0]
+Edge = tuple[Node, int]
 
 
-def output_shapes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
-    """Shapes of every node's outputs, by the name that MXNet gives them; of those that ``data`` determines."""
-    internals = symbol.get_internals()
-    return dict(zip(internals.list_outputs(), internals.infer_shape_partial(data=data_shape)[1]))
-
-
-def rewrite(symbol: mx.sym.Symbol, change: Callable[[Node], Node]) -> mx.sym.Symbol:
-    """Replace the nodes of a symbol.
+class Graph:
+    """The nodes of a symbol.
 
     Parameters
     ----------
     symbol : Symbol
-        It is left as it is.
-    change : callable
-        Called with a copy of every node, inputs before those that use them, its own inputs already replaced.  Gives
-        the node to stand in its place: the same, changed or not, or another whose outputs mean the same.
+        Is not changed.
 
-    Returns
-    -------
-    Symbol
-        With the outputs of `symbol`.
+    Attributes
+    ----------
+    nodes : list of Node
+        Inputs before the nodes that read them.
+    heads : list of (Node, int)
+        The outputs of the symbol.
+    edges : list of (Node, int)
+        Every output of every node, in the order of ``symbol.get_internals()``.
     """
-    nodes, heads = _read(symbol)
-    replaced: dict[Node, Node] = {}
-    for node in nodes:
-        node.inputs = [(replaced[source], output) for source, output in node.inputs]
-        replaced[node] = change(node)
-    return _symbol([(replaced[node], output) for node, output in heads])
+
+    def __init__(self, symbol: mx.sym.Symbol):
+        self._internals = symbol.get_internals()
+        description = _description(symbol)
+        self.nodes: list[Node] = []
+        for entry in description["nodes"]:
+            inputs = self._edges(entry["inputs"])
+            self.nodes.append(Node(entry["op"], entry["name"], dict(entry.get("attrs", {})), inputs))
+        self.heads = self._edges(description["heads"])
+        self.edges = self._edges(_description(self._internals)["heads"])  # it has the same nodes in the same order
+
+    def _edges(self, entries: list[list[int]]) -> list[Edge]:
+        return [(self.nodes[index], output) for index, output, *_ in entries]
+
+    def shapes(self, data_shape: Shape) -> dict[Edge, Shape]:
+        """Infer the shapes of outputs from the shape of ``data``; unknown ones are () or contain a 0."""
+        return dict(zip(self.edges, self._internals.infer_shape_partial(data=data_shape)[1]))
+
+    def rewrite(self, change: Callable[[Node], Node]) -> mx.sym.Symbol:
+        """Replace nodes and return the new symbol.
+
+        Parameters
+        ----------
+        change : callable
+            Called with each of `nodes`, whose inputs are already replaced. Returns the node to take its place: the same
+            one, which may be changed, or another one with equivalent outputs.
+
+        Returns
+        -------
+        Symbol
+            Without the nodes that its outputs no longer need.
+        """
+        replaced: dict[Node, Node] = {}
+        for node in self.nodes:
+            node.inputs = [(replaced[source], output) for source, output in node.inputs]
+            replaced[node] = change(node)
+        return _symbol([(replaced[node], output) for node, output in self.heads])
 
 
-def _read(symbol):
-    """The nodes of a symbol, and its outputs as (node, output) pairs."""
-    graph = json.loads(symbol.tojson())
-    nodes: list[Node] = []
-    for entry in graph["nodes"]:
-        inputs = [(nodes[index], output) for index, output, *_ in entry["inputs"]]
-        nodes.append(Node(entry["op"], entry["name"], dict(entry.get("attrs", {})), inputs))
-    return nodes, [(nodes[index], output) for index, output, *_ in graph["heads"]]
+def nodes_of(symbol: mx.sym.Symbol) -> list[Node]:
+    """Return copies of a symbol's nodes, inputs before the nodes that read them."""
+    return Graph(symbol).nodes
 
 
-def _symbol(heads):
-    """Write the nodes that the heads need as MXNet's JSON, and read that."""
+def rewrite(symbol: mx.sym.Symbol, change: Callable[[Node], Node]) -> mx.sym.Symbol:
+    """Replace nodes of a symbol, as `Graph.rewrite` does."""
+    return Graph(symbol).rewrite(change)
+
+
+def _description(symbol: mx.sym.Symbol) -> dict:
+    return json.loads(symbol.tojson(remove_amp_cast=False))
+
+
+def _symbol(heads: list[Edge]) -> mx.sym.Symbol:
+    """Write the nodes that the heads need as MXNet's JSON, and load it."""
     order: dict[Node, int] = {}
     stack = [(node, False) for node, _ in reversed(heads)]
     while stack:
-        node, seen = stack.pop()
+        node, inputs_are_done = stack.pop()
         if node in order:
             continue
-        if seen:
+        if inputs_are_done:
             order[node] = len(order)
         else:
             stack.append((node, True))
@@ -100,7 +159,7 @@ def _symbol(heads):
     ]
     graph = {
         "nodes": nodes,
-        "arg_nodes": [place for node, place in order.items() if node.op == "null"],
+        "arg_nodes": [index for node, index in order.items() if node.op == "null"],
         "node_row_ptr": list(range(len(nodes) + 1)),
         "heads": [[order[node], output, 0] for node, output in heads],
         "attrs": {"mxnet_version": ["int", 10901]},

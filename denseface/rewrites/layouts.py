@@ -1,54 +1,63 @@
-"""oneDNN's layouts of pictures, and the places where two of them meet."""
+"""Avoid a slow path of oneDNN where two of its memory layouts meet."""
 
 from __future__ import annotations
 
-from denseface.rewrites.graph import Node, nodes_of, output_shapes, rewrite
+from denseface.rewrites.graph import Edge, Graph, Node, Shape
 
 import mxnet as mx
 
-_BLOCK = 16  # channels in a block of oneDNN's widest layout
+_BLOCK = 16  # channels per block in oneDNN's widest layout
 
 
 def without_mixed_layouts(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Put a reshape before every batch normalisation that lies between two layouts; same function and parameters."""
-    mixed = _mixed_layouts(symbol, output_shapes(symbol, data_shape))
+    """Put a reshape before every batch normalisation that lies between two layouts.
 
-    def change(node: Node) -> Node:
-        return _in_plain_layout(node) if node.name in mixed else node
+    Parameters
+    ----------
+    symbol : Symbol
+        A network; its input is ``data``.
+    data_shape : tuple of int
+        (N, C, H, W).
 
-    return rewrite(symbol, change)
+    Returns
+    -------
+    Symbol
+        Computes the same function of the same parameters.
+    """
+    graph = Graph(symbol)
+    mixed = _mixed_layouts(graph.nodes, graph.shapes(data_shape))
+    return graph.rewrite(lambda node: _in_plain_layout(node) if node in mixed else node)
 
 
-def _mixed_layouts(symbol, shapes):
-    """Names of the batch normalisations beside a convolution whose channels fill half a block of oneDNN's.
+def _mixed_layouts(nodes: list[Node], shapes: dict[Edge, Shape]) -> set[Node]:
+    """Find the batch normalisations next to a convolution whose channels fill half of oneDNN's widest block.
 
-    oneDNN keeps such a convolution's pictures in blocks of 8 channels and its neighbours' in blocks of 16.  A batch
-    normalisation between the two goes backward through oneDNN's reference code, a hundred times slower.
+    oneDNN stores the output of such a convolution in blocks of 8 channels and that of its neighbours in blocks of 16.
+    The backward pass of a batch normalisation between the two runs oneDNN's reference code, a hundred times slower.
     """
     mixed = set()
-    for node in nodes_of(symbol):
-        if node.op == "BatchNorm" and _is_narrow(node.inputs[0][0], shapes):
-            mixed.add(node.name)
+    for node in nodes:
+        if node.op == "BatchNorm" and _is_narrow(node.source(), shapes):
+            mixed.add(node)
         elif _is_narrow(node, shapes):
-            source = node.inputs[0][0]
+            source = node.source()
             while source.op in ("Activation", "LeakyReLU", "Dropout"):
-                source = source.inputs[0][0]
+                source = source.source()
             if source.op == "BatchNorm":
-                mixed.add(source.name)
+                mixed.add(source)
     return mixed
 
 
-def _is_narrow(node, shapes):
-    """Whether this is a convolution that takes or gives a number of channels divisible by 8 and not by 16."""
+def _is_narrow(node: Node, shapes: dict[Edge, Shape]) -> bool:
+    """Test for a convolution with a number of input or output channels that 8 divides and 16 does not."""
     if node.op != "Convolution":
         return False
-    source = node.inputs[0][0]
-    channels = [shapes[f"{name}_output"][1] for name in (source.name, node.name) if f"{name}_output" in shapes]
-    return any(count % _BLOCK == _BLOCK // 2 for count in channels)
+    ends = [shapes.get(edge, ()) for edge in (node.inputs[0], (node, 0))]
+    return any(len(shape) > 1 and shape[1] % _BLOCK == _BLOCK // 2 for shape in ends)
 
 
-def _in_plain_layout(batch_norm):
-    """A reshape to the same shape leaves oneDNN's layouts behind, forward and backward."""
+def _in_plain_layout(batch_norm: Node) -> Node:
+    """Leave oneDNN's layouts by a reshape to the same shape, in the forward and the backward pass."""
     plain = Node("Reshape", f"{batch_norm.name}_plain", {"shape": "(0, 0, 0, 0)"}, batch_norm.inputs[:1])
     batch_norm.inputs[0] = (plain, 0)
     return batch_norm

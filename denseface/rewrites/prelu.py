@@ -1,14 +1,14 @@
-"""PReLU from operators that oneDNN has.
+"""PReLU in training, composed of operators that oneDNN has.
 
-MXNet's own sums the gradient of the slopes in a general reduction, which takes ten times as long as the rest of the
-layer; and where the gradient of the input takes the place of the output's, which its memory planner decides, the sum
-comes after that, and is wrong by the slope as a factor.  Here prelu(x) = (1 - a) relu(x) + a x, where both products are
-batch normalisations with constant statistics.
+MXNet's own PReLU sums the slopes' gradient in a general reduction, which takes ten times as long as the rest of the
+layer. Where MXNet's memory planner lets the input's gradient overwrite the output's, that sum is computed too late, and
+is too small by a factor of the slope. Here prelu(x) = (1 - a) relu(x) + a x, and both products are batch
+normalisations with constant statistics.
 """
 
 from __future__ import annotations
 
-from denseface.rewrites.graph import Node, output_shapes, rewrite
+from denseface.rewrites.graph import Edge, Graph, Node
 
 import mxnet as mx
 
@@ -16,39 +16,52 @@ _EPS = 2**-10  # a power of two, so that nothing is rounded
 
 
 def with_fast_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Replace every PReLU on pictures; same function, and the same slopes, (1,) or (C,), under the same names."""
-    shapes = output_shapes(symbol, data_shape)
+    """Replace every PReLU of pictures.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        A network; its input is ``data``.
+    data_shape : tuple of int
+        (N, C, H, W).
+
+    Returns
+    -------
+    Symbol
+        Computes the same function, with the same slopes (of shape (1,) or (C,)) under the same names.
+    """
+    graph = Graph(symbol)
+    shapes = graph.shapes(data_shape)
 
     def change(node: Node) -> Node:
-        shape = shapes.get(f"{node.name}_output", ())
-        if node.op != "LeakyReLU" or node.attrs.get("act_type") != "prelu" or len(shape) != 4 or 0 in shape:
+        shape = shapes.get((node, 0), ())
+        if node.op != "LeakyReLU" or node.text("act_type") != "prelu" or len(shape) != 4 or 0 in shape:
             return node
-        slope = node.inputs[1][0]
+        slope = node.source(1)
         if slope.op == "null":
-            slope.attrs["__shape__"] = str(shapes[slope.name])  # a PReLU knows it, other operators have to be told
-        return _fast_prelu(node, shape[1])
+            slope.attrs["__shape__"] = str(shapes[slope, 0])  # only a PReLU infers it
+        return _fast_prelu(node, channels=shape[1])
 
-    return rewrite(symbol, change)
+    return graph.rewrite(change)
 
 
-def _fast_prelu(node, channels):
+def _fast_prelu(node: Node, channels: int) -> Node:
     name = node.name
     data, slope = node.inputs
-    negative = Node("broadcast_to", f"{name}_slopes", {"shape": f"({channels},)"}, [slope])
-    positive = Node("_rminus_scalar", f"{name}_rests", {"scalar": "1"}, [(negative, 0)])
+    slopes = Node("broadcast_to", f"{name}_slopes", {"shape": f"({channels},)"}, [slope])
+    remainders = Node("_rminus_scalar", f"{name}_rests", {"scalar": "1"}, [(slopes, 0)])
     relu = Node("Activation", f"{name}_relu", {"act_type": "relu"}, [data])
-    parts = [
-        _product(f"{name}_{which}", source, weight, channels)
-        for which, source, weight in (("positive", (relu, 0), positive), ("all", data, negative))
-    ]
-    return Node("add_n", name, {"num_args": "2"}, [(part, 0) for part in parts])
+    positive = _product(f"{name}_positive", (relu, 0), remainders, channels)
+    all_values = _product(f"{name}_all", data, slopes, channels)
+    return Node("add_n", name, {"num_args": "2"}, [(positive, 0), (all_values, 0)])
 
 
-def _product(name, data, factors, channels):
-    """Every channel times its factor: a batch normalisation whose mean is 0, and whose variance and eps add up to 1."""
+def _product(name: str, data: Edge, factors: Node, channels: int) -> Node:
+    """Multiply every channel by its factor: a batch normalisation with mean 0, whose variance and eps sum to 1."""
+    constants = {"shift": 0, "mean": 0, "variance": 1 - _EPS}
     shift, mean, variance = (
-        Node("_full", f"{name}_{which}", {"shape": f"({channels},)", "value": str(value), "dtype": "float32"})
-        for which, value in (("shift", 0), ("mean", 0), ("variance", 1 - _EPS))
+        (Node("_full", f"{name}_{kind}", {"shape": f"({channels},)", "value": str(value), "dtype": "float32"}), 0)
+        for kind, value in constants.items()
     )
     attrs = {"eps": str(_EPS), "fix_gamma": "False", "use_global_stats": "True"}
-    return Node("BatchNorm", name, attrs, [data, (factors, 0), (shift, 0), (mean, 0), (variance, 0)])
+    return Node("BatchNorm", name, attrs, [data, (factors, 0), shift, mean, variance])

@@ -6,7 +6,7 @@ import pytest
 from denseface.models import families
 from denseface.rewrites import accelerate as acceleration
 from denseface.rewrites.accelerate import accelerate
-from denseface.rewrites.graph import Node, nodes_of, output_shapes, rewrite
+from denseface.rewrites.graph import Graph, Node, nodes_of
 from denseface.rewrites.native import load_operators
 
 import mxnet as mx
@@ -41,20 +41,20 @@ def run(symbol, seed=0):
 
 def with_slow_slopes(symbol):
     """PReLU as where(x > 0, x, a x): MXNet's own gives gradients of its slopes that depend on its memory planner."""
-
-    shapes = output_shapes(symbol, SHAPE)
+    graph = Graph(symbol)
+    shapes = graph.shapes(SHAPE)
 
     def change(node):
-        if node.op != "LeakyReLU" or node.attrs["act_type"] != "prelu":
+        if node.op != "LeakyReLU" or node.text("act_type") != "prelu":
             return node
         data, slope = node.inputs
-        slope[0].attrs["__shape__"] = str(shapes[slope[0].name])
+        slope[0].attrs["__shape__"] = str(shapes[slope])
         column = Node("Reshape", f"{node.name}_column", {"shape": "(1, -1, 1, 1)"}, [slope])
         product = Node("broadcast_mul", f"{node.name}_product", {}, [data, (column, 0)])
         positive = Node("_greater_scalar", f"{node.name}_positive", {"scalar": "0"}, [data])
         return Node("where", node.name, {}, [(positive, 0), data, (product, 0)])
 
-    return rewrite(symbol, change)
+    return graph.rewrite(change)
 
 
 def assert_same_function(fast, plain):

@@ -1,6 +1,6 @@
 """Rewriting a symbol: nothing changes unless asked to."""
 
-from denseface.rewrites.graph import Node, nodes_of, rewrite
+from denseface.rewrites.graph import Graph, Node, nodes_of, rewrite
 
 import mxnet as mx
 
@@ -52,3 +52,40 @@ def test_a_replaced_node_takes_its_users_and_what_nobody_needs_is_gone():
         ("Activation", "other"),
     ]
     assert [node.name for node in nodes_of(symbol)] == ["data", "drop", "act"]
+
+
+def test_attributes_are_read_as_mxnet_writes_them():
+    attrs = {"a": "(3, 5)", "b": "[2,]", "c": "7", "d": "True", "e": "0", "f": "2e-05", "g": "None", "h": "(None, -1)"}
+    node = Node("Operator", "name", attrs)
+    assert [node.ints(key) for key in "abch"] == [(3, 5), (2,), (7,), (None, -1)]
+    assert [node.flag(key, default) for key, default in (("d", False), ("e", True), ("g", True))] == [True, False, True]
+    assert (node.integer("c"), node.number("f"), node.text("a")) == (7, 2e-5, "(3, 5)")
+
+
+def test_an_attribute_that_is_left_out_or_none_has_the_default():
+    node = Node("Operator", "name", {"none": "None", "empty": "()"})
+    for key in ("none", "missing"):
+        assert (node.text(key), node.number(key), node.integer(key), node.ints(key)) == (None, None, None, ())
+        assert (node.text(key, "NCHW"), node.number(key, 0.5), node.integer(key, 1)) == ("NCHW", 0.5, 1)
+        assert [node.flag(key), node.flag(key, True)] == [False, True]
+    assert node.ints("empty", (1, 1)) == (1, 1)
+
+
+def test_shapes_belong_to_nodes_not_to_names():
+    data = mx.sym.Variable("data")
+    wide = mx.sym.Convolution(data, num_filter=8, kernel=(1, 1), name="same")
+    narrow = mx.sym.Convolution(
+        wide, mx.sym.Variable("w"), mx.sym.Variable("b"), num_filter=4, kernel=(1, 1), name="same"
+    )
+    graph = Graph(narrow)
+    shapes = graph.shapes((2, 3, 5, 5))
+    assert [shapes[node, 0][1] for node in graph.nodes if node.op == "Convolution"] == [8, 4]
+    assert graph.heads == [(graph.nodes[-1], 0)]
+
+
+def test_every_output_of_a_node_has_its_shape():
+    graph = Graph(branching_symbol())
+    shapes = graph.shapes((2, 4, 3, 3))
+    halves = next(node for node in graph.nodes if node.op == "SliceChannel")
+    assert [shapes[halves, output] for output in (0, 1)] == [(2, 2, 3, 3)] * 2
+    assert halves.source().name == "data"

@@ -42,3 +42,11 @@ def test_a_slope_of_unknown_shape_gets_one_for_every_channel():
 
 def test_what_is_no_picture_is_left_alone():
     assert [node.op for node in nodes_of(with_fast_slopes(prelu(), (2, 32)))] == ["null", "null", "LeakyReLU"]
+
+
+def test_layers_of_one_name_keep_their_own_numbers_of_channels():
+    wide = mx.sym.LeakyReLU(mx.sym.Variable("data"), mx.sym.Variable("a"), act_type="prelu", name="same")
+    narrow = mx.sym.Convolution(wide, num_filter=8, kernel=(1, 1), name="conv")
+    symbol = mx.sym.LeakyReLU(narrow, mx.sym.Variable("b"), act_type="prelu", name="same")
+    shapes = dict(zip(symbol.list_arguments(), with_fast_slopes(symbol, SHAPE).infer_shape(data=SHAPE)[0]))
+    assert (shapes["a"], shapes["b"]) == ((32,), (8,))

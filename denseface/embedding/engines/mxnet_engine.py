@@ -91,7 +91,7 @@ def _with_flat_input(node):
     It would do so itself, but MXNet's fused layer fails at its second call on the four-dimensional output of a
     convolution (the head GDC): "We can't generate TBlob for MKLDNN data".
     """
-    if node.op == "FullyConnected" and node.attrs.get("flatten", "True").lower() not in ("false", "0"):
+    if node.op == "FullyConnected" and node.flag("flatten", True):
         node.inputs[0] = (Node("Flatten", f"{node.name}_flat_input", inputs=node.inputs[:1]), 0)
     return node
 
