@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from denseface.core.errors import describe
+from denseface.core.text import printable
 
 OK, FAILED = 0, 1
 
@@ -17,7 +18,8 @@ def report_error(error: Exception) -> None:
 
 
 def print_table(lines: Sequence[Sequence[str]]) -> None:
-    """Print lines of cells in aligned columns; a shorter line leaves the last columns empty."""
+    """Print lines of cells in aligned columns, names from files escaped; a shorter line leaves the last ones empty."""
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in itertools.zip_longest(*lines, fillvalue="")]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())

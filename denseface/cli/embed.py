@@ -15,6 +15,9 @@ from denseface.cli.options import (
     load_embedder,
 )
 from denseface.core.errors import InputError
+from denseface.core.text import counted, printable
+
+_NAMED = 5
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -58,11 +61,16 @@ def run(args: argparse.Namespace) -> int:
         crop = load_cropper(args, embedder, _folder(args) if args.landmarks else ".")
         with tqdm(total=len(sources), unit="picture", disable=None) as bar, logging_redirect_tqdm():
             counts = embed_all(embedder, sources, args.out, crop=crop, strict=args.strict, on_progress=bar.update)
-    said = [f"{counts.embedded} embeddings of {embedder.emb_size} values"]
+    said = [f"{counted(counts.embedded, 'embedding')} of {embedder.emb_size} values"]
     if counts.taken_over:
-        said.append(f"{counts.taken_over} pictures done by the run before")
+        said.append(f"{counted(counts.taken_over, 'picture')} done by the run before")
     if counts.skipped:
-        said.append(f"{counts.skipped} pictures skipped")
+        said.append(f"{counted(counts.skipped, 'picture')} skipped")
+    if sources.left_out:
+        named = ", ".join(map(printable, sources.left_out[:_NAMED])) + (
+            ", ..." if len(sources.left_out) > _NAMED else ""
+        )
+        said.append(f"{counted(len(sources.left_out), 'file')} left out, not pictures: {named}")
     print(f"{args.out}: {', '.join(said)}")
     return FAILED if counts.skipped else OK
 

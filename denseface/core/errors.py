@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from denseface.core.text import printable
+
 _MEMORY = re.compile(
     r"bad.?alloc|out of memory|memory exhausted|not enough memory|(cannot|could not|failed to|unable to) allocate", re.I
 )
@@ -51,8 +53,3 @@ def mxnet_reason(error: Exception) -> str:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory is the cause, in the words of Python or of a library that computes."""
     return isinstance(error, MemoryError) or _MEMORY.search(str(error)) is not None
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would obey, or could not print, in a text from outside."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

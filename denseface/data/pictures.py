@@ -6,26 +6,56 @@ import contextlib
 import functools
 import importlib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Union
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
 
 Picture = Union[np.ndarray, Image.Image, str, Path, bytes]
 
-# By their suffix, files that a folder is searched for.
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp")
+# Files with these suffixes are pictures, even if they turn out to be broken; others are by their first bytes.
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".webp", ".gif"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif"),
+)
 
-# Files from outside are not trusted, so Pillow's readers that run an interpreter or are seldom tested stay out.
-_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
+# Files from outside are not trusted: Pillow's readers that run an interpreter (EPS) or are seldom used stay out. HEIF
+# is there if the program has registered a reader of it, such as pillow-heif's.
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "GIF", "TIFF", "AVIF", "HEIF")
+_READ = "JPEG, PNG, BMP, PPM, WebP, GIF, TIFF or AVIF"
+_PLUGINS = ("Bmp", "Jpeg", "Png", "Ppm", "WebP", "Gif", "Tiff", "Avif")
+
+_SIGNATURE_LENGTH = 32
+# What a file of a format begins with, the usual suffix, and its name.
+_SIGNATURES = [
+    (re.compile(pattern, re.DOTALL), suffix, name)
+    for pattern, suffix, name in (
+        (rb"\xff\xd8\xff", ".jpg", "JPEG"),
+        (rb"\x89PNG\r\n\x1a\n", ".png", "PNG"),
+        (rb"RIFF.{4}WEBP", ".webp", "WebP"),
+        (rb"GIF8[79]a", ".gif", "GIF"),
+        (rb"BM.{12}[\x0c(4@8l|]\0\0\0", ".bmp", "BMP"),  # after the sizes, the length of one of its headers
+        (rb"P[1-6]\s+[#\d]", ".ppm", "PPM"),
+        (rb"II\*\0|MM\0\*", ".tif", "TIFF"),
+        (rb".{4}ftyp(avi[fs]|mif1.{4}.*avif)", ".avif", "AVIF"),
+        (rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", ".heic", "HEIC"),
+        (rb"\0\0\0\x0cjP  ", ".jp2", "JPEG 2000"),
+        (rb"\xff\x0a|\0\0\0\x0cJXL ", ".jxl", "JPEG XL"),
+        (rb"8BPS", ".psd", "Photoshop"),
+    )
+]
+
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_DEEP_MODES = ("I", "F")  # and I;16 and its like
 _MAX_PIXELS = 64_000_000
 _ORIENTATION = 0x0112  # the EXIF tag that says how the camera was turned; 1 is upright
+_KIND = 0x00FE  # TIFF's tag that says whether a picture is a smaller one of another
 
 
 class ImageError(InputError):
@@ -120,7 +150,9 @@ def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, u
     Parameters
     ----------
     payload : bytes
-        A JPEG, PNG, BMP, PGM, PPM or WebP file.
+        A JPEG, PNG, BMP, PBM, PGM, PPM, WebP, GIF or TIFF file, AVIF where Pillow reads it, and HEIC where the program
+        has registered a reader of it with Pillow. The content decides, not a name. Of several pictures in a file, the
+        first is read.
     image_shape : tuple (height, width, channels), optional
         Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions. By
         default the picture keeps its size, and is RGB.
@@ -135,11 +167,25 @@ def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, u
     Raises
     ------
     ImageError
-        If the picture is broken, of another format, not of 8 bits per channel, or larger than 64 megapixels.
+        If the picture is broken, of another format, of more than 8 bits per channel, or larger than 64 megapixels.
     """
     with _opened(payload) as picture:
         _checked(picture)
         return _as_array(_upright(picture) if upright else picture, image_shape)
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file is a picture by its suffix, or by its first bytes; it may still be broken."""
+    if str(path).lower().endswith(PICTURE_SUFFIXES):
+        return True
+    with contextlib.suppress(OSError, InputError), open_input(path) as file:
+        return usual_suffix(file.read(_SIGNATURE_LENGTH)) is not None
+    return False
+
+
+def usual_suffix(payload: bytes) -> str | None:
+    """Return the suffix that pictures of a format usually have, by their first bytes: ``.jpg``; None if it is none."""
+    return next((suffix for pattern, suffix, _ in _SIGNATURES if pattern.match(payload[:_SIGNATURE_LENGTH])), None)
 
 
 def read_header(payload: bytes) -> Header:
@@ -169,35 +215,49 @@ def is_upright(payload: bytes) -> bool:
 @contextlib.contextmanager
 def _opened(payload: bytes) -> Iterator[Image.Image]:
     """Open a picture file; whatever fails in the block is a fault of the picture."""
-    with _described(), Image.open(io.BytesIO(payload), formats=_formats()) as picture:
-        yield picture
+    with _described(payload):
+        _load_plugins()
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        with Image.open(io.BytesIO(payload), formats=formats) as picture:
+            yield picture
 
 
 @contextlib.contextmanager
-def _described() -> Iterator[None]:
+def _described(payload: bytes = b"") -> Iterator[None]:
     try:
         yield
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it") from error
+        name = next((name for pattern, _, name in _SIGNATURES if pattern.match(payload[:_SIGNATURE_LENGTH])), None)
+        if name is None:
+            raise ImageError(f"not a {_READ} picture") from error
+        if name in _READ and name != "AVIF":
+            raise ImageError(
+                f"the picture is broken: its first bytes say {name}, but no such picture follows"
+            ) from error
+        raise ImageError(f"a {name} picture, which cannot be read here; convert it to JPEG or PNG") from error
     except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
         raise ImageError(f"the picture is broken ({error})") from error
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
-    """Return the formats that this installation of Pillow has; it looks for all of its own if asked for another."""
-    for name in ("Bmp", "Jpeg", "Png", "Ppm", "WebP"):
-        importlib.import_module(f"PIL.{name}ImagePlugin")
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+def _load_plugins() -> None:
+    """Load the readers of these formats; asked for one that is not there, Pillow would load all that it has."""
+    for name in _PLUGINS:
+        with contextlib.suppress(ImportError):  # as AVIF's is in older versions
+            importlib.import_module(f"PIL.{name}ImagePlugin")
 
 
 def _checked(picture: Image.Image) -> Image.Image:
     if picture.width * picture.height > _MAX_PIXELS:
         raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
-    if picture.mode not in _EIGHT_BIT_MODES:
-        raise ImageError(f"its mode is {picture.mode}; convert it to 8 bits per channel")
+    if picture.mode.startswith(_DEEP_MODES):
+        raise ImageError(f"it has more than 8 bits per channel (mode {picture.mode}); convert it to 8 bits")
+    if picture.mode not in _MODES:
+        raise ImageError(f"its colours are of mode {picture.mode}; convert them to RGB")
+    if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(_KIND, 0) & 1:
+        raise ImageError("the first picture in it is a preview, as in a camera's raw file; convert it to JPEG")
     return picture
 
 

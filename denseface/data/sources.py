@@ -1,4 +1,4 @@
-"""The pictures that paths stand for: files, folders, lists, record files and verification sets."""
+"""Find the pictures that paths stand for: files, folders, lists, record files and verification sets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
+from denseface.core.text import counted
 from denseface.data.pairs import read_pairs
-from denseface.data.pictures import PICTURE_SUFFIXES
+from denseface.data.pictures import is_picture
 from denseface.data.recordio import RecordReader
 from denseface.data.records import open_records, read_header_range
 
@@ -26,11 +27,11 @@ class Source(NamedTuple):
     Attributes
     ----------
     name : str
-        Its path; ``PATH:KEY`` in a record file and ``PATH:PLACE`` in a verification set.
+        Its path; ``PATH:KEY`` in a record file and ``PATH:INDEX`` in a verification set.
     file : Path
-        The file that it is in.
+        The file that contains it.
     load : callable
-        Gives the encoded picture, or raises an InputError that names the file.
+        Returns the encoded picture, or raises an InputError that names the file.
     """
 
     name: str
@@ -47,10 +48,15 @@ class Sources:
         Each is one of these:
 
         - a folder that holds ``train.rec``, or a record file ``.rec`` with its index: the images, by their keys
-        - any other folder: the picture files in it and below it, sorted by name, without hidden ones
+        - any other folder: the pictures in it and below it, by suffix or content, sorted by name, without hidden files
         - a verification set ``.bin``: its 2n images
-        - a list ``.txt``: a path a line, relative to the list's folder
+        - a list ``.txt``: one path per line, relative to the list's folder
         - any other file: a picture
+
+    Attributes
+    ----------
+    left_out : list of str
+        The files in the folders that are not pictures, and the links to folders, as far as the last iteration came.
 
     Raises
     ------
@@ -59,6 +65,7 @@ class Sources:
     """
 
     def __init__(self, paths: Iterable[str | Path]):
+        self._left_out: dict[str, None] = {}
         self._open_files = contextlib.ExitStack()
         try:
             self._groups = [self._group(Path(path)) for path in paths]
@@ -82,6 +89,10 @@ class Sources:
     def _count(self):
         return sum(1 for _ in self)
 
+    @property
+    def left_out(self) -> list[str]:
+        return list(self._left_out)
+
     def close(self) -> None:
         """Close the record files."""
         self._open_files.close()
@@ -91,7 +102,7 @@ class Sources:
         if (path / "train.rec").is_file():
             path = path / "train.rec"
         if path.is_dir():
-            group = partial(_walk, path)
+            group = partial(_walk, path, self._left_out)
         elif path.suffix == ".rec":
             reader = self._open_files.enter_context(open_records(path))
             group = partial(_records, reader, _picture_keys(reader))
@@ -103,7 +114,7 @@ class Sources:
             open_input(path).close()
             group = partial(_single, path)
         if next(group(), None) is None:
-            raise InputError(f"{path}: there is no picture in it ({', '.join(PICTURE_SUFFIXES)})")
+            raise InputError(f"{path}: there is no picture in it{_excuse(self._left_out)}")
         return group
 
 
@@ -116,14 +127,20 @@ def _read(path):
         return file.read()
 
 
-def _walk(folder):
+def _excuse(left_out):
+    return f"; {counted(len(left_out), 'file')} of other kinds, such as {next(iter(left_out))}" if left_out else ""
+
+
+def _walk(folder, left_out):
     with os.scandir(folder) as entries:
         found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
-        elif entry.name.lower().endswith(PICTURE_SUFFIXES):
+            yield from _walk(entry.path, left_out)
+        elif is_picture(entry.path):
             yield from _single(Path(entry.path))
+        else:
+            left_out[entry.path] = None
 
 
 def _listed(path):
@@ -135,8 +152,8 @@ def _listed(path):
 
 
 def _pair_images(path, images):
-    for place, image in enumerate(images):
-        yield Source(f"{path}:{place}", path, partial(bytes, image))
+    for index, image in enumerate(images):
+        yield Source(f"{path}:{index}", path, partial(bytes, image))
 
 
 def _records(reader, keys):

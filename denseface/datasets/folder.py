@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
+from denseface.core.text import counted
 from denseface.data.pairs import write_pairs
-from denseface.data.pictures import PICTURE_SUFFIXES
+from denseface.data.pictures import is_picture
 from denseface.data.records import write_face_records
-from denseface.datasets.counts import counted
 from denseface.datasets.faces import Face, encode_faces
 from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 from denseface.datasets.pairing import draw_pairs
@@ -158,7 +158,7 @@ def _find_people(source: Path) -> tuple[list[_Person], dict[str, str], int]:
     bad: dict[str, str] = {}
     num_ignored = 0
     for file, entry in _walk(source, ""):
-        if not (entry.name.lower().endswith(PICTURE_SUFFIXES) or entry.is_dir()):
+        if not (entry.is_dir() or is_picture(entry.path)):
             num_ignored += 1
             continue
         person, below, _ = file.partition("/")
@@ -168,9 +168,7 @@ def _find_people(source: Path) -> tuple[list[_Person], dict[str, str], int]:
         else:
             files.setdefault(person, []).append(file)
     if not files:
-        raise InputError(
-            f"{source}: contains no picture ({', '.join(PICTURE_SUFFIXES)}) below it; make one folder per person"
-        )
+        raise InputError(f"{source}: contains no picture below it; make one folder per person")
     return [_Person(*item) for item in files.items()], bad, num_ignored
 
 

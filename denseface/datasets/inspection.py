@@ -13,11 +13,11 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.parallel import ordered_map
+from denseface.core.text import counted
 from denseface.data.pairs import read_pairs
 from denseface.data.pictures import Header, decode, read_header
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
-from denseface.datasets.counts import counted
 from denseface.datasets.output import Progress, no_progress
 
 _THREADS = min(4, os.cpu_count() or 1)

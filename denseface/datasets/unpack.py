@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from denseface.core.errors import InputError
+from denseface.data.pictures import usual_suffix
 from denseface.data.records import FaceRecords
 from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 
-_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
-
 
 def unpack(folder: str | Path, out: str | Path, on_progress: Progress = no_progress) -> tuple[int, int]:
-    """Write each picture of a training set to a file ``LABEL/KEY.jpg`` (or ``.png``), byte for byte.
+    """Write each picture of a training set to a file ``LABEL/KEY.jpg`` (or the suffix of its format), byte for byte.
 
     Labels and keys are padded with zeros, so that names sort as numbers do and `denseface.datasets.folder` builds the
     same set from them. Records that cannot be read are listed in ``bad.csv``, with their keys and the reasons.
@@ -43,7 +42,9 @@ def unpack(folder: str | Path, out: str | Path, on_progress: Progress = no_progr
         for done, key in enumerate(records.keys.tolist(), 1):
             try:
                 label, payload = records.read_image(key)
-                suffix = _suffix(payload)
+                suffix = usual_suffix(payload)
+                if suffix is None:
+                    raise InputError("its first bytes are not those of a picture")
             except InputError as error:
                 bad.append((key, str(error)))
             else:
@@ -55,9 +56,3 @@ def unpack(folder: str | Path, out: str | Path, on_progress: Progress = no_progr
             with replacing_csv(aside / "bad.csv", ("key", "reason")) as table:
                 table.writerows(bad)
     return len(records) - len(bad), len(bad)
-
-
-def _suffix(payload):
-    if payload[:2] not in _SUFFIXES:
-        raise InputError("the picture is neither a JPEG nor a PNG file")
-    return _SUFFIXES[payload[:2]]

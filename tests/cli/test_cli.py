@@ -410,12 +410,12 @@ def test_embed_says_what_it_skipped(capsys, caplog, model, faces, tmp_path):
     (faces / "c.png").write_bytes(b"broken")
     out_path = tmp_path / "faces.npz"
     code, out, _ = run(capsys, "embed", faces, *model, "-o", out_path)
-    assert (code, out) == (1, f"{out_path}: 5 embeddings of 8 values, 1 pictures skipped\n")
-    assert f"skipped: {faces}/c.png: no JPEG" in caplog.text
+    assert (code, out) == (1, f"{out_path}: 5 embeddings of 8 values, 1 picture skipped\n")
+    assert f"skipped: {faces}/c.png: not a JPEG" in caplog.text
     out_path.unlink()
     code, out, err = run(capsys, "embed", faces, *model, "-o", out_path, "--strict")
     assert (code, out) == (1, "")
-    assert err.startswith(f"denseface: error: {faces}/c.png: no JPEG")
+    assert err.startswith(f"denseface: error: {faces}/c.png: not a JPEG")
     assert not out_path.exists()
 
 

@@ -133,7 +133,7 @@ def test_landmarks_count_in_the_upright_picture(tmp_path):
 def test_embed_by_landmarks(capsys, caplog, model, photos, tmp_path, embedder):
     landmarks, out_path = tmp_path / "landmarks.txt", tmp_path / "out.npz"
     code, out, _ = run(capsys, "embed", photos, *model, "--landmarks", landmarks, "-o", out_path)
-    assert (code, out) == (1, f"{out_path}: 2 embeddings of 8 values, 1 pictures skipped\n")
+    assert (code, out) == (1, f"{out_path}: 2 embeddings of 8 values, 1 picture skipped\n")
     assert f"skipped: {photos}/c.png: it has no landmarks" in caplog.text
     with np.load(out_path) as file:
         assert file["names"].tolist() == [f"{photos}/p/a.png", f"{photos}/p/b.png"]

@@ -1,14 +1,25 @@
 """Every form of a picture becomes the same array: upright, of the wanted shape, or refused with the reason."""
 
 import io
+import os
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from denseface.core.errors import InputError
-from denseface.data.pictures import PictureShape, decode, is_upright, load_picture
+from denseface.data.pictures import (
+    PICTURE_SUFFIXES,
+    ImageError,
+    PictureShape,
+    decode,
+    is_picture,
+    is_upright,
+    load_picture,
+    read_header,
+    usual_suffix,
+)
 
 SIDE = 48
 # Smooth, so that JPEG changes it little, and unlike each of its turns.
@@ -109,3 +120,78 @@ def test_what_is_not_a_picture_is_named(tmp_path):
 def test_shapes_of_batches():
     shape = PictureShape(4, 5, 3)
     assert shape.nchw(2) == (2, 3, 4, 5) and PictureShape.from_nchw((2, 3, 4, 5)) == shape == (4, 5, 3)
+
+
+FORMATS = {
+    "PNG": {},
+    "BMP": {},
+    "PPM": {},
+    "WEBP": {"lossless": True},
+    "GIF": {},
+    "TIFF": {"compression": "tiff_lzw"},
+    "AVIF": {"quality": 100},
+    "JPEG": {"quality": 95},
+}
+NEEDS = {"AVIF": features.check("avif")}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats_are_known_by_their_content(kind, tmp_path):
+    if not NEEDS.get(kind, True):
+        pytest.skip("this Pillow has none")
+    payload = encoded(PICTURE[..., :1].repeat(3, 2), kind, **FORMATS[kind])
+    assert read_header(payload).format == kind
+    assert difference(decode(payload), PICTURE[..., :1].repeat(3, 2)) <= 6
+    assert usual_suffix(payload) in PICTURE_SUFFIXES
+    (tmp_path / "face").write_bytes(payload)
+    assert is_picture(tmp_path / "face")
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF"])
+def test_formats_with_their_own_idea_of_turning_are_turned_once(kind, orientation):
+    if not NEEDS.get(kind, True):
+        pytest.skip("this Pillow has none")
+    assert difference(decode(encoded(STORED[orientation](PICTURE), kind, orientation)), PICTURE) <= 12
+
+
+def heic(brand=b"heic"):
+    return b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(40)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (heic(), "^a HEIC picture, which cannot be read here; convert it to JPEG or PNG$"),
+        (heic(b"mif1"), "^a HEIC picture"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "^a JPEG 2000 picture"),
+        (b"8BPS\0\1" + bytes(40), "^a Photoshop picture"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "^not a JPEG, PNG, BMP, PPM, WebP, GIF, TIFF or AVIF picture",
+        ),
+        (b"", "^not a JPEG"),
+        (encoded(PICTURE[..., 0].astype(np.uint16) * 256, "PNG"), r"more than 8 bits per channel \(mode I;16\)"),
+        (encoded(PICTURE[..., 0].astype(np.uint16) * 256, "TIFF"), r"more than 8 bits per channel \(mode I;16\)"),
+        (encoded(PICTURE[..., 0].astype(np.float32), "TIFF"), r"more than 8 bits per channel \(mode F\)"),
+        (encoded(PICTURE, "TIFF", tiffinfo={254: 1}), "the first picture in it is a preview"),
+        (encoded(PICTURE, "PNG")[:12] + b"text" * 9, "broken"),
+    ],
+)
+def test_what_cannot_be_read_says_why(payload, reason):
+    with pytest.raises(ImageError, match=reason):
+        decode(payload)
+
+
+def test_other_files_are_no_pictures(tmp_path):
+    for name, content in {
+        "a.txt": b"BM, P5 and GIF",
+        "b": b"",
+        "c": b"P5 is one",
+        "d.eps": b"%!PS",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        assert not is_picture(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_picture(tmp_path / "pipe") and not is_picture(tmp_path) and not is_picture(tmp_path / "absent")
+    assert is_picture(tmp_path / "broken.JFIF")

@@ -35,6 +35,20 @@ def test_a_folder_is_walked_in_sorted_order(tmp_path):
     assert found(tmp_path) == [(str(tmp_path / name), IMAGES[i]) for name, i in expected]
 
 
+def test_pictures_of_a_folder_are_known_by_suffix_or_content(tmp_path):
+    fill(tmp_path, "a.jfif", "b/without-suffix", "c.jpg.bak")
+    (tmp_path / "d.heic").write_bytes(b"not read here, but listed")
+    (tmp_path / "b" / "notes.txt").write_text("text")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "itself.jpg").symlink_to("itself.jpg")
+    with Sources([tmp_path]) as sources:
+        names = [os.path.relpath(source.name, tmp_path) for source in sources]
+        assert names == ["a.jfif", "b/without-suffix", "c.jpg.bak", "d.heic", "itself.jpg"]
+        assert sources.left_out == [f"{tmp_path}/b/notes.txt", f"{tmp_path}/link"]
+        with pytest.raises(InputError, match=r"itself\.jpg: it cannot be read \(Too many levels of symbolic links\)"):
+            list(sources)[-1].load()
+
+
 def test_a_link_in_a_circle_is_not_followed(tmp_path):
     fill(tmp_path, "a/1.png")
     os.symlink(tmp_path, tmp_path / "a" / "loop")
@@ -101,6 +115,8 @@ def test_nothing_to_embed_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "empty.txt"):
         with pytest.raises(InputError, match=f"^{path}: there is no picture in it"):
             Sources([path])
+    with pytest.raises(InputError, match=r"no picture in it; 1 file of other kinds, such as .*empty\.txt$"):
+        Sources([tmp_path])
 
 
 def test_a_file_that_vanishes_is_named_when_it_is_read(tmp_path):

@@ -64,8 +64,8 @@ def test_broken_pictures_and_records_are_named(tmp_path):
     rec = tmp_path / "train.rec"
     assert report.pictures.broken[:3] == [
         f"{rec}: key 1 at byte 0: no record starts here",
-        f"{rec}: key 3: no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it",
-        f"{rec}: key 4: no JPEG, PNG, BMP, PGM, PPM or WebP picture can be read from it",
+        f"{rec}: key 3: not a JPEG, PNG, BMP, PPM, WebP, GIF, TIFF or AVIF picture",
+        f"{rec}: key 4: not a JPEG, PNG, BMP, PPM, WebP, GIF, TIFF or AVIF picture",
     ]
     assert report.problems == ["33 pictures cannot be read"]
     assert report.num_people == 3
@@ -130,7 +130,7 @@ def test_what_is_wrong_with_pairs(tmp_path):
     write_pairs(path, [one, two, one, one, two, b"broken"], [True, True, True])
     report = inspect_pairs(path)
     assert report.pictures.num_broken == 1
-    assert report.pictures.broken[0].startswith(f"{path}: image 5: no JPEG, PNG")
+    assert report.pictures.broken[0].startswith(f"{path}: image 5: not a JPEG, PNG")
     assert report.problems == [
         "1 picture cannot be read",
         "1 pair of a picture with itself, the first is pair 1",

@@ -118,7 +118,7 @@ def test_the_number_of_bad_lines_is_said(tmp_path, images):
 def test_a_broken_picture_is_named(tmp_path, images):
     (images / "Bo" / "Bo_0002.JPG").write_bytes(b"broken")
     path = write(tmp_path, "Ann_Lee 1 2\nBo 1 2\n")
-    with pytest.raises(InputError, match=r"pairs\.txt: line 2: Bo/Bo_0002\.JPG: no JPEG"):
+    with pytest.raises(InputError, match=r"pairs\.txt: line 2: Bo/Bo_0002\.JPG: not a JPEG"):
         build_from_list(path, tmp_path / "a.bin", images=images)
 
 

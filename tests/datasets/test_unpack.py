@@ -49,7 +49,7 @@ def test_records_that_cannot_be_read_are_listed(tmp_path):
     assert heading == ["key", "reason"]
     assert [row[0] for row in rows] == ["4", "5", "6", "7"]
     assert "label 2 is not one of the 2 classes" in rows[0][1]
-    assert rows[3][1] == "the picture is neither a JPEG nor a PNG file"
+    assert rows[3][1] == "its first bytes are not those of a picture"
 
 
 def test_what_cannot_be_done_is_refused(tmp_path):

@@ -179,7 +179,7 @@ def test_broken_pictures_are_named_and_skipped(embedder, faces, tmp_path, caplog
     assert dataclasses.astuple(counts) == (15, 6, 16)
     named = [record.getMessage() for record in caplog.records]
     assert [message.split(":")[1].strip() for message in named] == [f"{faces}/{i:03d}.png" for i in (0, 1, 2, 3, 9, 20)]
-    assert "no JPEG" in named[-1]
+    assert "not a JPEG" in named[-1]
     good = [i for i in range(COUNT) if i not in (0, 1, 2, 3, 9, 20)]
     embeddings, names, _ = content(out)
     assert names == [f"{faces}/{i:03d}.png" for i in good]
@@ -200,7 +200,7 @@ def test_many_broken_pictures_are_counted(embedder, tmp_path, caplog):
 def test_strict_stops_at_a_broken_picture(embedder, faces, tmp_path):
     out = tmp_path / "out.npz"
     (faces / "009.png").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"009\.png: no JPEG"):
+    with pytest.raises(InputError, match=r"009\.png: not a JPEG"):
         run(embedder, faces, out, strict=True)
     assert not out.exists()
     (faces / "009.png").write_bytes(encode(pictures(COUNT)[9]))

@@ -170,8 +170,8 @@ def test_an_embedding_of_zeros_stays_zeros(model):
         (np.zeros((16, 16, 3), np.float32), "an array must be uint8 .*, not float32"),
         (np.zeros((3, 16, 16), np.uint8), r"not uint8 \(3, 16, 16\)"),
         (np.zeros((0, 16, 3), np.uint8), r"not uint8 \(0, 16, 3\)"),
-        (Image.new("I;16", (16, 16)), "its mode is I;16"),
-        (b"no picture", "no JPEG, PNG, BMP, PGM, PPM or WebP"),
+        (Image.new("I;16", (16, 16)), "it has more than 8 bits per channel"),
+        (b"no picture", "not a JPEG, PNG, BMP, PPM, WebP"),
         ("absent.png", "absent.png: it cannot be read"),
         (7, "not int"),
     ],
@@ -250,7 +250,7 @@ def test_verification_without_flip(model):
 def test_a_broken_picture_of_a_set_is_named_by_its_pair(model):
     pairs = pair_set()
     pairs.images[5] = b"broken"
-    with pytest.raises(InputError, match=r"^faces: pair 2: no JPEG, PNG"):
+    with pytest.raises(InputError, match=r"^faces: pair 2: not a JPEG, PNG"):
         verify(Embedder(model, image_shape=TINY_SHAPE), pairs)
 
 

@@ -52,7 +52,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the set."""
-    from denseface.datasets.counts import counted
+    from denseface.core.text import counted
     from denseface.datasets.folder import build_from_folder
 
     with progress() as show:

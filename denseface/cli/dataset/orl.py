@@ -36,8 +36,8 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the demo set, unless it exists."""
+    from denseface.core.text import counted
     from denseface.datasets import orl
-    from denseface.datasets.counts import counted
 
     holdout = orl.parse_subjects(args.holdout)
     folder = Path(args.out)

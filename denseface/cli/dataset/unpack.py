@@ -25,7 +25,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the pictures."""
-    from denseface.datasets.counts import counted
+    from denseface.core.text import counted
     from denseface.datasets.unpack import unpack
 
     with progress() as show:
