@@ -14,6 +14,7 @@ from denseface.cli.options import (
     load_cropper,
     load_embedder,
 )
+from denseface.core.text import printable
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -41,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare the two pictures."""
     from denseface.core.vectors import similarity
+    from denseface.embedding.embedder import embed_file
     from denseface.evaluation.thresholds import find_threshold
 
     embedder = load_embedder(args, flip=not args.no_flip)
@@ -48,14 +50,13 @@ def run(args: argparse.Namespace) -> int:
     if threshold is None:
         threshold, source = find_threshold(embedder, args.set)
     crop = load_cropper(args, embedder)
-    pictures = args.pictures if crop is None else [crop.read(picture) for picture in args.pictures]
-    score = float(similarity(*embedder.embed(pictures)))
+    score = float(similarity(*(embed_file(embedder, picture, crop) for picture in args.pictures)))
     same = score >= threshold
     if args.json:
         print(json.dumps({"same": same, "score": score, "threshold": threshold, "threshold_of": source}, indent=2))
     else:
         verdict = "same person" if same else "different persons"
-        print(f"{verdict}: score {score:.4f}, threshold {threshold:.4f} ({source})")
+        print(f"{verdict}: score {score:.4f}, threshold {threshold:.4f} ({printable(source)})")
     return OK
 
 

@@ -154,15 +154,6 @@ class Cropper:
         picture = decode(payload)
         return align(picture, self._locate(name, picture), self._size)
 
-    def read(self, path: str) -> np.ndarray:
-        """Crop the face of a picture file; an InputError names it."""
-        with open_input(path) as file:
-            payload = file.read()
-        try:
-            return self(path, payload)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-
 
 def _detector_file(name):
     if name.endswith(".onnx"):

@@ -33,10 +33,9 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import beside, naming_errors
 from denseface.core.parallel import ordered_map
-from denseface.data.cropping import Cropper
 from denseface.data.pictures import load_picture
 from denseface.data.sources import Source
-from denseface.embedding.embedder import Embedder, PictureError, as_batch
+from denseface.embedding.embedder import Crop, Embedder, PictureError, as_batch
 from denseface.embedding.gallery import write_gallery
 
 _THREADS = min(4, os.cpu_count() or 1)
@@ -78,7 +77,7 @@ def embed_all(
     sources: Iterable[Source],
     out: str | Path,
     *,
-    crop: Cropper | None = None,
+    crop: Crop | None = None,
     strict: bool = False,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> Counts:
@@ -92,7 +91,7 @@ def embed_all(
         The pictures.  A broken one is named in a warning (the first 20; then they are counted) and left out.
     out : path-like
         The file to write; see :mod:`denseface.embedding.gallery`.
-    crop : Cropper, optional
+    crop : callable, optional
         What cuts the faces out; without it, the pictures show aligned faces.  One that it fails at counts as broken.
     strict : bool
         Stop at a broken picture instead.
@@ -133,19 +132,12 @@ def embed_all(
 class _Work:
     """The folder of a run, open; a second run is kept out."""
 
-    def __init__(self, folder: Path, embedder: Embedder, crop: Cropper | None, strict: bool):
+    def __init__(self, folder: Path, embedder: Embedder, crop: Crop | None, strict: bool):
         self.counts = Counts()
         self._embedder = embedder
         self._strict = strict
         self._name_width = 1
-        self._model = {
-            **embedder.fingerprint,
-            "engine": embedder.engine,
-            "flip": embedder.flip,
-            "image_shape": list(embedder.image_shape),
-        }
-        if crop is not None:
-            self._model["crop"] = crop.description
+        self._model = embedder.describe(crop)
         folder.mkdir(parents=True, exist_ok=True)
         self._rows, self._log = (open(folder / name, "a+b") for name in ("rows", "log"))  # noqa: SIM115
         try:

@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
+from denseface.core.files import open_input
 from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize as normalized
 from denseface.data.pictures import Picture, PictureShape, load_picture
@@ -25,6 +26,22 @@ if TYPE_CHECKING:
     import mxnet as mx
 
 _DECODERS = min(4, os.cpu_count() or 1)
+
+
+class Crop(Protocol):
+    """What cuts a face out of a picture, such as :class:`denseface.data.cropping.Cropper`.
+
+    Attributes
+    ----------
+    description : dict
+        Plain values, kept in galleries: how the faces are cut out.
+    """
+
+    description: dict
+
+    def __call__(self, name: str, payload: bytes) -> np.ndarray:
+        """Return the aligned face, uint8 (height, width, 3), of an encoded picture; an InputError if it has none."""
+        ...
 
 
 class PictureError(InputError):
@@ -150,6 +167,39 @@ class Embedder:
 
         return fingerprint(self.model)
 
+    @property
+    def precision(self) -> str:
+        """``float32``, ``bfloat16``, ``int8``, or ``int8 and bfloat16``: the numbers that the layers compute with."""
+        kinds = (
+            [self.model.precision] if isinstance(self.model, OnnxModel) and self.model.precision != "float32" else []
+        )
+        kinds += ["bfloat16"] if self.engine.endswith("-bf16") else []
+        return " and ".join(kinds) or "float32"
+
+    def describe(self, crop: Crop | None = None) -> dict:
+        """Describe everything that decides an embedding, as a gallery records it.
+
+        Parameters
+        ----------
+        crop : callable, optional
+            What cuts the faces out of the pictures.
+
+        Returns
+        -------
+        dict
+            ``prefix``, ``epoch`` and ``sha256`` of the model, ``engine``, ``precision``, ``flip``, ``normalize``,
+            ``image_shape`` (height, width, channels), and ``crop`` if there is one.
+        """
+        description = {
+            **self.fingerprint,
+            "engine": self.engine,
+            "precision": self.precision,
+            "flip": self.flip,
+            "normalize": self.normalize,
+            "image_shape": list(self.image_shape),
+        }
+        return description if crop is None else {**description, "crop": crop.description}
+
     def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """Embed pictures.
 
@@ -190,15 +240,16 @@ class Embedder:
             For up to `batch_size` pictures, as from :meth:`compute`.
         """
         if _is_single(images):
-            decoded = map(self._load, [(0, images)])  # threads would cost more than they gain
+            decoded = map(self._load, [(0, images)])  # starting threads would take longer
         else:
             decoded = ordered_map(self._load, enumerate(images), _DECODERS, ahead=2 * self.batch_size)
         first = 0
-        while pictures := list(itertools.islice(decoded, self.batch_size)):
+        while loaded := list(itertools.islice(decoded, self.batch_size)):
+            names, pictures = zip(*loaded)
             try:
                 yield self.compute(as_batch(pictures, self.image_shape))
             except PictureError as error:
-                raise PictureError(first + error.position, error.reason) from error
+                raise PictureError(first + error.position, names[error.position] + error.reason) from error
             first += len(pictures)
 
     def compute(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -258,10 +309,43 @@ class Embedder:
 
     def _load(self, numbered):
         position, picture = numbered
+        name = f"{picture}: " if isinstance(picture, (str, Path)) else ""
         try:
-            return load_picture(picture, self.image_shape)
+            return name, load_picture(picture, self.image_shape)
         except InputError as error:
             raise PictureError(position, str(error)) from error
+
+
+def embed_file(embedder: Embedder, path: str, crop: Crop | None = None) -> np.ndarray:
+    """Embed one picture file.
+
+    Parameters
+    ----------
+    embedder : Embedder
+    path : str
+        A picture of an aligned face, or any that `crop` finds a face in.
+    crop : callable, optional
+        What cuts the face out.
+
+    Returns
+    -------
+    ndarray of shape (emb_size,), float32
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or embedded; the message begins with the path.
+    """
+    with open_input(path) as file:
+        payload = file.read()
+    try:
+        picture = payload if crop is None else crop(path, payload)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    try:
+        return embedder.embed(picture)[0]
+    except PictureError as error:
+        raise InputError(f"{path}: {error.reason}") from error
 
 
 def as_batch(pictures: Sequence[np.ndarray], image_shape: tuple[int, int, int]) -> np.ndarray:

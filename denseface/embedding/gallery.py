@@ -1,7 +1,7 @@
 """Files of embeddings, ``.npz``, written and searched in memory that does not grow with their number.
 
-Such a file holds ``embeddings``, float32 (N, emb_size); ``names``, text (N,); and ``model``, JSON text that says which
-model they come from.  ``numpy.load`` reads it.
+Such a file contains ``embeddings``, float32 (N, emb_size); ``names``, text (N,); and ``model``, JSON text that says how
+they were computed. ``numpy.load`` reads it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import json
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import replacing
+from denseface.core.files import open_input, replacing
 from denseface.core.vectors import normalize
 
 _BLOCK = 1 << 20
 _CELLS = 1 << 22  # numbers in one array of a search
 _MAX_SIDE = 4096
-_MAX_SIZE = 1 << 20  # values of an embedding, and bytes of a name
+_MAX_SIZE = 1 << 20  # values of an embedding, or bytes of a name
 _MAX_MODEL = 1 << 20
 
 
@@ -38,13 +38,13 @@ def write_gallery(
     rows : binary file
         The embeddings one after the other, little-endian float32.
     shape : tuple (N, emb_size)
-        How many there are.
+        Number of embeddings, and length of one.
     names : iterable of str, of length N
-        A name for each.
+        The name of each.
     name_width : int
-        Characters in the longest.
+        Characters in the longest name.
     model : dict
-        Which model they come from.
+        How they were computed, as :class:`Gallery` requires it.
     """
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         with _member(archive, "embeddings", zipfile.ZIP_STORED) as member:
@@ -69,8 +69,23 @@ def _write_header(member, descr, shape):
     np.lib.format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
+class Match(NamedTuple):
+    """An embedding of a gallery that is similar to another.
+
+    Attributes
+    ----------
+    name : str
+        The picture's.
+    score : float
+        Cosine similarity, -1 to 1.
+    """
+
+    name: str
+    score: float
+
+
 class Gallery:
-    """A file of embeddings.
+    """A file of embeddings to search, as ``denseface embed`` writes it.
 
     Parameters
     ----------
@@ -80,15 +95,21 @@ class Gallery:
     Attributes
     ----------
     shape : tuple (N, emb_size)
-        How many embeddings there are, and how long one is.
+        Number of embeddings, and length of one.
     model : dict
-        Which model they come from: ``prefix``, ``epoch``, ``sha256``, and how they were computed: ``engine``, ``flip``,
-        ``image_shape`` (height, width, channels), and ``crop`` if faces were cut out of the pictures.
+        How the embeddings were computed; see :meth:`denseface.embedding.embedder.Embedder.describe`.
 
     Raises
     ------
     InputError
-        If it is missing, broken, or not such a file.
+        If the file is missing, broken, or not such a file.
+
+    Examples
+    --------
+    >>> gallery = Gallery("people.npz")  # doctest: +SKIP
+    >>> gallery.require_same(embedder.describe())  # doctest: +SKIP
+    >>> gallery.search(embedder.embed("anna.jpg"), 1)  # doctest: +SKIP
+    [[Match(name='people/anna/1.jpg', score=0.87)]]
     """
 
     def __init__(self, path: str | Path):
@@ -102,7 +123,9 @@ class Gallery:
         if dtype != np.dtype("<f4") or len(self.shape) != 2 or names_dtype.kind != "U" or not names_dtype.itemsize:
             raise InputError(f"{path}: embeddings must be float32 (N, emb_size) and names text; make it again")
         if not (self.shape[0] >= 0 and 1 <= self.shape[1] <= _MAX_SIZE and names_dtype.itemsize <= _MAX_SIZE):
-            raise InputError(f"{path}: {self.shape} embeddings with names of {names_dtype} cannot be; make it again")
+            raise InputError(
+                f"{path}: {self.shape} embeddings with names of {names_dtype} are impossible; make it again"
+            )
         if names_shape != self.shape[:1]:
             raise InputError(f"{path}: {self.shape[0]} embeddings need as many names, not {names_shape}; make it again")
         if not _says_how(self.model):
@@ -111,19 +134,78 @@ class Gallery:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def require_same(self, description: dict) -> None:
+        """Refuse embeddings that were not computed as those of the gallery.
+
+        Parameters
+        ----------
+        description : dict
+            As from :meth:`denseface.embedding.embedder.Embedder.describe`.
+
+        Raises
+        ------
+        InputError
+            If the model or anything else that changes an embedding differs. Engines of the same precision, and ways to
+            cut faces out, do not.
+        """
+        theirs, ours = self.model, description
+        if theirs["sha256"] != ours["sha256"]:
+            raise InputError(
+                f"{self.path}: its embeddings come from another model, {theirs.get('prefix')},{theirs.get('epoch')}; "
+                "search with that model, or embed the pictures again"
+            )
+        if ("crop" in theirs) != ("crop" in ours):
+            which = "cut out of larger pictures" if "crop" in theirs else "taken from pictures as they are"
+            raise InputError(
+                f"{self.path}: its faces were {which}; do the same with the pictures to search for, or embed the "
+                "pictures of the gallery again"
+            )
+        for key in ("flip", "image_shape", "precision"):
+            if theirs[key] != ours[key]:
+                raise InputError(
+                    f"{self.path}: its embeddings were computed with {key} {theirs[key]}, not {ours[key]}; do "
+                    "the same, or embed the pictures again"
+                )
+
+    def search(self, embeddings: np.ndarray, count: int = 5) -> list[list[Match]]:
+        """Find the pictures that are most similar to others.
+
+        Parameters
+        ----------
+        embeddings : ndarray of shape (q, emb_size) or (emb_size,)
+            Of any length.
+        count : int
+            How many to find for each.
+
+        Returns
+        -------
+        list of list of Match
+            For each embedding up to `count`, most similar first.
+
+        Raises
+        ------
+        InputError
+            As from :meth:`nearest`.
+        """
+        rows, scores = self.nearest(np.atleast_2d(embeddings), count)
+        names = self.names(rows.flat)
+        return [
+            [Match(names[row], score) for row, score in zip(*found)] for found in zip(rows.tolist(), scores.tolist())
+        ]
+
     def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the embeddings that are most similar to others.
 
         Parameters
         ----------
-        queries : ndarray of shape (q, emb_size), float32
-            Normalised embeddings.
+        queries : ndarray of shape (q, emb_size)
+            Of any length.
         count : int
             How many to find for each, if there are as many.
 
         Returns
         -------
-        places : ndarray of shape (q, count), int64
+        rows : ndarray of shape (q, count), int64
             Most similar first.
         scores : ndarray of shape (q, count), float32
             Cosine similarities.
@@ -131,46 +213,52 @@ class Gallery:
         Raises
         ------
         InputError
-            If the file is broken, or an embedding in it is not finite.
+            If the queries have another length, the file is broken, or an embedding in it is not finite.
         """
-        places = np.empty((len(queries), 0), np.int64)
-        scores = np.empty((len(queries), 0), np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.shape[1]:
+            raise InputError(
+                f"{self.path}: its embeddings have {self.shape[1]} values, which does not fit queries of shape "
+                f"{queries.shape}"
+            )
+        queries = normalize(queries).astype(np.float32)
+        best_rows = np.empty((len(queries), 0), np.int64)
+        best_scores = np.empty((len(queries), 0), np.float32)
         step = max(1, _CELLS // max(self.shape[1], len(queries)))
-        for start, rows in self._chunks(step):
-            found = queries @ normalize(rows).astype(np.float32).T
-            places = np.hstack([places, np.broadcast_to(np.arange(start, start + len(rows)), found.shape)])
-            scores = np.hstack([scores, found])
+        for start, embeddings in self._chunks(step):
+            scores = queries @ normalize(embeddings).astype(np.float32).T
+            rows = np.broadcast_to(np.arange(start, start + len(embeddings)), scores.shape)
+            rows, scores = np.hstack([best_rows, rows]), np.hstack([best_scores, scores])
             best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
-            places, scores = np.take_along_axis(places, best, 1), np.take_along_axis(scores, best, 1)
-        return places, scores
+            best_rows, best_scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
+        return best_rows, best_scores
 
-    def names(self, places: Iterable[int]) -> dict[int, str]:
-        """Return the names of the embeddings at some places."""
+    def names(self, rows: Iterable[int]) -> dict[int, str]:
+        """Return the names of some embeddings, by their rows."""
         found = {}
         with self._open("names") as member:
             _, dtype = _read_header(member)
             start = member.tell()
-            for place in sorted({int(place) for place in places}):
-                member.seek(start + place * dtype.itemsize)
-                found[place] = str(np.frombuffer(member.read(dtype.itemsize), dtype)[0])
+            for row in sorted({int(row) for row in rows}):
+                member.seek(start + row * dtype.itemsize)
+                found[row] = str(np.frombuffer(member.read(dtype.itemsize), dtype)[0])
         return found
 
     @contextlib.contextmanager
     def _open(self, name):
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
-                yield member
+            with open_input(self.path) as file, zipfile.ZipFile(file) as archive:
+                info = archive.getinfo(f"{name}.npy")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA may ask for 4 GB
+                    raise ValueError(f"{name} is compressed in another way")
+                with archive.open(info) as member:
+                    yield member
         except InputError:
             raise
-        except FileNotFoundError as error:
-            raise InputError(f"{self.path}: there is no such file; denseface embed writes it") from error
         except Exception as error:  # zipfile, zlib, NumPy and json have many for a broken file
-            raise InputError(
-                f"{self.path}: it is not a file that denseface embed wrote, or broken; make it anew"
-            ) from error
+            raise InputError(f"{self.path}: not a file that denseface embed wrote, or broken; make it again") from error
 
     def _chunks(self, step):
-        """Read the embeddings, `step` at a time, with the place of the first."""
+        """Read the embeddings, `step` at a time, with the row of the first."""
         n, emb_size = self.shape
         with self._open("embeddings") as member:
             _read_header(member)
@@ -183,10 +271,10 @@ class Gallery:
 
 
 def _read_header(member):
-    """The shape and type of an array, from the start of its member."""
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(member)
+    """Return the shape and type of an array, from the start of its member."""
+    if np.lib.format.read_magic(member) != (1, 0):  # later versions may ask for 4 GB
+        raise ValueError("the header of an array is of another version")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
     if fortran_order:
         raise ValueError("an array is in Fortran's order")
     return shape, dtype
@@ -200,7 +288,8 @@ def _read_text(member):
 
 
 def _says_how(model):
-    if not isinstance(model, dict) or type(model.get("flip")) is not bool or not isinstance(model.get("sha256"), str):
+    kinds = {"sha256": str, "engine": str, "precision": str, "flip": bool, "image_shape": list}
+    if not isinstance(model, dict) or any(type(model.get(key)) is not kind for key, kind in kinds.items()):
         return False
-    shape = model.get("image_shape")
-    return type(shape) is list and len(shape) == 3 and all(type(s) is int and 1 <= s <= _MAX_SIDE for s in shape)
+    shape = model["image_shape"]
+    return len(shape) == 3 and all(type(side) is int and 1 <= side <= _MAX_SIDE for side in shape)

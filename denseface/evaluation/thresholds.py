@@ -77,9 +77,17 @@ def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, 
     if name is None or name not in thresholds:
         of_set = f" of the set {name}" if name else ""
         raise InputError(
-            f"{path}: no threshold{of_set} for this model; measure it first (denseface verify), or state a threshold"
+            f"{path}: no threshold{of_set} for this model; measure it first (denseface verify){_or_copy(embedder)}, or "
+            "state a threshold"
         )
     return thresholds[name][1], name
+
+
+def _or_copy(embedder):
+    """Say where an exported model finds the metrics of the model that it was made of."""
+    path, origin = metrics_path(embedder), embedder.fingerprint
+    original = f"{origin['prefix']}-{origin['epoch']:04d}.verification.json"
+    return "" if str(path) == original or embedder.precision != "float32" else f", copy {original} there"
 
 
 def _read_sets(embedder):

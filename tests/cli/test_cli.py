@@ -360,7 +360,7 @@ def test_figures_of_another_model_do_not_count(capsys, model, figures, pair_sets
 def test_match_names_a_picture_that_is_not_there(capsys, model, faces):
     code, _, err = run(capsys, "match", faces / "a.png", faces / "z.png", *model, "--threshold", "0.5")
     assert code == 1
-    assert err == f"denseface: error: picture 1: {faces}/z.png: it cannot be read (No such file or directory)\n"
+    assert err == f"denseface: error: {faces}/z.png: it cannot be read (No such file or directory)\n"
 
 
 def test_embed_then_search(capsys, model, faces, tmp_path):
@@ -384,6 +384,26 @@ def test_search_follows_how_the_gallery_was_made(capsys, model, faces, tmp_path)
     run(capsys, "embed", faces, *model, "--no-flip", "-o", tmp_path / "plain.npz")
     _, out, _ = run(capsys, "search", tmp_path / "plain.npz", faces / "a.png", *model, "--json")
     assert json.loads(out)[0]["found"][0]["score"] == pytest.approx(1)
+
+
+def test_search_computes_in_the_precision_of_the_gallery(capsys, model, faces, tmp_path):
+    path = tmp_path / "faces.npz"
+    run(capsys, "embed", faces, *model, "-o", path, "--engine", "openvino-bf16")
+    code, out, _ = run(capsys, "search", path, faces / "a.png", *model, "--json")
+    assert (code, json.loads(out)[0]["found"][0]["name"]) == (0, f"{faces}/a.png")
+    code, _, err = run(capsys, "search", path, faces / "a.png", *model, "--engine", "mxnet")
+    assert code == 1
+    assert f"{path}: its embeddings were computed with precision bfloat16, not float32" in err
+
+
+def test_search_prints_names_that_a_terminal_would_obey(capsys, model, faces, tmp_path):
+    evil = faces / "\x1b]0;owned\x07\udcff.png"
+    (faces / "a.png").rename(evil)
+    path = tmp_path / "faces.npz"
+    assert run(capsys, "embed", faces, *model, "-o", path)[0] == 0
+    code, out, _ = run(capsys, "search", path, evil, *model, "-k", "1")
+    assert (code, out.isascii(), "\x1b" in out) == (0, True, False)
+    assert r"\x1b]0;owned\x07\udcff.png" in out
 
 
 def test_search_refuses_what_another_model_made(capsys, model, faces, tmp_path):
@@ -472,6 +492,10 @@ def test_export_for_a_fixed_batch(capsys, model, tmp_path):
 def test_onnx_figures_lie_beside_the_file(capsys, model, pair_sets, faces, tmp_path):
     path = tmp_path / "tiny.onnx"
     run(capsys, "export", *model, "-o", path)
+    code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", "--model", path)
+    prefix = model[1].rpartition(",")[0]
+    assert code == 1
+    assert f"measure it first (denseface verify), copy {prefix}-0001.verification.json there, or state a" in err
     assert run(capsys, "verify", pair_sets[0], "--model", path)[0] == 0
     assert (tmp_path / "tiny.verification.json").exists()
     _, out, _ = run(capsys, "match", faces / "a.png", faces / "b.png", "--model", path)

@@ -72,7 +72,15 @@ def test_every_picture_is_embedded_in_order(embedder, faces, tmp_path):
     embeddings, names, model = content(out)
     np.testing.assert_array_equal(embeddings, Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(pictures(COUNT)))
     assert names == [f"{faces}/{i:03d}.png" for i in range(COUNT)]
-    assert model == {**embedder.fingerprint, "engine": "mxnet", "flip": True, "image_shape": [16, 16, 3]}
+    assert model == embedder.describe()
+    assert {
+        **embedder.fingerprint,
+        "engine": "mxnet",
+        "precision": "float32",
+        "flip": True,
+        "normalize": True,
+    }.items() <= (model.items())
+    assert model["image_shape"] == [16, 16, 3]
     assert [path.name for path in out.parent.iterdir()] == ["out.npz"]
 
 
@@ -207,6 +215,17 @@ def test_strict_stops_at_a_broken_picture(embedder, faces, tmp_path):
     counts, _ = run(embedder, faces, out, strict=True)
     assert dataclasses.astuple(counts)[:2] == (COUNT, 0)
     assert counts.taken_over >= 8
+
+
+def test_an_embedding_that_is_not_finite_names_its_picture(embedder, faces, tmp_path, monkeypatch):
+    bad = pictures(COUNT)[5].transpose(2, 0, 1)
+    original = embedder._engine
+    monkeypatch.setattr(
+        embedder, "_engine", lambda batch: np.where((batch == bad).all((1, 2, 3))[:, None], np.nan, original(batch))
+    )
+    with pytest.raises(InputError, match=rf"^{faces}/005\.png: its embedding is not finite"):
+        run(embedder, faces, tmp_path / "out.npz")
+    assert not (tmp_path / "out.npz").exists()
 
 
 def test_nothing_readable_writes_nothing(embedder, tmp_path):

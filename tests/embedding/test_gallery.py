@@ -1,4 +1,6 @@
 import io
+import json
+import os
 import tracemalloc
 import zipfile
 
@@ -8,7 +10,16 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.embedding.gallery import Gallery, write_gallery
 
-MODEL = {"prefix": "p", "epoch": 1, "sha256": "ab", "engine": "mxnet", "flip": True, "image_shape": [16, 16, 3]}
+MODEL = {
+    "prefix": "p",
+    "epoch": 1,
+    "sha256": "ab",
+    "engine": "mxnet",
+    "precision": "float32",
+    "flip": True,
+    "normalize": True,
+    "image_shape": [16, 16, 3],
+}
 
 
 def unit_rows(count, size=8, seed=0):
@@ -49,6 +60,50 @@ def test_the_nearest_are_found(tmp_path, monkeypatch):
     assert gallery.names(places[0]) == {int(place): f"face{place}" for place in expected[0]}
 
 
+def test_search_gives_names_and_scores(tmp_path):
+    rows = unit_rows(20)
+    gallery = Gallery(write(tmp_path / "g.npz", rows))
+    found = gallery.search(rows[[3, 8]] * 7, 2)
+    assert [matches[0].name for matches in found] == ["face3", "face8"]
+    assert found[0][0].score == pytest.approx(1)
+    assert found[0][1].score == pytest.approx(np.sort(rows @ rows[3])[-2], abs=1e-6)
+    assert gallery.search(rows[3], 2) == gallery.search(rows[[3]], 2)
+
+
+def test_queries_of_another_length_are_refused(tmp_path):
+    path = write(tmp_path / "g.npz", unit_rows(3))
+    with pytest.raises(InputError, match=rf"^{path}: its embeddings have 8 values, .* of shape \(2, 9\)"):
+        Gallery(path).search(unit_rows(2, 9))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sha256": "cd"}, "from another model, p,1; search with that model"),
+        ({"flip": False}, "with flip True, not False"),
+        ({"image_shape": [16, 16, 1]}, r"with image_shape \[16, 16, 3\], not \[16, 16, 1\]"),
+        ({"precision": "bfloat16", "engine": "mxnet-bf16"}, "with precision float32, not bfloat16"),
+        ({"crop": {"detector": "d.onnx"}}, "its faces were taken from pictures as they are"),
+        ({"engine": "openvino", "prefix": "q", "normalize": False}, None),
+    ],
+)
+def test_embeddings_computed_otherwise_are_refused(tmp_path, change, message):
+    gallery = Gallery(write(tmp_path / "g.npz", unit_rows(3)))
+    if message is None:
+        gallery.require_same({**MODEL, **change})
+    else:
+        with pytest.raises(InputError, match=f"^{gallery.path}: .*{message}"):
+            gallery.require_same({**MODEL, **change})
+
+
+def test_faces_are_cut_out_for_a_gallery_of_such_faces(tmp_path):
+    cropped = {**MODEL, "crop": {"detector": "d.onnx"}}
+    gallery = Gallery(write(tmp_path / "g.npz", unit_rows(3), model=cropped))
+    gallery.require_same({**MODEL, "crop": {"landmarks": "l.txt"}})
+    with pytest.raises(InputError, match="its faces were cut out of larger pictures; do the same"):
+        gallery.require_same(MODEL)
+
+
 def test_more_than_there_are_gives_all(tmp_path):
     places, scores = Gallery(write(tmp_path / "g.npz", unit_rows(3))).nearest(unit_rows(2, seed=1), 9)
     assert places.shape == scores.shape == (2, 3)
@@ -71,20 +126,36 @@ def test_memory_does_not_grow_with_the_number_of_embeddings(tmp_path, monkeypatc
 def broken_gallery(path, damage):
     rows = unit_rows(4)
     if damage == "missing":
-        return "there is no such file"
+        return "it cannot be read"
     if damage == "text":
         path.write_text("no zip")
-        return "it is not a file that denseface embed wrote"
+        return "not a file that denseface embed wrote"
     if damage == "cut":
         write(path, rows)
         path.write_bytes(path.read_bytes()[:200])
-        return "it is not a file that denseface embed wrote"
+        return "not a file that denseface embed wrote"
     if damage == "other arrays":
         np.savez(path, a=rows)
-        return "it is not a file that denseface embed wrote"
+        return "not a file that denseface embed wrote"
     if damage == "pickle":
         np.savez(path, embeddings=rows, names=np.array(["a"] * 4), model=np.array({}, object))
-        return "it is not a file that denseface embed wrote"
+        return "not a file that denseface embed wrote"
+    if damage == "pipe":
+        os.mkfifo(path)
+        return "a pipe or a device"
+    if damage == "zeros":
+        path.symlink_to("/dev/zero")
+        return "a pipe or a device"
+    if damage in ("lzma", "long header"):
+        write(path, rows)
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        if damage == "long header":
+            members["names.npy"] = b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 99
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA if damage == "lzma" else zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return "not a file that denseface embed wrote"
     arrays = {"embeddings": rows, "names": np.array(["a"] * 4), "model": np.array('{"prefix": "p"}')}
     changes = {
         "float64": ("embeddings", rows.astype(np.float64), r"must be float32 \(N, emb_size\)"),
@@ -93,7 +164,8 @@ def broken_gallery(path, damage):
         "numbers for names": ("names", np.arange(4), "names text"),
         "too few names": ("names", np.array(["a"]), "4 embeddings need as many names"),
         "no model": ("model", np.array("[]"), "does not say how"),
-        "huge pictures": ("model", np.array('{"sha256": "", "flip": true, "image_shape": [1e9, 1, 3]}'), "not say how"),
+        "huge pictures": ("model", np.array(json.dumps({**MODEL, "image_shape": [1e9, 1, 3]})), "not say how"),
+        "no precision": ("model", np.array(json.dumps({**MODEL, "precision": None})), "not say how"),
     }
     name, value, message = changes[damage]
     np.savez(path, **{**arrays, name: value})
@@ -103,7 +175,7 @@ def broken_gallery(path, damage):
 @pytest.mark.parametrize(
     "damage",
     ["missing", "text", "cut", "other arrays", "pickle", "float64", "flat", "Fortran", "numbers for names"]
-    + ["too few names", "no model", "huge pictures"],
+    + ["too few names", "no model", "huge pictures", "no precision", "pipe", "zeros", "lzma", "long header"],
 )
 def test_other_files_are_refused(tmp_path, damage):
     path = tmp_path / "g.npz"

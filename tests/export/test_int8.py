@@ -11,6 +11,7 @@ import pytest
 from denseface.cli import main
 from denseface.core.errors import InputError
 from denseface.core.vectors import similarity
+from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines import make_engine
 from denseface.embedding.engines.onnx_model import converted, read_onnx
 from denseface.export import int8
@@ -78,6 +79,8 @@ def test_the_command_writes_a_file_for_the_engines(saved, capsys, batch):
     assert [path.name for path in saved.glob("*.onnx*")] == ["int8.onnx"]
     model = read_onnx(out)
     assert model.fingerprint["prefix"] == f"{saved}/model"
+    assert Embedder(model).precision == "int8"
+    assert Embedder(model, engine="openvino-bf16").precision == "int8 and bfloat16"
     batch = pictures(model.batch_size or 3).transpose(0, 3, 1, 2).astype(np.float32)
     expected = make_engine("mxnet", tiny_model(), len(batch), (3, 16, 16))(batch)
     for name in ("onnxruntime", "openvino", "openvino-bf16"):

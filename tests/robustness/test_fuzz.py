@@ -187,7 +187,7 @@ def pairs(folder):
 
 def gallery(folder):
     rows = np.eye(3, 4, dtype="<f4")
-    model = {"sha256": "00", "flip": True, "image_shape": [16, 16, 3], "prefix": "p", "epoch": 1}
+    model = {"sha256": "00", "engine": "mxnet", "precision": "float32", "flip": True, "image_shape": [16, 16, 3]}
     write_gallery(folder / "out.npz", io.BytesIO(rows.tobytes()), rows.shape, ["a", "bb", "c"], 2, model)
     return folder / "out.npz"
 
@@ -206,8 +206,9 @@ def figures(folder):
 
 
 def read_figures(path):
-    model = SimpleNamespace(prefix=path.parent / "model", step=1)
-    threshold, _ = find_threshold(SimpleNamespace(model=model, fingerprint={"sha256": "0"}, flip=True))
+    model = SimpleNamespace(prefix=path.parent / "model", step=1, metrics_path=path)
+    mark = {"prefix": "model", "epoch": 1, "sha256": "0"}
+    threshold, _ = find_threshold(SimpleNamespace(model=model, fingerprint=mark, precision="float32", flip=True))
     assert -math.inf < threshold < math.inf
 
 

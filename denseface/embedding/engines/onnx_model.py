@@ -39,6 +39,8 @@ class OnnxModel:
         Where it comes from.
     fingerprint : dict
         Which model it was made of; see :func:`denseface.models.embedding_network.fingerprint`.
+    precision : str
+        ``float32``, or ``int8`` if layers were quantized.
     """
 
     content: bytes
@@ -47,6 +49,7 @@ class OnnxModel:
     emb_size: int
     name: str
     fingerprint: dict
+    precision: str = "float32"
 
 
 def read_onnx(path: str | Path) -> OnnxModel:
@@ -120,4 +123,5 @@ def _described(proto, content, name, mark):
         for value in (proto.graph.input, proto.graph.output)
     )
     channels, height, width = input_shape
-    return OnnxModel(content, batch or None, (channels, height, width), emb_size, name, mark)
+    precision = "int8" if any(node.op_type == "DequantizeLinear" for node in proto.graph.node) else "float32"
+    return OnnxModel(content, batch or None, (channels, height, width), emb_size, name, mark, precision)
