@@ -163,7 +163,7 @@ class PictureReader:
             if self.max_bad is not None and count > self.max_bad:
                 raise InputError(
                     f"{reason}; with it {count} pictures are broken, more than max_bad = {self.max_bad}; "
-                    "copy the records again, or allow more"
+                    "check the records (denseface dataset info), or allow more"
                 )
 
 
@@ -301,7 +301,9 @@ class BatchLoader:
             else:
                 # A label outside the classes is no broken picture: the set does not fit its property file.
                 return self.augmentation(picture, rng), self.reader.records.label(record)
-        raise InputError(f"{bad[key]}; so were {_MAX_ATTEMPTS} others in a row: check or copy the records again")
+        raise InputError(
+            f"{bad[key]}; so were {_MAX_ATTEMPTS} others in a row: check the records with denseface dataset info"
+        )
 
 
 def _check_range(name: str, value: int, low: int, high: float = math.inf) -> None:

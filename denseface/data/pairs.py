@@ -1,7 +1,7 @@
 """Verification sets in InsightFace's ``.bin`` format, read without trusting the file, and written.
 
 A set of n pairs is a pickle of (2n encoded images, n bools): images 2i and 2i + 1 are pair i, and bool i says whether
-they show the same person.
+they show the same person. Whole numbers 0 and 1 may stand for the bools.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
+from denseface.core.text import counted
 from denseface.data import plain_pickle
 
 
@@ -45,18 +46,18 @@ class PairSet:
         images : list of bytes
             The distinct images, in the order of their first use.
         pairs : ndarray of shape (n, 2), int64
-            For each pair, the places of its two images in that list.
+            For each pair, the indices of its two images in that list.
         """
-        places: dict[bytes, int] = {}
-        indices = [places.setdefault(image, len(places)) for image in self.images]
-        return list(places), np.array(indices, np.int64).reshape(-1, 2)
+        index_of: dict[bytes, int] = {}
+        indices = [index_of.setdefault(image, len(index_of)) for image in self.images]
+        return list(index_of), np.array(indices, np.int64).reshape(-1, 2)
 
 
 def read_pairs(path: str | Path) -> PairSet:
     """Read a verification set.
 
-    Nothing in the file is run: a pickle that asks for more than lists, tuples, bytes and bools (and the NumPy arrays
-    of uint8 in which InsightFace's own packing script keeps the images) is refused by the name of what it asks for.
+    Nothing in the file is run: a pickle that asks for more than lists, tuples, bytes, bools and whole numbers, or NumPy
+    arrays of these, is refused, and the message names what it asks for.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def read_pairs(path: str | Path) -> PairSet:
     Raises
     ------
     InputError
-        If the file cannot be read, is refused, damaged, empty, or does not hold two images for each bool.
+        If the file cannot be read, is refused, damaged or empty, or does not contain two images per bool.
     """
     path = Path(path)
     with open_input(path) as file:
@@ -80,10 +81,12 @@ def read_pairs(path: str | Path) -> PairSet:
     content = plain_pickle.loads(data, str(path))
     if type(content) not in (list, tuple) or len(content) != 2 or type(content[0]) not in (list, tuple):
         raise InputError(
-            f"{path}: it is not a verification set, a pair of images and bools; denseface dataset makes one"
+            f"{path}: not a verification set, which is a pair of images and bools; denseface dataset makes one"
         )
     images = _images(content[0], path)
-    issame = _bools(content[1], path)
+    issame = _bools(content[1])
+    if issame is None:
+        raise InputError(f"{path}: the second part must be a list of bools, or of 0 and 1, one per pair")
     _check_counts(len(images), len(issame), path)
     return PairSet(images, issame, path.stem)
 
@@ -91,7 +94,7 @@ def read_pairs(path: str | Path) -> PairSet:
 def write_pairs(path: str | Path, images: Sequence[bytes], issame: Iterable[bool]) -> None:
     """Write a verification set that InsightFace, Python 2 and Python 3 read.
 
-    It is written aside, synced and renamed.  An image that is there several times is stored once.
+    It is written aside, synced and renamed. Equal images are stored once.
 
     Parameters
     ----------
@@ -105,7 +108,7 @@ def write_pairs(path: str | Path, images: Sequence[bytes], issame: Iterable[bool
     Raises
     ------
     InputError
-        If there are not two images for each bool, or the file cannot be written.
+        If there are not two images per bool, or the file cannot be written.
     """
     path = Path(path)
     issame = [bool(same) for same in issame]
@@ -119,21 +122,26 @@ def write_pairs(path: str | Path, images: Sequence[bytes], issame: Iterable[bool
 def _check_counts(num_images: int, num_pairs: int, path: Path) -> None:
     if num_pairs == 0 or num_images != 2 * num_pairs:
         raise InputError(
-            f"{path}: {num_pairs} pairs need {2 * num_pairs} images, at least two, not {num_images}; copy it again"
+            f"{path}: {counted(num_images, 'image')} for {counted(num_pairs, 'pair')}; it needs a pair, and two images "
+            "per pair"
         )
 
 
 def _images(items: Sequence[Any], path: Path) -> list[bytes]:
     images = [item.data if isinstance(item, plain_pickle.Array) else item for item in items]
-    for place, (item, image) in enumerate(zip(items, images)):
+    for index, (item, image) in enumerate(zip(items, images)):
         if type(image) is not bytes or not image or (item is not image and item.kind != "u1"):
-            raise InputError(f"{path}: image {place} is not the bytes of an encoded image; copy the file again")
+            raise InputError(f"{path}: image {index} is not the bytes of an encoded image, such as a JPEG file's")
     return images
 
 
-def _bools(items: Any, path: Path) -> np.ndarray:
-    if isinstance(items, plain_pickle.Array) and items.kind == "b1" and len(items.shape) == 1:
-        return np.frombuffer(items.data, np.uint8) != 0
-    if type(items) not in (list, tuple) or any(type(item) is not bool for item in items):
-        raise InputError(f"{path}: the second part is not a list of bools; copy it again")
-    return np.array(items, bool)
+def _bools(items: Any) -> np.ndarray | None:
+    if isinstance(items, plain_pickle.Array) and len(items.shape) == 1:
+        numbers = np.frombuffer(items.data, "u1" if items.kind == "b1" else f"<{items.kind}").tolist()
+    elif isinstance(items, (list, tuple)):
+        numbers = list(items)
+    else:
+        return None
+    if any(type(number) not in (bool, int) or number not in (0, 1) for number in numbers):
+        return None
+    return np.array(numbers, bool)

@@ -1,8 +1,9 @@
-"""Read pickles that hold plain data, and run nothing that they ask for.
+"""Read pickles of plain data without running what they ask for.
 
-A pickle is a program for a small stack machine, which may call whatever it can name.  The machine here knows the
-instructions that build lists, tuples, bytes, text, bools and numbers.  The few calls that Python and NumPy write for
-bytes, and for arrays of uint8 or bool, are carried out by functions of this module; no name is ever looked up.
+A pickle is a program for a small stack machine, which may call whatever it can name. The machine here knows the
+instructions that build lists, tuples, bytes, text, bools and whole numbers. The few calls that Python and NumPy write
+for bytes, and for arrays of bools or whole numbers, are carried out by functions of this module; no name is ever looked
+up.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO, Callable
 from denseface.core.errors import InputError
 
 _MAX_DIMENSIONS = 32
+_ITEM_SIZES = {"b1": 1, "u1": 1, "i1": 1, "u2": 2, "i2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8}
 _INSTRUCTIONS = {instruction.code: instruction for instruction in pickletools.opcodes}
 
 
@@ -28,10 +30,10 @@ class Array:
     Attributes
     ----------
     kind : str
-        "u1" (uint8) or "b1" (bool).
+        NumPy's code of the type: "b1" (bool), "u1" (uint8) to "u8", or "i1" to "i8" (int64).
     shape : tuple of int
     data : bytes
-        The elements in memory order, one byte each.
+        The elements in memory order, little-endian.
     """
 
     kind: str = "u1"
@@ -54,7 +56,7 @@ class _Name:
 
 
 class _Refused(Exception):  # noqa: N818
-    """The file asks for what plain data does not need."""
+    """The file asks for something that plain data does not need."""
 
 
 class _Malformed(Exception):  # noqa: N818
@@ -67,20 +69,20 @@ def loads(data: bytes, source: str) -> Any:
     Parameters
     ----------
     data : bytes
-        The pickle.  What follows its end is not looked at.
+        The pickle. Whatever follows its end is not read.
     source : str
         The name of the file, for error messages.
 
     Returns
     -------
     object
-        Made of list, tuple, bytes, str, bool, int and None, and of `Array` for a NumPy array.  Python 2's ``str`` and
-        every ``bytearray`` come as bytes, ``numpy.bool_`` as bool.
+        Made of list, tuple, bytes, str, bool, int and None, and of `Array` for a NumPy array. Python 2's ``str`` and
+        every ``bytearray`` become bytes, NumPy's bools and whole numbers become bool and int.
 
     Raises
     ------
     InputError
-        If the file asks for anything else (the message says what), or is cut off or no pickle.
+        If the file asks for anything else, which the message names, is truncated, or is not a pickle.
     """
     machine = _Machine()
     try:
@@ -93,13 +95,13 @@ def loads(data: bytes, source: str) -> Any:
             f"{source}: refused: the file asks for {error}, which plain data does not need; get another file"
         ) from error
     except _Malformed as error:
-        raise InputError(f"{source}: it is damaged or no pickle ({error}); copy it again") from error
+        raise InputError(f"{source}: damaged, or not a pickle ({error}); if it was copied, copy it again") from error
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        # An instruction found something else on the stack, in the memo or in the file than it needs.
+        # The stack, the memo or the file lacks what an instruction needs.
         raise InputError(
-            f"{source}: it is damaged or no pickle (an instruction lacks what it needs); copy it again"
+            f"{source}: damaged, or not a pickle (an instruction lacks its arguments); if it was copied, copy it again"
         ) from error
-    raise InputError(f"{source}: it is cut off; copy it again")
+    raise InputError(f"{source}: truncated; copy it again")
 
 
 def _instructions(data: bytes) -> Iterator[tuple[str, object]]:
@@ -213,15 +215,17 @@ class _Machine:
             _, shape, kind, _, data = state
             _fill(target, data, kind, shape)
         elif not isinstance(target, _Kind) or any(part is not None for part in state[2:5]):
-            raise _Refused("a state for what has none")
+            raise _Refused("a state for something that has none")
+        elif state[1] in (">", b">"):
+            raise _Refused("big-endian numbers")
 
 
 def _fill(array: Array, data: object, kind: object, shape: object) -> None:
-    """Take over what the file says of an array, if it agrees with itself."""
+    """Set the contents of an array, if its type, shape and bytes agree."""
     if not isinstance(kind, _Kind) or not isinstance(data, bytes) or not isinstance(shape, tuple):
         raise _Malformed("an array lacks its type, its shape or its bytes")
     known = len(shape) <= _MAX_DIMENSIONS and all(type(length) is int and length >= 0 for length in shape)
-    if not known or math.prod(shape) != len(data):
+    if not known or math.prod(shape) * _ITEM_SIZES[kind.code] != len(data):
         raise _Malformed("the shape of an array does not fit its bytes")
     array.kind, array.shape, array.data = kind.code, shape, data
 
@@ -249,7 +253,7 @@ def _bytes(content: Any = b"", *encoding: str) -> bytes:
 
 def _dtype(code: str | bytes, *_: bool) -> _Kind:
     code = code if isinstance(code, str) else code.decode("latin-1")
-    if code not in ("u1", "b1"):
+    if code not in _ITEM_SIZES:
         raise _Refused(f"the NumPy type {_printable(code)}")
     return _Kind(code)
 
@@ -264,10 +268,11 @@ def _array_from_buffer(data: bytes, kind: _Kind, shape: tuple[int, ...], _: str)
     return array
 
 
-def _scalar(kind: _Kind, data: bytes) -> bool:
-    if kind != _Kind("b1") or data not in (b"\0", b"\1"):
-        raise _Refused("a NumPy number that is not a bool")
-    return data == b"\1"
+def _scalar(kind: _Kind, data: bytes) -> int:
+    if not isinstance(kind, _Kind) or type(data) is not bytes or len(data) != _ITEM_SIZES[kind.code]:
+        raise _Malformed("the bytes of a NumPy number do not fit its type")
+    number = int.from_bytes(data, "little", signed=kind.code.startswith("i"))
+    return bool(number) if kind.code == "b1" else number
 
 
 def _no_call(*_: object) -> None:

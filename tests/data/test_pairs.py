@@ -71,6 +71,17 @@ def test_every_kind_of_set_that_packing_scripts_write_is_read(tmp_path, protocol
     assert pairs.issame.tolist() == ISSAME
 
 
+NUMBERS = [1, 0, 1]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", [bool, "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"])
+def test_zeros_and_ones_are_bools(tmp_path, protocol, kind):
+    for issame in (NUMBERS, tuple(NUMBERS), np.array(NUMBERS, kind), list(np.array(NUMBERS, kind)), [True, 0, 1]):
+        pairs = read_pairs(save(tmp_path / "a.bin", (IMAGES, issame), protocol))
+        assert pairs.issame.dtype == bool and pairs.issame.tolist() == ISSAME
+
+
 def test_a_set_from_python_2_is_read(tmp_path):
     first_two = b"U\x03\xff\xd8aq\x02U\x03\xff\xd8bq\x03"
     (tmp_path / "a.bin").write_bytes(b"\x80\x02]q\x01(" + first_two + b"h\x03h\x02e]q\x04(\x88\x89e\x86q\x05.")
@@ -82,19 +93,21 @@ def test_a_set_from_python_2_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "it is not a verification set"),
-        (7, "it is not a verification set"),
-        (IMAGES, "it is not a verification set"),
-        ((IMAGES, ISSAME, []), "it is not a verification set"),
-        ((b"ab", [True]), "it is not a verification set"),
-        ((IMAGES, b"\1\0\1"), "the second part is not a list of bools"),
-        ((IMAGES, [1, 0, 1]), "the second part is not a list of bools"),
-        ((IMAGES, [True, None, True]), "the second part is not a list of bools"),
-        ((IMAGES, np.array([[True, False, True]])), "the second part is not a list of bools"),
-        ((IMAGES, np.array([1, 0, 1], np.uint8)), "the second part is not a list of bools"),
-        ((IMAGES, [True, False]), "2 pairs need 4 images, at least two, not 6"),
-        ((IMAGES[:5], ISSAME), "3 pairs need 6 images, at least two, not 5"),
-        (([], []), "0 pairs need 0 images, at least two, not 0"),
+        ([], "not a verification set"),
+        (7, "not a verification set"),
+        (IMAGES, "not a verification set"),
+        ((IMAGES, ISSAME, []), "not a verification set"),
+        ((b"ab", [True]), "not a verification set"),
+        ((IMAGES, b"\1\0\1"), "the second part must be a list of bools, or of 0 and 1"),
+        ((IMAGES, [1, 0, 2]), "the second part must be a list of bools, or of 0 and 1"),
+        ((IMAGES, [1, 0, -1]), "the second part must be a list of bools, or of 0 and 1"),
+        ((IMAGES, np.array([1, 0, 256])), "the second part must be a list of bools, or of 0 and 1"),
+        ((IMAGES, ["1", "0", "1"]), "the second part must be a list of bools, or of 0 and 1"),
+        ((IMAGES, [True, None, True]), "the second part must be a list of bools, or of 0 and 1"),
+        ((IMAGES, np.array([[True, False, True]])), "the second part must be a list of bools, or of 0 and 1"),
+        ((IMAGES, [True, False]), "6 images for 2 pairs; it needs a pair, and two images per pair"),
+        ((IMAGES[:5], ISSAME), "5 images for 3 pairs"),
+        (([], []), "0 images for 0 pairs"),
         ((["text", *IMAGES[1:]], ISSAME), "image 0 is not the bytes of an encoded image"),
         (([*IMAGES[:5], None], ISSAME), "image 5 is not the bytes of an encoded image"),
         (([*IMAGES[:5], b""], ISSAME), "image 5 is not the bytes of an encoded image"),
@@ -135,6 +148,6 @@ def test_a_missing_or_empty_file_is_named(tmp_path):
 @pytest.mark.parametrize(("images", "issame"), [([], []), (IMAGES, [True]), (IMAGES[:1], [True])])
 def test_counts_are_checked_before_anything_is_written(tmp_path, images, issame):
     (tmp_path / "a.bin").write_bytes(b"old")
-    with pytest.raises(InputError, match=rf"a\.bin: {len(issame)} pairs need"):
+    with pytest.raises(InputError, match=rf"a\.bin: {len(images)} images? for {len(issame)} pairs?; "):
         write_pairs(tmp_path / "a.bin", images, issame)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
