@@ -294,10 +294,10 @@ def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict]
 def start(run: Run, args: argparse.Namespace) -> None:
     """Bring a run to where it starts."""
     workers = run.workers
-    newest = workers.from_first(lambda: find_checkpoint(run.prefix, args.resume))
-    if newest:
-        run.resume(newest)
-        logger.info("resuming %s at step %d of %d", run.prefix, newest, run.plan.steps)
+    if not args.resume:
+        workers.from_first(lambda: refuse_to_overwrite(run.prefix))
+    elif run.resume():
+        logger.info("resuming %s at step %d of %d", run.prefix, run.step, run.plan.steps)
         return
     run.learner.initialize(families.initializer(), args.seed)
     if args.pretrained:
@@ -305,12 +305,13 @@ def start(run: Run, args: argparse.Namespace) -> None:
     run.learner.broadcast()
 
 
-def find_checkpoint(prefix: str, resume: bool) -> int | None:
-    """Give the step of the run's newest checkpoint, if there is one and it may be resumed."""
-    newest = checkpoint.newest_step(prefix)
-    if newest and not resume:
-        raise InputError(f"{prefix}: holds a run at step {newest}; go on with --resume, or take another --models-root")
-    return newest
+def refuse_to_overwrite(prefix: str) -> None:
+    """Raise InputError if the run has a checkpoint, which a new run would overwrite."""
+    newest = checkpoint.Checkpoint.newest(prefix)
+    if newest:
+        raise InputError(
+            f"{prefix}: holds a run at step {newest.step}; go on with --resume, or take another --models-root"
+        )
 
 
 def adopt(learner: Learner, prefix: str, epoch: int) -> None:

@@ -65,7 +65,7 @@ def _export(args, path):
     from denseface.embedding.engines.onnx_model import FINGERPRINT, as_ndarrays
     from denseface.export.onnx import OLDEST_OPSET, export
     from denseface.models.checkpoint import load_model, parse_model
-    from denseface.models.embedding_network import checked_embedding, fingerprint
+    from denseface.models.embedding_network import checked_embedding
 
     model = load_model(*parse_model(args.model))
     shape = PictureShape(*args.image_size).nchw(args.batch or 1)
@@ -77,7 +77,7 @@ def _export(args, path):
         path,
         dynamic_batch=args.batch is None,
         opset=args.opset or OLDEST_OPSET,
-        metadata={FINGERPRINT: json.dumps(fingerprint(model))},
+        metadata={FINGERPRINT: json.dumps(model.fingerprint)},
     )
     return {
         "path": args.out,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,9 +17,10 @@ from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize as normalized
 from denseface.data.pictures import Picture, PictureShape, load_picture
 from denseface.embedding.engines import make_engine
-from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
+from denseface.embedding.engines.onnx_model import read_onnx
 
 if TYPE_CHECKING:
+    from denseface.embedding.engines.onnx_model import OnnxModel
     from denseface.models.checkpoint import Model
 
     import mxnet as mx
@@ -97,7 +97,7 @@ class Embedder:
     emb_size : int
         Values in an embedding.
     fingerprint : dict
-        Which model it is; see :func:`denseface.models.embedding_network.fingerprint`.
+        Which model it is; see :class:`denseface.models.checkpoint.Model`.
 
     Raises
     ------
@@ -130,7 +130,7 @@ class Embedder:
         self.flip = flip
         self.normalize = normalize
         input_shape = image_shape and PictureShape(*image_shape).nchw(1)[1:]
-        self.engine = engine or ("onnxruntime" if isinstance(model, OnnxModel) else "mxnet")
+        self.engine = engine or model.default_engine
         self._engine = make_engine(self.engine, model, batch_size, input_shape, context)
         self.image_shape = PictureShape.from_nchw((1, *self._engine.input_shape))
         self.batch_size = self._engine.batch_size
@@ -158,21 +158,15 @@ class Embedder:
 
         return cls(load_model(*parse_model(text)), **options)
 
-    @cached_property
+    @property
     def fingerprint(self) -> dict:
         """Which model it is."""
-        if isinstance(self.model, OnnxModel):
-            return self.model.fingerprint
-        from denseface.models.embedding_network import fingerprint
-
-        return fingerprint(self.model)
+        return self.model.fingerprint
 
     @property
     def precision(self) -> str:
         """``float32``, ``bfloat16``, ``int8``, or ``int8 and bfloat16``: the numbers that the layers compute with."""
-        kinds = (
-            [self.model.precision] if isinstance(self.model, OnnxModel) and self.model.precision != "float32" else []
-        )
+        kinds = [] if self.model.precision == "float32" else [self.model.precision]
         kinds += ["bfloat16"] if self.engine.endswith("-bf16") else []
         return " and ".join(kinds) or "float32"
 

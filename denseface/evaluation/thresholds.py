@@ -5,21 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
 from denseface.embedding.embedder import Embedder
-from denseface.embedding.engines.onnx_model import OnnxModel
 from denseface.evaluation.verify import VerificationReport
-
-
-def metrics_path(embedder: Embedder) -> Path:
-    """Return ``PREFIX-NNNN.verification.json``; for an ONNX file, its name with this ending."""
-    model = embedder.model
-    if isinstance(model, OnnxModel):
-        return Path(model.name).with_suffix(".verification.json")
-    return Path(f"{model.prefix}-{model.step:04d}.verification.json")
 
 
 def save_metrics(embedder: Embedder, reports: Iterable[VerificationReport]) -> None:
@@ -34,7 +24,7 @@ def save_metrics(embedder: Embedder, reports: Iterable[VerificationReport]) -> N
     for report in reports:
         metrics = report.to_dict()
         sets[metrics.pop("name")] = metrics
-    with replacing(metrics_path(embedder)) as file:
+    with replacing(embedder.model.metrics_path) as file:
         file.write(json.dumps({"model": embedder.fingerprint, "sets": sets}, indent=1).encode())
 
 
@@ -61,7 +51,7 @@ def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, 
         If the model has not been measured on such a set.
     """
     way = "flip" if embedder.flip else "plain"
-    path = metrics_path(embedder)
+    path = embedder.model.metrics_path
     try:
         thresholds = {
             key: (metrics[way]["n_genuine"] + metrics[way]["n_impostor"], float(metrics[way]["threshold"]))
@@ -85,14 +75,14 @@ def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, 
 
 def _or_copy(embedder):
     """Say where an exported model finds the metrics of the model that it was made of."""
-    path, origin = metrics_path(embedder), embedder.fingerprint
+    path, origin = embedder.model.metrics_path, embedder.fingerprint
     original = f"{origin['prefix']}-{origin['epoch']:04d}.verification.json"
     return "" if str(path) == original or embedder.precision != "float32" else f", copy {original} there"
 
 
 def _read_sets(embedder):
     """Return the saved metrics of this very model by the name of their set."""
-    path = metrics_path(embedder)
+    path = embedder.model.metrics_path
     if not path.exists():
         return {}
     with open_input(path) as file:

@@ -1,39 +1,43 @@
-"""Checkpoints: models that InsightFace loads, and what a run needs to go on exactly where it was.
+"""Checkpoints: models that InsightFace loads, and what a run needs to resume exactly where it was.
 
 The checkpoint at step N of prefix P is
 
 ``P-symbol.json``, ``P-N.params``
     The embedding network, in MXNet's format (N has at least four digits).
 ``P-N.states``
-    The parameters that only training has (the classes' centres) and the momentum of every parameter.
+    The parameters that only training needs (the class centres) and the momentum of every parameter.
 ``P-N.states-1``, ``P-N.states-2``, ...
-    Rows of those that are too large for one file.
+    Rows of arrays that are too large for one file.
 ``P-N.json``
-    Written last: the size and CRC of the other files, the step, and the figures.  Where it is missing or does not fit,
-    the checkpoint is not complete and does not count, so a crash at any instant leaves the previous one whole.
+    The manifest, written last: size and CRC-32 of the other files, the step, and the run's progress. A checkpoint
+    without it, or with files of other sizes, is not complete and does not count, so a crash at any instant leaves
+    the previous one whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
-from denseface.models.params_file import read_arrays, write_arrays
-from denseface.models.symbol_file import read_symbol
+from denseface.models.embedding_network import embedding_output
+from denseface.models.params_file import FileMark, read_arrays, write_arrays
+from denseface.models.symbol_file import read_symbol, variances
 
 import mxnet as mx
 
 Arrays = Mapping[str, np.ndarray]
 
-_LARGE = 1 << 29  # bytes; a larger array is cut into files of at most so many, and read with little more memory
+_LARGE = 1 << 29  # bytes; a larger array is cut into files of this size, so that reading it takes little more memory
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,40 @@ class Model:
     prefix: str
     step: int
 
+    default_engine = "mxnet"
+    precision = "float32"
+
     @property
     def name(self) -> str:
-        """``prefix,step``, as commands take it."""
+        """``prefix,step``, as commands accept it."""
         return f"{self.prefix},{self.step}"
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file beside the model that keeps its verification metrics."""
+        return _path(self.prefix, self.step, "verification.json")
+
+    @cached_property
+    def fingerprint(self) -> dict:
+        """Identify the model.
+
+        ``prefix`` and ``epoch`` say where it was read from. ``sha256`` is the hash, in hexadecimal, of the names and
+        values of the parameters that its embedding depends on: the same for every copy of the model, saved with its
+        training symbol or without.
+        """
+        symbol = embedding_output(self.symbol)
+        given = {**self.arguments, **self.auxiliary}
+        digest = hashlib.sha256()
+        for name in sorted({*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {"data"}):
+            values = np.ascontiguousarray(given[name], np.float32)
+            digest.update(f"{name} {values.shape}\n".encode())
+            digest.update(values.tobytes())
+        return {"prefix": self.prefix, "epoch": self.step, "sha256": digest.hexdigest()}
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything a run needs to go on.
+    """Everything a run needs to resume.
 
     Attributes
     ----------
@@ -77,7 +106,7 @@ class TrainingState:
     momenta : dict of str to ndarray
         The optimizer's state by parameter.
     progress : dict
-        Plain values: whatever else the run wants back, such as its best score.
+        Plain values that the run adds, such as its best score.
     """
 
     step: int
@@ -87,20 +116,117 @@ class TrainingState:
     progress: dict
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk: its manifest has been read, its arrays have not.
+
+    Attributes
+    ----------
+    prefix : str
+        The run's prefix.
+    step : int
+        Steps taken.
+    manifest : dict
+        The content of ``P-N.json``.
+    """
+
+    prefix: str
+    step: int
+    manifest: dict
+
+    @classmethod
+    def newest(cls, prefix: str | Path) -> Checkpoint | None:
+        """Find the newest complete checkpoint of a run; None if the run has none yet.
+
+        Raises
+        ------
+        InputError
+            If there are checkpoints, but none is complete. No crash leaves that, and starting again would overwrite
+            the run.
+        """
+        found = _complete(str(prefix))
+        steps = _steps(str(prefix), ".json")
+        if steps and not found:
+            raise InputError(
+                f"{_path(prefix, steps[-1], 'json')}: this checkpoint is damaged, its .params and .states do not "
+                "belong to it; bring all three back, or remove this file to start again"
+            )
+        return found[-1] if found else None
+
+    def load(self, arguments: Arrays | None = None, momenta: Arrays | None = None) -> TrainingState:
+        """Read every file once, and compare it with the manifest on the way.
+
+        Parameters
+        ----------
+        arguments, momenta : dict of str to ndarray, optional
+            Existing arrays that large arrays of the same name, shape and type are read into, instead of new ones.
+
+        Raises
+        ------
+        InputError
+            If a file has changed since it was written; the message names it.
+        """
+        targets = {f"arg:{name}": array for name, array in (arguments or {}).items()}
+        targets.update({f"momentum:{name}": array for name, array in (momenta or {}).items()})
+        deployed, auxiliary = _split(self._path("params"), self._read("params"))
+        states = {**self._read("states"), **self._joined(targets)}
+        return TrainingState(
+            self.step,
+            {**deployed, **_with_prefix(states, "arg:")},
+            auxiliary,
+            _with_prefix(states, "momentum:"),
+            self.manifest["progress"],
+        )
+
+    def _path(self, kind):
+        return _path(self.prefix, self.step, kind)
+
+    def _read(self, kind):
+        return read_arrays(self._path(kind), FileMark(**self.manifest["files"][kind]))
+
+    def _joined(self, targets):
+        """The arrays that were cut, each in its target or, where that does not fit, in a new array."""
+        totals = self.manifest.get("rows", {})
+        strange = InputError(f"{self._path('json')}: its rows are not those of its .states files")
+        room = sum(mark["size"] for mark in self.manifest["files"].values())
+        arrays, filled = {}, dict.fromkeys(totals, 0)
+        for kind in _pieces(self.manifest):
+            for name, rows in self._read(kind).items():
+                total = totals.get(name)
+                start, end = filled.get(name, 0), filled.get(name, 0) + len(rows)
+                if not isinstance(total, int) or end > total or total * rows[:1].nbytes > room:
+                    raise strange
+                if name not in arrays:
+                    like, target = np.empty((total, *rows.shape[1:]), rows.dtype), targets.get(name)
+                    fits = target is not None and (target.shape, target.dtype) == (like.shape, like.dtype)
+                    arrays[name] = target if fits else like
+                if arrays[name].shape[1:] != rows.shape[1:] or arrays[name].dtype != rows.dtype:
+                    raise strange
+                arrays[name][start:end] = rows
+                filled[name] = end
+        if filled != totals:
+            raise strange
+        return arrays
+
+
 def parse_model(text: str) -> tuple[str, int | None]:
-    """Split ``prefix,epoch``; the epoch is None where only a prefix is given.
+    """Split ``prefix,epoch``; the epoch is None if only a prefix is given.
+
+    A comma belongs to the prefix where a folder's name follows it, or where files of that prefix exist.
 
     Raises
     ------
     InputError
-        If what follows the last comma is no number.
+        If something else than a number follows the last comma.
     """
     prefix, comma, epoch = text.rpartition(",")
-    if not comma:
+    if comma and re.fullmatch(r"\d{1,9}", epoch):
+        return prefix, int(epoch)
+    if not comma or "/" in epoch or Path(f"{text}-symbol.json").exists():
         return text, None
-    if not re.fullmatch(r"\d{1,9}", epoch):
-        raise InputError(f"--model {text}: write it as PREFIX,EPOCH, as in models/d63-arcface-orl/model,100")
-    return prefix, int(epoch)
+    raise InputError(
+        f"{text}: write it as PREFIX,EPOCH or as PREFIX alone, as in models/d63-arcface-orl/model", option="model"
+    )
 
 
 def load_model(prefix: str | Path, step: int | None = None) -> Model:
@@ -116,16 +242,17 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
     Raises
     ------
     InputError
-        If a file is missing, damaged, or does not belong to the other; the message names it.
+        If a file is missing or damaged, the two do not belong together, or a parameter is not a finite number. The
+        message names the file.
     """
     prefix = str(prefix)
     if step is None:
-        steps = _steps(prefix, "params")
+        steps = _steps(prefix, ".params")
         if not steps:
-            raise InputError(f"{prefix}-NNNN.params: no such file; give --model the path up to the dash before NNNN")
+            raise InputError(f"{prefix}-NNNN.params: no such file; a prefix is the path up to the dash before NNNN")
         step = steps[-1]
     path = _path(prefix, step, "params")
-    arguments, auxiliary = _split(path)
+    arguments, auxiliary = _split(path, read_arrays(path))
     symbol = read_symbol(f"{prefix}-symbol.json")
     for kind, wanted, given in (
         ("parameter", [n for n in symbol.list_arguments() if n not in ("data", "softmax_label")], arguments),
@@ -137,6 +264,11 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
                 f"{path}: {kind} {missing[0]} of {prefix}-symbol.json is missing ({len(missing)} in all); "
                 "take both files from one run"
             )
+        for name in wanted:
+            _check_finite(path, name, given[name])
+    for name in variances(symbol):
+        if auxiliary[name].min() < 0:
+            raise InputError(f"{path}: the variance {name} is below 0; the file is damaged, take a copy that is not")
     return Model(symbol, arguments, auxiliary, prefix, step)
 
 
@@ -146,12 +278,12 @@ def save(prefix: str | Path, symbol: mx.sym.Symbol, state: TrainingState) -> Non
     Parameters
     ----------
     prefix : path-like
-        Where; the folder exists.
+        Path stem of its files; the folder exists.
     symbol : Symbol
-        The network to deploy: the embedding, or the whole with its loss.  Parameters that it does not have go to the
-        states.
+        The network to deploy: the embedding, or the whole training symbol. Parameters that it does not have go into
+        the ``.states`` files.
     state : TrainingState
-        What to keep.
+        What to save.
     """
     prefix = str(prefix)
     deployed = set(symbol.list_arguments())
@@ -173,96 +305,45 @@ def save(prefix: str | Path, symbol: mx.sym.Symbol, state: TrainingState) -> Non
     with replacing(f"{prefix}-symbol.json") as file:
         file.write(symbol.tojson().encode())
     for kind, arrays in files.items():
-        path = _path(prefix, state.step, kind)
-        with replacing(path) as file:
-            write_arrays(file, arrays)
-        manifest["files"][kind] = _mark(path)
+        with replacing(_path(prefix, state.step, kind)) as file:
+            manifest["files"][kind] = write_arrays(file, arrays)._asdict()
     with replacing(_path(prefix, state.step, "json")) as file:
         file.write(json.dumps(manifest, indent=1).encode())
 
 
-def load_state(
-    prefix: str | Path, step: int, arguments: Arrays | None = None, momenta: Arrays | None = None
-) -> TrainingState:
-    """Read back what :func:`save` wrote.
-
-    Parameters
-    ----------
-    prefix, step
-        Which checkpoint.
-    arguments, momenta : dict of str to ndarray, optional
-        Arrays to read those into that were cut, instead of new ones; those that do not fit stay as they are.
-
-    Raises
-    ------
-    InputError
-        If the checkpoint at this step is missing or not complete.
-    """
-    prefix = str(prefix)
-    manifest = _manifest(prefix, step)
-    if manifest is None:
-        raise InputError(f"{_path(prefix, step, 'json')}: no complete checkpoint to resume from")
-    places = {f"arg:{name}": array for name, array in (arguments or {}).items()}
-    places.update({f"momentum:{name}": array for name, array in (momenta or {}).items()})
-    deployed, auxiliary = _split(_path(prefix, step, "params"))
-    states = read_arrays(_path(prefix, step, "states"))
-    states.update(_joined(prefix, step, manifest, places))
-    return TrainingState(
-        step,
-        {**deployed, **_with_prefix(states, "arg:")},
-        auxiliary,
-        _with_prefix(states, "momentum:"),
-        manifest["progress"],
-    )
-
-
 def complete_steps(prefix: str | Path) -> list[int]:
-    """Steps at which there is a complete checkpoint to resume from, in ascending order."""
-    prefix = str(prefix)
-    return [step for step in _steps(prefix, "json") if _manifest(prefix, step) is not None]
-
-
-def newest_step(prefix: str | Path) -> int | None:
-    """Find the newest step to resume from; None where there is no checkpoint at all.
-
-    Raises
-    ------
-    InputError
-        If none of those there is whole.  A crash leaves no such place, and to start anew would overwrite the run.
-    """
-    complete = complete_steps(prefix)
-    found = _steps(str(prefix), "json")
-    if found and not complete:
-        raise InputError(
-            f"{_path(prefix, found[-1], 'json')}: this checkpoint is damaged, it does not fit its .params and .states; "
-            "bring all three back, or remove this file to start anew"
-        )
-    return complete[-1] if complete else None
+    """Steps with a complete checkpoint, in ascending order."""
+    return [checkpoint.step for checkpoint in _complete(str(prefix))]
 
 
 def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable[int]) -> None:
-    """Remove checkpoints, the figures of models that go, and what a crash left half written.
+    """Remove other checkpoints, metrics of removed models, and unfinished files that a crash left.
 
     Parameters
     ----------
     prefix : path-like
-        Whose.
+        The run's prefix.
     models : iterable of int, optional
-        Steps of which the embedding network stays; None keeps all.
+        Steps whose embedding network stays; None keeps all.
     states : iterable of int
-        Steps from which a run can still be resumed; the network stays too.
+        Steps that a run can still resume from; their networks stay too.
     """
     prefix = str(prefix)
     states = {*states}
-    kept = {"json": states, r"states(-\d+)?": states}  # in the order of removal: no complete checkpoint is half there
+    # A checkpoint's manifest goes before its other files, so that a crash in between leaves no complete one half there.
+    _remove(prefix, r"\.json", but=states)
+    _remove(prefix, r"\.states(-\d+)?", but=states)
     if models is not None:
-        kept["params"] = kept[r"verification\.json"] = {*models, *states}
-    for kind, steps in kept.items():
-        for path in _beside(prefix, rf"-\d{{4,}}\.{kind}"):
-            if _step(prefix, path) not in steps:
-                path.unlink(missing_ok=True)
-    for leftover in _beside(prefix, r"-(symbol\.json|\d{4,}\.(params|states(-\d+)?|json))\.tmp"):
-        leftover.unlink(missing_ok=True)
+        _remove(prefix, r"\.params", but={*models, *states})
+        _remove(prefix, r"\.verification\.json", but={*models, *states})
+    for unfinished in _beside(prefix, r"-(symbol\.json|\d{4,}\.(params|states(-\d+)?|json))\.tmp"):
+        unfinished.unlink(missing_ok=True)
+
+
+def _remove(prefix, ending, but):
+    for path in _beside(prefix, rf"-\d{{4,}}{ending}"):
+        if _step(prefix, path) not in but:
+            path.unlink(missing_ok=True)
 
 
 def _path(prefix, step, kind):
@@ -270,35 +351,61 @@ def _path(prefix, step, kind):
 
 
 def _beside(prefix, pattern):
-    """Files in the prefix's folder whose names are the prefix's and then match the pattern."""
+    """Files in the prefix's folder that are named after the prefix and the pattern."""
     folder, name = Path(prefix).parent, Path(prefix).name
     if not folder.is_dir():
         return []
     return [path for path in folder.iterdir() if re.fullmatch(re.escape(name) + pattern, path.name)]
 
 
-def _steps(prefix, kind):
-    return sorted(_step(prefix, path) for path in _beside(prefix, rf"-\d{{4,}}\.{kind}"))
+def _steps(prefix, suffix):
+    return sorted(_step(prefix, path) for path in _beside(prefix, rf"-\d{{4,}}{re.escape(suffix)}"))
 
 
 def _step(prefix, path):
     return int(path.name[len(Path(prefix).name) + 1 :].partition(".")[0])
 
 
-def _manifest(prefix, step):
-    """The last file of a complete checkpoint, or None."""
+def _complete(prefix):
+    """Complete checkpoints in ascending order: those whose manifest names files that exist and have the right size."""
+    manifests = {step: _read_manifest(_path(prefix, step, "json")) for step in _steps(prefix, ".json")}
+    found = []
+    for step, manifest in manifests.items():
+        sizes = {kind: mark["size"] for kind, mark in manifest["files"].items()} if manifest else {}
+        if manifest and all(_size(_path(prefix, step, kind)) == size for kind, size in sizes.items()):
+            found.append(Checkpoint(prefix, step, manifest))
+    return found
+
+
+def _size(path):
+    return path.stat().st_size if path.is_file() else None
+
+
+def _read_manifest(path):
+    """The manifest, or None if the file is not one."""
+    with open_input(path) as file:
+        content = file.read()
     try:
-        with open_input(_path(prefix, step, "json")) as file:
-            manifest = json.load(file)
-        rows = manifest.get("rows", {})
-        kinds = ["params", "states", *_pieces(manifest)]
-        fits = set(kinds) == set(manifest["files"]) and bool(rows) == (len(kinds) > 2)
-        fits = fits and all(_mark(_path(prefix, step, kind)) == manifest["files"][kind] for kind in kinds)
-        if fits and isinstance(manifest["progress"], dict):
-            return manifest
-    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    return None
+        manifest = json.loads(content)
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or too deep
+        return None
+    return manifest if _is_manifest(manifest) else None
+
+
+def _is_manifest(manifest):
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("progress"), dict):
+        return False
+    files, rows = manifest.get("files"), manifest.get("rows", {})
+    if not isinstance(files, dict) or not isinstance(rows, dict):
+        return False
+    pieces = _pieces(manifest)
+    marks = [mark for mark in files.values() if isinstance(mark, dict) and set(mark) == set(FileMark._fields)]
+    return (
+        {*files} == {"params", "states", *pieces}
+        and bool(rows) == bool(pieces)
+        and len(marks) == len(files)
+        and all(type(number) is int for mark in marks for number in mark.values())
+    )
 
 
 def _pieces(manifest):
@@ -306,54 +413,26 @@ def _pieces(manifest):
 
 
 def _cut(array):
-    """Parts of an array along its first axis, of at most ``_LARGE`` bytes but of one row at least."""
+    """Parts of an array along its first axis, of at most ``_LARGE`` bytes but at least one row."""
     length = max(1, _LARGE // array[:1].nbytes)
     return [array[start : start + length] for start in range(0, len(array), length)]
-
-
-def _joined(prefix, step, manifest, places):
-    """The arrays that were cut, each in its place or, where that does not fit, in a new one."""
-    totals = manifest.get("rows", {})
-    strange = InputError(f"{_path(prefix, step, 'json')}: its rows are not those of its .states files")
-    room = sum(mark["size"] for mark in manifest["files"].values())
-    arrays, filled = {}, dict.fromkeys(totals, 0)
-    for kind in _pieces(manifest):
-        for name, rows in read_arrays(_path(prefix, step, kind)).items():
-            total = totals.get(name)
-            start, end = filled.get(name, 0), filled.get(name, 0) + len(rows)
-            if not isinstance(total, int) or end > total or total * rows[:1].nbytes > room:
-                raise strange
-            if name not in arrays:
-                like, place = np.empty((total, *rows.shape[1:]), rows.dtype), places.get(name)
-                fits = place is not None and (place.shape, place.dtype) == (like.shape, like.dtype)
-                arrays[name] = place if fits else like
-            if arrays[name].shape[1:] != rows.shape[1:] or arrays[name].dtype != rows.dtype:
-                raise strange
-            arrays[name][start:end] = rows
-            filled[name] = end
-    if filled != totals:
-        raise strange
-    return arrays
-
-
-def _mark(path):
-    """Size and CRC-32 of a file."""
-    crc = size = 0
-    with open_input(path) as file:
-        for block in iter(lambda: file.read(1 << 22), b""):
-            crc = zlib.crc32(block, crc)
-            size += len(block)
-    return {"size": size, "crc32": crc}
 
 
 def _with_prefix(arrays, prefix):
     return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _split(path):
+def _split(path, arrays):
     """Arguments and auxiliary states of a ``.params`` file."""
-    arrays = read_arrays(path)
     strange = [name for name in arrays if not name.startswith(("arg:", "aux:"))]
     if strange:
         raise InputError(f"{path}: {strange[0]} is neither arg: nor aux:; save it with MXNet's save_checkpoint")
     return _with_prefix(arrays, "arg:"), _with_prefix(arrays, "aux:")
+
+
+def _check_finite(path, name, array):
+    if array.dtype.kind == "f" and not (math.isfinite(array.min()) and math.isfinite(array.max())):
+        raise InputError(
+            f"{path}: {name} has values that are not finite numbers; training diverged before it was saved, or "
+            "the file is damaged; take another checkpoint"
+        )

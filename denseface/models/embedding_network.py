@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.models.symbol_file import infer_shapes
@@ -63,26 +60,6 @@ def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tu
             "a network for embeddings ends in fc1"
         )
     return symbol, output_shape[1]
-
-
-def fingerprint(model: Model) -> dict:
-    """Say which model this is.
-
-    Returns
-    -------
-    dict
-        ``prefix`` and ``epoch``, where it was read from, and ``sha256`` of the names and values of the parameters that
-        its embedding depends on, in hexadecimal: the same wherever a copy of the model lies, and whether or not it was
-        saved with its training symbol.
-    """
-    symbol = embedding_output(model.symbol)
-    given = {**model.arguments, **model.auxiliary}
-    digest = hashlib.sha256()
-    for name in sorted({*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {"data"}):
-        values = np.ascontiguousarray(given[name], np.float32)
-        digest.update(f"{name} {values.shape}\n".encode())
-        digest.update(values.tobytes())
-    return {"prefix": model.prefix, "epoch": model.step, "sha256": digest.hexdigest()}
 
 
 def _output_shape(symbol, model, data_shape):

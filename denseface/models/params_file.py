@@ -1,7 +1,7 @@
 """MXNet's files of named arrays (``PREFIX-NNNN.params``), read and written without MXNet.
 
-MXNet's own reader believes what a file says of itself, so a damaged one can take the process down.  The reader here
-checks every number before it acts on it.
+MXNet's own reader trusts what a file says about itself, so a damaged one can crash the process. The reader here checks
+every number before it uses it.
 
 A file is, all little-endian::
 
@@ -17,9 +17,10 @@ from __future__ import annotations
 import math
 import os
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -31,8 +32,8 @@ _CPU = 1
 _DEVICES = (_CPU, 2, 3, 5)  # CPU, GPU, and two sorts of CPU memory
 _MAX_DIMENSIONS = 32
 
-# What the first word of an array says: whether the kind of storage follows, and how dimensions are written.
-_NUMPY_SHAPES = 0xF993FACA  # an array without dimensions is one number; in the others it is no array
+# The first word of an array tells whether the kind of storage follows, and how dimensions are written.
+_NUMPY_SHAPES = 0xF993FACA  # an array without dimensions is one number; in the other formats it is not an array
 _CURRENT = 0xF993FAC9
 _EARLIER = 0xF993FAC8
 _FORMATS = {_NUMPY_SHAPES: (True, "q"), _CURRENT: (True, "q"), _EARLIER: (False, "q")}
@@ -43,25 +44,34 @@ _TYPES = {code: np.dtype(name) for code, name in enumerate(("<f4", "<f8", "<f2",
 _CODES = {dtype: code for code, dtype in _TYPES.items()}
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+class FileMark(NamedTuple):
+    """Size in bytes and CRC-32 of a file, by which a change to it is found."""
+
+    size: int
+    crc32: int
+
+
+def read_arrays(path: str | Path, mark: FileMark | None = None) -> dict[str, np.ndarray]:
     """Read a file that `write_arrays` or ``mx.nd.save`` wrote from a dict, in any MXNet from 0.5 to 1.9.
 
     Parameters
     ----------
     path : path-like
-        The file.  It is read in one pass, and no memory is taken that its own size does not account for.
+        The file. It is read in one pass, and takes no more memory than its own size accounts for.
+    mark : FileMark, optional
+        What `write_arrays` returned when the file was written.
 
     Returns
     -------
     dict of str to ndarray
-        In the order of the file, each array an own, writable copy of dtype float16, float32, float64, int8, int32,
-        int64 or uint8.  Names keep their prefix, ``arg:`` or ``aux:`` in a checkpoint.
+        In the order of the file, each array a writable copy of its own, of dtype float16, float32, float64, int8,
+        int32, int64 or uint8. Names keep their prefix, ``arg:`` or ``aux:`` in a checkpoint.
 
     Raises
     ------
     InputError
-        If the file is missing, cut off, damaged, or holds sparse, empty or nameless arrays.  The message names the
-        array, by number because names come last, and the byte.
+        If the file is missing, cut off, damaged, differs from its mark, or contains sparse, empty or nameless arrays.
+        The message names the byte and the array, by number because names come last.
     """
     with open_input(path) as file:
         reader = _Reader(file, path)
@@ -70,11 +80,11 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         reader.numbers("Q")
         arrays = reader.arrays()
         names = reader.names(len(arrays))
-        reader.end()
+        reader.end(mark)
     return dict(zip(names, arrays))
 
 
-def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> FileMark:
     """Write named arrays as ``mx.nd.save`` does, byte for byte.
 
     Parameters
@@ -85,32 +95,45 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
         Of dtype float16, float32, float64, int8, int32, int64 or uint8, with 1 to 32 dimensions, none of them 0.
         Names are printable.
 
+    Returns
+    -------
+    FileMark
+        Of the bytes written.
+
     Raises
     ------
     ValueError
-        If an array or a name cannot be written.  Nothing has been written then.
+        If an array or a name cannot be written. Nothing has been written then.
     """
     for name, array in arrays.items():
         _check_writable(name, array)
-    file.write(struct.pack("<3Q", _FILE_MAGIC, 0, len(arrays)))
+    size = crc = 0
+
+    def write(data):
+        nonlocal size, crc
+        file.write(data)
+        size, crc = size + memoryview(data).nbytes, zlib.crc32(data, crc)
+
+    write(struct.pack("<3Q", _FILE_MAGIC, 0, len(arrays)))
     for array in arrays.values():
         dtype = array.dtype.newbyteorder("<")
-        file.write(struct.pack(f"<Iii{array.ndim}q", _CURRENT, 0, array.ndim, *array.shape))
-        file.write(struct.pack("<3i", _CPU, 0, _CODES[dtype]))
-        file.write(np.ascontiguousarray(array, dtype).data)
-    file.write(struct.pack("<Q", len(arrays)))
+        write(struct.pack(f"<Iii{array.ndim}q", _CURRENT, 0, array.ndim, *array.shape))
+        write(struct.pack("<3i", _CPU, 0, _CODES[dtype]))
+        write(np.ascontiguousarray(array, dtype).data)
+    write(struct.pack("<Q", len(arrays)))
     for name in arrays:
         encoded = name.encode("utf-8")
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        write(struct.pack("<Q", len(encoded)) + encoded)
+    return FileMark(size, crc)
 
 
 def _check_writable(name: str, array: np.ndarray) -> None:
     if not name.isprintable():
         raise ValueError(f"the array name {name!r} is not printable")
     if array.dtype.newbyteorder("<") not in _CODES:
-        raise ValueError(f"array {name}: {array.dtype} is none of {', '.join(str(dtype) for dtype in _CODES)}")
+        raise ValueError(f"array {name}: {array.dtype} is not one of {', '.join(str(dtype) for dtype in _CODES)}")
     if not 1 <= array.ndim <= _MAX_DIMENSIONS or array.size == 0:
-        raise ValueError(f"array {name}: the shape {array.shape} has no place in MXNet's format")
+        raise ValueError(f"array {name}: the shape {array.shape} cannot be written in MXNet's format")
 
 
 class _Reader:
@@ -121,13 +144,14 @@ class _Reader:
         self.path = path
         self.size = os.fstat(file.fileno()).st_size
         self.offset = 0
-        self.place = "the header"
+        self.crc32 = 0
+        self.part = "the header"
 
     def fail(self, problem: str) -> NoReturn:
-        raise InputError(f"{self.path}: {self.place}, near byte {self.offset}: {problem}; get the file anew")
+        raise InputError(f"{self.path}: {self.part}, near byte {self.offset}: {problem}; get the file again")
 
     def claim(self, length: int) -> None:
-        """Move on by ``length`` bytes, which must be there."""
+        """Advance by ``length`` bytes, which must exist."""
         if length > self.size - self.offset:
             self.fail(f"{length} bytes should follow, but the file ends at byte {self.size}")
         self.offset += length
@@ -141,6 +165,7 @@ class _Reader:
         data = self.file.read(length)
         if len(data) != length:
             self.fail("the file has become shorter while it was read")
+        self.crc32 = zlib.crc32(data, self.crc32)
         return data
 
     def arrays(self) -> list[np.ndarray]:
@@ -149,7 +174,7 @@ class _Reader:
             self.fail(f"it promises {count} arrays, more than there are bytes")
         arrays = []
         for number in range(count):
-            self.place = f"array {number} of {count}"
+            self.part = f"array {number} of {count}"
             arrays.append(self.array())
         return arrays
 
@@ -159,12 +184,14 @@ class _Reader:
         if device not in _DEVICES:
             self.fail(f"there is no device type {device}")
         if code not in _TYPES:
-            self.fail(f"the element type {code} is unknown or not supported")
+            self.fail(f"the element type {code} is not known")
         dtype = _TYPES[code]
         self.claim(math.prod(shape) * dtype.itemsize)
         array = np.empty(shape, dtype)
-        if self.file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
+        octets = array.reshape(-1).view(np.uint8)
+        if self.file.readinto(octets) != array.nbytes:
             self.fail("the file has become shorter while it was read")
+        self.crc32 = zlib.crc32(octets, self.crc32)
         return array
 
     def shape(self) -> tuple[int, ...]:
@@ -181,27 +208,27 @@ class _Reader:
             self.fail("the array has no shape and no elements")
         shape = self.numbers(f"{ndim}{dimension}")
         if any(length < 1 for length in shape):
-            self.fail(f"the shape {shape} has a dimension without elements")
+            self.fail(f"the shape {shape} has a dimension of length 0")
         return shape
 
     def check_storage(self) -> None:
         (storage,) = self.numbers("i")
         if storage in _STORAGES:
             raise InputError(
-                f"{self.path}: {self.place}, near byte {self.offset}: it is sparse ({_STORAGES[storage]}); "
+                f"{self.path}: {self.part}, near byte {self.offset}: it is sparse ({_STORAGES[storage]}); "
                 "save it again after tostype('default')"
             )
         if storage != 0:
             self.fail(f"there is no storage type {storage}")
 
     def names(self, expected: int) -> list[str]:
-        self.place = "the names"
+        self.part = "the names"
         (count,) = self.numbers("Q")
         if count != expected:
             self.fail(f"there are {expected} arrays but {count} names")
         names: dict[str, None] = {}
         for number in range(count):
-            self.place = f"name {number} of {count}"
+            self.part = f"name {number} of {count}"
             name = self.name()
             if name in names:
                 self.fail(f"the name {name[:80]} comes twice")
@@ -218,6 +245,11 @@ class _Reader:
             self.fail("it is not printable")
         return name
 
-    def end(self) -> None:
+    def end(self, mark: FileMark | None) -> None:
         if self.offset != self.size:
             self.fail(f"{self.size - self.offset} bytes follow the last name")
+        if mark is not None and mark != (self.size, self.crc32):
+            raise InputError(
+                f"{self.path}: damaged, its size or CRC-32 is not what was written; bring the file back, or remove the "
+                ".json file of this checkpoint to resume from an earlier one"
+            )

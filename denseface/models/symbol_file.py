@@ -145,6 +145,12 @@ def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
         raise InputError(f"{name}: MXNet refuses it: {mxnet_reason(error)}") from error
 
 
+def variances(symbol: mx.sym.Symbol) -> list[str]:
+    """Names of the variances that the network's BatchNorms keep."""
+    nodes = json.loads(symbol.tojson())["nodes"]
+    return sorted({nodes[node["inputs"][4][0]]["name"] for node in nodes if node["op"] == "BatchNorm"})
+
+
 def infer_shapes(
     symbol: mx.sym.Symbol, name: str, **shapes: tuple[int, ...]
 ) -> tuple[dict[str, tuple[int, ...]], list[tuple[int, ...]]]:

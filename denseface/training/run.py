@@ -19,7 +19,7 @@ from denseface.core.signals import SIGNALS, Interrupted, handled_by
 from denseface.data.loader import Batch, Loader
 from denseface.evaluation.metrics import VerificationResult
 from denseface.models import checkpoint
-from denseface.models.checkpoint import TrainingState
+from denseface.models.checkpoint import Checkpoint, TrainingState
 from denseface.training.learner import Learner, StepResult
 from denseface.training.log import RunLog
 
@@ -124,15 +124,23 @@ class Run:
         self._best = {"step": None, "score": -math.inf}
         self._bests: list[int] = []
 
-    def resume(self, step: int) -> None:
-        """Go on from the checkpoint at ``step``.
+    def resume(self) -> bool:
+        """Continue from the run's newest checkpoint.
+
+        Returns
+        -------
+        bool
+            Whether there is one; if not, nothing has changed.
 
         Raises
         ------
         InputError
-            If it is not complete, or belongs to another network.
+            If it is damaged or belongs to another network.
         """
-        progress = self.workers.from_first(lambda: self._load(step))
+        found = self.workers.from_first(self._load_newest)
+        if found is None:
+            return False
+        step, progress = found
         self.learner.broadcast()
         try:
             self.loader.restore(progress["loader"])
@@ -147,6 +155,7 @@ class Run:
                 f"{self.prefix}-{step:04d}.json: its progress is not what a run has written; bring the file back"
             ) from error
         self.step = self._saved_step = step
+        return True
 
     def fit(self) -> bool:
         """Train to the end of the plan.
@@ -181,17 +190,20 @@ class Run:
             if log:
                 log.close()
 
-    def _load(self, step: int) -> dict:
-        """Bring a checkpoint into the learner; give what else it holds."""
+    def _load_newest(self) -> tuple[int, dict] | None:
+        """Read the newest checkpoint into the learner; return its step and progress, or None if there is none."""
+        newest = Checkpoint.newest(self.prefix)
+        if newest is None:
+            return None
         centers = self.learner.centers
-        places = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
-        state = checkpoint.load_state(self.prefix, step, **places)
+        targets = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
+        state = newest.load(**targets)
         try:
             self.learner.set_parameters(state.arguments, state.auxiliary)
             self.learner.set_momenta(state.momenta)
         except InputError as error:
             raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
-        return state.progress
+        return state.step, state.progress
 
     def _open_log(self) -> RunLog | None:
         """Open the figures, on the first worker."""

@@ -18,7 +18,6 @@ from denseface.data.pairs import read_pairs, write_pairs
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import as_ndarrays, read_onnx
 from denseface.evaluation.verify import verify
-from denseface.models.embedding_network import fingerprint
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
 import mxnet as mx
@@ -339,7 +338,7 @@ def test_match_without_a_threshold_says_how_to_get_one(capsys, model, figures, p
     ],
 )
 def test_figures_that_something_else_wrote_are_named(capsys, model, figures, faces, content):
-    figures.write_text(content.replace("HASH", fingerprint(tiny_model())["sha256"]))
+    figures.write_text(content.replace("HASH", tiny_model().fingerprint["sha256"]))
     code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", *model)
     assert code == 1
     assert f"denseface: error: {figures}: " in err

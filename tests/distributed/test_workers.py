@@ -62,7 +62,7 @@ def places(folder, *names):
 
 
 def assert_same_ends(one, other, step, tolerance):
-    ours, theirs = (checkpoint.load_state(prefix, step) for prefix in (one, other))
+    ours, theirs = (checkpoint.Checkpoint.newest(prefix).load() for prefix in (one, other))
     for kind in ("arguments", "auxiliary", "momenta"):
         first, second = getattr(ours, kind), getattr(theirs, kind)
         assert first.keys() == second.keys()
@@ -272,7 +272,7 @@ def test_faults(records, tmp_path, launched, kind, victim, capsys):
     assert set(codes) == {1}
     said = [line for line in log.read_text().splitlines() if "error:" in line]
     assert any(victim in line for line in said), said
-    step = checkpoint.newest_step(prefix)
+    step = checkpoint.Checkpoint.newest(prefix).step
     rest = {**settings, "steps": step + 20}
     assert launch(records, prefix, resume=True, **rest) == 0
     assert launch(records, whole, **rest) == 0
@@ -319,7 +319,7 @@ def test_workers_save_and_all_end_when_their_launcher_is_killed(records, tmp_pat
     while any(is_running(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert checkpoint.newest_step(prefix)
+    assert checkpoint.complete_steps(prefix)
 
 
 def is_running(pid):

@@ -16,7 +16,7 @@ from denseface.embedding.engines.mxnet_engine import MXNetEngine
 from denseface.embedding.engines.onnx_model import FINGERPRINT, as_ndarrays, read_onnx
 from denseface.export.onnx import export
 from denseface.models import families
-from denseface.models.embedding_network import embedding_output, fingerprint
+from denseface.models.embedding_network import embedding_output
 from denseface.rewrites.native import load_operators
 from support.helpers import output
 from support.tiny_models import as_model, tiny_model, tiny_symbol
@@ -44,9 +44,9 @@ def test_it_computes_what_mxnet_computes():
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("net_act", ["relu", "prelu"])
 def test_compiled_blocks_compute_what_mxnet_computes(configured, monkeypatch, net_act, batch_size):
-    configured(net_act=net_act, net_output="E")
+    config = configured(net_act=net_act, net_output="E")
     shape = (3, 112, 112)
-    model = as_model(families.embedding_symbol(), (1, *shape))
+    model = as_model(families.embedding_symbol(config), (1, *shape))
     batch = batch_of(batch_size, shape)
     found = MXNetEngine(model, shape, batch_size)(batch)
     monkeypatch.setattr(mxnet_engine, "load_operators", lambda: False)
@@ -57,8 +57,8 @@ def test_compiled_blocks_compute_what_mxnet_computes(configured, monkeypatch, ne
 
 @pytest.mark.parametrize("head", ["E", "GNAP"])
 def test_an_embedding_does_not_depend_on_its_batch(configured, head):
-    configured(net_output=head)
-    engine = MXNetEngine(as_model(families.embedding_symbol(), (1, 3, 112, 112)), (3, 112, 112), 4)
+    config = configured(net_output=head)
+    engine = MXNetEngine(as_model(families.embedding_symbol(config), (1, 3, 112, 112)), (3, 112, 112), 4)
     others = batch_of(4, (3, 112, 112))
     expected = engine(others)
     for row in range(4):
@@ -128,8 +128,8 @@ def test_a_gpu_that_is_not_there_is_named():
 
 
 def test_every_engine_computes_the_same(configured):
-    configured(net_output="GDC")
-    model = as_model(families.embedding_symbol(), (1, 3, 112, 112))
+    config = configured(net_output="GDC")
+    model = as_model(families.embedding_symbol(config), (1, 3, 112, 112))
     batch = batch_of(2, (3, 112, 112))
     expected = make_engine("mxnet", model, 2)(batch)
     for name in INSTALLED:
@@ -219,12 +219,12 @@ def test_a_missing_package_is_named(monkeypatch, package, engine):
 
 def test_the_identity_is_the_parameters_that_the_embedding_depends_on():
     model = tiny_model()
-    known = fingerprint(model)
+    known = model.fingerprint
     assert (known["prefix"], known["epoch"], len(known["sha256"])) == ("tiny", 1, 64)
     fc7 = mx.sym.FullyConnected(tiny_symbol(), num_hidden=5, name="fc7")
     whole = dataclasses.replace(
         model, symbol=fc7, arguments={**model.arguments, "fc7_weight": np.ones((5, 8))}, prefix="elsewhere"
     )
-    assert fingerprint(whole)["sha256"] == known["sha256"]
-    model.arguments["conv0_bias"][0] += 1e-6
-    assert fingerprint(model)["sha256"] != known["sha256"]
+    assert whole.fingerprint["sha256"] == known["sha256"]
+    changed = {**model.arguments, "conv0_bias": model.arguments["conv0_bias"] + np.float32(1e-6)}
+    assert dataclasses.replace(model, arguments=changed).fingerprint["sha256"] != known["sha256"]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.models import checkpoint
+from denseface.core.files import open_input
+from denseface.models import checkpoint, params_file
+from denseface.models.checkpoint import Checkpoint
 from support.tiny_checkpoints import assert_equal_arrays, embedding_symbol, make_state
 
 import mxnet as mx
@@ -23,7 +25,7 @@ def prefix(tmp_path):
 def test_a_state_comes_back_as_it_was(prefix):
     state = make_state(12)
     checkpoint.save(prefix, embedding_symbol(), state)
-    back = checkpoint.load_state(prefix, 12)
+    back = Checkpoint.newest(prefix).load()
     assert back.step == 12 and back.progress == state.progress
     assert_equal_arrays(back.arguments, state.arguments)
     assert_equal_arrays(back.auxiliary, state.auxiliary)
@@ -44,7 +46,7 @@ def test_the_whole_network_is_kept_on_request(prefix):
     whole = mx.sym.FullyConnected(embedding_symbol(), num_hidden=5, no_bias=True, name="fc7")
     checkpoint.save(prefix, whole, make_state(1))
     assert "fc7_weight" in checkpoint.load_model(prefix, 1).arguments
-    assert checkpoint.load_state(prefix, 1).arguments["fc7_weight"].shape == (5, 3)
+    assert Checkpoint.newest(prefix).load().arguments["fc7_weight"].shape == (5, 3)
 
 
 def test_a_model_that_mxnet_saved_loads(prefix):
@@ -73,25 +75,70 @@ def test_another_prefix_in_the_same_folder_is_left_alone(prefix):
     assert checkpoint.complete_steps(prefix + "-b") == [5]
 
 
-@pytest.mark.parametrize("kind", ["params", "states", "json"])
-@pytest.mark.parametrize("damage", ["missing", "short", "altered"])
-def test_a_damaged_checkpoint_does_not_count(prefix, kind, damage):
-    checkpoint.save(prefix, embedding_symbol(), make_state(1))
-    checkpoint.save(prefix, embedding_symbol(), make_state(2))
-    path = Path(f"{prefix}-0002.{kind}")
+def damaged(path, damage):
     content = path.read_bytes()
     path.unlink()
     if damage == "short":
-        content = content[: len(content) // 2]
-    elif damage == "altered":
-        content = content[:-9] + b"X" + content[-8:]
-    if damage != "missing":
-        path.write_bytes(content)
-    if (kind, damage) != ("json", "altered"):
-        assert checkpoint.complete_steps(prefix) == [1]
-        with pytest.raises(InputError, match="no complete checkpoint"):
-            checkpoint.load_state(prefix, 2)
-    assert checkpoint.load_state(prefix, 1).step == 1
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "long":
+        path.write_bytes(content + b"X")
+
+
+@pytest.mark.parametrize("kind", ["params", "states", "json"])
+@pytest.mark.parametrize("damage", ["missing", "short", "long"])
+def test_an_incomplete_checkpoint_does_not_count(prefix, kind, damage):
+    for step in (1, 2):
+        checkpoint.save(prefix, embedding_symbol(), make_state(step))
+    damaged(Path(f"{prefix}-0002.{kind}"), damage)
+    assert checkpoint.complete_steps(prefix) == [1]
+    assert Checkpoint.newest(prefix).load().step == 1
+
+
+@pytest.mark.parametrize("kind", ["params", "states"])
+def test_a_changed_checkpoint_is_refused_while_it_is_read(prefix, kind):
+    for step in (1, 2):
+        checkpoint.save(prefix, embedding_symbol(), make_state(step))
+    path = Path(f"{prefix}-0002.{kind}")
+    content = bytearray(path.read_bytes())
+    content[80] ^= 1  # a bit of some value
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"model-0002\.{kind}: damaged, its size or CRC-32 is not what was written"):
+        Checkpoint.newest(prefix).load()
+    os.unlink(f"{prefix}-0002.json")  # as the message advises
+    assert Checkpoint.newest(prefix).load().step == 1
+
+
+def test_resuming_opens_every_file_once(prefix, monkeypatch):
+    checkpoint.save(prefix, embedding_symbol(), make_state(3))
+    opened = []
+
+    def opening(path):
+        opened.append(Path(path).suffix)
+        return open_input(path)
+
+    for module in (checkpoint, params_file):
+        monkeypatch.setattr(module, "open_input", opening)
+    Checkpoint.newest(prefix).load()
+    assert sorted(opened) == [".json", ".params", ".states"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["fc1_weight", "bn_moving_mean", "bn_moving_var"])
+def test_a_model_that_is_not_of_finite_numbers_is_refused(prefix, name, value):
+    state = make_state(1)
+    array = {**state.arguments, **state.auxiliary}[name]
+    array.flat[-1] = value
+    checkpoint.save(prefix, embedding_symbol(), state)
+    with pytest.raises(InputError, match=rf"model-0001\.params: {name} has values that are not finite"):
+        checkpoint.load_model(prefix)
+
+
+def test_a_variance_below_zero_is_refused(prefix):
+    state = make_state(1)
+    state.auxiliary["bn_moving_var"][5] = -1e-7
+    checkpoint.save(prefix, embedding_symbol(), state)
+    with pytest.raises(InputError, match=r"model-0001\.params: the variance bn_moving_var is below 0"):
+        checkpoint.load_model(prefix)
 
 
 def test_a_crash_at_any_write_leaves_the_previous_checkpoint_whole(prefix, monkeypatch):
@@ -112,7 +159,7 @@ def test_a_crash_at_any_write_leaves_the_previous_checkpoint_whole(prefix, monke
         crashes += 1
         monkeypatch.setattr(os, "replace", rename)
         assert checkpoint.complete_steps(prefix) == [1]
-        checkpoint.load_state(prefix, 1)
+        Checkpoint.newest(prefix).load()
     assert crashes == 4
 
 
@@ -131,9 +178,13 @@ def test_keeping_removes_the_rest_and_what_a_crash_left(prefix):
     assert checkpoint.load_model(prefix, 1).step == 1 and checkpoint.complete_steps(prefix) == [5]
 
 
-def test_a_model_reference_is_split_at_its_last_comma():
+def test_a_model_reference_is_split_at_its_last_comma(monkeypatch, tmp_path):
     assert checkpoint.parse_model("a,b/model,12") == ("a,b/model", 12)
     assert checkpoint.parse_model("models/model") == ("models/model", None)
+    assert checkpoint.parse_model("a,b/model") == ("a,b/model", None)
+    monkeypatch.chdir(tmp_path)
+    Path("a,b-symbol.json").touch()
+    assert checkpoint.parse_model("a,b") == ("a,b", None)
     with pytest.raises(InputError, match="PREFIX,EPOCH"):
         checkpoint.parse_model("model,last")
 
@@ -159,25 +210,25 @@ def test_parameters_of_another_network_are_refused(prefix):
 
 
 def test_the_newest_step_is_that_of_a_whole_checkpoint(prefix):
-    assert checkpoint.newest_step(prefix) is None
+    assert checkpoint.complete_steps(prefix) == []
     for step in (3, 12):
         checkpoint.save(prefix, embedding_symbol(), make_state(step))
-    assert checkpoint.newest_step(prefix) == 12
+    assert Checkpoint.newest(prefix).step == 12
     Path(f"{prefix}-0012.states").write_bytes(b"torn")
-    assert checkpoint.newest_step(prefix) == 3
+    assert Checkpoint.newest(prefix).step == 3
 
 
 def test_a_run_whose_only_checkpoint_is_damaged_is_not_taken_for_none(prefix):
     checkpoint.save(prefix, embedding_symbol(), make_state(3))
     Path(f"{prefix}-0003.states").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"model-0003\.json: this checkpoint is damaged.*or remove this file"):
-        checkpoint.newest_step(prefix)
+        Checkpoint.newest(prefix)
 
 
 def test_what_a_crash_left_of_a_first_checkpoint_is_none(prefix):
     checkpoint.save(prefix, embedding_symbol(), make_state(3))
     os.unlink(f"{prefix}-0003.json")
-    assert checkpoint.newest_step(prefix) is None
+    assert checkpoint.complete_steps(prefix) == []
 
 
 @pytest.mark.parametrize("manifest", [b"[]", b"{}", b'{"files": 1}', b"\xff", b"[" * 100_000, b"null"])
@@ -191,8 +242,8 @@ def test_a_manifest_without_progress_is_no_checkpoint(prefix):
     checkpoint.save(prefix, embedding_symbol(), make_state(3))
     path = Path(f"{prefix}-0003.json")
     path.write_text(path.read_text().replace("progress", "qrogress"))
-    with pytest.raises(InputError, match="no complete checkpoint"):
-        checkpoint.load_state(prefix, 3)
+    with pytest.raises(InputError, match="this checkpoint is damaged"):
+        Checkpoint.newest(prefix)
 
 
 @pytest.fixture
@@ -210,7 +261,7 @@ def test_large_arrays_are_cut_and_come_back(prefix, pieces):
     names = sorted(name for name in os.listdir(os.path.dirname(prefix)) if "states-" in name)
     assert len(names) == 14 + 3  # a row of 52 bytes each, and the rows of fc1_weight's momentum, of 48 bytes
     assert os.path.getsize(f"{prefix}-0005.states-1") < 80 + 100
-    back = checkpoint.load_state(prefix, 5)
+    back = Checkpoint.newest(prefix).load()
     assert_equal_arrays(back.arguments, pieces.arguments)
     assert_equal_arrays(back.momenta, pieces.momenta)
     assert checkpoint.load_model(prefix).step == 5
@@ -218,18 +269,17 @@ def test_large_arrays_are_cut_and_come_back(prefix, pieces):
 
 def test_what_was_cut_is_read_into_its_place_where_it_fits(prefix, pieces):
     place, narrow = np.zeros((7, 13), np.float32), np.zeros((7, 12), np.float32)
-    back = checkpoint.load_state(prefix, 5, arguments={"fc7_weight": place}, momenta={"fc7_weight": narrow})
+    back = Checkpoint.newest(prefix).load(arguments={"fc7_weight": place}, momenta={"fc7_weight": narrow})
     assert back.arguments["fc7_weight"] is place and not narrow.any()
     assert_equal_arrays(back.arguments, pieces.arguments)
     assert_equal_arrays(back.momenta, pieces.momenta)
 
 
 @pytest.mark.parametrize("kind", ["states-1", "states-9", "states-17"])
-@pytest.mark.parametrize("damage", ["missing", "altered"])
+@pytest.mark.parametrize("damage", ["missing", "long"])
 def test_a_checkpoint_without_a_piece_does_not_count(prefix, pieces, kind, damage):
     path = Path(f"{prefix}-0005.{kind}")
-    content = path.read_bytes()
-    path.unlink() if damage == "missing" else path.write_bytes(content[:-1] + b"X")
+    damaged(path, damage)
     assert checkpoint.complete_steps(prefix) == []
 
 
@@ -248,7 +298,7 @@ def test_a_crash_between_pieces_leaves_the_previous_checkpoint(prefix, pieces, m
     assert checkpoint.complete_steps(prefix) == [5]
     checkpoint.keep_only(prefix, models=[5], states=[5])
     assert not [name for name in os.listdir(os.path.dirname(prefix)) if "0006" in name]
-    checkpoint.load_state(prefix, 5)
+    Checkpoint.newest(prefix).load()
 
 
 def test_pieces_are_removed_with_their_checkpoint(prefix, pieces):
@@ -269,4 +319,4 @@ def test_rows_that_do_not_fit_are_one_line(prefix, pieces, rows):
     manifest["rows"] = {**manifest["rows"], **rows} if rows and rows != {"arg:fc7_weight": 7} else rows
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"model-0005\.json: "):
-        checkpoint.load_state(prefix, 5)
+        Checkpoint.newest(prefix).load()

@@ -75,7 +75,7 @@ def test_the_checkpoint_before_stays_whole(tmp_path, limits):
             failed.append(str(error).partition(":")[0].rpartition(".")[2])
         else:
             failed.append("none")
-        assert_equal_arrays(checkpoint.load_state(prefix, 4).momenta, make_state(4).momenta)
+        assert_equal_arrays(checkpoint.Checkpoint.newest(prefix).load().momenta, make_state(4).momenta)
         checkpoint.load_model(prefix)
     print({kind: failed.count(kind) for kind in ("json", "params", "states", "none")})
     assert {*failed} == {"json", "params", "states", "none"}
@@ -86,12 +86,12 @@ def test_the_checkpoint_before_stays_whole(tmp_path, limits):
 def test_a_run_stops_and_goes_on(records, tmp_path):
     make_run(records, tmp_path / "model", steps=4).fit()
     run = make_run(records, tmp_path / "model")
-    run.resume(4)
+    run.resume()
     with refused(tmp_path), no_room_beyond(400):
         run.fit()
-    assert checkpoint.newest_step(tmp_path / "model") == 4
+    assert checkpoint.Checkpoint.newest(tmp_path / "model").step == 4
     run = make_run(records, tmp_path / "model")
-    run.resume(4)
+    run.resume()
     run.fit()
     whole = make_run(records, tmp_path / "whole")
     whole.fit()

@@ -177,7 +177,7 @@ def state(folder):
 
 
 def read_state(path):
-    checkpoint.load_state(path.parent / "model", 1)
+    checkpoint.Checkpoint.newest(path.parent / "model").load()
 
 
 def pairs(folder):

@@ -49,7 +49,7 @@ def run_on(folder, labels, num_classes=None, rate=0.1, loss=losses.margin_softma
 def test_little_data_train_to_numbers(tmp_path, labels, num_classes):
     with run_on(tmp_path, labels, num_classes, s=8.0, m2=0.5) as run:
         assert run.fit()
-    state = checkpoint.load_state(tmp_path / "model", 6)
+    state = checkpoint.Checkpoint.newest(tmp_path / "model").load()
     assert all(np.isfinite(array).all() for array in (*state.arguments.values(), *state.momenta.values()))
     assert state.arguments["fc7_weight"].shape == (num_classes or len({*labels}), 5)
 
@@ -67,7 +67,7 @@ def test_a_rate_that_is_too_high_ends_in_advice_and_no_checkpoint(tmp_path):
     softmax = run_on(tmp_path, [0, 0, 1, 1], rate=1e30, loss=losses.softmax)
     with softmax as run, pytest.raises(InputError, match=message):
         run.fit()
-    assert checkpoint.newest_step(tmp_path / "model") is None
+    assert checkpoint.complete_steps(tmp_path / "model") == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -78,4 +78,4 @@ def test_a_parameter_that_is_no_number_is_never_saved(tmp_path, value):
         run.learner.set_parameters(arguments, auxiliary)
         with pytest.raises(InputError, match="is not finite any more"):
             run.fit()
-    assert checkpoint.newest_step(tmp_path / "model") is None
+    assert checkpoint.complete_steps(tmp_path / "model") == []

@@ -16,7 +16,7 @@ from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import connect
-from denseface.models import checkpoint, losses
+from denseface.models import losses
 from denseface.training import run as training
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
@@ -82,10 +82,7 @@ def main(
         )  # fmt: skip
         plan = Plan(steps, 0.05, [15], 2, 1, verbose, training.KEEP_BEST, accumulate, 5)
         run = Run(learner, loader, plan, prefix, embedding, lambda arguments, auxiliary: {})
-        newest = workers.from_first(lambda: checkpoint.newest_step(prefix)) if resume else None
-        if newest:
-            run.resume(newest)
-        else:
+        if not (resume and run.resume()):
             learner.initialize(mx.init.Xavier(), seed=5)
             learner.broadcast()
         last = workers.rank == workers.size - 1

@@ -56,7 +56,7 @@ def kill_runs(count: int, folder: Path) -> dict:
             finished = _wait(process) == 0
             if not finished:
                 counts["kills"] += 1
-                before, newest = newest, checkpoint.newest_step(place / "model")
+                before, newest = newest, max(checkpoint.complete_steps(place / "model"), default=None)
                 assert before is None or newest >= before, f"step {before} is lost, {newest} is left"
                 counts["before_the_first_checkpoint"] += newest is None
                 steps.add(newest)
@@ -72,9 +72,7 @@ def train(records: Path, place: Path) -> None:
     prefix = place / "model"
     with FaceRecords(records) as faces:
         run = make_run(faces, prefix, steps=STEPS, verbose=1, frequent=1)
-        newest = checkpoint.newest_step(prefix)
-        if newest:
-            run.resume(newest)
+        run.resume()
         run.fit()
 
 
@@ -95,9 +93,9 @@ def kill_writes(count: int, folder: Path) -> dict:
             return counts
         assert code == KILLED_HERE, f"moment {moment} ended with {code}"
         counts["moments"] += 1
-        newest = checkpoint.newest_step(place / "model")
-        counts["old_left" if newest == OLD else "new_left"] += 1
-        found, written = checkpoint.load_state(place / "model", newest), make_state(newest)
+        found = checkpoint.Checkpoint.newest(place / "model").load()
+        written = make_state(found.step)
+        counts["old_left" if found.step == OLD else "new_left"] += 1
         for kind in ("arguments", "auxiliary", "momenta"):
             assert_equal_arrays(getattr(found, kind), getattr(written, kind))
         checkpoint.load_model(place / "model")

@@ -227,7 +227,7 @@ def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, monk
     assert sampled_run(records, tmp_path / "parts", steps=stop).fit()
     second = sampled_run(records, tmp_path / "parts")
     places = dict(second.learner.centers.weights)
-    second.resume(stop)
+    second.resume()
     assert all(second.learner.centers.weights[name] is place for name, place in places.items())
     assert second.fit()
     assert_same_state(whole, second)
@@ -243,7 +243,7 @@ def test_a_run_is_resumed_with_another_sample_or_the_full_layer(records, tmp_pat
         losses.softmax(embedding_symbol(), 5, CLASSES), (4, 3, 8, 8), CPU, momentum=0.9, wd=1e-3
     )  # fmt: skip
     for run in (full, other):
-        run.resume(4)
+        run.resume()
         assert_same_state(first, run)
     assert other.fit() and other.learner.centers.size == 20
 

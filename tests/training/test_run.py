@@ -33,7 +33,7 @@ def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop
     first = make_run(records, tmp_path / "parts", accumulate=accumulate, steps=stop)
     assert first.fit()
     second = make_run(records, tmp_path / "parts", accumulate=accumulate)
-    second.resume(stop)
+    second.resume()
     assert second.fit()
     assert_same_state(whole, second)
     assert checkpoint.complete_steps(tmp_path / "parts") == [10]
@@ -58,7 +58,7 @@ def test_a_signal_finishes_the_step_and_saves(records, tmp_path, number):
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert run.step == 6 and checkpoint.complete_steps(tmp_path / "model") == [6]
     resumed = make_run(records, tmp_path / "model")
-    resumed.resume(6)
+    resumed.resume()
     assert resumed.fit()
     undisturbed = make_run(records, tmp_path / "other")
     undisturbed.fit()
@@ -126,7 +126,7 @@ def test_a_step_that_fails_in_mxnet_keeps_the_last_checkpoint(records, tmp_path,
     with pytest.raises(InputError, match=message):
         run.fit()
     resumed, whole = make_run(records, tmp_path / "model"), make_run(records, tmp_path / "whole")
-    resumed.resume(4)
+    resumed.resume()
     assert resumed.fit() and whole.fit()
     assert_same_state(resumed, whole)
 
@@ -149,7 +149,7 @@ def test_progress_that_no_run_has_written_is_refused(records, tmp_path, key, val
     manifest["progress"][key] = value
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"model-0002\.json: its progress is not what a run has written"):
-        make_run(records, tmp_path / "model").resume(2)
+        make_run(records, tmp_path / "model").resume()
 
 
 def test_a_row_of_figures_that_a_crash_has_torn_is_dropped(records, tmp_path):
@@ -158,7 +158,7 @@ def test_a_row_of_figures_that_a_crash_has_torn_is_dropped(records, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole + b"\xff\x00,1\r\n" + "\u00b2,1\r\n".encode() + b"3")
     run = make_run(records, tmp_path / "model", steps=4)
-    run.resume(4)
+    run.resume()
     run.fit()
     assert path.read_bytes() == whole
 
@@ -183,7 +183,7 @@ def test_figures_go_to_csv_and_a_resumed_run_does_not_repeat_them(records, tmp_p
     with open(path, "a") as file:
         file.write("9,9,9,9,9,9\r\n")  # as left by a run killed after its last checkpoint
     run = make_run(records, tmp_path / "model", verify)
-    run.resume(7)
+    run.resume()
     run.fit()
     assert [row["step"] for row in read_csv(path)] == ["2", "4", "6", "7", "8", "10"]
     verified = read_csv(tmp_path / "model-verification.csv")
@@ -223,7 +223,7 @@ def test_the_whole_network_is_saved_on_request_and_resumes(records, tmp_path):
     make_run(records, tmp_path / "model", whole=True, steps=4).fit()
     assert "fc7_weight" in checkpoint.load_model(tmp_path / "model").arguments
     run = make_run(records, tmp_path / "model", whole=True)
-    run.resume(4)
+    run.resume()
     run.fit()
     plain = make_run(records, tmp_path / "plain")
     plain.fit()
@@ -237,7 +237,7 @@ def test_a_run_killed_after_its_last_checkpoint_is_tidied_up(records, tmp_path, 
     assert len(list(tmp_path.glob("model-*.params"))) == 2
     monkeypatch.undo()
     run = make_run(records, tmp_path / "model", steps=4)
-    run.resume(4)
+    run.resume()
     run.fit()
     assert [path.name for path in tmp_path.glob("model-*.params")] == ["model-0004.params"]
 
@@ -249,7 +249,7 @@ def test_a_run_of_another_network_is_not_resumed(records, tmp_path):
     run = make_run(records, tmp_path / "model")
     run.learner = Learner(other, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
     with pytest.raises(InputError, match="another configuration: fc7_weight"):
-        run.resume(4)
+        run.resume()
 
 
 def test_no_thread_is_left_behind(records, tmp_path):

@@ -416,7 +416,7 @@ def test_resuming_repeats_the_run_that_was_never_stopped(faces, tmp_path, option
         prefix = tmp_path / f"stopped-{stop}"
         assert make_run(faces, prefix, **options, steps=stop).fit()
         second = make_run(faces, prefix, **options)
-        second.resume(stop)
+        second.resume()
         assert second.fit()
         for kind in ("params", "states"):
             one, other = ((tmp_path / f"{name}-0008.{kind}").read_bytes() for name in ("whole", f"stopped-{stop}"))
@@ -462,7 +462,7 @@ def test_a_run_without_triplets_left_is_saved_and_goes_on_with_a_larger_margin(f
     step = run.step
     assert step > 3
     again = make_run(faces, tmp_path / "model", steps=step + 1)
-    again.resume(step)
+    again.resume()
     assert again.fit()
 
 

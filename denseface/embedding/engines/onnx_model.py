@@ -38,7 +38,7 @@ class OnnxModel:
     name : str
         Where it comes from.
     fingerprint : dict
-        Which model it was made of; see :func:`denseface.models.embedding_network.fingerprint`.
+        Which model it was made of; see :class:`denseface.models.checkpoint.Model`.
     precision : str
         ``float32``, or ``int8`` if layers were quantized.
     """
@@ -50,6 +50,13 @@ class OnnxModel:
     name: str
     fingerprint: dict
     precision: str = "float32"
+
+    default_engine = "onnxruntime"
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file beside the ONNX file that keeps the model's verification metrics."""
+        return Path(self.name).with_suffix(".verification.json")
 
 
 def read_onnx(path: str | Path) -> OnnxModel:
@@ -94,11 +101,11 @@ def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
     require("onnx")
 
     from denseface.export.onnx import convert
-    from denseface.models.embedding_network import checked_embedding, fingerprint
+    from denseface.models.embedding_network import checked_embedding
 
     symbol, _ = checked_embedding(model, shape)
     proto = convert(symbol, *as_ndarrays(model), shape, dynamic_batch=False)
-    return _described(proto, proto.SerializeToString(), model.name, fingerprint(model))
+    return _described(proto, proto.SerializeToString(), model.name, model.fingerprint)
 
 
 def as_ndarrays(model: Model) -> tuple[dict, dict]:
