@@ -1,7 +1,7 @@
 """The one configuration that networks, losses, data and trainer share, with InsightFace's keys and tables.
 
-``generate_config("d121", "emore", "arcface")`` fills ``config`` (what the model is and how it is fed) and ``default``
-(what the command line's flags start from) out of the tables below.
+``generate_config("d121", "emore", "arcface")`` fills ``config`` (the model and its data) and ``default`` (defaults of
+the command line's flags) from the tables below.
 """
 
 import copy
@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 
 from easydict import EasyDict
+
+from denseface.core.errors import InputError
 
 config = EasyDict(
     # network
@@ -24,7 +26,7 @@ config = EasyDict(
     net_unit=3,
     densenet_dropout=0.0,
     bn_mom=0.9,
-    workspace=256,  # MiB a convolution may use on a GPU
+    workspace=256,  # MiB per convolution on a GPU
     # loss
     ce_loss=True,
     fc7_lr_mult=1.0,
@@ -34,15 +36,15 @@ config = EasyDict(
     val_targets=["lfw", "cfp_fp", "agedb_30"],
     data_rand_mirror=True,
     data_color=0,  # 1: brightness, contrast, saturation; 2: and JPEG compression
-    data_cutoff=0,  # side of a gray square, in pixels
+    data_cutoff=0,  # side of a gray square in pixels, 0 for none
     data_rotate=0.0,  # degrees either way
     data_scale=0.0,  # fraction either way
     data_shift=0.0,  # fraction of the side either way
-    data_images_filter=0,  # fewest images of an identity
+    data_images_filter=0,  # leave out identities with fewer images
     # run
     ckpt_embedding=True,
     max_steps=0,
-    count_flops=True,
+    count_flops=True,  # InsightFace's; nothing here reads it
 )
 
 network = EasyDict(
@@ -147,7 +149,7 @@ default = EasyDict(
     seed=0,
 )
 
-# The least and the greatest value that ``override`` takes, in lists for each item.  Beyond them training cannot work.
+# Least and greatest value that ``override`` accepts, for each item of a list. Training cannot work beyond them.
 BOUNDS = dict(
     emb_size=(1, 65536),
     net_multiplier=(0.01, 100),
@@ -187,19 +189,19 @@ PRISTINE = copy.deepcopy((config, default))
 def generate_config(_network: str, _dataset: str, _loss: str, _networks: "dict | None" = None) -> None:
     """Fill ``config`` and ``default`` for one network, data set and loss.
 
-    Both start from the values above at every call, so nothing of an earlier call remains.  Where tables disagree, the
-    later one wins: loss, network, data set.  A key of ``default`` found in a table changes ``default`` too.
-    ``_networks`` are entries beside those of the table ``network``, for this call only.
+    Both start from the values above at every call, so nothing of an earlier call remains. Where tables disagree, the
+    later one wins: loss, network, data set. A key of ``default`` found in a table changes ``default`` too.
+    ``_networks`` adds entries to the table ``network`` for this call only.
 
     Raises
     ------
-    ValueError
-        For a name that is in no table; the message lists those that are.
+    InputError
+        For a name that no table has; the message lists those that exist.
     """
     networks = {**network, **(_networks or {})}
-    for flag, name, table in (("loss", _loss, loss), ("network", _network, networks), ("dataset", _dataset, dataset)):
+    for option, name, table in (("loss", _loss, loss), ("network", _network, networks), ("dataset", _dataset, dataset)):
         if name not in table:
-            raise ValueError(f"--{flag}: there is no {name!r}; there are {', '.join(table)}")
+            raise InputError(f"there is no {name!r}; there are {', '.join(table)}", option=option)
     for current, pristine in zip((config, default), PRISTINE):
         for key in list(current):
             current.pop(key)
@@ -214,27 +216,27 @@ def generate_config(_network: str, _dataset: str, _loss: str, _networks: "dict |
 def override(assignments: "Iterable[str]") -> None:
     """Apply ``key=value`` texts, as the flag ``--set`` gives them, to ``config`` and ``default``.
 
-    A value is read as the type that the key has now: ``true`` or ``false``, a finite number, a text, or a
-    comma-separated list of what the present list holds (as many as now where it is a tuple).
+    A value is read as the type of the key's current value: ``true`` or ``false``, a finite number, a text, or a
+    comma-separated list of items of the current type (as many as now for a tuple).
 
     Raises
     ------
-    ValueError
+    InputError
         For a key that does not exist (the message has the nearest ones), a value that does not fit its type or is out
-        of ``BOUNDS``, or the name of a table's entry, which ``generate_config`` takes, or of a loss.
+        of ``BOUNDS``, or a key that names a table's entry, which ``generate_config`` chooses.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         tables = [table for table in (config, default) if key in table]
         if not equals:
-            raise ValueError(f"--set {assignment}: write it as key=value")
+            raise InputError(f"{assignment}: write it as key=value", option="set")
         if not tables:
             near = difflib.get_close_matches(key, {*config, *default}, n=3, cutoff=0.5)
-            raise ValueError(f"--set {key}: no such key" + (f"; nearest: {', '.join(near)}" if near else ""))
+            raise InputError(f"{key}: no such key" + (f"; nearest: {', '.join(near)}" if near else ""), option="set")
         if key in ("network", "dataset", "loss"):
-            raise ValueError(f"--set {key}: a key sets one value; the whole {key} is chosen with --{key}")
+            raise InputError(f"{key}: a key sets one value; choose the whole {key} by its name", option="set")
         if key == "loss_name":
-            raise ValueError("--set loss_name: each loss has keys of its own; choose it with --loss")
+            raise InputError("loss_name: each loss has keys of its own; choose a loss by its name", option="set")
         for table in tables:
             table[key] = _parse(key, text, table[key])
 
@@ -245,7 +247,7 @@ def _parse(key, text, current):
         items = text.split(",") if text else []
         if isinstance(current, tuple) and len(items) != len(current):
             example = ",".join(map(str, current))
-            raise ValueError(f"--set {key}={text}: expected {len(current)} values, as in {key}={example}")
+            raise InputError(f"{key}={text}: expected {len(current)} values, as in {key}={example}", option="set")
         return type(current)(_parse(key, item.strip(), current[0] if current else "") for item in items)
     if isinstance(current, bool):
         values = {"true": True, "1": True, "false": False, "0": False}
@@ -262,5 +264,5 @@ def _parse(key, text, current):
         if isinstance(value, int) or math.isfinite(value):
             if low <= value <= high:
                 return value
-            raise ValueError(f"--set {key}={text}: it must be from {low:.9g} to {high:.9g}")
-    raise ValueError(f"--set {key}={text}: expected {type(current).__name__}, as in {key}={current}")
+            raise InputError(f"{key}={text}: it must be from {low:.9g} to {high:.9g}", option="set")
+    raise InputError(f"{key}={text}: expected {type(current).__name__}, as in {key}={current}", option="set")

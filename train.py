@@ -85,11 +85,11 @@ def train(argv: list[str] | None) -> int:
         plan = make_plan(args, loader)
 
         # symbol
-        embedding = families.embedding_symbol(args.symbol_path)
-        whole = families.training_symbol(embedding)
+        embedding = families.embedding_symbol(config, args.symbol_path)
+        whole = families.training_symbol(config, embedding)
         classes = classes_a_step(args, config, batch_size * args.accumulate * workers.size)
         sampled = classes < config.num_classes
-        symbol = families.training_symbol(embedding, classes) if sampled else whole
+        symbol = families.training_symbol(config, embedding, classes) if sampled else whole
         data_shape = PictureShape(*config.image_shape).nchw(batch_size)
         on_cpu = all(device.device_type == "cpu" for device in devices)
         learner = Learner(
@@ -107,7 +107,7 @@ def train(argv: list[str] | None) -> int:
         # where to start
         deployed = embedding if config.ckpt_embedding else whole
         run = Run(learner, loader, plan, prefix, deployed, make_verify(config, embedding))
-        start(run, args)
+        start(run, args, config)
         workers.from_first(lambda: save_configuration(prefix, args, config))
 
         # fit
@@ -291,7 +291,7 @@ def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict]
     return verify_all
 
 
-def start(run: Run, args: argparse.Namespace) -> None:
+def start(run: Run, args: argparse.Namespace, config: dict) -> None:
     """Bring a run to where it starts."""
     workers = run.workers
     if not args.resume:
@@ -299,7 +299,7 @@ def start(run: Run, args: argparse.Namespace) -> None:
     elif run.resume():
         logger.info("resuming %s at step %d of %d", run.prefix, run.step, run.plan.steps)
         return
-    run.learner.initialize(families.initializer(), args.seed)
+    run.learner.initialize(families.initializer(config), args.seed)
     if args.pretrained:
         workers.from_first(lambda: adopt(run.learner, args.pretrained, args.pretrained_epoch))
     run.learner.broadcast()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import machine
-from bench.model import configure, faces, macs_of, random_model
+from bench.model import configured, faces, macs_of, random_model
 from bench.race import Contender, race
 from denseface.embedding.engines import make_engine
 from denseface.models import families
@@ -90,5 +90,4 @@ def _tick(axis, point):
 
 
 def _model(network, emb_size):
-    configure(network, "relu", "E", emb_size)
-    return random_model(families.embedding_symbol(), network)
+    return random_model(families.embedding_symbol(configured(network, "relu", "E", emb_size)), network)

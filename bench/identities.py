@@ -65,14 +65,13 @@ def steps(network: str, batch_size: int, num_classes: int, rate: float) -> Calla
 
     import mxnet as mx
 
-    settings = ["net_act=relu", f"emb_size={_EMBEDDING}", f"num_classes={num_classes}"]
-    families.configure(network, "orl", "arcface", settings)
+    config, _ = families.configure(network, "orl", "arcface", ["net_act=relu", f"emb_size={_EMBEDDING}"])
     size, shape = sample_size(num_classes, rate, batch_size), (batch_size, *FACE)
-    symbol = accelerate(families.training_symbol(families.embedding_symbol(), size), shape)
+    symbol = accelerate(families.training_symbol(config, families.embedding_symbol(config), size), shape)
     learner = Learner(
         symbol, shape, [mx.cpu()], momentum=0.9, wd=5e-4, num_classes=num_classes if size < num_classes else None
     )
-    learner.initialize(families.initializer(), seed=0)
+    learner.initialize(families.initializer(config), seed=0)
     random = np.random.default_rng(0)
     pictures = faces(batch_size)
 

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from denseface.models import families
+from denseface.models import families, losses
 from denseface.models.checkpoint import Model
 from denseface.report.summary import summarize
 
@@ -18,8 +18,8 @@ CLASSES = 1000
 
 def make_model(network: str, activation: str, head: str = "E") -> Model:
     """A network with parameters of usual sizes, the same in every process."""
-    configure(network, activation, head)
-    return random_model(families.embedding_symbol(), f"{network} {activation} {head}")
+    symbol = families.embedding_symbol(configured(network, activation, head))
+    return random_model(symbol, f"{network} {activation} {head}")
 
 
 def random_model(symbol: mx.sym.Symbol, name: str) -> Model:
@@ -39,21 +39,15 @@ def macs_of(model: Model) -> int:
     return summarize(model.symbol, FACE, model.prefix).total.macs
 
 
-def configure(network: str, activation: str, head: str, emb_size: int = 512) -> None:
-    """Fill the configuration: the network, and a softmax over ``CLASSES`` for training."""
-    settings = [
-        f"net_act={activation}",
-        f"net_output={head}",
-        f"emb_size={emb_size}",
-        f"num_classes={CLASSES}",
-        "fc7_no_bias=true",
-    ]
-    families.configure(network, "orl", "softmax", settings)
+def configured(network: str, activation: str, head: str, emb_size: int = 512) -> dict:
+    """The configuration of a network of the table."""
+    settings = [f"net_act={activation}", f"net_output={head}", f"emb_size={emb_size}"]
+    return families.configure(network, "orl", "softmax", settings)[0]
 
 
 def training_symbol(model: Model) -> mx.sym.Symbol:
     """The model with a softmax over ``CLASSES``."""
-    return families.training_symbol(model.symbol)
+    return losses.softmax(model.symbol, embedding_size=512, num_classes=CLASSES, no_bias=True)
 
 
 def class_weights() -> np.ndarray:

@@ -67,7 +67,7 @@ def network_by_name(name: str, args: argparse.Namespace) -> Network:
     shape = [f"image_shape={','.join(map(str, args.size))}"] if args.size else []
     config, _ = families.configure(name, "emore", "arcface", [*args.set, *shape], args.networks_file)
     shape = PictureShape(*config.image_shape)
-    return Network(name, families.embedding_symbol(args.symbol_path), shape.nchw(1)[1:])
+    return Network(name, families.embedding_symbol(config, args.symbol_path), shape.nchw(1)[1:])
 
 
 def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:

@@ -1,11 +1,18 @@
-"""The only door to ``config`` and the network families, which live outside the library, beside ``train.py``."""
+"""Networks by name: the library's only access to ``config`` and ``symbol``, which are files beside ``train.py``.
+
+Files of network families read a global, ``config.config``. The library itself passes configurations as arguments, and
+writes to the global only to build a network.
+"""
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from easydict import EasyDict
 
@@ -16,7 +23,7 @@ from denseface.models.symbol_file import infer_shapes
 import mxnet as mx
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
-
+_MODULES = {"config": "config.py", "symbol_utils": "symbol_utils.py", "symbol": "symbol/__init__.py"}
 
 # Keys of InsightFace's configuration that no file of this project reads, but InsightFace's own network files do.
 _INSIGHTFACE_KEYS = {"fp16": False, "memonger": False}
@@ -29,7 +36,7 @@ def configure(
     assignments: Iterable[str] = (),
     networks_file: str | Path | None = None,
 ) -> tuple[EasyDict, EasyDict]:
-    """Fill the configuration for one network, data set and loss.
+    """Resolve the configuration for one network, data set and loss.
 
     Parameters
     ----------
@@ -43,35 +50,34 @@ def configure(
     Returns
     -------
     config, default : EasyDict
-        What the model is, and what the command line's flags start from; the same objects at every call.
+        The configuration that networks and losses are built from, and the defaults of the command line's flags.
 
     Raises
     ------
     InputError
-        For an unknown name or key, a value that does not fit its key, or a file of networks that cannot be used.
+        For an unknown name or key, a value that does not fit its key, or an invalid file of networks.
     """
-    configuration = _import("config")
+    configuration = _module("config")
     networks = {}
     if networks_file:
         usual_config, usual_default = configuration.PRISTINE
         networks = plugins.read_networks(networks_file, known={**usual_config, **usual_default})
         for name in networks.keys() & configuration.network.keys():
-            raise InputError(f"{networks_file}: {name} is a network of config.py; take another name")
-    try:
-        configuration.generate_config(network, dataset, loss, networks)
-        configuration.override(assignments)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    return configuration.config, configuration.default
+            raise InputError(f"{networks_file}: {name} is a network of config.py; choose another name")
+    configuration.generate_config(network, dataset, loss, networks)
+    configuration.override(assignments)
+    return copy.deepcopy(configuration.config), copy.deepcopy(configuration.default)
 
 
-def embedding_symbol(folder: str | Path | None = None) -> mx.sym.Symbol:
-    """Build the network that the configuration describes.
+def embedding_symbol(config: EasyDict, folder: str | Path | None = None) -> mx.sym.Symbol:
+    """Build a network.
 
     Parameters
     ----------
+    config : EasyDict
+        From :func:`configure`.
     folder : str or Path, optional
-        Folder of network files from elsewhere; one that is called as the family is taken before this project's own.
+        Folder of network files from elsewhere; a file named after the family is preferred to this project's own.
         See :func:`denseface.models.plugins.build`.
 
     Returns
@@ -84,33 +90,35 @@ def embedding_symbol(folder: str | Path | None = None) -> mx.sym.Symbol:
     InputError
         For an unknown family, depth, activation or head, or a file in the folder that does not work.
     """
-    config, families = _import("config").config, _import("symbol")
-    if folder:
-        files = plugins.python_files(folder)
-        if config.net_name in files:
-            config.update({key: value for key, value in _INSIGHTFACE_KEYS.items() if key not in config})
-            return plugins.build(files[config.net_name])
-        if config.net_name not in families.FAMILIES:
-            there = [name for name, path in files.items() if b"get_symbol" in path.read_bytes()]
-            raise InputError(
-                f"net_name: no network family {config.net_name!r}; there are {', '.join(families.FAMILIES)}, "
-                f"and in {folder} {', '.join(there) or 'none'}"
-            )
+    families = _module("symbol")
+    files = plugins.python_files(folder) if folder else {}
+    if config.net_name in files:
+        _share({**_INSIGHTFACE_KEYS, **config})
+        return plugins.build(files[config.net_name])
+    if folder and config.net_name not in families.FAMILIES:
+        there = [name for name, path in files.items() if b"get_symbol" in path.read_bytes()]
+        raise InputError(
+            f"net_name: no network family {config.net_name!r}; there are {', '.join(families.FAMILIES)}, "
+            f"and in {folder} {', '.join(there) or 'none'}"
+        )
+    _share(config)
     try:
         return families.get_symbol(config.net_name)
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
-def training_symbol(embedding: mx.sym.Symbol, num_classes: int | None = None) -> mx.sym.Symbol:
+def training_symbol(config: EasyDict, embedding: mx.sym.Symbol, num_classes: int | None = None) -> mx.sym.Symbol:
     """Put the loss that the configuration describes on an embedding.
 
     Parameters
     ----------
+    config : EasyDict
+        From :func:`configure`.
     embedding : Symbol
         The network.
     num_classes : int, optional
-        Classes of a softmax; those of the configuration by default.
+        Number of classes of a softmax; by default that of the configuration.
 
     Returns
     -------
@@ -120,15 +128,14 @@ def training_symbol(embedding: mx.sym.Symbol, num_classes: int | None = None) ->
     Raises
     ------
     InputError
-        For an unknown ``loss_name``, or pictures of a size that the network cannot take.
+        For an unknown ``loss_name``, or an ``image_shape`` that does not fit the network.
     """
-    config = _import("config").config
     if config.loss_name == "triplet":
         return losses.triplet(embedding, alpha=config.triplet_alpha)
     if config.loss_name == "atriplet":
         return losses.angular_triplet(embedding, alpha=config.triplet_alpha)
     classifier = {
-        "embedding_size": embedding_size(embedding),
+        "embedding_size": embedding_size(embedding, config.image_shape),
         "num_classes": num_classes or config.num_classes,
         "lr_mult": config.fc7_lr_mult,
         "wd_mult": config.fc7_wd_mult,
@@ -144,35 +151,61 @@ def training_symbol(embedding: mx.sym.Symbol, num_classes: int | None = None) ->
     )
 
 
-def embedding_size(embedding: mx.sym.Symbol) -> int:
-    """Number of values in one embedding of a picture of the configured ``image_shape`` (height, width, channels).
+def embedding_size(embedding: mx.sym.Symbol, image_shape: tuple[int, int, int]) -> int:
+    """Number of values in one embedding.
+
+    Parameters
+    ----------
+    embedding : Symbol
+        The network.
+    image_shape : tuple (height, width, channels)
+        Of its pictures.
 
     Raises
     ------
     InputError
-        If the network cannot take such pictures.
+        If the network does not work on such pictures.
     """
-    height, width, channels = _import("config").config.image_shape
-    try:
-        _, (shape,) = infer_shapes(embedding, "the network", data=(1, channels, height, width))
-    except InputError as error:
-        raise InputError(
-            f"image_shape: the network cannot take pictures of {height}x{width}x{channels}; it is made for 112,112,3"
-        ) from error
+    height, width, channels = image_shape
+    what = f"image_shape: the network does not work on pictures of {height}x{width}x{channels}"
+    _, (shape,) = infer_shapes(embedding, what, data=(1, channels, height, width))
     return math.prod(shape[1:])
 
 
-def initializer() -> mx.init.Initializer:
-    """InsightFace's choice for the configured family: normal by fan-out for two, uniform by fan-in for all others."""
-    if _import("config").config.net_name in ("fresnet", "fmobilefacenet"):
+def initializer(config: EasyDict) -> mx.init.Initializer:
+    """InsightFace's choice for the family: normal by fan-out for two of them, uniform by fan-in for all others."""
+    if config.net_name in ("fresnet", "fmobilefacenet"):
         return mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
     return mx.init.Xavier(rnd_type="uniform", factor_type="in", magnitude=2)
 
 
-def _import(name):
-    """Import ``config`` or ``symbol`` from the checkout."""
-    if not (_CHECKOUT / "config.py").is_file():
-        raise InputError("networks by name need config.py and symbol/, which are in a checkout: run from there")
-    if str(_CHECKOUT) not in sys.path:
-        sys.path.insert(0, str(_CHECKOUT))
-    return __import__(name)
+def _share(values: dict) -> None:
+    """Put a configuration on the global that the families' files read."""
+    shared, values = _module("config").config, copy.deepcopy(dict(values))  # a copy: they may be the same object
+    for key in list(shared):
+        shared.pop(key)
+    shared.update(values)
+
+
+def _module(name: str) -> ModuleType:
+    """Load ``config``, ``symbol_utils`` and ``symbol`` from the checkout, by their paths, and return one of them.
+
+    They are importable by these names afterwards, because the families' files import each other so. Modules of these
+    names that are found elsewhere, as on PYTHONPATH or in the current folder, are not run.
+    """
+    missing = [file for file in _MODULES.values() if not (_CHECKOUT / file).is_file()]
+    if missing:
+        raise InputError(
+            f"networks by name need {', '.join(missing)} beside the package, as in a checkout: {_CHECKOUT} has none; "
+            "run from a checkout"
+        )
+    for module, file in _MODULES.items():
+        path = _CHECKOUT / file
+        if module not in sys.modules:
+            spec = importlib.util.spec_from_file_location(module, path)
+            sys.modules[module] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[module])
+        loaded = getattr(sys.modules[module], "__file__", None)
+        if loaded is None or not path.samefile(loaded):
+            raise InputError(f"{loaded or module}: refused: a module {module} is loaded that is not {path}; rename it")
+    return sys.modules[name]

@@ -34,7 +34,7 @@ def python_files(folder: str | Path) -> dict[str, Path]:
         If there is no such folder.
     """
     if not Path(folder).is_dir():
-        raise InputError(f"--symbol-path {folder}: no such folder")
+        raise InputError(f"{folder}: no such folder", option="symbol_path")
     return {path.stem: path for path in sorted(Path(folder).resolve().glob("*.py"))}
 
 

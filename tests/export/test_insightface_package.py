@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason="the package 
 def model(tmp_path_factory):
     """The prefix of a saved DenseNet-63, its parameters drawn by their names."""
     prefix = str(tmp_path_factory.mktemp("model") / "model")
-    families.configure("d63", "orl", "arcface", ["emb_size=64"])
-    symbol = families.embedding_symbol()
+    config, _ = families.configure("d63", "orl", "arcface", ["emb_size=64"])
+    symbol = families.embedding_symbol(config)
     shapes, _, auxiliary = symbol.infer_shape(data=(1, 3, 112, 112))
     arrays = {f"arg:{n}": value_of(n, s) for n, s in zip(symbol.list_arguments(), shapes) if n != "data"}
     arrays.update({f"aux:{n}": value_of(n, s) for n, s in zip(symbol.list_auxiliary_states(), auxiliary)})

@@ -33,8 +33,8 @@ def input_names(layers):
 
 
 def test_all_but_the_first_layers_are_quantized_and_embeddings_stay_near(configured):
-    configured(net_act="prelu", net_output="E")
-    model = as_model(families.embedding_symbol(), (1, *SHAPE[1:]))
+    config = configured(net_act="prelu", net_output="E")
+    model = as_model(families.embedding_symbol(config), (1, *SHAPE[1:]))
     content, cosine = quantize(converted(model, SHAPE).content, batches())
     assert 0.99 < cosine < 0.999999
     graph = onnx.load_from_string(content).graph

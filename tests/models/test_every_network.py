@@ -25,10 +25,10 @@ def batch(number):
 
 def make_learner(network):
     """Everything as train.py does it, for small pictures and few people."""
-    families.configure(network, "orl", "arcface", ["image_shape=32,32,3", "emb_size=64", "num_classes=4"])
-    embedding = families.embedding_symbol()
-    symbol = accelerate(families.training_symbol(embedding), SHAPE)
-    return embedding, Learner(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
+    config, _ = families.configure(network, "orl", "arcface", ["image_shape=32,32,3", "emb_size=64"])
+    embedding = families.embedding_symbol(config)
+    symbol = accelerate(families.training_symbol(config, embedding, num_classes=4), SHAPE)
+    return config, embedding, Learner(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
 
 
 def fixed_scales(symbol):
@@ -43,8 +43,8 @@ def fixed_scales(symbol):
 @pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("network", configuration.network)
 def test_a_network_learns_saves_resumes_and_exports(network, tmp_path):
-    embedding, learner = make_learner(network)
-    learner.initialize(families.initializer(), seed=0)
+    config, embedding, learner = make_learner(network)
+    learner.initialize(families.initializer(config), seed=0)
     assert np.isfinite(learner.step([batch(0)], RATE, seed=0).loss)
     arguments, auxiliary = learner.parameters()
     momenta = learner.momenta()
@@ -53,8 +53,8 @@ def test_a_network_learns_saves_resumes_and_exports(network, tmp_path):
 
     progress = {"best": {}, "bests": [], "loader": {}}
     checkpoint.save(tmp_path / "m", embedding, checkpoint.TrainingState(1, arguments, auxiliary, momenta, progress))
-    state = checkpoint.load_state(tmp_path / "m", 1)
-    _, resumed = make_learner(network)
+    state = checkpoint.Checkpoint.newest(tmp_path / "m").load()
+    *_, resumed = make_learner(network)
     resumed.set_parameters(state.arguments, state.auxiliary)
     resumed.set_momenta(state.momenta)
     assert resumed.step([batch(1)], RATE, seed=1) == learner.step([batch(1)], RATE, seed=1)

@@ -1,6 +1,12 @@
 """From names to symbols: every network, head and loss builds, and a wrong word is one line that names it."""
 
+import json
+import os
 import re
+import subprocess
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,24 +21,28 @@ pytestmark = pytest.mark.usefixtures("configured")  # puts the configuration bac
 
 
 def training_symbol(*names, assignments=()):
-    families.configure(*names, assignments)
-    return families.training_symbol(families.embedding_symbol())
+    config, _ = families.configure(*names, assignments)
+    return families.training_symbol(config, families.embedding_symbol(config))
 
 
-def test_configure_fills_the_one_configuration():
+def test_configurations_do_not_depend_on_each_other():
     config, default = families.configure("d63", "orl", "triplet", ["emb_size=32", "lr=0.25"])
-    assert config is configuration.config and default is configuration.default
     assert (config.num_layers, config.dataset, config.loss_name) == (63, "orl", "triplet")
     assert (config.emb_size, default.lr) == (32, 0.25)
-    assert families.configure("d121", "orl", "softmax")[0].emb_size == 512
+    other, _ = families.configure("d121", "orl", "softmax")
+    assert (config.emb_size, other.emb_size) == (32, 512)
+    for one in (config, other, config):  # each is built from what is passed, whatever was configured last
+        symbol = families.embedding_symbol(one)
+        assert families.embedding_size(symbol, one.image_shape) == one.emb_size
+        assert configuration.config == one
 
 
 @pytest.mark.parametrize("network", configuration.network)
 def test_every_network_of_the_table_builds(network):
     config, _ = families.configure(network, "emore", "arcface")
-    embedding = families.embedding_symbol()
+    embedding = families.embedding_symbol(config)
     assert embedding.list_outputs() == ["fc1_output"]
-    assert families.embedding_size(embedding) == config.emb_size
+    assert families.embedding_size(embedding, config.image_shape) == config.emb_size
 
 
 @pytest.mark.parametrize("head", ["E", "GAP", "Z"])
@@ -53,10 +63,8 @@ def test_every_loss_of_the_table_builds(loss, head):
 @pytest.mark.parametrize("loss", configuration.loss)
 def test_every_loss_of_the_table_runs_with_its_figures(loss):
     """The margins, scale and alpha of the table reach the symbol: the loss is the one of the figures by hand."""
-    families.configure("d63", "emore", loss, ["image_shape=1,1,4"])
-    config = configuration.config
-    config.num_classes = 2
-    symbol = families.training_symbol(mx.sym.Flatten(mx.sym.Variable("data"), name="fc1"))
+    config, _ = families.configure("d63", "emore", loss, ["image_shape=1,1,4"])
+    symbol = families.training_symbol(config, mx.sym.Flatten(mx.sym.Variable("data"), name="fc1"), num_classes=2)
     data = np.array([[3, 0, 0, 0], [1, 1, 0, 0], [0, 2, 0, 0]], "float32")
     values = {"fc7_weight": np.eye(2, 4), "fc7_bias": np.zeros(2), "softmax_label": np.zeros(3)}
     executor = symbol.simple_bind(mx.cpu(), data=(3, 4, 1, 1), softmax_label=(3,))
@@ -95,21 +103,21 @@ def test_bias_and_ce_loss_can_be_left_out():
 @pytest.mark.parametrize(
     ("names", "assignments", "message"),
     [
-        (("d122", "orl", "arcface"), [], "--network: there is no 'd122'; there are d63, "),
-        (("d63", "mnist", "arcface"), [], "--dataset: there is no 'mnist'; there are emore, "),
-        (("d63", "orl", "hinge"), [], "--loss: there is no 'hinge'; there are softmax, "),
-        (("d63", "orl", "arcface"), ["emb_sise=1"], "--set emb_sise: no such key; nearest: emb_size"),
-        (("d63", "orl", "arcface"), ["emb_size=x"], "--set emb_size=x: expected int, as in emb_size=512"),
-        (("d63", "orl", "arcface"), ["emb_size"], "--set emb_size: write it as key=value"),
+        (("d122", "orl", "arcface"), [], "network: there is no 'd122'; there are d63, "),
+        (("d63", "mnist", "arcface"), [], "dataset: there is no 'mnist'; there are emore, "),
+        (("d63", "orl", "hinge"), [], "loss: there is no 'hinge'; there are softmax, "),
+        (("d63", "orl", "arcface"), ["emb_sise=1"], "set: emb_sise: no such key; nearest: emb_size"),
+        (("d63", "orl", "arcface"), ["emb_size=x"], "set: emb_size=x: expected int, as in emb_size=512"),
+        (("d63", "orl", "arcface"), ["emb_size"], "set: emb_size: write it as key=value"),
         (("d63", "orl", "arcface"), ["net_name=os"], "net_name: no network family 'os'; there are fdensenet"),
         (("d63", "orl", "arcface"), ["net_name=../config"], "net_name: no network family '../config'; there are "),
         (("d63", "orl", "arcface"), ["num_layers=64"], "num_layers: no DenseNet of depth 64; there are "),
         (("d63", "orl", "arcface"), ["net_act=swish"], "net_act: no activation 'swish'; there are "),
         (("d63", "orl", "arcface"), ["net_output=Q"], "net_output: no head 'Q'; there are E, F, "),
-        (("d63", "orl", "arcface"), ["emb_size=0"], "--set emb_size=0: it must be from 1 to 65536"),
+        (("d63", "orl", "arcface"), ["emb_size=0"], "set: emb_size=0: it must be from 1 to 65536"),
         (("d63", "orl", "arcface"), ["densenet_dropout=2"], "densenet_dropout: 2.0 is no rate from 0 to below 1"),
-        (("d63", "orl", "arcface"), ["loss_name=hinge"], "--set loss_name: each loss has keys of its own"),
-        (("d63", "orl", "arcface"), ["image_shape=8,8,3"], "image_shape: the network cannot take pictures of 8x8x3"),
+        (("d63", "orl", "arcface"), ["loss_name=hinge"], "set: loss_name: each loss has keys of its own"),
+        (("d63", "orl", "arcface"), ["image_shape=8,8,3"], "image_shape: the network does not work on pictures of 8x8"),
     ],
 )
 def test_wrong_words_are_one_line_that_names_them(names, assignments, message):
@@ -119,23 +127,54 @@ def test_wrong_words_are_one_line_that_names_them(names, assignments, message):
 
 
 def test_without_a_checkout_the_reason_is_given(monkeypatch, tmp_path):
+    config, _ = families.configure("d63", "orl", "arcface")
     monkeypatch.setattr(families, "_CHECKOUT", tmp_path)
-    for call in (families.embedding_symbol, families.initializer, lambda: families.configure("d63", "orl", "arcface")):
-        with pytest.raises(InputError, match=r"^networks by name need config\.py and symbol/, which are in a checkout"):
+    message = r"^networks by name need config\.py, symbol_utils\.py, symbol/__init__\.py beside the package"
+    for call in (lambda: families.embedding_symbol(config), lambda: families.configure("d63", "orl", "arcface")):
+        with pytest.raises(InputError, match=message):
             call()
+
+
+FOREIGN = "print('run'); config = default = {}"
+
+
+@pytest.mark.parametrize("how", ["current folder", "PYTHONPATH"])
+@pytest.mark.parametrize("name", ["config", "symbol_utils", "symbol"])
+def test_modules_of_these_names_from_elsewhere_are_not_run(tmp_path, how, name):
+    (tmp_path / f"{name}.py").write_text(FOREIGN)
+    paths = [str(Path(__file__).parents[2])]
+    if how == "PYTHONPATH":
+        paths.insert(0, str(tmp_path))
+    run = subprocess.run(
+        [sys.executable, "-m", "denseface", "summary", "d63", "--json"],
+        cwd=tmp_path if how == "current folder" else None,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert json.loads(run.stdout)["total"]["parameters"] > 1e6
+
+
+def test_a_module_of_this_name_that_is_loaded_already_is_refused_by_name(monkeypatch, tmp_path):
+    foreign = types.ModuleType("config")
+    foreign.__file__ = str(tmp_path / "config.py")
+    (tmp_path / "config.py").touch()
+    monkeypatch.setitem(sys.modules, "config", foreign)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/config\.py: refused: a module config is loaded that is not "):
+        families.configure("d63", "orl", "arcface")
 
 
 @pytest.mark.parametrize(("head", "size"), [("GAP", 48), ("Z", 258 * 6 * 7), ("GDC", 48)])
 def test_embedding_size_counts_values(head, size):
-    families.configure("d63", "orl", "arcface", ["emb_size=48", f"net_output={head}", "image_shape=96,112,3"])
-    assert families.embedding_size(families.embedding_symbol()) == size
+    settings = ["emb_size=48", f"net_output={head}", "image_shape=96,112,3"]
+    config, _ = families.configure("d63", "orl", "arcface", settings)
+    assert families.embedding_size(families.embedding_symbol(config), config.image_shape) == size
 
 
 def test_densenets_begin_uniform_by_fan_in():
-    families.configure("d63", "orl", "arcface")
+    config, _ = families.configure("d63", "orl", "arcface")
     weight = mx.nd.zeros((64, 128, 3, 3))
     mx.random.seed(0)
-    families.initializer()(mx.init.InitDesc("conv_weight"), weight)
+    families.initializer(config)(mx.init.InitDesc("conv_weight"), weight)
     bound = np.sqrt(2 / (128 * 3 * 3))
     values = weight.asnumpy()
     assert 0.999 * bound < np.abs(values).max() <= bound
@@ -143,10 +182,10 @@ def test_densenets_begin_uniform_by_fan_in():
 
 
 def test_other_families_begin_normal_by_fan_out():
-    families.configure("d63", "orl", "arcface", ["net_name=fresnet"])
+    config, _ = families.configure("d63", "orl", "arcface", ["net_name=fresnet"])
     weight = mx.nd.zeros((64, 128, 3, 3))
     mx.random.seed(0)
-    families.initializer()(mx.init.InitDesc("conv_weight"), weight)
+    families.initializer(config)(mx.init.InitDesc("conv_weight"), weight)
     values = weight.asnumpy()
     assert values.std() == pytest.approx(np.sqrt(2 / (64 * 3 * 3)), rel=0.01)
     assert np.abs(values).max() > 3 * values.std()

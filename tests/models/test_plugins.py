@@ -81,8 +81,9 @@ def write_networks(tmp_path, entries):
 
 
 def build(folder, *assignments, family="fstub"):
-    families.configure("d63", "emore", "arcface", [f"net_name={family}", "image_shape=32,32,3", *assignments])
-    return families.embedding_symbol(folder)
+    settings = [f"net_name={family}", "image_shape=32,32,3", *assignments]
+    config, _ = families.configure("d63", "emore", "arcface", settings)
+    return families.embedding_symbol(config, folder)
 
 
 def test_family_runs_with_our_config_and_heads(folder):
@@ -115,13 +116,13 @@ def test_our_modules_and_paths_are_left_as_they_were(folder, end):
     (folder / "parts").mkdir()
     (folder / "parts" / "__init__.py").touch()
     (folder / "parts" / "block.py").touch()
-    families.configure("d63", "emore", "arcface", ["net_name=fstub"])
+    config, _ = families.configure("d63", "emore", "arcface", ["net_name=fstub"])
     paths, modules = list(sys.path), dict(sys.modules)
     if end:
         with pytest.raises(InputError):
-            families.embedding_symbol(folder)
+            families.embedding_symbol(config, folder)
     else:
-        families.embedding_symbol(folder)
+        families.embedding_symbol(config, folder)
     assert sys.path == paths
     for name in ("symbol_utils", "helper", "fstub", "parts", "parts.block", "config", "symbol"):
         assert sys.modules.get(name) is modules.get(name)
@@ -156,10 +157,10 @@ def test_insightfaces_keys_have_their_usual_values(folder):
     assert "fp16" not in families.configure("d63", "emore", "arcface")[0]
 
 
-def test_foreign_families_begin_uniform_by_fan_in(folder):
-    build(folder)
+def test_foreign_families_begin_uniform_by_fan_in():
+    config, _ = families.configure("d63", "emore", "arcface", ["net_name=fstub"])
     weight = mx.nd.zeros((64, 128, 3, 3))
-    families.initializer()(mx.init.InitDesc("conv_weight"), weight)
+    families.initializer(config)(mx.init.InitDesc("conv_weight"), weight)
     assert np.abs(weight.asnumpy()).max() <= np.sqrt(2 / (128 * 3 * 3))
 
 
@@ -199,7 +200,7 @@ def test_unknown_family_is_answered_with_those_there_are(folder, family):
 
 
 def test_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match=f"^--symbol-path {tmp_path}/none: no such folder$"):
+    with pytest.raises(InputError, match=f"^symbol_path: {tmp_path}/none: no such folder$"):
         build(tmp_path / "none")
 
 
@@ -214,7 +215,7 @@ def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
     assert default.per_batch_size == 3
     config, _ = families.configure("d63", "emore", "arcface", networks_file=file)
     assert (config.num_layers, config.emb_size) == (63, 512) and "stub_width" not in config
-    with pytest.raises(InputError, match=r"^--network: there is no 'stub'; there are d63, "):
+    with pytest.raises(InputError, match=r"^network: there is no 'stub'; there are d63, "):
         families.configure("stub", "emore", "arcface")
 
 
@@ -237,7 +238,7 @@ def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
         ({"mine": {"net_name": "f", "lr": float("nan")}}, "mine: lr is NaN; expected float, as in 0.1"),
         ({"mine": {"net_name": "f", "lr": 10**400}}, "mine: lr is 1000"),
         ({"mine": {"net_name": "f", "ckpt_embedding": 1}}, "mine: ckpt_embedding is 1; expected bool, as in true"),
-        ({"r50": {"net_name": "f"}}, "r50 is a network of config.py; take another name"),
+        ({"r50": {"net_name": "f"}}, "r50 is a network of config.py; choose another name"),
     ],
 )
 def test_file_of_networks_is_refused_in_one_line(tmp_path, entries, complaint):
@@ -256,9 +257,9 @@ def test_train_takes_both_flags(folder, tmp_path):
         ["--network", "stub", "--dataset", "emore", "--networks", file, "--symbol-path", str(folder)]
     )
     assert (args.per_batch_size, config.net_name) == (3, "fstub")
-    symbol = families.embedding_symbol(args.symbol_path)
+    symbol = families.embedding_symbol(config, args.symbol_path)
     assert dict(zip(symbol.list_arguments(), symbol.infer_shape(data=(1, 3, 112, 112))[0]))["conv0_weight"][0] == 4
-    assert families.embedding_size(symbol) == 24
+    assert families.embedding_size(symbol, config.image_shape) == 24
 
 
 def test_train_names_what_is_wrong(tmp_path, capsys):
@@ -273,7 +274,8 @@ def test_commands_on_networks_take_both_flags(folder, tmp_path, capsys, command)
     assert cli.main([*command, "stub", *flags]) == 0
     figures = json.loads(capsys.readouterr().out)
     total = figures["total"] if command == ["summary"] else figures[0]["costs"]
-    built = families.embedding_symbol(folder)
+    config, _ = families.configure("stub", "emore", "arcface", networks_file=flags[1])
+    built = families.embedding_symbol(config, folder)
     arguments, _, _ = built.infer_shape(data=(1, 3, 16, 16))
     assert total["parameters"] == sum(map(np.prod, arguments)) - 3 * 16 * 16
 

@@ -66,8 +66,8 @@ def test_a_network_comes_through_as_it_is(tmp_path):
 def test_this_projects_networks_come_through(configured):
     from denseface.models.families import embedding_symbol, training_symbol
 
-    configured(emb_size=32, num_classes=5)
-    for symbol in (embedding_symbol(), training_symbol(embedding_symbol())):
+    config = configured(emb_size=32, num_classes=5)
+    for symbol in (embedding_symbol(config), training_symbol(config, embedding_symbol(config))):
         assert parse_symbol(symbol.tojson(), "d63").tojson() == symbol.tojson()
 
 

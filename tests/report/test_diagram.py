@@ -30,8 +30,8 @@ def parts(configured):
     """Parts of a network by name, with single keys of the configuration."""
 
     def build(network, **settings):
-        configured(network, "emore", **settings)
-        return parts_of_symbol(families.embedding_symbol())
+        config = configured(network, "emore", **settings)
+        return parts_of_symbol(families.embedding_symbol(config))
 
     return build
 
@@ -78,8 +78,8 @@ def test_a_mobilefacenet_has_transitions_without_pooling(parts):
 
 @pytest.mark.parametrize("head", ["GNAP", "SFC"])
 def test_parts_are_the_whole_network_in_order(configured, head):
-    configured("d63", "emore", net_output=head)
-    summary = summarize(families.embedding_symbol(), SHAPE)
+    config = configured("d63", "emore", net_output=head)
+    summary = summarize(families.embedding_symbol(config), SHAPE)
     found = parts_of(summary, SHAPE)
     assert [part.input for part in found] == [SHAPE, *(part.output for part in found[:-1])]
     assert found[-1].output == summary.layers[-1].output
@@ -163,7 +163,7 @@ def test_graph_hands_every_operator_to_dot(dot, capsys, configured, tmp_path):
     assert cli.main(["plot", "r18", "--set", "net_act=relu", "--graph", "-o", str(path)]) == 0
     text = path.read_text()
     assert text.startswith("digraph")
-    operators = summarize(families.embedding_symbol(), SHAPE).layers
+    operators = summarize(families.embedding_symbol(configured("r18", "emore", net_act="relu")), SHAPE).layers
     assert all(f"\t{layer.name} [" in text for layer in operators)
     assert "64x112x112" in text
 

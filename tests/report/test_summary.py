@@ -131,8 +131,8 @@ def densenet121_macs():
 
 
 def test_densenet_121(configured):
-    configured("d121", "emore", net_act="relu", net_output="GAP")
-    summary = summarize(families.embedding_symbol(), (3, 112, 112))
+    config = configured("d121", "emore", net_act="relu", net_output="GAP")
+    summary = summarize(families.embedding_symbol(config), (3, 112, 112))
     assert summary.total.parameters == 7_474_048
     assert summary.total.macs == densenet121_macs() == 2_737_324_032
     assert list(summary.stages) == ["112x112", "56x56", "28x28", "14x14", "7x7", "head"]
@@ -149,8 +149,8 @@ def test_densenet_121(configured):
     ],
 )
 def test_every_operator_of_our_networks_is_known(configured, network, settings):
-    configured(network, "emore", **settings)
-    summary = summarize(families.embedding_symbol(), (3, 112, 112))
+    config = configured(network, "emore", **settings)
+    summary = summarize(families.embedding_symbol(config), (3, 112, 112))
     assert not summary.unknown
     assert all(layer.flops >= 2 * layer.macs for layer in summary.layers)
 

@@ -72,21 +72,21 @@ def assert_same_function(fast, plain):
 )
 def test_accelerated_and_plain_are_the_same_function(network, activation):
     # At the kink of a ReLU a rounding error can turn a gradient on or off, so the blocks get smoother activations.
-    families.configure(network, "orl", "arcface", [f"net_act={activation}", "net_output=J", "emb_size=16"])
-    plain = families.training_symbol(families.embedding_symbol())
+    config, _ = families.configure(network, "orl", "arcface", [f"net_act={activation}", "net_output=J", "emb_size=16"])
+    plain = families.training_symbol(config, families.embedding_symbol(config))
     assert_same_function(accelerate(plain, SHAPE), plain)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_everything_that_trains_on_a_compiler_trains_without(monkeypatch, compiled):
     monkeypatch.setattr(acceleration, "load_operators", lambda: compiled and load_operators())
-    families.configure("d121", "orl", "arcface", ["net_act=relu"])
-    plain = families.training_symbol(families.embedding_symbol())
+    config, _ = families.configure("d121", "orl", "arcface", ["net_act=relu"])
+    plain = families.training_symbol(config, families.embedding_symbol(config))
     operators = [node.op for node in nodes_of(accelerate(plain, SHAPE))]
     assert operators.count("denseface_dense_block") == (4 if compiled and load_operators() else 0)
 
 
 def test_a_loss_whose_labels_tell_no_shape_is_accelerated_too():
-    families.configure("d63", "orl", "triplet")
-    plain = families.training_symbol(families.embedding_symbol())
+    config, _ = families.configure("d63", "orl", "triplet")
+    plain = families.training_symbol(config, families.embedding_symbol(config))
     assert len(nodes_of(accelerate(plain, (6, 3, 32, 32)))) != len(nodes_of(plain))

@@ -29,28 +29,28 @@ def assert_near(model, shape=SHAPE):
 
 @pytest.mark.parametrize("head", [head for head in HEADS if head not in ("GDC", "Z")])
 def test_every_head(configured, head):
-    configured(net_output=head, emb_size=64)
-    assert_near(as_model(families.embedding_symbol(), (1, *SHAPE)))
+    config = configured(net_output=head, emb_size=64)
+    assert_near(as_model(families.embedding_symbol(config), (1, *SHAPE)))
 
 
 @pytest.mark.parametrize(
     "activation", ["prelu", "leaky", "elu", "selu", "gelu", "sigmoid", "tanh", "softrelu", "softsign"]
 )
 def test_every_activation(configured, activation):
-    configured(net_act=activation, net_output="GAP")
-    assert_near(as_model(families.embedding_symbol(), (1, *SHAPE)))
+    config = configured(net_act=activation, net_output="GAP")
+    assert_near(as_model(families.embedding_symbol(config), (1, *SHAPE)))
 
 
 @pytest.mark.parametrize("network", ["r18", "y1"])
 def test_other_families(configured, network):
     side = 112 if network == "y1" else 32
-    configured(network, net_output="GDC" if network == "y1" else "GAP")
-    assert_near(as_model(families.embedding_symbol(), (1, 3, side, side)), (3, side, side))
+    config = configured(network, net_output="GDC" if network == "y1" else "GAP")
+    assert_near(as_model(families.embedding_symbol(config), (1, 3, side, side)), (3, side, side))
 
 
 def test_all_but_the_first_convolution_is_bfloat16(configured):
-    configured(net_output="E")
-    symbol = in_bfloat16(families.embedding_symbol(), (1, *SHAPE))
+    config = configured(net_output="E")
+    symbol = in_bfloat16(families.embedding_symbol(config), (1, *SHAPE))
     types = dict(zip(symbol.list_arguments(), symbol.infer_type(data="float32")[0]))
     layers = [name for name in types if name.endswith("_weight") and "batchnorm" not in name]
     assert [name for name in layers if types[name] == np.float32] == [layers[0]] == ["densenet0_conv0_weight"]

@@ -63,14 +63,14 @@ def frozen_ops(symbol, shape=SHAPE):
 
 @pytest.mark.parametrize("head", [head for head in HEADS if head != "GDC"])
 def test_every_head(configured, head):
-    configured(net_output=head, emb_size=64)
-    model = with_strange_scales(as_model(families.embedding_symbol(), (1, 3, 32, 32)))
+    config = configured(net_output=head, emb_size=64)
+    model = with_strange_scales(as_model(families.embedding_symbol(config), (1, 3, 32, 32)))
     assert "Dropout" not in ops(assert_same(model, (2, 3, 32, 32), 255))
 
 
 def test_the_head_whose_kernel_covers_the_picture(configured):
-    configured(net_output="GDC", image_shape=[32, 32, 3])
-    assert_same(as_model(families.embedding_symbol(), (1, 3, 32, 32)), (2, 3, 32, 32), 255)
+    config = configured(net_output="GDC", image_shape=[32, 32, 3])
+    assert_same(as_model(families.embedding_symbol(config), (1, 3, 32, 32)), (2, 3, 32, 32), 255)
 
 
 @pytest.mark.parametrize(
@@ -78,20 +78,20 @@ def test_the_head_whose_kernel_covers_the_picture(configured):
     ["relu", "prelu", "leaky", "elu", "selu", "gelu", "sigmoid", "tanh", "softrelu", "softsign"],
 )
 def test_every_activation(configured, activation):
-    configured(net_act=activation, net_output="GAP")
-    assert_same(with_strange_scales(as_model(families.embedding_symbol(), (1, 3, 32, 32))), (2, 3, 32, 32), 255)
+    config = configured(net_act=activation, net_output="GAP")
+    assert_same(with_strange_scales(as_model(families.embedding_symbol(config), (1, 3, 32, 32))), (2, 3, 32, 32), 255)
 
 
 @pytest.mark.parametrize("network", ["d121", "d161", "d169", "d201", "r18", "r50v1", "y1", "y2"])
 def test_every_depth_and_family(configured, network):
     side = 112 if network.startswith("y") else 32
-    configured(network, net_output="GDC" if side == 112 else "GAP")
-    assert_same(as_model(families.embedding_symbol(), (1, 3, side, side)), (1, 3, side, side), 255)
+    config = configured(network, net_output="GDC" if side == 112 else "GAP")
+    assert_same(as_model(families.embedding_symbol(config), (1, 3, side, side)), (1, 3, side, side), 255)
 
 
 def test_what_is_left_of_a_densenet(configured):
-    configured(net_act="prelu", net_output="E")
-    plain = families.embedding_symbol()
+    config = configured(net_act="prelu", net_output="E")
+    plain = families.embedding_symbol(config)
     nodes = assert_same(as_model(plain, (1, 3, 32, 32)), (1, 3, 32, 32), 255)
     left, before = ops(nodes), ops(nodes_of(plain))
     layers = 3 + 6 + 12 + 8

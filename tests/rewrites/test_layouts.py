@@ -9,8 +9,8 @@ SHAPE = (4, 3, 32, 32)
 
 def test_only_normalisations_between_two_layouts_are_touched():
     def added(network):
-        families.configure(network, "orl", "arcface", ["net_act=relu"])
-        plain = families.training_symbol(families.embedding_symbol())
+        config, _ = families.configure(network, "orl", "arcface", ["net_act=relu"])
+        plain = families.training_symbol(config, families.embedding_symbol(config))
         return len(nodes_of(without_mixed_layouts(plain, SHAPE))) - len(nodes_of(plain))
 
     assert added("d121") == 0

@@ -127,7 +127,7 @@ def test_unknown_name_is_answered_with_those_there_are(names, flag, wrong):
     with pytest.raises(ValueError) as caught:
         generate_config(*names)
     names = ", ".join(getattr(configuration, flag))
-    assert str(caught.value) == f"--{flag}: there is no '{wrong}'; there are {names}"
+    assert str(caught.value) == f"{flag}: there is no '{wrong}'; there are {names}"
     assert snapshot() == before
 
 
@@ -182,28 +182,28 @@ def test_later_override_wins():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("emb_size", "--set emb_size: write it as key=value"),
-        ("emb_size=1.5", "--set emb_size=1.5: expected int, as in emb_size=512"),
-        ("emb_size=", "--set emb_size=: expected int, as in emb_size=512"),
-        ("bn_mom=high", "--set bn_mom=high: expected float, as in bn_mom=0.9"),
-        ("bn_mom=nan", "--set bn_mom=nan: expected float, as in bn_mom=0.9"),
-        ("lr=inf", "--set lr=inf: expected float, as in lr=0.1"),
-        ("ce_loss=yes", "--set ce_loss=yes: expected bool, as in ce_loss=True"),
-        ("net_blocks=1,two", "--set net_blocks=two: expected int, as in net_blocks=1"),
-        ("net_blocks=1,,2", "--set net_blocks=: expected int, as in net_blocks=1"),
-        ("image_shape=112,112", "--set image_shape=112,112: expected 3 values, as in image_shape=112,112,3"),
-        ("image_shape=", "--set image_shape=: expected 3 values, as in image_shape=112,112,3"),
-        ("image_shape=112,112,0", "--set image_shape=0: it must be from 1 to 4096"),
-        ("bn_mom=2", "--set bn_mom=2: it must be from 0 to 1"),
-        ("loss_s=0", "--set loss_s=0: it must be from 0.001 to 10000"),
-        ("loss_m1=0", "--set loss_m1=0: it must be from 0.01 to 100"),
-        ("fc7_lr_mult=-1", "--set fc7_lr_mult=-1: it must be from 0 to 1000"),
-        (f"emb_size={10**400}", f"--set emb_size={10**400}: it must be from 1 to 65536"),
-        ("=1", "--set : no such key"),
-        ("zzzzzz=1", "--set zzzzzz: no such key"),
-        ("network=d63", "--set network: a key sets one value; the whole network is chosen with --network"),
-        ("dataset=orl", "--set dataset: a key sets one value; the whole dataset is chosen with --dataset"),
-        ("loss=softmax", "--set loss: a key sets one value; the whole loss is chosen with --loss"),
+        ("emb_size", "set: emb_size: write it as key=value"),
+        ("emb_size=1.5", "set: emb_size=1.5: expected int, as in emb_size=512"),
+        ("emb_size=", "set: emb_size=: expected int, as in emb_size=512"),
+        ("bn_mom=high", "set: bn_mom=high: expected float, as in bn_mom=0.9"),
+        ("bn_mom=nan", "set: bn_mom=nan: expected float, as in bn_mom=0.9"),
+        ("lr=inf", "set: lr=inf: expected float, as in lr=0.1"),
+        ("ce_loss=yes", "set: ce_loss=yes: expected bool, as in ce_loss=True"),
+        ("net_blocks=1,two", "set: net_blocks=two: expected int, as in net_blocks=1"),
+        ("net_blocks=1,,2", "set: net_blocks=: expected int, as in net_blocks=1"),
+        ("image_shape=112,112", "set: image_shape=112,112: expected 3 values, as in image_shape=112,112,3"),
+        ("image_shape=", "set: image_shape=: expected 3 values, as in image_shape=112,112,3"),
+        ("image_shape=112,112,0", "set: image_shape=0: it must be from 1 to 4096"),
+        ("bn_mom=2", "set: bn_mom=2: it must be from 0 to 1"),
+        ("loss_s=0", "set: loss_s=0: it must be from 0.001 to 10000"),
+        ("loss_m1=0", "set: loss_m1=0: it must be from 0.01 to 100"),
+        ("fc7_lr_mult=-1", "set: fc7_lr_mult=-1: it must be from 0 to 1000"),
+        (f"emb_size={10**400}", f"set: emb_size={10**400}: it must be from 1 to 65536"),
+        ("=1", "set: : no such key"),
+        ("zzzzzz=1", "set: zzzzzz: no such key"),
+        ("network=d63", "set: network: a key sets one value; choose the whole network by its name"),
+        ("dataset=orl", "set: dataset: a key sets one value; choose the whole dataset by its name"),
+        ("loss=softmax", "set: loss: a key sets one value; choose the whole loss by its name"),
     ],
 )
 def test_override_says_what_does_not_fit(assignment, message):
@@ -221,7 +221,7 @@ def test_override_says_what_does_not_fit(assignment, message):
 )
 def test_unknown_key_is_answered_with_the_nearest(wrong, nearest):
     generate_config("d169", "emore", "arcface")  # with per_batch_size in both tables
-    with pytest.raises(ValueError, match=rf"^--set {wrong}: no such key; nearest: {nearest}\b") as caught:
+    with pytest.raises(ValueError, match=rf"^set: {wrong}: no such key; nearest: {nearest}\b") as caught:
         override([f"{wrong}=1"])
     listed = str(caught.value).split("nearest: ")[1].split(", ")
     assert len(listed) == len(set(listed)) <= 3
