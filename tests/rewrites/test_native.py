@@ -1,6 +1,8 @@
-"""Compiling operators: kept, and done without where that does not work."""
+"""Compiling operators: once, for this user alone, and not at all where that does not work."""
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 
@@ -8,36 +10,118 @@ import pytest
 
 from denseface.rewrites.native import load_operators
 
-SCRIPT = "import denseface; from denseface.rewrites.native import load_operators; print(load_operators())"
+with_compiler = pytest.mark.skipif(not load_operators(), reason="no compiler for them")
+
+SCRIPT = """
+import concurrent.futures, logging
+import denseface
+from denseface.rewrites.native import load_operators
+logging.basicConfig(level="INFO", format="%(message)s")
+with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    print({future.result() for future in [threads.submit(load_operators) for _ in range(8)]})
+"""
 
 
-def run(tmp_path, **environment):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
-    ).stdout.strip()
+def run(base, **environment):
+    """Load operators on 8 threads of a new process, its cache in a folder. Returns what all got, and the log."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(base), **environment}
+    result = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    return result.stdout.strip(), result.stderr
 
 
-def kept(tmp_path):
-    return list(tmp_path.rglob("*"))
+def script(path, *lines):
+    path.write_text("\n".join(["#!/bin/sh", *lines]))
+    path.chmod(0o755)
+    return str(path)
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_nothing_is_loaded(tmp_path, compiler):
-    assert run(tmp_path, CXX=compiler) == "False"
-    assert not [path for path in kept(tmp_path) if path.is_file()]
+def script_that_writes(path, content):
+    """A compiler that calls itself by the real one's version, and writes this content without compiling anything."""
+    return script(path, '[ "$1" = --version ] && exec c++ --version', f'for out; do :; done; cp {content} "$out"')
 
 
-def test_a_cache_that_cannot_be_written_is_as_no_compiler(tmp_path):
-    (tmp_path / "denseface").write_text("in the way")
-    assert run(tmp_path) == "False"
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The operators, compiled once for all tests."""
+    base = tmp_path_factory.mktemp("compiled")
+    assert run(base)[0] == "{True}"
+    (library,) = (base / "denseface").glob("*.so")
+    return library
 
 
-@pytest.mark.skipif(not load_operators(), reason="there is no compiler for them")
-def test_what_was_compiled_is_used_again(tmp_path):
-    assert run(tmp_path) == "True"
-    (library,) = [path for path in kept(tmp_path) if path.is_file()]
-    written = library.stat().st_mtime_ns
-    assert run(tmp_path) == "True"
-    assert [path for path in kept(tmp_path) if path.is_file()] == [library]
-    assert library.stat().st_mtime_ns == written
+@pytest.fixture
+def copied(library, tmp_path):
+    """A cache of one's own with the operators in it."""
+    shutil.copytree(library.parent, tmp_path / "denseface")
+    (tmp_path / "denseface").chmod(0o700)
+    return tmp_path / "denseface" / library.name
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [
+        ("no-such-compiler", "no C++ compiler 'no-such-compiler'"),
+        ("", "no C++ compiler ''"),
+        ("false", "exit status 1"),
+    ],
+)
+def test_without_a_compiler_nothing_is_loaded(tmp_path, compiler, reason):
+    result, log = run(tmp_path, CXX=compiler)
+    assert result == "{False}"
+    assert log.startswith("computing with MXNet's own operators only (") and log.endswith(f"{reason})\n")
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_the_compiler_says_why_it_fails(tmp_path):
+    compiler = script(tmp_path / "c++", '[ "$1" = --version ] && exit 0', "echo 1: fatal error: none >&2; exit 4")
+    result, log = run(tmp_path, CXX=compiler)
+    assert result == "{False}"
+    assert f"({compiler}: 1: fatal error: none)\n" in log
+    assert not list((tmp_path / "denseface").iterdir())
+
+
+def test_a_file_that_is_not_a_library_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "text").write_text("some text")
+    result, log = run(tmp_path, CXX=script_that_writes(tmp_path / "c++", tmp_path / "text"))
+    assert result == "{False}"
+    assert "file too short" in log and "Traceback" not in log
+
+
+@with_compiler
+def test_what_was_compiled_is_used_again(copied):
+    written = copied.stat().st_mtime_ns
+    assert run(copied.parent.parent) == ("{True}", "")
+    assert copied.stat().st_mtime_ns == written
+
+
+@with_compiler
+@pytest.mark.parametrize("content", [None, b"", b"text"], ids=["cut", "empty", "text"])
+def test_a_damaged_library_is_compiled_again(library, copied, tmp_path, content):
+    copied.write_bytes(copied.read_bytes()[:20000] if content is None else content)
+    result, log = run(tmp_path, CXX=script_that_writes(tmp_path / "c++", library))
+    assert result == "{True}" and log.startswith("compiling operators with ")
+    assert copied.read_bytes() == library.read_bytes()
+
+
+@with_compiler
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_library_that_others_can_write_is_not_loaded(library, copied, tmp_path, place):
+    source, planted, trace = (tmp_path / name for name in ("planted.cc", "planted.so", "trace"))
+    source.write_text(
+        f"""#include <cstdio>
+        __attribute__((constructor)) void leave_a_trace() {{ std::fclose(std::fopen("{trace}", "w")); }}"""
+    )
+    subprocess.run([shutil.which(os.environ.get("CXX", "c++")), "-shared", "-fPIC", source, "-o", planted], check=True)
+    shutil.copy(planted, copied)
+    copied.with_suffix(".sha256").write_text(hashlib.sha256(planted.read_bytes()).hexdigest())
+    compiler = script_that_writes(tmp_path / "c++", library)
+    run(tmp_path, CXX=compiler)
+    assert trace.exists()  # it works as long as nobody else could have put it there
+    trace.unlink()
+    target = copied if place == "file" else copied.parent
+    if os.geteuid() == 0:
+        os.chown(target, 65534, -1)
+    else:
+        target.chmod(0o777)
+    assert run(tmp_path, CXX=compiler)[0] == "{True}"
+    assert not trace.exists()

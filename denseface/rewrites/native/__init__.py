@@ -1,4 +1,4 @@
-"""Operators of this project's own for MXNet, in C++, compiled for this machine at their first use."""
+"""Operators for MXNet in C++, compiled for this machine when they are first used."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
+import threading
 from pathlib import Path
+
+from denseface.rewrites.native.cache import cached
 
 import mxnet as mx
 
@@ -19,55 +21,88 @@ logger = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared")
 _LONGEST = 600  # seconds
+_loading = threading.Lock()
 
 
-@functools.cache
+class _CompilerError(Exception):
+    """The operators cannot be compiled; the message is the reason."""
+
+
 def load_operators() -> bool:
-    """Make the operators known to MXNet, once in a process; without a compiler that can do it, nothing changes.
+    """Make the operators known to MXNet, once per process. Without a suitable compiler nothing changes.
 
-    The compiler is that of the environment variable ``CXX``, or the system's.  What it makes is kept in the user's
-    cache folder, by what it was made from and by processor.
+    The compiler is that of the environment variable ``CXX``, or ``c++``. The compiled library is kept in the user's
+    cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), under a name that depends on the sources, the compiler and the
+    processor. A folder or file that another user can write is not used.
 
     Returns
     -------
     bool
-        Whether they are there.
+        Whether MXNet knows the operators.
     """
+    with _loading:  # MXNet must not load them twice
+        return _load_once()
+
+
+@functools.cache
+def _load_once() -> bool:
     try:
-        mx.library.load(str(_compiled()), verbose=False)
-    except (OSError, subprocess.SubprocessError, mx.MXNetError) as error:
-        logger.info("computing with MXNet's own operators alone (%s)", str(error).splitlines()[0])
-        return False
-    return True
+        compiler, version = _compiler()
+        with cached(f"operators-{_key(version)}.so", functools.partial(_compile, compiler)) as library:
+            mx.library.load(str(library), verbose=False)
+    except (_CompilerError, OSError, UnicodeEncodeError) as error:
+        reason = str(error)
+    except mx.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1].replace("MXNetError: ", "")
+    else:
+        return True
+    logger.info("computing with MXNet's own operators only (%s)", reason)
+    return False
 
 
-def _compiled():
-    """The compiled library."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
+def _compiler() -> tuple[str, bytes]:
+    """Return the path of the compiler, and what it says about its version."""
+    name = os.environ.get("CXX", "c++")
+    compiler = shutil.which(name)
     if compiler is None:
-        raise FileNotFoundError("there is no C++ compiler")
-    package = Path(mx.__file__).parent
-    glue = package / "src" / "lib_api.cc"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denseface"
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=_LONGEST).stdout
-    own = [path.read_bytes() for path in sorted([*_FOLDER.glob("*.cc"), *_FOLDER.glob("*.h")])]
-    made_from = [*own, glue.read_bytes(), version, _processor().encode(), " ".join(_FLAGS).encode()]
-    library = folder / f"operators-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:32]}.so"
-    if not library.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch, "operators.so")
-            sources = [str(_FOLDER / "operators.cc"), str(glue)]
-            command = [compiler, *_FLAGS, f"-I{package / 'include'}", *sources, "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, timeout=_LONGEST)
-            with open(made, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(made, library)  # whole, whoever else compiles it at the same time
-    return library
+        raise _CompilerError(f"no C++ compiler {name!r}")
+    return compiler, _run(compiler, "--version")
 
 
-def _processor():
-    """What ``-march=native`` depends on."""
+def _key(version: bytes) -> str:
+    """Digest everything that the compiled library depends on."""
+    sources = [path.read_bytes() for path in sorted([*_FOLDER.glob("*.cc"), *_FOLDER.glob("*.h")])]
+    machine = [_processor(), *platform.libc_ver(), *_FLAGS]
+    parts = [*sources, _glue().read_bytes(), version, *(text.encode() for text in machine)]
+    return hashlib.sha256(b"|".join(parts)).hexdigest()[:32]
+
+
+def _compile(compiler: str, library: Path) -> None:
+    logger.info("compiling operators with %s", compiler)
+    include = Path(mx.__file__).parent / "include"
+    sources = [str(_FOLDER / "operators.cc"), str(_glue())]
+    _run(compiler, *_FLAGS, f"-I{include}", *sources, "-o", str(library), TMPDIR=str(library.parent))
+
+
+def _run(*command: str, **environment: str) -> bytes:
+    environment = {**os.environ, **environment}
+    try:
+        return subprocess.run(command, check=True, capture_output=True, timeout=_LONGEST, env=environment).stdout
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").splitlines()
+        told = next((line for line in lines if "error" in line), f"exit status {error.returncode}")
+        raise _CompilerError(f"{command[0]}: {told}") from error
+    except subprocess.TimeoutExpired as error:
+        raise _CompilerError(f"{command[0]} took longer than {_LONGEST} seconds") from error
+
+
+def _glue() -> Path:
+    """Return the source file that every library for MXNet contains."""
+    return Path(mx.__file__).parent / "src" / "lib_api.cc"
+
+
+def _processor() -> str:
+    """Describe what ``-march=native`` depends on."""
     table = Path("/proc/cpuinfo")
     lines = table.read_text(errors="replace").splitlines() if table.exists() else []
     features = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
