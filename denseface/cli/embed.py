@@ -15,9 +15,7 @@ from denseface.cli.options import (
     load_embedder,
 )
 from denseface.core.errors import InputError
-from denseface.core.text import counted, printable
-
-_NAMED = 5
+from denseface.core.text import counted, listed
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -67,10 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if counts.skipped:
         said.append(f"{counted(counts.skipped, 'picture')} skipped")
     if sources.left_out:
-        named = ", ".join(map(printable, sources.left_out[:_NAMED])) + (
-            ", ..." if len(sources.left_out) > _NAMED else ""
-        )
-        said.append(f"{counted(len(sources.left_out), 'file')} left out, not pictures: {named}")
+        said.append(f"{counted(len(sources.left_out), 'file')} left out, not pictures: {listed(sources.left_out)}")
     print(f"{args.out}: {', '.join(said)}")
     return FAILED if counts.skipped else OK
 

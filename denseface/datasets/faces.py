@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from denseface.core.errors import InputError, describe
+from denseface.core.errors import InputError
 from denseface.core.files import open_input
 from denseface.core.parallel import parallel_map
 from denseface.data.align import align
@@ -119,5 +119,7 @@ def _encode_file(root, size, quality, is_aligned, job):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF data, say, do not make a broken picture
             return Face(file, encode_face(payload, size, quality, landmarks), None)
-    except (InputError, OSError) as error:
-        return Face(file, None, describe(error))
+    except InputError as error:
+        return Face(file, None, str(error))
+    except OSError as error:
+        return Face(file, None, f"cannot be read ({error.strerror})")

@@ -9,18 +9,17 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.text import counted
 from denseface.data.pairs import write_pairs
-from denseface.data.pictures import is_picture
 from denseface.data.records import write_face_records
 from denseface.datasets.faces import Face, encode_faces
 from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 from denseface.datasets.pairing import draw_pairs
+from denseface.datasets.people import Person, find_people
 
 DEFAULT_PAIRS = 3000  # of each kind, as LFW has
 
@@ -35,12 +34,10 @@ class Summary:
         The numbers of people and of pictures to train on.
     num_holdout, num_genuine, num_impostor : int
         The numbers of people and of pairs of the verification set; 0 without one.
-    num_left_out : int
-        The number of people with too few usable pictures.
+    left_out : list of str
+        The people with too few usable pictures.
     num_bad : int
-        The number of pictures listed in ``bad.csv``.
-    num_ignored : int
-        The number of files that are not pictures, by their suffix.
+        The number of files listed in ``bad.csv``.
     """
 
     num_classes: int
@@ -48,14 +45,8 @@ class Summary:
     num_holdout: int
     num_genuine: int
     num_impostor: int
-    num_left_out: int
+    left_out: list[str]
     num_bad: int
-    num_ignored: int
-
-
-class _Person(NamedTuple):
-    name: str
-    files: list[str]
 
 
 def build_from_folder(
@@ -84,7 +75,7 @@ def build_from_folder(
     ``holdout.bin``, ``holdout.csv``
         With ``holdout``: the verification set, and the two files of each pair, with 1 for a genuine pair.
     ``bad.csv``
-        The pictures that cannot be used, and the reasons; written only if there are any.
+        All other files but hidden ones, and the reasons why they are not used; written only if there are any.
 
     Parameters
     ----------
@@ -117,16 +108,17 @@ def build_from_folder(
     """
     source = Path(source)
     _check_apart(source, out)
-    people, bad, num_ignored = _find_people(source)
+    people, bad = find_people(source)
     held_out, training = _draw_people(people, holdout, max(2, min_pictures), seed)
     # People held out come first: pairs are drawn before training records are written, and from usable pictures only.
     files = [file for person in held_out + training for file in person.files]
+    left_out: list[str] = []
     with fresh_folder(out) as folder:
         with contextlib.closing(encode_faces(source, files, size, quality, landmarks, processes)) as encoded:
             faces = _counted(encoded, len(files), on_progress)
             held_faces = dict(_usable(held_out, faces, bad))
             issame = _write_holdout(folder, held_faces, max_pairs, seed) if held_out else np.zeros(0, bool)
-            enough = (named for named in _usable(training, faces, bad) if len(named[1]) >= min_pictures)
+            enough = _with_enough(_usable(training, faces, bad), min_pictures, bad, left_out)
             num_classes, num_images = _write_training(folder, enough, size, source, bad)
         if bad:
             with replacing_csv(folder / "bad.csv", ("file", "reason")) as table:
@@ -137,9 +129,8 @@ def build_from_folder(
         num_holdout=len(held_out),
         num_genuine=int(issame.sum()),
         num_impostor=int((~issame).sum()),
-        num_left_out=len(training) - num_classes,
+        left_out=left_out,
         num_bad=len(bad),
-        num_ignored=num_ignored,
     )
 
 
@@ -149,52 +140,9 @@ def _check_apart(source, out):
         raise InputError(f"{out}: lies inside {source}, where it would count as a person; name another folder")
 
 
-def _find_people(source: Path) -> tuple[list[_Person], dict[str, str], int]:
-    """Return the people with pictures, what cannot be used and why, and how many files are no pictures."""
-    if not source.is_dir():
-        raise InputError(f"{source}: not a folder")
-    root = os.path.realpath(source)
-    files: dict[str, list[str]] = {}
-    bad: dict[str, str] = {}
-    num_ignored = 0
-    for file, entry in _walk(source, ""):
-        if not (entry.is_dir() or is_picture(entry.path)):
-            num_ignored += 1
-            continue
-        person, below, _ = file.partition("/")
-        fault = _fault(entry, root) or (None if below else "not in a person's folder")
-        if fault:
-            bad[file] = fault
-        else:
-            files.setdefault(person, []).append(file)
-    if not files:
-        raise InputError(f"{source}: contains no picture below it; make one folder per person")
-    return [_Person(*item) for item in files.items()], bad, num_ignored
-
-
-def _walk(folder: str | Path, prefix: str) -> Iterator[tuple[str, os.DirEntry]]:
-    """Yield what is no folder, with its path, sorted by name and without hidden files and folders."""
-    with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, f"{prefix}{entry.name}/")
-        else:
-            yield prefix + entry.name, entry
-
-
-def _fault(entry, root):
-    """Return why an entry must not be opened, or None."""
-    if entry.is_dir():
-        return "a link to a folder; these are not followed"
-    if entry.is_symlink() and not os.path.realpath(entry.path).startswith(os.path.join(root, "")):
-        return "a link that leaves the folder of all people; these are not followed"
-    return None if entry.is_file() else "not a regular file"
-
-
 def _draw_people(
-    people: list[_Person], holdout: int | float, min_pictures: int, seed: int
-) -> tuple[list[_Person], list[_Person]]:
+    people: list[Person], holdout: int | float, min_pictures: int, seed: int
+) -> tuple[list[Person], list[Person]]:
     """Draw the people held out; return them and the others, both sorted by name."""
     if not holdout:
         return [], people
@@ -219,12 +167,24 @@ def _counted(faces: Iterable[Face], total: int, on_progress: Progress) -> Iterat
         yield face
 
 
-def _usable(people: Iterable[_Person], faces: Iterator[Face], bad: dict[str, str]) -> Iterator[tuple[str, list[Face]]]:
+def _usable(people: Iterable[Person], faces: Iterator[Face], bad: dict[str, str]) -> Iterator[tuple[str, list[Face]]]:
     """Yield the usable faces of each person, and add the others to ``bad``."""
     for person in people:
         found = list(itertools.islice(faces, len(person.files)))
         bad.update((face.file, face.reason) for face in found if face.payload is None)
         yield person.name, [face for face in found if face.payload is not None]
+
+
+def _with_enough(
+    people: Iterable[tuple[str, list[Face]]], min_pictures: int, bad: dict[str, str], left_out: list[str]
+) -> Iterator[tuple[str, list[Face]]]:
+    """Yield the people with enough faces; add the others to ``left_out`` and their files to ``bad``."""
+    for name, faces in people:
+        if len(faces) >= min_pictures:
+            yield name, faces
+        else:
+            left_out.append(name)
+            bad.update((face.file, f"{name} has only {counted(len(faces), 'usable picture')}") for face in faces)
 
 
 def _write_training(
@@ -241,7 +201,7 @@ def _write_training(
                 manifest.writerow((num_images, label, person, face.file))
                 yield label, face.payload
         if not num_images:
-            reasons = "".join(f"; {file}: {reason}" for file, reason in itertools.islice(bad.items(), 1))
+            reasons = "".join(f"; {file}: {reason}" for file, reason in list(bad.items())[-1:])
             raise InputError(f"{source}: no person has enough usable pictures to train on{reasons}")
 
     with replacing_csv(folder / "manifest.csv", ("key", "label", "person", "file")) as manifest:

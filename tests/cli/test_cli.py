@@ -127,7 +127,7 @@ def test_dataset_orl_is_built_once(tmp_path, capsys):
     assert "90 genuine and 100 impostor pairs" in out
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     code, out, err = run(capsys, *command)
-    assert (code, out) == (0, f"{folder}: already there, with people 39,40 held out\n")
+    assert (code, out) == (0, f"{folder}: already built, with people 39,40 held out\n")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -152,7 +152,7 @@ def test_dataset_orl_replaces_any_other_set(tmp_path, capsys, damage):
 
 def test_dataset_orl_names_people_who_are_not_there(tmp_path, capsys):
     code, _, err = run(capsys, "dataset", "orl", tmp_path, "--holdout", "41")
-    assert (code, err) == (1, "denseface: error: --holdout: there is no person 41; they are 1 to 40\n")
+    assert (code, err) == (1, "denseface: error: --holdout: there is no person 41; the people are 1 to 40\n")
 
 
 @pytest.fixture(scope="module")

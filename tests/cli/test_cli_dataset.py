@@ -39,9 +39,8 @@ def test_folder_says_what_it_made(here, capsys):
     assert out.splitlines() == [
         "out: 15 pictures of 4 people to train on",
         "out/holdout.bin: 7 genuine and 7 impostor pairs of the 2 people held out",
-        "out/bad.csv: 1 picture could not be used",
-        "1 person left out, with fewer than 2 usable pictures",
-        "1 other file ignored",
+        "1 person left out, with fewer than 2 usable pictures: p06",
+        "out/bad.csv: 3 files left out, with the reasons",
     ]
     folder.build_from_folder("people", "same", size=16, min_pictures=2, holdout=2, max_pairs=7, seed=1)
     assert contents(here / "out") == contents(here / "same")

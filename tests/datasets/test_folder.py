@@ -1,6 +1,8 @@
 import csv
+import errno
 import io
 import os
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from denseface.core.errors import InputError
 from denseface.data.align import REFERENCE_POINTS
 from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
-from denseface.datasets import folder
+from denseface.datasets import faces, folder
 from denseface.datasets.orl import find_faces, load_face
-from support.picture_folders import contents, save_face, save_people, who
+from support.picture_folders import contents, face, save_face, save_people, who
 
 import mxnet as mx
 
@@ -41,7 +43,7 @@ def training_set(path):
 
 def test_people_become_records(people, tmp_path):
     made = build(people)
-    assert made == folder.Summary(4, 10, 0, 0, 0, 0, 0, 0)
+    assert made == folder.Summary(4, 10, 0, 0, 0, [], 0)
     with FaceRecords(tmp_path / "out") as records:
         assert (records.num_classes, records.image_shape) == (4, (16, 16))
         assert records.identities.tolist() == [[1, 4], [4, 5], [5, 9], [9, 11]]
@@ -88,25 +90,45 @@ def test_folders_below_a_person_are_its_own(tmp_path):
     ]  # fmt: skip
 
 
-def test_pictures_that_cannot_be_used_are_listed(people, tmp_path):
+def test_every_file_that_is_left_out_is_listed(people, tmp_path):
     (people / "p00" / "00.png").write_bytes(b"broken")
     (people / "p01" / "01.png").write_bytes(b"broken")
     save_face(people / "loose.png", 0, 0)
     (people / "readme.txt").write_text("text")
     (people / "p02" / "Thumbs.db").write_text("text")
+    (people / "p02" / ".hidden").write_text("text")
+    (people / "empty").mkdir()
     os.mkfifo(people / "p03" / "pipe.png")
     made = build(people, min_pictures=1)
-    assert (made.num_classes, made.num_images, made.num_left_out) == (3, 9, 1)
-    assert (made.num_bad, made.num_ignored) == (4, 2)
+    assert (made.num_classes, made.num_images, made.left_out, made.num_bad) == (3, 9, ["empty", "p01"], 6)
     heading, *rows = read_table(tmp_path / "out" / "bad.csv")
     assert heading == ["file", "reason"]
-    assert [row[0] for row in rows] == ["loose.png", "p00/00.png", "p01/01.png", "p03/pipe.png"]
-    assert [row[1][:20] for row in rows] == [
-        "not in a person's fo", "not a JPEG, PNG, BMP", "not a JPEG, PNG, BMP", "not a regular file",
-    ]  # fmt: skip
+    assert rows == [
+        ["loose.png", "not in a person's folder"],
+        ["p00/00.png", ANY],
+        ["p01/01.png", ANY],
+        ["p02/Thumbs.db", "not a picture"],
+        ["p03/pipe.png", "not a regular file"],
+        ["readme.txt", "not a picture"],
+    ]
+    assert "not a JPEG" in rows[1][1] and "not a JPEG" in rows[2][1]
     assert [(label, who(payload)[0]) for label, payload in training_set(tmp_path / "out")] == [
         (label, person) for label, person in ((0, 0), (1, 2), (2, 3)) for _ in range(COUNTS[person])
     ]
+
+
+def test_content_decides_what_is_a_picture(people, tmp_path):
+    for person, name in enumerate(("a.jfif", "photo", "b.dat", "c.GIF")):
+        kind = ("JPEG", "PNG", "TIFF", "GIF")[person]
+        Image.fromarray(face(person, 9)).save(people / f"p{person:02}" / name, kind)
+    (people / "p00" / "camera.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    made = build(people)
+    assert (made.num_images, made.num_bad) == (14, 1)
+    assert {row[3] for row in read_table(tmp_path / "out" / "manifest.csv")} >= {
+        "p00/a.jfif", "p01/photo", "p02/b.dat", "p03/c.GIF",
+    }  # fmt: skip
+    ((file, reason),) = read_table(tmp_path / "out" / "bad.csv")[1:]
+    assert file == "p00/camera.heic" and "HEIC" in reason
 
 
 def test_links_that_leave_the_folder_are_not_followed(people, tmp_path):
@@ -114,24 +136,81 @@ def test_links_that_leave_the_folder_are_not_followed(people, tmp_path):
     (people / "p00" / "in.png").symlink_to("../p02/01.png")
     (people / "p00" / "out.png").symlink_to(secret)
     (people / "p00" / "up.png").symlink_to("../../secret/1.png")
-    (people / "p00" / "lost.png").symlink_to("nowhere.png")
     (people / "p09").symlink_to(tmp_path / "secret")
     (people / "p01" / "loop").symlink_to("..")
     made = build(people)
-    assert (made.num_images, made.num_bad, made.num_ignored) == (11, 5, 0)
-    reasons = dict(read_table(tmp_path / "out" / "bad.csv")[1:])
-    assert sorted(reasons) == ["p00/lost.png", "p00/out.png", "p00/up.png", "p01/loop", "p09"]
-    assert reasons["p00/out.png"] == reasons["p00/up.png"] and "leaves the folder" in reasons["p00/up.png"]
-    assert "link to a folder" in reasons["p09"] and "link to a folder" in reasons["p01/loop"]
+    assert (made.num_images, made.num_bad) == (11, 4)
+    folder_link, leaving = (
+        f"a link {kind}; these are not followed" for kind in ("to a folder", "that leaves the folder of all people")
+    )
+    assert dict(read_table(tmp_path / "out" / "bad.csv")[1:]) == {
+        "p00/out.png": leaving, "p00/up.png": leaving, "p01/loop": folder_link, "p09": folder_link,
+    }  # fmt: skip
     assert all(who(payload)[0] != 7 for _, payload in training_set(tmp_path / "out"))
+
+
+def test_links_to_nowhere_are_listed(people, tmp_path):
+    (people / "p00" / "x.jpg").symlink_to("x.jpg")
+    (people / "p00" / "y.jpg").symlink_to("z.jpg")
+    (people / "p00" / "z.jpg").symlink_to("y.jpg")
+    (people / "p01" / "lost.png").symlink_to("nowhere.png")
+    (people / "p01" / "self").symlink_to("self")
+    (people / "alone").symlink_to("alone")
+    assert build(people).num_images == 10
+    loop, lost = (f"a link that cannot be followed ({os.strerror(n)})" for n in (errno.ELOOP, errno.ENOENT))
+    assert dict(read_table(tmp_path / "out" / "bad.csv")[1:]) == {
+        "alone": loop, "p00/x.jpg": loop, "p00/y.jpg": loop, "p00/z.jpg": loop, "p01/lost.png": lost, "p01/self": loop,
+    }  # fmt: skip
+
+
+def test_folders_that_cannot_be_read_are_listed(people, tmp_path, monkeypatch):
+    """Run by root, the tests can read every folder; so scandir refuses one."""
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.path.basename(path) == "p01":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert build(people).num_classes == 3
+    assert read_table(tmp_path / "out" / "bad.csv")[1:] == [["p01", "cannot be read (Permission denied)"]]
+
+
+def test_files_that_fail_while_they_are_read_are_listed(people, tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
+        def read(self, *size):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    opened = faces.open_input
+    monkeypatch.setattr(faces, "open_input", lambda path: Failing() if path.name == "03.png" else opened(path))
+    assert build(people).num_images == 8
+    assert dict(read_table(tmp_path / "out" / "bad.csv")[1:]) == {
+        "p00/03.png": "cannot be read (Input/output error)", "p02/03.png": "cannot be read (Input/output error)",
+    }  # fmt: skip
+
+
+def test_folders_may_be_deep(people, tmp_path, monkeypatch):
+    monkeypatch.chdir(people / "p00")
+    for _ in range(1500):
+        os.mkdir("d")
+        os.chdir("d")
+    os.symlink("x.jpg", "x.jpg")
+    made = build(people)
+    assert (made.num_images, made.num_bad) == (10, 1)
 
 
 def test_people_with_few_pictures_are_left_out(people, tmp_path):
     (people / "p03" / "02.png").write_bytes(b"broken")
     made = build(people, min_pictures=2)
-    assert (made.num_classes, made.num_left_out) == (2, 2)
+    assert (made.num_classes, made.left_out) == (2, ["p01", "p03"])
+    reasons = dict(read_table(tmp_path / "out" / "bad.csv")[1:])
+    assert list(reasons) == ["p01/01.png", "p03/01.png", "p03/02.png"]
+    assert reasons["p01/01.png"] == "p01 has only 1 usable picture"
     assert [row[2] for row in read_table(tmp_path / "out" / "manifest.csv")[1:]] == ["p00"] * 3 + ["p02"] * 4
-    with pytest.raises(InputError, match=r"no person has enough usable pictures to train on; p03/02\.png: not a JPEG"):
+    with pytest.raises(
+        InputError, match=r"no person has enough usable pictures to train on; p03/01\.png: p03 has only 1"
+    ):
         folder.build_from_folder(people, tmp_path / "other", min_pictures=5)
     assert not (tmp_path / "other").exists()
 
@@ -237,7 +316,7 @@ def test_a_folder_without_people_is_named(tmp_path, files):
     (tmp_path / "people" / "a").mkdir(parents=True)
     for name in files:
         (tmp_path / "people" / name).write_text("text")
-    with pytest.raises(InputError, match=r"people: contains no picture below it"):
+    with pytest.raises(InputError, match="people: contains no picture in a folder below it"):
         build(tmp_path / "people")
     with pytest.raises(InputError, match="absent: not a folder"):
         build(tmp_path / "absent")

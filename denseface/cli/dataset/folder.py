@@ -17,7 +17,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         help="build a training set from one folder of pictures per person",
         description="Build a training set from a folder that contains one folder of pictures per person, and with "
         "--holdout a verification set of the people held out, OUT/holdout.bin. OUT/manifest.csv lists the file of each "
-        "record. Pictures that cannot be used are left out and listed in OUT/bad.csv.",
+        "record. Files that cannot be used are left out and listed in OUT/bad.csv.",
     )
     parser.add_argument("source", metavar="DIR", help="folder of folders of pictures")
     parser.add_argument("out", metavar="OUT", help="folder to make")
@@ -52,7 +52,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the set."""
-    from denseface.core.text import counted
+    from denseface.core.text import counted, listed
     from denseface.datasets.folder import build_from_folder
 
     with progress() as show:
@@ -72,12 +72,11 @@ def run(args: argparse.Namespace) -> int:
             f"{args.out}/holdout.bin: {made.num_genuine} genuine and {made.num_impostor} impostor pairs of the "
             f"{made.num_holdout} people held out"
         )
+    if made.left_out:
+        too_few = f"fewer than {counted(args.min_pictures, 'usable picture')}"
+        print(f"{counted(len(made.left_out), 'person')} left out, with {too_few}: {listed(made.left_out)}")
     if made.num_bad:
-        print(f"{args.out}/bad.csv: {counted(made.num_bad, 'picture')} could not be used")
-    if made.num_left_out:
-        print(f"{counted(made.num_left_out, 'person')} left out, with fewer than {args.min_pictures} usable pictures")
-    if made.num_ignored:
-        print(f"{counted(made.num_ignored, 'other file')} ignored")
+        print(f"{args.out}/bad.csv: {counted(made.num_bad, 'file')} left out, with the reasons")
     return OK
 
 

@@ -1,0 +1,112 @@
+"""Find the pictures of people in a folder of folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from denseface.core.errors import InputError
+from denseface.data.pictures import is_picture
+
+
+class Person(NamedTuple):
+    """A folder of one person.
+
+    Attributes
+    ----------
+    name : str
+        The folder's name.
+    files : list of str
+        The pictures in it and in its subfolders, as paths below the folder of all people; sorted.
+    """
+
+    name: str
+    files: list[str]
+
+
+def find_people(source: str | Path) -> tuple[list[Person], dict[str, str]]:
+    """List the people of a folder that contains one folder of pictures per person.
+
+    Hidden files and folders are skipped. Links to files in the folder are followed, links to folders or out of it are
+    not. No picture is decoded.
+
+    Parameters
+    ----------
+    source : path-like
+        The folder of all people.
+
+    Returns
+    -------
+    people : list of Person
+        One for each folder, even without a picture; sorted by name.
+    left_out : dict of str to str
+        All other files, and folders that cannot be read, with the reasons.
+
+    Raises
+    ------
+    InputError
+        If ``source`` is not a folder, or contains no picture in a folder of a person.
+    """
+    if not os.path.isdir(source):
+        raise InputError(f"{source}: not a folder")
+    people: dict[str, list[str]] = {}
+    left_out: dict[str, str] = {}
+    for file, fault in _walk(source):
+        name, below, _ = file.partition("/")
+        if below:
+            people.setdefault(name, [])
+        fault = fault or (None if below else "not in a person's folder")
+        if fault:
+            left_out[file] = fault
+        elif not file.endswith("/"):
+            people[name].append(file)
+    if not any(people.values()):
+        example = "".join(f"; {file}: {fault}" for file, fault in list(left_out.items())[:1])
+        raise InputError(f"{source}: contains no picture in a folder below it; make one folder per person{example}")
+    return [Person(*item) for item in people.items()], left_out
+
+
+def _walk(source: str | Path) -> Iterator[tuple[str, str | None]]:
+    """Yield every file and folder in the order of names, as a path below ``source``, with the reason not to use it.
+
+    Paths of folders end in a slash. There is no recursion, which deep folders would exhaust.
+    """
+    root = os.path.realpath(source)
+    waiting = _entries(source, "")
+    while waiting:
+        path, entry = waiting.pop()
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                waiting += _entries(entry.path, f"{path}/")
+                yield f"{path}/", None
+            else:
+                yield path, _fault(entry, root)
+        except OSError as error:
+            yield path, f"cannot be read ({error.strerror})"
+
+
+def _entries(folder, prefix):
+    """Return the entries of a folder that are not hidden, last name first."""
+    with os.scandir(folder) as entries:
+        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    return [(prefix + entry.name, entry) for entry in reversed(found)]
+
+
+def _fault(entry: os.DirEntry, root: str) -> str | None:
+    """Return why an entry that is not a folder must not be opened or is not a picture, or None."""
+    if entry.is_symlink():
+        try:
+            os.stat(entry.path)
+        except OSError as error:
+            return f"a link that cannot be followed ({error.strerror})"
+        if entry.is_dir():
+            return "a link to a folder; these are not followed"
+        if not os.path.realpath(entry.path).startswith(os.path.join(root, "")):
+            return "a link that leaves the folder of all people; these are not followed"
+    if not entry.is_file():
+        return "not a regular file"
+    if not is_picture(entry.path):
+        return "not a picture" if os.access(entry.path, os.R_OK) else "cannot be read (Permission denied)"
+    return None
