@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
@@ -19,7 +20,7 @@ from denseface.datasets.faces import encode_faces
 from denseface.datasets.output import Progress, no_progress
 
 _ANY_SUFFIX = (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))
-_FORMS = "NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1"
+_FORMS = "NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1, with tabs between the fields if names contain spaces"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,8 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
     Parameters
     ----------
     path : path-like
-        The list. Each line has one of these forms, separated by spaces or tabs:
+        The list, in UTF-8. Each line has one of these forms, with tabs between the fields, or, if no field contains a
+        space, with spaces:
 
         - ``NAME N1 N2``: two pictures of one person, ``NAME/NAME_0001.jpg`` if N1 is 1, with any suffix of a picture
         - ``NAME1 N1 NAME2 N2``: pictures of two people
@@ -76,7 +78,9 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
     missing: list[str] = []
     with open_input(path) as file:
         for number, line in enumerate(file, 1):
-            fields = line.decode("utf-8", "surrogateescape").split()
+            if number == 1:
+                line = _without_mark(path, line)
+            fields = _split(line.decode("utf-8", "surrogateescape"))
             if not fields:
                 continue
             if not lines and announced is None and len(fields) <= 2 and all(map(_is_number, fields)):
@@ -162,14 +166,26 @@ class _Folder:
 
     def find(self, name: str) -> str:
         """Return the path of a picture below the folder; the name may lack its suffix."""
-        suffixes = ("",) if name.lower().endswith(PICTURE_SUFFIXES) else _ANY_SUFFIX
-        for suffix in suffixes if "\0" not in name else ():
+        for suffix in ("", *_ANY_SUFFIX) if "\0" not in name else ():
             path = os.path.normpath(os.path.join(self._root, name + suffix))
             if os.path.commonpath([self._root, os.path.realpath(path)]) != self._root:
                 raise InputError(f"{name} lies outside {self._root}")
             if os.path.isfile(path):
                 return os.path.relpath(path, self._root)
         raise InputError(f"no picture {name} in {self._root}")
+
+
+def _without_mark(path, line):
+    """Return the first line without UTF-8's byte order mark."""
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path}: a text in UTF-16; save it in UTF-8")
+    return line[len(codecs.BOM_UTF8) :] if line.startswith(codecs.BOM_UTF8) else line
+
+
+def _split(line):
+    """Split a line at its tabs; only a line without tabs at its spaces."""
+    fields = (field.strip() for field in (line.split("\t") if "\t" in line.strip() else line.split()))
+    return [field for field in fields if field]
 
 
 def _parse(fields: list[str]) -> tuple[str, str, bool] | None:

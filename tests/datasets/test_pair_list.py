@@ -44,6 +44,51 @@ def test_a_first_line_may_say_how_many(tmp_path, images, heading):
     assert found.lines == [1 + heading.count("\n"), 2 + heading.count("\n")]
 
 
+def test_names_with_spaces_stand_between_tabs(tmp_path, images):
+    (images / "Bo").rename(images / "Bo van Dyk")
+    for number, suffix in ((1, ".png"), (2, ".JPG")):
+        (images / "Bo van Dyk" / f"Bo_000{number}{suffix}").rename(
+            images / f"Bo van Dyk/Bo van Dyk_000{number}{suffix}"
+        )
+    lines = (
+        "1\t2",
+        "Bo van Dyk\t1\t2",
+        "Bo van Dyk\t2\tAnn_Lee\t1",
+        "Bo van Dyk/Bo van Dyk_0001.png\tAnn_Lee/Ann_Lee_0002\t 0",
+        "Ann_Lee 1 3",
+    )
+    found = read_pair_list(write(tmp_path, "\r\n".join(lines)), images)
+    first, second = "Bo van Dyk/Bo van Dyk_0001.png", "Bo van Dyk/Bo van Dyk_0002.JPG"
+    ann = [f"Ann_Lee/Ann_Lee_000{number}.jpg" for number in (1, 2, 3)]
+    assert found.files == [first, second, second, ann[0], first, ann[1], ann[0], ann[2]]
+    assert found.issame.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("line", ["Bo van Dyk 1 2", "Bo van\tDyk 1 2", "a b.png c.png 1", "Ann_Lee 1\t2"])
+def test_a_line_that_needs_tabs_says_so(tmp_path, images, line):
+    with pytest.raises(
+        InputError, match=r"line 1: not of the form .*, with tabs between the fields if names contain spaces"
+    ):
+        read_pair_list(write(tmp_path, line), images)
+
+
+def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path, images):
+    for text in ("Bo 1 2\n", "1\nBo 1 2\nBo 1 Ann_Lee 1\n"):
+        path = write(tmp_path, text)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert read_pair_list(path, images).files[:2] == ["Bo/Bo_0001.png", "Bo/Bo_0002.JPG"]
+    path.write_bytes("Bo 1 2\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"pairs\.txt: a text in UTF-16; save it in UTF-8"):
+        read_pair_list(path, images)
+
+
+@pytest.mark.parametrize("name", ["Bo_0003.jfif", "Bo_0003.tif", "Bo_0003"])
+def test_a_path_may_have_any_suffix(tmp_path, images, name):
+    save_face(images / "Bo" / name, 1, 3, format="PNG")
+    found = read_pair_list(write(tmp_path, f"Bo/{name} Bo/Bo_0001.png 1"), images)
+    assert found.files == [f"Bo/{name}", "Bo/Bo_0001.png"]
+
+
 def test_a_list_that_was_cut_off_is_noticed(tmp_path, images):
     path = write(tmp_path, "10 300\nBo 1 2\n")
     with pytest.raises(InputError, match=r"pairs\.txt: the first line announces 6000 pairs, but there are 1"):
