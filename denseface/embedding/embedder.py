@@ -288,9 +288,12 @@ class Embedder:
             batch = np.zeros((self.batch_size, *rows.shape[1:]), np.float32)
             batch[: len(rows)] = rows
         try:
-            return self._engine(np.ascontiguousarray(batch))
+            embeddings = self._engine(np.ascontiguousarray(batch))
         except Exception as error:  # each engine has its own
             raise self._failure(error) from error
+        if embeddings.shape != (self.batch_size, self.emb_size):
+            raise InputError(f"{self.model.name}: it computes {embeddings.shape} of {self.batch_size} pictures")
+        return embeddings
 
     def _failure(self, error):
         reason = mxnet_reason(error)

@@ -167,7 +167,7 @@ def test_other_onnx_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"other.onnx: it cannot be read"):
         read_onnx(path)
     path.write_bytes(b"no such thing")
-    with pytest.raises(InputError, match=r"other.onnx: it is no ONNX file; denseface export writes one$"):
+    with pytest.raises(InputError, match=r"other.onnx: not an ONNX file; denseface export writes one$"):
         read_onnx(path)
     export(tiny_symbol(), *as_ndarrays(tiny_model()), (2, *SHAPE), path)
     with pytest.raises(InputError, match=r"other.onnx: denseface export did not write it"):

@@ -122,6 +122,6 @@ def test_they_do_not_hide_in_a_branch(tmp_path):
 
 
 def test_values_of_its_own_are_no_reason_to_refuse(tmp_path):
-    own = onnx.numpy_helper.from_array(np.zeros(4, np.float32), "a")
+    own = onnx.numpy_helper.from_array(np.zeros((1, 3), np.float32), "a")
     path = exported(tmp_path / "a.onnx", helper.make_node("Constant", [], ["out"], value=own))
     assert read_onnx(path).input_shape == (3, 16, 16)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.files import open_input
 from denseface.core.packages import require
+from denseface.embedding.engines.onnx_check import check_onnx
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from denseface.models.checkpoint import Model
 
 # The key under which an exported file keeps, as JSON, which model it was made of.
 FINGERPRINT = "denseface.model"
+_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -67,27 +68,30 @@ def read_onnx(path: str | Path) -> OnnxModel:
     Raises
     ------
     InputError
-        If it is missing, broken or not such a file.
+        If it is missing, broken or not such a file; see :mod:`denseface.embedding.engines.onnx_check`.
     """
-    onnx = require("onnx")
     with open_input(path) as file:
-        content = file.read()
-    try:
-        proto = onnx.load_from_string(content)
-    except Exception as error:  # protobuf's, which is not always the same class
-        raise InputError(f"{path}: it is no ONNX file; denseface export writes one") from error
-    # An engine would read any file that such a tensor names.
-    if any(isinstance(part, onnx.TensorProto) and part.external_data for part in _parts(proto)):
-        raise InputError(f"{path}: refused: it takes values from other files; export the network again")
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise InputError(f"{path}: larger than {_MAX_BYTES >> 20} MB; export the network again")
+    proto = check_onnx(content, str(path))
+    return _described(proto, proto.SerializeToString(), str(path), _mark(proto, path))
+
+
+def _mark(proto, path):
+    """Return which model the file was made of."""
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    kinds = {"prefix": str, "epoch": int, "sha256": str}
     try:
         mark = json.loads(metadata[FINGERPRINT])
-        return _described(proto, content, str(path), {key: mark[key] for key in ("prefix", "epoch", "sha256")})
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        if any(type(mark[key]) is not kind for key, kind in kinds.items()):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: denseface export did not write it, and it does not say how it wants pictures scaled; export the "
             "network again"
         ) from error
+    return {key: mark[key] for key in kinds}
 
 
 def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
@@ -115,13 +119,13 @@ def as_ndarrays(model: Model) -> tuple[dict, dict]:
     return tuple({name: mx.nd.array(a) for name, a in arrays.items()} for arrays in (model.arguments, model.auxiliary))
 
 
-def _parts(message: Message) -> Iterator[Message]:
-    """The message and all messages within."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type:
-            for part in [value] if hasattr(value, "ListFields") else value:
-                yield from _parts(part)
+@contextlib.contextmanager
+def loading(model: OnnxModel, library: str) -> Iterator[None]:
+    """Turn whatever a library raises while it loads a model into an InputError of one line."""
+    try:
+        yield
+    except Exception as error:  # they have classes of their own
+        raise InputError(f"{model.name}: {library} cannot load it: {mxnet_reason(error)}") from error
 
 
 def _described(proto, content, name, mark):

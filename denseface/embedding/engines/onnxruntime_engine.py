@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from denseface.core.packages import require
-from denseface.embedding.engines.onnx_model import OnnxModel
+from denseface.embedding.engines.onnx_model import OnnxModel, loading
 
 
 class ONNXRuntimeEngine:
@@ -21,7 +21,7 @@ class ONNXRuntimeEngine:
     Raises
     ------
     InputError
-        If the package onnxruntime is missing.
+        If the package onnxruntime is missing, or it cannot load the model.
     """
 
     def __init__(self, model: OnnxModel, batch_size: int):
@@ -29,7 +29,10 @@ class ONNXRuntimeEngine:
         self.input_shape = model.input_shape
         self.batch_size = model.batch_size or batch_size
         self.emb_size = model.emb_size
-        self._session = onnxruntime.InferenceSession(model.content, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # it would print what it raises as well
+        with loading(model, "ONNX Runtime"):
+            self._session = onnxruntime.InferenceSession(model.content, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""

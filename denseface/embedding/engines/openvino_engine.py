@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from denseface.core.packages import require
-from denseface.embedding.engines.onnx_model import OnnxModel
+from denseface.embedding.engines.onnx_model import OnnxModel, loading
 
 if TYPE_CHECKING:
     from openvino import Core
@@ -31,7 +31,7 @@ class OpenVINOEngine:
     Raises
     ------
     InputError
-        If the package openvino is missing.
+        If the package openvino is missing, or it cannot load the model.
     """
 
     def __init__(self, model: OnnxModel, batch_size: int, bf16: bool = False):
@@ -41,11 +41,12 @@ class OpenVINOEngine:
         self.input_shape = model.input_shape
         self.batch_size = model.batch_size or batch_size
         self.emb_size = model.emb_size
-        network = core.read_model(model.content)
-        network.reshape([self.batch_size, *self.input_shape])
         # Without the hint OpenVINO computes in bfloat16 by itself where that is fast.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
-        self._network = core.compile_model(network, "CPU", settings)
+        with loading(model, "OpenVINO"):
+            network = core.read_model(model.content)
+            network.reshape([self.batch_size, *self.input_shape])
+            self._network = core.compile_model(network, "CPU", settings)
         # A request keeps its input and its output, so it serves one call at a time; as many are made as are needed.
         self._idle_requests = []
 
