@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as one exception, so that what was begun is undone or can go on, and the exit code tells."""
+"""Ctrl-C, SIGTERM and SIGHUP as one exception, so that work is undone or resumable, and the exit code tells which."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -19,7 +19,7 @@ class Interrupted(KeyboardInterrupt):
     Attributes
     ----------
     exit_code : int
-        128 + the number of the signal: 130 after Ctrl-C, 143 after SIGTERM.
+        128 + the number of the signal: 130 after Ctrl-C, 143 after SIGTERM, 129 after a hangup.
     """
 
     def __init__(self, number: int):
@@ -28,9 +28,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def use_default_sigint() -> None:
-    """Let Ctrl-C end this process as SIGTERM does, without a word.
+    """Let Ctrl-C end this process without a traceback, as SIGTERM does.
 
-    For scripts, while they have begun nothing: what they import cannot be interrupted halfway in any other clean way.
+    For scripts, before they start any work: there is no other clean way to interrupt an import.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell, or nohup, has it ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -38,7 +38,7 @@ def use_default_sigint() -> None:
 
 @contextlib.contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise :class:`Interrupted` for as long as the block lasts; those ignored stay ignored."""
+    """Let :data:`SIGNALS` raise :class:`Interrupted` for as long as the block lasts; those ignored stay ignored."""
     came = []
 
     def interrupt(number, frame):
@@ -49,14 +49,14 @@ def raise_on_signals() -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if came:  # Python up to 3.11 makes a RuntimeError of it while a class is made, and packages make others
+            if came:  # Python up to 3.11 turns it into a RuntimeError while a class is made, and packages into others
                 raise Interrupted(came[0]) from error
             raise
 
 
 @contextlib.contextmanager
 def _coming_again():
-    """Send a signal once more where Python drops its exception: in finalizers, and in what imports call back."""
+    """Send a signal again where Python drops its exception: in finalizers, and in callbacks of imports."""
     former = sys.unraisablehook
 
     def hook(unraisable):
@@ -75,15 +75,15 @@ def _coming_again():
 
 @contextlib.contextmanager
 def handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Let a function handle SIGINT and SIGTERM for as long as the block lasts; those ignored stay ignored."""
+    """Let a function handle :data:`SIGNALS` for as long as the block lasts; those ignored stay ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():  # the only one that Python interrupts
         before = {number: signal.getsignal(number) for number in SIGNALS}
-    heeded = [number for number, former in before.items() if former not in (signal.SIG_IGN, None)]
-    for number in heeded:
+    watched = [number for number, former in before.items() if former not in (signal.SIG_IGN, None)]
+    for number in watched:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number in heeded:
+        for number in watched:
             signal.signal(number, before[number])

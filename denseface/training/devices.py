@@ -15,30 +15,33 @@ def contexts(gpus: str | None) -> list[mx.Context]:
     Parameters
     ----------
     gpus : str or None
-        Numbers of GPUs, as in ``"0,1"``.  Without them, all GPUs that CUDA_VISIBLE_DEVICES names; where that is
-        unset or empty, the CPU.
+        Numbers of GPUs, as in ``"0,1"``. By default all GPUs that CUDA_VISIBLE_DEVICES names; if that is unset or
+        empty, the CPU.
 
     Raises
     ------
     InputError
-        If it is no list of numbers, or this MXNet finds no such GPU.
+        If it is not a list of numbers, or this MXNet does not find such a GPU.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
     if gpus is not None:
-        source = f"--gpus {gpus}"
+        source, option = gpus, "gpus"
         try:
             numbers = [int(number) for number in gpus.split(",")]
         except ValueError as error:
-            raise InputError(f"{source}: write it as numbers, as in --gpus 0,1") from error
+            raise InputError(f"{gpus}: write it as numbers, as in 0,1", option="gpus") from error
     elif visible:
-        source = f"CUDA_VISIBLE_DEVICES={visible}"
+        source, option = f"CUDA_VISIBLE_DEVICES={visible}", None
         numbers = list(range(len(visible.split(","))))
     else:
         return [mx.cpu()]
     available = _num_gpus()
     absent = [number for number in numbers if not 0 <= number < available]
     if absent:
-        raise InputError(f"{source}: MXNet finds {available} GPUs here, no GPU {absent[0]}; unset it for the CPU")
+        advice = "leave it out" if option else "unset it"
+        raise InputError(
+            f"{source}: MXNet finds {available} GPUs here, not GPU {absent[0]}; {advice} for the CPU", option=option
+        )
     return [mx.gpu(number) for number in numbers]
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
 from denseface.data.loader import Batch
 from denseface.distributed.workers import OneWorker, Workers
 from denseface.training.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
@@ -17,7 +17,7 @@ import mxnet as mx
 
 
 class StepResult(NamedTuple):
-    """What one step showed: mean loss (nats for a softmax), and the share of right answers or None for triplets."""
+    """Mean loss of one step (nats for a softmax), and its accuracy, 0 to 1, or None for triplets."""
 
     loss: float
     accuracy: float | None
@@ -26,9 +26,9 @@ class StepResult(NamedTuple):
 class Learner:
     """Stochastic gradient descent with momentum on a symbol of :mod:`denseface.models.losses`.
 
-    Every device holds all parameters and takes an equal share of each batch; gradients are summed over the devices
-    (and, with a ``dist`` kvstore, over the workers) before each takes the same step.  Moving averages are meant over
-    them after each step, so that all go on with the same.
+    Every device has all parameters and takes an equal share of each batch; gradients are summed over the devices
+    (and, with a ``dist`` kvstore, over the workers) before all make the same update. Moving averages are averaged over
+    devices and workers after each step, so that all continue with the same values.
 
     Parameters
     ----------
@@ -41,14 +41,14 @@ class Learner:
     momentum, wd : float
         Momentum and weight decay.  Decay spares biases, shifts and slopes, as is MXNet's rule.
     accumulate : int
-        Number of batches whose gradients are meant into one step.
+        Batches per step; their gradients are averaged.
     kvstore : str
-        Type of the MXNet key-value store that sums gradients over several devices; several workers bring their own.
-    workers : Workers, optional
+        Type of the MXNet key-value store that sums gradients over several devices; several workers have their own.
+    workers : OneWorker or ServerWorkers, optional
         The processes that train together; by default this one alone.
     num_classes : int, optional
-        For Partial FC: the number of all classes, where the symbol's classifier has room for a sample of them.  Each
-        step draws its own, the same on every device and worker.  The default is to train on the symbol's classes.
+        For Partial FC: the number of all classes, if the symbol's classifier has room for a sample of them. Each
+        step draws its own sample, the same on every device and worker. By default all classes are trained.
 
     Attributes
     ----------
@@ -86,9 +86,10 @@ class Learner:
         try:
             self._executors = [symbol.simple_bind(context, grad_req=grad_req, **shapes) for context in contexts]
         except RuntimeError as error:  # simple_bind makes one of every MXNetError
-            reason = mxnet_reason(error)
+            advice = "; try a smaller one" if is_out_of_memory(error) else ""
             raise InputError(
-                f"a batch of {data_shape} does not work ({reason}); try a smaller --per-batch-size"
+                f"MXNet cannot train on a batch of {data_shape} ({mxnet_reason(error)}){advice}",
+                option="per_batch_size",
             ) from error
         self._shares = len(contexts) * self.workers.size
         self._optimizer = mx.optimizer.SGD(
@@ -116,7 +117,7 @@ class Learner:
         ]
 
     def initialize(self, initializer: mx.init.Initializer, seed: int) -> None:
-        """Draw every parameter afresh; a variable's own ``init`` attribute comes before ``initializer``."""
+        """Draw every parameter; a variable's own ``init`` attribute takes precedence over ``initializer``."""
         mx.random.seed(seed)
         np.random.seed(seed % 2**32)  # some of MXNet's initializers draw from NumPy
         attributes = self.symbol.attr_dict()
@@ -134,6 +135,14 @@ class Learner:
     def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
         """Take one step.
 
+        Its phases, in this order, the same on every worker:
+
+        1. draw: dropout follows from the seed, and so does the sample of classes, whose centres go to the devices;
+        2. forward and backward: batch by batch, each cut into equal shares for the devices; gradients add up;
+        3. sum: gradients over devices and workers;
+        4. update: SGD with momentum, of every parameter on every device, and of the sampled centres in main memory;
+        5. average: moving averages over devices and workers.
+
         Parameters
         ----------
         batches : sequence of Batch
@@ -141,19 +150,16 @@ class Learner:
         learning_rate : float
             Rate of this step.
         seed : int
-            Decides the dropout of this step, and its sample of classes, so that a step is the same whatever came before
-            it.  Workers drop different units.
+            Decides the dropout of this step, and its sample of classes, so that a step does not depend on the steps
+            before it. Workers drop different units.
 
         Returns
         -------
         StepResult
-            Means over the batches, before the step is taken.
+            Averages over the batches, with the parameters from before the update.
         """
+        # draw
         mx.random.seed((seed * self.workers.size + self.workers.rank) % 2**31)
-        if self.accumulate > 1:
-            for executor in self._executors:
-                for name in self.parameter_names:
-                    executor.grad_dict[name][:] = 0
         sample = None
         if self.centers:
             labels = self._all_labels(batches)
@@ -161,41 +167,78 @@ class Learner:
             batches = [Batch(batch.data, np.searchsorted(sample, batch.label)) for batch in batches]
             for executor in self._executors:
                 self.centers.load(sample, executor.arg_dict)
-        results = [self._forward_backward(batch) for batch in batches]
-        self._update(learning_rate, sample)
+
+        # forward and backward
+        if self.accumulate > 1:
+            for executor in self._executors:
+                for name in self.parameter_names:
+                    executor.grad_dict[name][:] = 0
+        losses, accuracies = [], []
+        for batch in batches:
+            shares = list(zip(self._executors, self._cut(batch.data), self._cut(batch.label)))
+            for executor, data, label in shares:
+                executor.forward(is_train=True, data=mx.nd.array(data), softmax_label=mx.nd.array(label))
+                executor.backward()
+            losses.append(np.mean([executor.outputs[-1].asnumpy().mean() for executor, _, _ in shares]))
+            if self._executors[0].outputs[1].ndim == 2:  # a prediction, which triplets have none of
+                accuracies.append(np.mean([_is_right(executor.outputs[1], label) for executor, _, label in shares]))
+
+        # sum
         if self.kvstore:
-            self._average_auxiliary()
-        losses, accuracies = zip(*results)
-        return StepResult(float(np.mean(losses)), None if accuracies[0] is None else float(np.mean(accuracies)))
+            for index, name in enumerate(self.parameter_names):
+                gradients = [executor.grad_dict[name] for executor in self._executors]
+                self.kvstore.pushpull(index, gradients, priority=-index)
+
+        # update, with one call per parameter: MXNet's aggregated kernel writes past its fixed number of arrays
+        self._optimizer.lr = learning_rate
+        for executor, momenta in zip(self._executors, self._momenta):
+            for index, name in enumerate(self.parameter_names):
+                if not self._is_sampled(name):
+                    self._optimizer.update(index, executor.arg_dict[name], executor.grad_dict[name], momenta[name])
+        for index, name in enumerate(self.parameter_names):
+            if self._is_sampled(name):
+                gradient = self._executors[0].grad_dict[name]
+                self.centers.update(name, sample, gradient, partial(self._optimizer.update, index))
+
+        # average
+        if self.kvstore:
+            mx.nd.waitall()  # MXNet does not declare that the backward pass changes them, so nothing else waits for it
+            for index, name in self._auxiliary_keys():
+                arrays = [executor.aux_dict[name] for executor in self._executors]
+                self.kvstore.pushpull(index, arrays)
+                for array in arrays:
+                    array *= 1 / self._shares
+            mx.nd.waitall()
+        return StepResult(float(np.mean(losses)), float(np.mean(accuracies)) if accuracies else None)
 
     def embed(self, data: np.ndarray) -> np.ndarray:
-        """Embed a batch with the parameters as they are, in evaluation mode: moving averages, no dropout.
+        """Embed a batch with the current parameters, in evaluation mode: moving averages, no dropout.
 
         For the thread that trains: a step uses the same executors.
 
         Parameters
         ----------
         data : ndarray of shape (N, C, H, W), float32
-            N is that of the training batches; fill up with anything, rows do not depend on each other.
+            N is that of the training batches; fill up with anything, since rows do not depend on each other.
 
         Returns
         -------
         ndarray of shape (N, emb_size), float32
         """
-        mx.nd.waitall()  # for the moving averages, as in _average_auxiliary
+        mx.nd.waitall()  # for the moving averages, as in step
         for executor, share in zip(self._executors, np.split(data, len(self._executors))):
             executor.forward(is_train=False, data=mx.nd.array(share))
         embeddings = [executor.outputs[0].asnumpy() for executor in self._executors]
         return np.concatenate(embeddings).reshape(len(data), -1)
 
     def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Arguments and auxiliary states by name: copies, but for ``centers.weights``, which the next step changes."""
+        """Return arguments and auxiliary states by name: copies, except ``centers.weights``, which steps change."""
         first = self._executors[0]
         arguments = {name: _read(array) for name, array in self._arguments().items()}
         return arguments, {name: array.asnumpy() for name, array in first.aux_dict.items()}
 
     def set_parameters(self, arguments: Mapping[str, np.ndarray], auxiliary: Mapping[str, np.ndarray]) -> None:
-        """Take over parameters and moving averages on every device; those not given stay as they are.
+        """Set parameters and moving averages on every device; those not named stay as they are.
 
         Raises
         ------
@@ -210,12 +253,12 @@ class Learner:
     def adopt(
         self, arguments: Mapping[str, np.ndarray], auxiliary: Mapping[str, np.ndarray]
     ) -> tuple[list[str], list[str], list[str]]:
-        """Take over those parameters of another model that have the same name and shape here.
+        """Copy those parameters of another model that have the same name and shape here.
 
         Returns
         -------
         loaded, fresh, left_over : list of str
-            Names taken over, names here that stay as they are, and names of the other model that are not used.
+            Names copied, names here that stay as they are, and names of the other model that are not used.
         """
         own = {**self._arguments(), **self._executors[0].aux_dict}
         given = {**arguments, **auxiliary}
@@ -234,19 +277,19 @@ class Learner:
         )
 
     def momenta(self) -> dict[str, np.ndarray]:
-        """The optimizer's state by parameter, but for ``centers.momenta`` as a copy; empty without momentum."""
+        """Return the optimizer's state by parameter: copies, except ``centers.momenta``; empty without momentum."""
         own = self._with_centers(self._momenta[0], "momenta")
         return {name: _read(array) for name, array in own.items() if array is not None}
 
     def set_momenta(self, momenta: Mapping[str, np.ndarray]) -> None:
-        """Take over the optimizer's state; raises InputError as :meth:`set_parameters` does."""
+        """Set the optimizer's state; raises InputError as :meth:`set_parameters` does."""
         for own in self._momenta:
             own = self._with_centers(own, "momenta")
             for name, array in momenta.items():
                 _assign(name, own, array)
 
     def broadcast(self) -> None:
-        """Bring parameters, moving averages and momenta of the first worker to all others."""
+        """Send parameters, moving averages and momenta of the first worker to all others."""
         if self.workers.size == 1:
             return
         first = self._executors[0]
@@ -266,13 +309,13 @@ class Learner:
         for index, name in enumerate(self.parameter_names):
             for tables in (self.centers.weights, self.centers.momenta):
                 for block in self.centers.blocks(tables.get(name)):
-                    array = mx.nd.zeros(self._executors[0].grad_dict[name].shape)  # the shape that the key has
+                    array = mx.nd.zeros(self._executors[0].grad_dict[name].shape)  # the shape of that key
                     array[: len(block)] = block
                     self.workers.broadcast(index, array)
                     block[:] = array[: len(block)].asnumpy()
 
     def _arguments(self):
-        """Where the parameters are, by name: on the first device, or among the centres."""
+        """Arrays of the parameters by name: on the first device, or among the centres."""
         bound = self._executors[0].arg_dict
         return self._with_centers({name: bound[name] for name in self.parameter_names}, "weights")
 
@@ -283,56 +326,21 @@ class Learner:
         return {**arrays, **getattr(self.centers, kind)} if self.centers else arrays
 
     def _all_labels(self, batches):
-        """Labels of the step on all workers, so that all draw the same sample of classes."""
+        """Return the labels of all workers, so that all draw the same sample of classes."""
         labels = np.zeros((self.workers.size, sum(len(batch.label) for batch in batches)))
         labels[self.workers.rank] = np.concatenate([batch.label for batch in batches])
         return self.workers.sum(labels)
 
-    def _forward_backward(self, batch):
-        """Add the batch's gradients; give its loss and accuracy."""
-        count = len(self._executors)
-        losses, right = [], []
-        for executor, data, label in zip(self._executors, np.split(batch.data, count), np.split(batch.label, count)):
-            executor.forward(is_train=True, data=mx.nd.array(data), softmax_label=mx.nd.array(label))
-            executor.backward()
-        for executor, label in zip(self._executors, np.split(batch.label, count)):
-            prediction = executor.outputs[1]
-            if prediction.ndim == 2:
-                right.append(prediction.argmax(axis=1).asnumpy() == label)
-            losses.append(executor.outputs[-1].asnumpy().mean())
-        return np.mean(losses), np.mean(right) if right else None
-
-    def _update(self, learning_rate, sample):
-        self._optimizer.lr = learning_rate
-        if self.kvstore:
-            for index, name in enumerate(self.parameter_names):
-                gradients = [executor.grad_dict[name] for executor in self._executors]
-                self.kvstore.pushpull(index, gradients, priority=-index)
-        # One call a parameter: given all at once, MXNet's aggregated kernel writes past its fixed number of arrays.
-        for executor, momenta in zip(self._executors, self._momenta):
-            for index, name in enumerate(self.parameter_names):
-                if not self._is_sampled(name):
-                    self._optimizer.update(index, executor.arg_dict[name], executor.grad_dict[name], momenta[name])
-        for index, name in enumerate(self.parameter_names):
-            if self._is_sampled(name):
-                gradient = self._executors[0].grad_dict[name]
-                self.centers.update(name, sample, gradient, partial(self._optimizer.update, index))
+    def _cut(self, array):
+        """Equal shares for the devices."""
+        return np.split(array, len(self._executors))
 
     def _auxiliary_keys(self):
         """Names of the moving averages with their keys in the key-value store, after those of the gradients."""
         return enumerate(self._executors[0].aux_dict, start=len(self.parameter_names))
 
-    def _average_auxiliary(self):
-        mx.nd.waitall()  # MXNet does not know that going backward changes them, so nothing else waits for it
-        for index, name in self._auxiliary_keys():
-            arrays = [executor.aux_dict[name] for executor in self._executors]
-            self.kvstore.pushpull(index, arrays)
-            for array in arrays:
-                array *= 1 / self._shares
-        mx.nd.waitall()
-
     def _share_parameters(self):
-        """Bring the first device's parameters to all others."""
+        """Copy the first device's parameters to all others."""
         first = self._executors[0]
         for executor in self._executors[1:]:
             for name in self.parameter_names:
@@ -342,8 +350,12 @@ class Learner:
         mx.nd.waitall()
 
 
+def _is_right(prediction, label):
+    return prediction.argmax(axis=1).asnumpy() == label
+
+
 def _read(array):
-    """What is on a device as a copy, and an ndarray as it is, though only to be read."""
+    """Copy an array from its device; return an ndarray as a view that cannot be written."""
     if isinstance(array, mx.nd.NDArray):
         return array.asnumpy()
     array = array.view()
@@ -357,5 +369,5 @@ def _assign(name, own, array):
         raise InputError(f"{name}: this network has no such parameter")
     if own[name].shape != array.shape:
         raise InputError(f"{name}: its shape is {array.shape}, but this network needs {own[name].shape}")
-    if own[name] is not array:  # as when it was read into its place
+    if own[name] is not array:  # it is, if a checkpoint was read straight into this array
         own[name][:] = array

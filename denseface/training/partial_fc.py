@@ -1,8 +1,8 @@
 """Partial FC: a step trains on the classes of its batch and on a sample of the others.
 
 After An et al. 2021, "Partial FC: Training 10 Million Identities on a Single Machine", and An et al. 2022, "Killing
-Two Birds with One Stone".  The classifier's parameters have one row a class, its centre.  Those of all classes lie
-here, in main memory; what is bound on the devices has the rows of the sample only.
+Two Birds with One Stone". The classifier's parameters have one row per class, its centre. Those of all classes are
+here, in main memory; the devices have the rows of the sample only.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import mxnet as mx
 CLASS_PARAMETERS = ("fc7_weight", "fc7_bias")  # in denseface.models.losses; axis 0 is the class
 
 _BLOCK = 1 << 16  # rows that are drawn at a time
-_ELEMENTS = 1 << 31  # that no array of MXNet's wheel has
+_ELEMENTS = 1 << 31  # an array of MXNet's wheel has fewer
 
 
 def sample_size(num_classes: int, rate: float, images: int) -> int:
-    """Number of classes that a step trains on: ceil(rate * num_classes), at least one an image, at most all.
+    """Number of classes that a step trains on: ceil(rate * num_classes), at least one per image, at most all.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def sample_size(num_classes: int, rate: float, images: int) -> int:
     rate : float
         Above 0, up to 1.
     images : int
-        Images of a step, over all devices, batches and workers.
+        Images per step, over all devices, batches and workers.
     """
     return min(num_classes, max(math.ceil(rate * num_classes), images))
 
@@ -57,7 +57,7 @@ def draw_sample(labels: np.ndarray, num_classes: int, size: int, seed: int) -> n
     positives = np.unique(labels).astype(np.int64)
     rng = np.random.Generator(np.random.Philox(seed))
     others = rng.choice(num_classes - len(positives), size - len(positives), replace=False, shuffle=False)
-    # The n-th class that is no positive: n, and one more for every positive before it.
+    # The n-th class that is not a positive: n, plus one for every positive before it.
     others += np.searchsorted(positives - np.arange(len(positives)), others, side="right")
     return np.sort(np.concatenate([positives, others]))
 
@@ -65,8 +65,8 @@ def draw_sample(labels: np.ndarray, num_classes: int, size: int, seed: int) -> n
 class Centers:
     """The rows of all classes, and the momentum of each.
 
-    A row that is not in a step's sample stays as it is, and so does its momentum: neither moves nor decays until the
-    row is sampled next.
+    A row outside a step's sample stays as it is, and so does its momentum: neither changes nor decays until the row is
+    sampled next.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Centers:
     shapes : mapping of str to tuple of int
         Shape of each classifier parameter as it is bound, (size of the sample, ...).
     momentum : bool
-        Whether the optimizer has any.
+        Whether the optimizer has momentum.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Centers:
     Raises
     ------
     InputError
-        If there is not enough memory for so many classes, or they are more than MXNet counts.
+        If there is not enough memory for so many classes, or they are more than MXNet's arrays can have.
     """
 
     def __init__(self, num_classes: int, shapes: Mapping[str, tuple[int, ...]], momentum: bool):
@@ -98,23 +98,23 @@ class Centers:
         for name, (_, *row) in shapes.items():
             largest = (_ELEMENTS - 1) // math.prod(row)
             if num_classes > largest:
-                raise InputError(f"MXNet's arrays hold the centres of {largest} classes, not of {num_classes}")
+                raise InputError(f"MXNet's arrays have room for the centres of {largest} classes, not of {num_classes}")
             try:
                 for tables in kinds:
                     tables[name] = np.empty((num_classes, *row), np.float32)
-                    tables[name].fill(0)  # takes the memory now, and not in the midst of a run
+                    tables[name].fill(0)  # takes the memory now, not in the middle of a run
             except MemoryError as error:
                 raise InputError(f"there is not enough memory for the centres of {num_classes} classes") from error
-            # MXNet has the same memory in its hands, and wants its own view not to be written.
+            # MXNet shares this memory, and makes the view that it is given read-only: hence one of its own.
             self._arrays[name] = [mx.nd.from_numpy(tables[name].view()) for tables in kinds]
 
     def blocks(self, table: np.ndarray | None) -> Iterator[np.ndarray]:
-        """Go through a table, or none, in blocks of as many rows as are bound."""
+        """Yield a table, if there is one, in blocks of as many rows as are bound."""
         for start in range(0, 0 if table is None else self.num_classes, self.size):
             yield table[start : start + self.size]
 
     def initialize(self, name: str, draw: Callable[[mx.nd.NDArray], None]) -> None:
-        """Fill a table with what ``draw`` writes into one block of its rows after the other."""
+        """Fill a table block by block; ``draw`` fills one block."""
         table = self.weights[name]
         for start in range(0, self.num_classes, _BLOCK):
             block = mx.nd.zeros(table[start : start + _BLOCK].shape)
@@ -122,13 +122,13 @@ class Centers:
             table[start : start + _BLOCK] = block.asnumpy()
 
     def load(self, classes: np.ndarray, bound: Mapping[str, mx.nd.NDArray]) -> None:
-        """Copy the weights of ``classes``, int64 (size,) in ascending order, to where the device reads them."""
+        """Copy the weights of ``classes``, int64 (size,) in ascending order, to the bound arrays of a device."""
         rows = mx.nd.array(classes, dtype="int64")
         for name, (weights, *_) in self._arrays.items():
             mx.nd.take(weights, rows).copyto(bound[name])
 
     def update(self, name: str, classes: np.ndarray, gradient: mx.nd.NDArray, step: Callable[..., None]) -> None:
-        """Bring weights and momenta of ``classes`` up to date.
+        """Update weights and momenta of ``classes``.
 
         Parameters
         ----------
@@ -137,7 +137,7 @@ class Centers:
         classes : ndarray of shape (size,), int64
             As for :meth:`load`.
         gradient : NDArray of shape (size, ...)
-            One row a class.
+            One row per class.
         step : callable
             Takes weights, a row_sparse gradient and momenta (or None) of all classes: a lazy update of an optimizer.
         """
@@ -145,4 +145,4 @@ class Centers:
         rows = (gradient.as_in_context(weights.context), mx.nd.array(classes, dtype="int64"))
         step(weights, mx.nd.sparse.row_sparse_array(rows, shape=weights.shape), *(momenta or [None]))
         for array in self._arrays[name]:
-            array.wait_to_read()  # NumPy, which reads the same memory, does not
+            array.wait_to_read()  # NumPy reads the same memory without waiting for MXNet

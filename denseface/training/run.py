@@ -1,4 +1,4 @@
-"""The fit loop: steps, figures, verification and checkpoints, from wherever a run stands to its end."""
+"""A training run: its steps, one after the other, from wherever it stands to its end, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
 from denseface.core.signals import SIGNALS, Interrupted, handled_by
 from denseface.data.loader import Batch, Loader
-from denseface.evaluation.metrics import VerificationResult
 from denseface.models import checkpoint
 from denseface.models.checkpoint import Checkpoint, TrainingState
 from denseface.training.learner import Learner, StepResult
@@ -43,16 +43,16 @@ class Plan:
     lr_steps : sequence of int
         Steps at which the rate falls to a tenth.
     warmup_steps : int
-        Steps over which the rate rises in a straight line.
+        Steps over which the rate rises linearly.
     frequent : int
-        Steps between two lines of figures.
+        Steps between two rows of the log.
     verbose : int
-        Steps between two verifications with a checkpoint.
+        Steps between two verifications, each with a checkpoint.
     keep : int
-        ``KEEP_NOTHING`` (0): no checkpoints.  Otherwise the newest is kept, with what resuming needs, and of the others
-        the networks alone: each that was best when it was saved (1), all (2), or the best (3).
+        ``KEEP_NOTHING`` (0): no checkpoints. Otherwise the newest is kept, with what resuming needs, and of the others
+        only the model: each that was the best when it was saved (1), all (2), or the best (3).
     accumulate : int
-        Batches a step.
+        Batches per step.
     seed : int
         Seed of the run.
     """
@@ -73,33 +73,64 @@ class Plan:
         return self.learning_rate * warmup * 0.1 ** sum(step >= drop for drop in self.lr_steps)
 
 
-class Run:
-    """A training run with a place on disk.
+@dataclass
+class Window:
+    """Sums over the steps since the last row of the log.
 
-    Of several workers (``learner.workers``) each has a run with the same plan.  They take the same steps and stop
+    They belong to a checkpoint, so that the first row after a resume averages the same steps as without interruption.
+
+    Attributes
+    ----------
+    steps : int
+        Number of steps.
+    loss, accuracy : float
+        Sums over the steps; accuracy stays 0 for triplets, which have none.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    accuracy: float = 0.0
+
+    def add(self, result: StepResult) -> None:
+        """Add a step."""
+        self.steps += 1
+        self.loss += result.loss
+        self.accuracy += result.accuracy or 0
+
+    @classmethod
+    def restored(cls, saved: dict) -> Window:
+        """Make a window of the values that a checkpoint contains."""
+        return cls(int(saved["steps"]), float(saved["loss"]), float(saved["accuracy"]))
+
+
+class Run:
+    """A training run and its files.
+
+    With several workers (``learner.workers``) each has a run with the same plan. They take the same steps and stop
     together; the first one alone reads and writes the run's files and verifies.
 
     Parameters
     ----------
     learner : Learner
-        What learns.
+        Takes the steps.
     loader : Loader
-        Where the batches come from.
+        Yields the batches.
     plan : Plan
-        What to do.
+        What to do and when.
     prefix : str
         Prefix of the checkpoints; the folder exists.
     deployed : Symbol
         The network that is saved as the model.
     verify : callable
-        Takes arguments and auxiliary states and gives the figures of each verification set by name.
+        Takes arguments and auxiliary states, returns the metrics of each verification set by name, as
+        :class:`denseface.evaluation.metrics.VerificationResult`.
 
     Attributes
     ----------
     step : int
         Steps taken so far.
     stopped_by : int or None
-        The number of the signal that has stopped the run.
+        The number of the signal that stopped the run.
     """
 
     def __init__(
@@ -109,7 +140,7 @@ class Run:
         plan: Plan,
         prefix: str,
         deployed: mx.sym.Symbol,
-        verify: Callable[[dict, dict], dict[str, VerificationResult]],
+        verify: Callable[[dict, dict], Mapping[str, Any]],
     ):
         self.learner = learner
         self.workers = learner.workers
@@ -120,6 +151,7 @@ class Run:
         self.verify = verify
         self.step = 0
         self.stopped_by: int | None = None
+        self._window = Window()
         self._saved_step = 0
         self._best = {"step": None, "score": -math.inf}
         self._bests: list[int] = []
@@ -146,13 +178,14 @@ class Run:
             self.loader.restore(progress["loader"])
             self._best = {"step": progress["best"]["step"], "score": float(progress["best"]["score"])}
             self._bests = [int(best) for best in progress["bests"]]
+            self._window = Window.restored(progress.get("window") or asdict(Window()))  # not in early checkpoints
         except InputError as error:
             raise InputError(
-                f"{self.prefix}: the run to resume has another configuration: {error}; give the flags it was begun with"
+                f"{self.prefix}: the run to resume has another configuration: {error}; use the options of its start"
             ) from error
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
-                f"{self.prefix}-{step:04d}.json: its progress is not what a run has written; bring the file back"
+                f"{self.prefix}-{step:04d}.json: its progress is not what a run writes; restore the file from a copy"
             ) from error
         self.step = self._saved_step = step
         return True
@@ -160,7 +193,7 @@ class Run:
     def fit(self) -> bool:
         """Train to the end of the plan.
 
-        SIGINT and SIGTERM let the step finish and save; a second SIGINT breaks off at once.
+        SIGINT, SIGTERM and SIGHUP let the step finish and save; a second SIGINT ends the run at once.
 
         Returns
         -------
@@ -181,7 +214,7 @@ class Run:
         )  # fmt: skip
         try:
             with self._stopped_by_signals(), logging_redirect_tqdm(), bar:
-                self._fit(stream, log, bar)
+                self._take_steps(stream, log, bar)
                 self._save()
                 self.workers.from_first(self._tidy)  # a run that ended may have been killed before it did
                 return self.step >= self.plan.steps
@@ -189,6 +222,106 @@ class Run:
             stream.close()
             if log:
                 log.close()
+
+    def _take_steps(self, stream: Iterator[Batch], log: RunLog | None, bar: tqdm) -> None:
+        """Take the steps that are left, each in these phases, on all workers alike.
+
+        1. read the batches of the step; where a loader has none, the run is saved before it ends;
+        2. learn from them: forward, backward, update (:meth:`Learner.step`);
+        3. agree with the other workers on the mean loss, and whether to stop after this step because one of them got
+           a signal; a loss that is not finite ends the run unsaved;
+        4. log a row, every ``plan.frequent`` steps;
+        5. verify and save, every ``plan.verbose`` steps; a verification that fails costs no step.
+        """
+        timed_steps, seconds = 0, 0.0
+        _, stop = self._agree(StepResult(0.0, None))
+        while self.step < self.plan.steps and not stop:
+            started = time.perf_counter()
+            rate = self.plan.rate(self.step)
+            try:
+                batches = self._read(stream)
+            except InputError:
+                self._save()
+                raise
+
+            result = self._learn(batches, rate)
+
+            result, stop = self._agree(result)
+            if not math.isfinite(result.loss):
+                raise InputError(self._divergence("the loss", self.step + 1))
+            self.step += 1
+            self._window.add(result)
+            bar.update()
+            timed_steps, seconds = timed_steps + 1, seconds + time.perf_counter() - started
+
+            is_last = self.step == self.plan.steps
+            if self.step % self.plan.frequent == 0 or is_last:
+                if log:
+                    self._log_row(result.accuracy is not None, rate, timed_steps / seconds, log, bar)
+                self._window, timed_steps, seconds = Window(), 0, 0.0
+
+            if self.step % self.plan.verbose == 0 or is_last:
+                try:
+                    self.workers.from_first(lambda: self._verify(log))
+                finally:
+                    self._save()
+
+    def _read(self, stream: Iterator[Batch]) -> list[Batch]:
+        """Read a step's batches; raises on every worker if one of them cannot."""
+        batches, failure = [], None
+        try:
+            batches = [next(stream) for _ in range(self.plan.accumulate)]
+        except InputError as error:
+            failure = error
+        self.workers.check(failure)
+        return batches
+
+    def _learn(self, batches: list[Batch], rate: float) -> StepResult:
+        try:
+            return self.learner.step(batches, rate, seed=self.plan.seed * 1_000_003 + self.step)
+        except (mx.MXNetError, MemoryError) as error:
+            advice = "; try a smaller batch per device, and accumulate more of them" if is_out_of_memory(error) else ""
+            raise InputError(
+                f"step {self.step + 1}: MXNet fails ({mxnet_reason(error)}); {self._kept()}{advice}"
+            ) from error
+
+    def _agree(self, result: StepResult) -> tuple[StepResult, bool]:
+        """Return the mean result of all workers, and whether a signal to one of them stops all.
+
+        What a worker hears of a signal later than here counts at the next step, so that all stop at the same one.
+        """
+        asked = [self.stopped_by == number for number in SIGNALS]
+        loss, accuracy, *asked = self.workers.sum([result.loss, result.accuracy or 0, *asked]) / self.workers.size
+        mean = StepResult(float(loss), None if result.accuracy is None else float(accuracy))
+        signalled = [number for number, share in zip(SIGNALS, asked) if share]
+        if signalled:
+            self.stopped_by = signalled[0]
+        return mean, bool(signalled)
+
+    def _log_row(self, has_accuracy: bool, rate: float, steps_per_second: float, log: RunLog, bar: tqdm) -> None:
+        loss = self._window.loss / self._window.steps
+        accuracy = self._window.accuracy / self._window.steps if has_accuracy else None
+        speed = steps_per_second * self.plan.accumulate * self.loader.batch_size * self.workers.size
+        epoch = self.step * self.plan.accumulate / self.loader.steps_per_epoch
+        log.training(self.step, epoch, rate, loss, accuracy, speed)
+        shown = f"loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if has_accuracy else "")
+        bar.set_postfix_str(f"{shown}, lr {rate:.2g}, {speed:.1f} images/s")
+        if bar.disable:
+            logger.info("step %d/%d, %s, lr %.2g, %.1f images/s", self.step, self.plan.steps, shown, rate, speed)
+
+    def _verify(self, log: RunLog) -> None:
+        results = self.verify(*self.learner.parameters())
+        for name, result in results.items():
+            log.verification(self.step, name, result.to_dict())
+            logger.info(
+                "step %d, %s: accuracy %.4f +- %.4f, balanced %.4f", self.step, name, result.accuracy,
+                result.accuracy_std, result.balanced_accuracy,
+            )  # fmt: skip
+        if results:
+            score = sum(result.balanced_accuracy for result in results.values()) / len(results)
+            if score > self._best["score"]:
+                self._best = {"step": self.step, "score": score}
+                self._bests = [*self._bests, self.step]
 
     def _load_newest(self) -> tuple[int, dict] | None:
         """Read the newest checkpoint into the learner; return its step and progress, or None if there is none."""
@@ -205,99 +338,8 @@ class Run:
             raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
         return state.step, state.progress
 
-    def _open_log(self) -> RunLog | None:
-        """Open the figures, on the first worker."""
-        opened = []
-        self.workers.from_first(lambda: opened.append(RunLog(self.prefix, self.step)))
-        return opened[0] if opened else None
-
-    def _fit(self, stream: Iterator[Batch], log: RunLog | None, bar: tqdm) -> None:
-        window: list[StepResult] = []
-        started = time.perf_counter()
-        _, stopped_by = self._agree(StepResult(0.0, None))
-        while self.step < self.plan.steps and stopped_by is None:
-            rate = self.plan.rate(self.step)
-            try:
-                batches = self._next_batches(stream)
-            except InputError:
-                self._save()
-                raise
-            result, stopped_by = self._agree(self._take_step(batches, rate))
-            if not math.isfinite(result.loss):
-                raise InputError(self._divergence("the loss", self.step + 1))
-            self.step += 1
-            window.append(result)
-            bar.update()
-            if self.step % self.plan.frequent == 0 or self.step == self.plan.steps:
-                seconds = time.perf_counter() - started
-                if log:
-                    self._report(window, rate, seconds, log, bar)
-                window, started = [], time.perf_counter()
-            if self.step % self.plan.verbose == 0 or self.step == self.plan.steps:
-                try:
-                    self.workers.from_first(lambda: self._verify(log))
-                finally:
-                    self._save()
-                started = time.perf_counter()
-
-    def _take_step(self, batches: list[Batch], rate: float) -> StepResult:
-        try:
-            return self.learner.step(batches, rate, seed=self.plan.seed * 1_000_003 + self.step)
-        except (mx.MXNetError, MemoryError) as error:
-            raise InputError(
-                f"step {self.step + 1}: MXNet fails ({mxnet_reason(error)}); {self._kept()}; "
-                "if it is memory, try a smaller --per-batch-size and --accumulate"
-            ) from error
-
-    def _next_batches(self, stream: Iterator[Batch]) -> list[Batch]:
-        """Read a step's batches; raises on every worker if one of them cannot."""
-        batches, failure = [], None
-        try:
-            batches = [next(stream) for _ in range(self.plan.accumulate)]
-        except InputError as error:
-            failure = error
-        self.workers.check(failure)
-        return batches
-
-    def _agree(self, result: StepResult) -> tuple[StepResult, int | None]:
-        """Mean of the results of all workers, and the signal that has asked one of them to stop."""
-        asked = [self.stopped_by == number for number in SIGNALS]
-        loss, accuracy, *asked = self.workers.sum([result.loss, result.accuracy or 0, *asked]) / self.workers.size
-        stopped_by = next((number for number, times in zip(SIGNALS, asked) if times), None)
-        if stopped_by is not None:
-            self.stopped_by = stopped_by
-        return StepResult(float(loss), None if result.accuracy is None else float(accuracy)), stopped_by
-
-    def _report(self, window: list[StepResult], rate: float, seconds: float, log: RunLog, bar: tqdm) -> None:
-        loss = sum(result.loss for result in window) / len(window)
-        accuracy = None
-        if window[0].accuracy is not None:
-            accuracy = sum(result.accuracy for result in window) / len(window)
-        speed = len(window) * self.plan.accumulate * self.loader.batch_size * self.workers.size / seconds
-        epoch = self.step * self.plan.accumulate / self.loader.steps_per_epoch
-        log.training(self.step, epoch, rate, loss, accuracy, speed)
-        shown = f"loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if accuracy is not None else "")
-        bar.set_postfix_str(f"{shown}, lr {rate:.2g}, {speed:.1f} images/s")
-        if bar.disable:
-            logger.info("step %d/%d, %s, lr %.2g, %.1f images/s", self.step, self.plan.steps, shown, rate, speed)
-
-    def _verify(self, log: RunLog) -> None:
-        results = self.verify(*self.learner.parameters())
-        for name, result in results.items():
-            figures = result.to_dict()
-            log.verification(self.step, name, figures)
-            logger.info(
-                "step %d, %s: accuracy %.4f +- %.4f, balanced %.4f", self.step, name, result.accuracy,
-                result.accuracy_std, result.balanced_accuracy,
-            )  # fmt: skip
-        if results:
-            score = sum(result.balanced_accuracy for result in results.values()) / len(results)
-            if score > self._best["score"]:
-                self._best = {"step": self.step, "score": score}
-                self._bests = [*self._bests, self.step]
-
     def _save(self) -> None:
-        """Save on the first worker, while the others wait; nothing where it is saved already."""
+        """Save on the first worker, while the others wait; nothing if this step is saved already."""
         if self.plan.keep == KEEP_NOTHING or self.step == self._saved_step:
             return
         self.workers.from_first(self._write)
@@ -308,9 +350,11 @@ class Run:
         arguments, auxiliary = self.learner.parameters()
         momenta = self.learner.momenta()
         for name, array in {**momenta, **arguments, **auxiliary}.items():
-            if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # no copy of what may be large
+            if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # no copy: the array may be large
                 raise InputError(self._divergence(name, self.step))
-        progress = {"best": self._best, "bests": self._bests, "loader": self.loader.state()}
+        progress = {
+            "best": self._best, "bests": self._bests, "loader": self.loader.state(), "window": asdict(self._window)
+        }  # fmt: skip
         state = TrainingState(self.step, arguments, auxiliary, momenta, progress)
         checkpoint.save(self.prefix, self.deployed, state)
         logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)
@@ -322,11 +366,17 @@ class Run:
         models = {KEEP_EVERY_BEST: self._bests, KEEP_ALL: None, KEEP_BEST: self._bests[-1:]}[self.plan.keep]
         checkpoint.keep_only(self.prefix, models, states=[self._saved_step])
 
+    def _open_log(self) -> RunLog | None:
+        """Open the log, on the first worker."""
+        opened = []
+        self.workers.from_first(lambda: opened.append(RunLog(self.prefix, self.step)))
+        return opened[0] if opened else None
+
     def _divergence(self, what: str, step: int) -> str:
         rate = self.plan.rate(step - 1)
         return (
-            f"step {step}: {what} is not finite any more (learning rate {rate:.2g}); {self._kept()}; "
-            f"try --lr {rate / 10:.2g}, or more --warmup-steps"
+            f"step {step}: {what} is no longer finite (learning rate {rate:.2g}); {self._kept()}; "
+            f"try a learning rate of {rate / 10:.2g}, or more warm-up steps"
         )
 
     def _kept(self) -> str:
@@ -334,14 +384,14 @@ class Run:
 
     @contextlib.contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into a request to stop for as long as the block lasts."""
+        """Turn signals into a request to stop for as long as the block lasts."""
         self.stopped_by = None
 
         def request(number, frame):
             if self.stopped_by is not None and number == signal.SIGINT:
                 raise Interrupted(number)
             self.stopped_by = number
-            with contextlib.suppress(OSError):  # whoever read it may have gone, as a launcher that was killed
+            with contextlib.suppress(OSError):  # the terminal, or the launcher that reads this, may be gone
                 os.write(2, b"\nstopping after this step; the run is saved first\n")
 
         with handled_by(request):

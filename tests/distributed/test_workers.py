@@ -110,7 +110,7 @@ def test_workers_stop_together_when_the_loss_of_one_is_none_any_more(records, tm
     prefix, log = tmp_path / "model", tmp_path / "log"
     with pytest.raises(InputError, match=r"worker \d failed with exit code 1"):
         launch(records, prefix, output=log, dropout=0.3, diverge_at=7, verbose=5)
-    assert log.read_text().count("step 7: the loss is not finite any more") == 2
+    assert log.read_text().count("step 7: the loss is no longer finite") == 2
     assert log.read_text().count("checkpoint at step 5 is kept") == 2
     assert checkpoint.complete_steps(prefix) == [5]
 

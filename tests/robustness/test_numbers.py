@@ -63,7 +63,7 @@ def test_fewer_classes_than_labels_is_an_error_that_names_both(tmp_path):
 
 
 def test_a_rate_that_is_too_high_ends_in_advice_and_no_checkpoint(tmp_path):
-    message = r"is not finite any more .*nothing was saved yet; try --lr 1e\+29"
+    message = r"is no longer finite .*nothing was saved yet; try a learning rate of 1e\+29"
     softmax = run_on(tmp_path, [0, 0, 1, 1], rate=1e30, loss=losses.softmax)
     with softmax as run, pytest.raises(InputError, match=message):
         run.fit()
@@ -76,6 +76,6 @@ def test_a_parameter_that_is_no_number_is_never_saved(tmp_path, value):
         arguments, auxiliary = run.learner.parameters()
         arguments["fc7_weight"][0, 0] = value
         run.learner.set_parameters(arguments, auxiliary)
-        with pytest.raises(InputError, match="is not finite any more"):
+        with pytest.raises(InputError, match="is no longer finite"):
             run.fit()
     assert checkpoint.complete_steps(tmp_path / "model") == []

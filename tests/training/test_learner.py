@@ -214,7 +214,15 @@ def test_parameters_that_do_not_fit_are_refused_by_name(name, array):
         learner.set_momenta({name: array})
 
 
-def test_a_batch_that_no_memory_holds_is_one_line():
-    message = r"a batch of .* does not work \(.+\); try a smaller --per-batch-size"
-    with pytest.raises(InputError, match=message):
+def test_a_batch_that_mxnet_cannot_count_is_one_line():
+    with pytest.raises(InputError, match=r"^per_batch_size: MXNet cannot train on a batch of .* \(.*shape.*\)$"):
         make_learner(tiny_symbol(), shape=(1 << 13, 3, 1 << 17, 1 << 17))
+
+
+def test_less_is_advised_where_memory_is_the_cause(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("simple_bind error\nMXNetError: Failed to allocate CPU Memory")
+
+    monkeypatch.setattr(mx.sym.Symbol, "simple_bind", fail)
+    with pytest.raises(InputError, match=r"\(Failed to allocate CPU Memory\); try a smaller one"):
+        make_learner(tiny_symbol())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
+from denseface.core.signals import SIGNALS
 from denseface.evaluation.metrics import score_pairs
 from denseface.models import checkpoint, losses
 from denseface.training import run as training
@@ -25,8 +26,7 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("stop", [1, 3, 4, 7])
+@pytest.mark.parametrize("stop, accumulate", [(1, 1), (3, 1), (4, 1), (7, 1), (3, 2)])
 def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop, accumulate):
     whole = make_run(records, tmp_path / "whole", accumulate=accumulate)
     assert whole.fit()
@@ -42,7 +42,7 @@ def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop
         assert one == other
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_step_and_saves(records, tmp_path, number):
     run = make_run(records, tmp_path / "model")
     take_step = run.learner.step
@@ -53,9 +53,9 @@ def test_a_signal_finishes_the_step_and_saves(records, tmp_path, number):
         return take_step(*args, **kwargs)
 
     run.learner.step = step_with_signal
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    handlers = [signal.getsignal(each) for each in SIGNALS]
     assert run.fit() is False
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
     assert run.step == 6 and checkpoint.complete_steps(tmp_path / "model") == [6]
     resumed = make_run(records, tmp_path / "model")
     resumed.resume()
@@ -86,7 +86,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(r
         return result._replace(loss=math.nan) if run.step == 6 else result
 
     run.learner.step = diverging
-    with pytest.raises(InputError, match=r"step 7: the loss is not finite.*checkpoint at step 4 is kept.*--lr 0\.1"):
+    with pytest.raises(
+        InputError, match=r"step 7: the loss is no longer finite.*checkpoint at step 4 is kept.*rate of 0\.1"
+    ):
         run.fit()
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
 
@@ -103,13 +105,20 @@ def test_parameters_that_are_not_finite_do_not_replace_a_checkpoint(records, tmp
         return result
 
     run.learner.step = overflowing
-    with pytest.raises(InputError, match=r"step 8: fc7_weight is not finite.*checkpoint at step 4 is kept"):
+    with pytest.raises(InputError, match=r"step 8: fc7_weight is no longer finite.*checkpoint at step 4 is kept"):
         run.fit()
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
 
 
-@pytest.mark.parametrize("error", [mx.MXNetError("Trace\nMXNetError: Failed to allocate CPU Memory"), MemoryError()])
-def test_a_step_that_fails_in_mxnet_keeps_the_last_checkpoint(records, tmp_path, error):
+@pytest.mark.parametrize(
+    "error, reason, advice",
+    [
+        (mx.MXNetError("Trace\nMXNetError: Failed to allocate CPU Memory"), "Failed to allocate CPU Memory", True),
+        (MemoryError(), "MemoryError", True),
+        (mx.MXNetError("Trace\nMXNetError: FP16 gemm on cpu not implemented!"), "FP16 gemm on cpu not", False),
+    ],
+)
+def test_a_step_that_fails_in_mxnet_keeps_the_last_checkpoint(records, tmp_path, error, reason, advice):
     run = make_run(records, tmp_path / "model")
     take_step = run.learner.step
 
@@ -119,12 +128,11 @@ def test_a_step_that_fails_in_mxnet_keeps_the_last_checkpoint(records, tmp_path,
         return take_step(*args, **kwargs)
 
     run.learner.step = failing
-    message = (
-        r"^step 7: MXNet fails \((Failed to allocate CPU Memory|MemoryError)\); the checkpoint at step 4 is kept; "
-        "if it is memory, try a smaller --per-batch-size"
-    )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(
+        InputError, match=rf"^step 7: MXNet fails \({reason}.*\); the checkpoint at step 4 is kept"
+    ) as fail:
         run.fit()
+    assert ("try a smaller batch per device" in str(fail.value)) == advice
     resumed, whole = make_run(records, tmp_path / "model"), make_run(records, tmp_path / "whole")
     resumed.resume()
     assert resumed.fit() and whole.fit()
@@ -140,7 +148,10 @@ def test_a_verification_that_fails_costs_no_step(records, tmp_path):
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
 
 
-@pytest.mark.parametrize("key, value", [("best", None), ("best", {"step": 1}), ("bests", 3), ("bests", ["x"])])
+@pytest.mark.parametrize(
+    "key, value",
+    [("best", None), ("best", {"step": 1}), ("bests", 3), ("bests", ["x"]), ("window", {"steps": 1}), ("window", 3)],
+)
 def test_progress_that_no_run_has_written_is_refused(records, tmp_path, key, value):
     run = make_run(records, tmp_path / "model", steps=2)
     run.fit()
@@ -148,7 +159,7 @@ def test_progress_that_no_run_has_written_is_refused(records, tmp_path, key, val
     manifest = json.loads(path.read_text())
     manifest["progress"][key] = value
     path.write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"model-0002\.json: its progress is not what a run has written"):
+    with pytest.raises(InputError, match=r"model-0002\.json: its progress is not what a run writes"):
         make_run(records, tmp_path / "model").resume()
 
 
@@ -161,6 +172,39 @@ def test_a_row_of_figures_that_a_crash_has_torn_is_dropped(records, tmp_path):
     run.resume()
     run.fit()
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("stop", [3, 7])
+def test_rows_average_the_same_steps_after_an_interruption(records, tmp_path, stop):
+    make_run(records, tmp_path / "whole").fit()
+    run = make_run(records, tmp_path / "parts")
+    take_step = run.learner.step
+
+    def step_with_signal(*args, **kwargs):
+        if run.step == stop - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return take_step(*args, **kwargs)
+
+    run.learner.step = step_with_signal
+    assert not run.fit() and run.step == stop
+    resumed = make_run(records, tmp_path / "parts")
+    resumed.resume()
+    resumed.fit()
+    whole, parts = (read_csv(tmp_path / f"{name}-training.csv") for name in ("whole", "parts"))
+    for row in (*whole, *parts):
+        del row["images_per_second"]
+    assert whole == parts and len(whole) == 5
+
+
+def test_a_checkpoint_without_sums_of_the_log_resumes(records, tmp_path):
+    make_run(records, tmp_path / "model", steps=4).fit()
+    path = tmp_path / "model-0004.json"
+    manifest = json.loads(path.read_text())
+    del manifest["progress"]["window"]
+    path.write_text(json.dumps(manifest))
+    run = make_run(records, tmp_path / "model")
+    run.resume()
+    assert run.fit()
 
 
 def test_the_rate_warms_up_and_falls_at_its_steps():
