@@ -21,7 +21,7 @@ ENGINES = ("mxnet", "onnxruntime", "openvino")
 _NETWORK, _BATCH, _EMBEDDING = "d121", 8, 512  # where another thing varies
 _DEPTH = "depth, and GMACs"
 AXES = {
-    "pictures in a batch": [(_NETWORK, batch, _EMBEDDING) for batch in (1, 2, 4, 8, 16, 32)],
+    "pictures per batch": [(_NETWORK, batch, _EMBEDDING) for batch in (1, 2, 4, 8, 16, 32)],
     _DEPTH: [(network, _BATCH, _EMBEDDING) for network in ("d63", "d121", "d161", "d169", "d201")],
     "values of an embedding": [(_NETWORK, _BATCH, length) for length in (64, 128, 256, 512, 1024)],
 }
@@ -39,7 +39,7 @@ def measure(rounds: int, folder: Path, say: Callable[[str], None]) -> None:
                 point["engines"][row["name"]] = row["seconds"] / task[1]
             points[axis].append(point)
             shown = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in point["engines"].items())
-            say(f"{task[0]}, batch {task[1]}, {task[2]} values: {shown} a picture")
+            say(f"{task[0]}, batch {task[1]}, {task[2]} values: {shown} per picture")
     results = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "rounds": rounds,
@@ -67,14 +67,15 @@ def draw(points: dict):
         positions = range(len(line))
         for engine, color in zip(ENGINES, COLORS):
             values = [1e3 * point["engines"].get(engine, np.nan) for point in line]
-            axes.plot(positions, values, color=color, marker="o", markersize=4, linewidth=1.5, label=engine)
+            style = "" if axis == _DEPTH else "-"  # points of different networks are not joined
+            axes.plot(positions, values, style, color=color, marker="o", markersize=4, linewidth=1.5, label=engine)
         axes.set_xticks(positions, [_tick(axis, point) for point in line], fontsize=9)
         axes.set_xlabel(axis)
         axes.set_ylim(bottom=0)
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     first = figure.axes[0]
-    first.set_ylabel("ms a picture")
+    first.set_ylabel("ms per picture")
     first.legend(fontsize=9, frameon=False)
     figure.suptitle(
         f"An embedding: {_NETWORK}, relu, batch {_BATCH}, {_EMBEDDING} values, unless the axis says otherwise",
@@ -86,7 +87,7 @@ def draw(points: dict):
 def _tick(axis, point):
     if axis == _DEPTH:
         return f"{point['network'][1:]}\n{point['macs'] / 1e9:.1f}"
-    return str(point["batch" if axis == "pictures in a batch" else "emb_size"])
+    return str(point["batch" if axis == "pictures per batch" else "emb_size"])
 
 
 def _model(network, emb_size):

@@ -16,17 +16,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "compare",
         help="compare networks: cost, speed, accuracy",
-        description="Compare networks: parameters, GMACs (multiply-accumulates), memory of the activations of one "
-        "picture, and as measured here on the CPU: the median time from one picture to its embedding, embeddings a "
-        "second in batches of 8, and pictures a second in training with batches of 8; of saved models also the "
-        "accuracy over 10 folds on verification sets. Other programs that run meanwhile slow what is measured.",
+        description="Compare networks: parameters, GMACs (multiply-accumulates) and memory of the activations per "
+        "picture, and measured on this CPU: the median time from one picture to its embedding, embeddings per second "
+        "in batches of 8, and pictures per second in training with batches of 8. For saved models also the accuracy "
+        "over 10 folds on verification sets. Other programs that run at the same time distort the measurement.",
     )
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="networks of config.py, such as d121")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="network in config.py, such as d121")
     parser.add_argument("--models", nargs="+", default=[], metavar="PREFIX,EPOCH", help="saved models")
-    parser.add_argument("--verify", nargs="+", default=[], metavar="SET.bin", help="sets to measure the models on")
+    parser.add_argument(
+        "--verify", nargs="+", default=[], metavar="SET.bin", help="verification sets to measure the models on"
+    )
     add_build_options(parser)
-    parser.add_argument("--no-training", action="store_true", help="leave out training, which takes the most time")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--no-training", action="store_true", help="do not measure training, which takes the most time")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("-o", "--out", metavar="FILE", help="draw a chart: .png, .pdf or .svg")
     add_example(
         parser,
@@ -44,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     from denseface.report.plotting import check_format, new_figure, save_figure
 
     if not args.networks and not args.models:
-        raise InputError("compare: name networks, or saved models with --models")
+        raise InputError("nothing to compare: name networks, or saved models with --models")
     if args.verify and not args.models:
-        raise InputError("--verify: networks by name are not trained; give saved models with --models")
+        raise InputError("networks by name are not trained; name saved models with --models", option="verify")
     if args.out:
         check_format(args.out)
-        new_figure(1, 1)  # says at once if matplotlib is missing
+        new_figure(1, 1)  # fails now, not after the measurement, if matplotlib is missing
     networks = [network_by_name(name, args) for name in args.networks]
     models = [network_of_model(name, args.size) for name in args.models]
     accuracies = [{} for _ in networks] + [_accuracies(model.name, args) for model in models]

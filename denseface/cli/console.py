@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from denseface.core.text import printable
 
 OK, FAILED = 0, 1
 
+_SHORTEST = 12  # characters of a name that is cut
+
 
 def report_error(error: Exception) -> None:
     """Print an error as one line on stderr."""
@@ -18,8 +21,19 @@ def report_error(error: Exception) -> None:
 
 
 def print_table(lines: Sequence[Sequence[str]]) -> None:
-    """Print lines of cells in aligned columns, names from files escaped; a shorter line leaves the last ones empty."""
+    """Print lines of cells in aligned columns, names from files escaped; a shorter line leaves the last ones empty.
+
+    On a terminal that is too narrow the first column is cut at its start, since the end of a name tells more.
+    """
     lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in itertools.zip_longest(*lines, fillvalue="")]
+    if sys.stdout.isatty():
+        excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+        widths[0] = max(widths[0] - max(excess, 0), _SHORTEST)
+        lines = [[_end_of(line[0], widths[0]), *line[1:]] for line in lines]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def _end_of(name, length):
+    return name if len(name) <= length else f"...{name[3 - length :]}"

@@ -15,16 +15,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "plot",
         help="draw a network",
         description="Draw a network: stem, blocks, transitions and head as boxes, with the shapes between them, their "
-        "parameters and their MACs (multiply-accumulates). With --graph every operator is drawn, by Graphviz.",
+        "parameters and their MACs (multiply-accumulates). With --graph, draw every operator with Graphviz.",
     )
     add_network_options(parser)
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="picture to write: .png, .pdf or .svg")
-    parser.add_argument("--graph", action="store_true", help="draw every operator; needs Graphviz's program dot")
+    parser.add_argument("--graph", action="store_true", help="draw every operator (needs Graphviz's program dot)")
     add_example(
         parser,
         "denseface plot d121 -o d121.pdf",
         "denseface plot y1 --graph -o y1.svg",
-        "denseface plot --model models/d63-arcface-orl/model,600 -o d63.png",
+        "denseface plot --model models/d63-arcface-orl/model -o d63.png",
     )
     parser.set_defaults(run=run)
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from denseface.cli.console import OK, print_table
 from denseface.cli.network_options import add_network_options, load_network
 from denseface.cli.options import add_example
+from denseface.report.numbers import abbreviated
 
 if TYPE_CHECKING:
-    from denseface.report.summary import Figures, Layer
+    from denseface.report.summary import Costs, Layer
 
 logger = logging.getLogger("denseface")
 
-_COSTS = ("parameters", "states", "MACs", "FLOPs", "memory")
+_SUMS = ("parameters", "states", "MACs", "FLOPs", "memory")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -24,20 +25,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "summary",
         help="list the layers of a network and what they cost",
-        description="List the layers of a network: the shape of their output for one picture, parameters, states (the "
-        "moving averages of batch normalisation), MACs, FLOPs, and the memory that their output takes in float32; then "
-        "the same for each stage, which is what works on pictures of one size, and for the whole network. MACs are "
-        "multiply-accumulates, of convolutions and fully connected layers; papers often call these FLOPs. FLOPs are "
-        "floating-point operations of all layers in inference, in which one MAC counts as two.",
+        description="List the layers of a network: the shape of their output for one picture, their parameters and "
+        "MACs, and the memory of their output in float32. Then sum these up for each stage (the layers that work on "
+        "pictures of one size) and for the whole network, with states (the moving averages of batch normalisation) and "
+        "FLOPs. MACs are multiply-accumulates of convolutions and fully connected layers; papers often call these "
+        "FLOPs. FLOPs are the floating-point operations of all layers in inference; a MAC counts as two.",
     )
     add_network_options(parser)
-    parser.add_argument("--stages", action="store_true", help="leave out the single layers")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--stages", action="store_true", help="only the sums, not the single layers")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     add_example(
         parser,
         "denseface summary d121",
         "denseface summary y1 --size 96 --set net_act=relu --stages",
-        "denseface summary --model models/d63-arcface-orl/model,600",
+        "denseface summary --model models/d63-arcface-orl/model",
     )
     parser.set_defaults(run=run)
 
@@ -55,21 +56,22 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(figures, indent=2))
     else:
         if not args.stages:
-            rows = [(layer.name, layer.kind, _shape(layer), *_costs(layer)) for layer in summary.layers]
-            print_table([("layer", "kind", "output", *_COSTS), *rows])
+            print_table([("layer", "kind", "output", "params", "MACs", "memory"), *map(_layer_row, summary.layers)])
             print()
         sums = {**summary.stages, "total": summary.total}
-        rows = [(name, str(figures.layers), *_costs(figures)) for name, figures in sums.items()]
-        print_table([("stage", "layers", *_COSTS), *rows])
+        rows = [(name, str(costs.layers), *_sums(costs)) for name, costs in sums.items()]
+        print_table([("stage", "layers", *_SUMS), *rows])
     for op, names in summary.unknown.items():
-        logger.warning("not counted: the operator %s, in %s", op, ", ".join(names))
+        logger.warning("not counted: operator %s, in %s", op, ", ".join(names))
     return OK
 
 
-def _shape(layer: Layer) -> str:
-    return "x".join(map(str, layer.output))
+def _layer_row(layer: Layer) -> tuple[str, ...]:
+    macs = "?" if layer.macs is None else abbreviated(layer.macs)
+    memory = f"{layer.memory / 2**20:.3f} MiB"
+    return layer.name, layer.kind, "x".join(map(str, layer.output)), abbreviated(layer.parameters), macs, memory
 
 
-def _costs(row: Layer | Figures) -> tuple[str, ...]:
+def _sums(row: Costs) -> tuple[str, ...]:
     counts = (row.parameters, row.auxiliary, row.macs, row.flops)
-    return (*("?" if count is None else f"{count:,}" for count in counts), f"{row.memory / 2**20:.3f} MiB")
+    return (*(f"{count:,}" for count in counts), f"{row.memory / 2**20:.3f} MiB")

@@ -1,4 +1,4 @@
-"""Charts of figures: networks side by side, a training run, and verification."""
+"""Charts: networks side by side, a training run, and verification."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from denseface.report.comparison import Measured
 
 _BINS = 50
+_GUESSING = 0.5
 
 
 def draw_comparison(networks: Sequence[Measured]) -> Figure:
-    """Draw a panel of bars for every figure of some networks.
+    """Draw a panel of bars for every measurement of some networks.
+
+    Accuracies are drawn from 0.5, the accuracy of guessing between two equally likely answers.
 
     Raises
     ------
@@ -33,11 +36,11 @@ def draw_comparison(networks: Sequence[Measured]) -> Figure:
     """
     panels: dict[str, Callable[[Measured], float | None]] = {
         "parameters, millions": lambda row: row.costs.parameters / 1e6,
-        "GMACs a picture": lambda row: row.costs.macs / 1e9,
-        "activations a picture, MiB": lambda row: row.costs.memory / 2**20,
+        "GMACs per picture": lambda row: row.costs.macs / 1e9,
+        "activations per picture, MiB": lambda row: row.costs.memory / 2**20,
         "latency of one picture, ms": lambda row: row.latency,
-        "embeddings a second": lambda row: row.throughput,
-        "pictures a second in training": lambda row: row.training,
+        "embeddings per second, batches of 8": lambda row: row.throughput,
+        "pictures per second in training, batches of 8": lambda row: row.training,
     }
     for name in dict.fromkeys(key for row in networks for key in row.accuracies):
         panels[f"accuracy on {name}"] = lambda row, name=name: row.accuracies.get(name)
@@ -53,21 +56,23 @@ def draw_comparison(networks: Sequence[Measured]) -> Figure:
         axes.bar_label(bars, [_three_digits(number) for number in values], padding=3, fontsize=9)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_yticks(range(len(names)), names)
-        axes.set_xlim(0, 1.25 * max(number or 0 for number in values) or 1)
+        low = _GUESSING if title.startswith("accuracy") else 0
+        axes.set_xlim(low, low + 1.25 * (max(number or 0 for number in values) - low) or 1)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[len(panels) :]:
         axes.axis("off")
     figure.axes[0].invert_yaxis()
+    figure.suptitle("Networks side by side", fontsize=11)
     return figure
 
 
 def draw_run(folder: str | Path) -> Figure:
-    """Draw what a training run wrote down: loss, accuracy, learning rate and verification against the steps.
+    """Draw the curves of a training run: loss, accuracy, learning rate and verification against the step.
 
     Parameters
     ----------
     folder : path-like
-        Where ``PREFIX-training.csv`` and ``PREFIX-verification.csv`` lie, as :mod:`denseface.training.log` writes them.
+        Contains ``PREFIX-training.csv`` and ``PREFIX-verification.csv``, as :mod:`denseface.training.log` writes them.
 
     Raises
     ------
@@ -109,13 +114,13 @@ def draw_run(folder: str | Path) -> Figure:
 def draw_verification(results: dict[str, VerificationResult]) -> Figure:
     """Draw the ROC curves of some measurements in one panel, and the scores of each in another.
 
-    The curves give the true accept rate for each false accept rate, on a logarithmic axis that begins at half an
-    impostor pair, which stands for none.
+    The false accept rate has a logarithmic axis, which starts at the rate of half an impostor pair, drawn for none.
+    The point of each curve is its threshold of best accuracy.
 
     Parameters
     ----------
     results : dict of str to VerificationResult
-        By their titles; a title has the colour of its curve.
+        By title; the title of a panel has the colour of its curve.
 
     Raises
     ------
@@ -131,8 +136,13 @@ def draw_verification(results: dict[str, VerificationResult]) -> Figure:
         false_rates, true_rates = result.roc
         false_rates = np.maximum(false_rates, 0.5 / result.n_impostor)
         roc.plot(false_rates, true_rates, color=color, drawstyle="steps-post", linewidth=1.5)
+        genuine, impostor = (np.mean(scores >= result.threshold) for scores in result.scores)
+        at_threshold = f"threshold {result.threshold:.3f}"
+        roc.plot(max(impostor, 0.5 / result.n_impostor), genuine, "o", color=color, label=at_threshold)
         first = _draw_scores(figure.add_subplot(grid[row, 1], sharex=first), name, result, color)
-    roc.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02))
+    roc.set(xscale="log", xlabel="false accept rate (logarithmic)", ylabel="true accept rate", ylim=(0, 1.02))
+    roc.set_title("ROC: genuine pairs accepted against impostor pairs accepted", fontsize=10, loc="left")
+    roc.legend(fontsize=8, frameon=False, loc="lower right")
     roc.grid(color="#dddddd", linewidth=0.6)
     first.set_xlabel("score: cosine similarity")
     return figure
@@ -146,7 +156,7 @@ def _laid_out(width, height):
 
 def _draw_scores(axes, name, result, color):
     bins = np.linspace(min(map(np.min, result.scores)), max(map(np.max, result.scores)), _BINS)
-    for scores, kind, fill in zip(result.scores, ("one person", "two people"), (color, "#bbbbbb")):
+    for scores, kind, fill in zip(result.scores, ("genuine: one person", "impostor: two people"), (color, "#bbbbbb")):
         axes.hist(scores, bins, density=True, color=fill, alpha=0.7, label=kind)
     axes.axvline(result.threshold, color="black", linewidth=1, linestyle="--", label="threshold")
     axes.set_title(f"{_shortened(name, 56)}: AUC {result.auc:.4f}", fontsize=9, loc="left", color=color)
@@ -159,19 +169,19 @@ def _draw_scores(axes, name, result, color):
 def _run_prefix(folder):
     found = sorted(folder.glob("*-training.csv"))
     if not found:
-        raise InputError(f"{folder}: there is no run here, that is no PREFIX-training.csv")
+        raise InputError(f"{folder}: no training run here (no file PREFIX-training.csv)")
     if len(found) > 1:
-        raise InputError(f"{folder}: there are several runs here: {', '.join(path.name for path in found)}; leave one")
+        raise InputError(f"{folder}: several runs here ({', '.join(path.name for path in found)}); keep one per folder")
     return str(found[0])[: -len("-training.csv")]
 
 
 def _read_csv(path, columns):
-    """Rows as dictionaries; their values still are text."""
+    """Return rows as dictionaries of numbers; the name of a set stays text."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: it cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({error})") from error
     for number, row in enumerate(rows, start=2):
         try:
             if set(row) != set(columns) or None in row.values():
@@ -179,7 +189,7 @@ def _read_csv(path, columns):
             for column in set(columns) - {"set"}:
                 row[column] = float(row[column] or "nan")
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: line {number} is not what a training run writes; mend or remove it") from error
+            raise InputError(f"{path}: line {number} was not written by a training run; repair or remove it") from error
     return rows
 
 
@@ -188,11 +198,11 @@ def _line(rows, column):
 
 
 def _cycled(count):
-    return [COLORS[place % len(COLORS)] for place in range(count)]
+    return [COLORS[index % len(COLORS)] for index in range(count)]
 
 
 def _shortened(name, length=42):
-    """A long name's end, which tells models apart."""
+    """Return the end of a long name, which tells models apart."""
     return name if len(name) <= length else f"...{name[3 - length :]}"
 
 

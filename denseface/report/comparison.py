@@ -1,4 +1,4 @@
-"""Networks side by side: what they cost, and how fast they are here."""
+"""Measure the costs and the speed of networks on this machine."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from denseface.data.loader import Batch
 from denseface.embedding.engines.mxnet_engine import MXNetEngine
 from denseface.models import losses
 from denseface.models.checkpoint import Model
-from denseface.report.summary import Figures, summarize
+from denseface.report.summary import Costs, summarize
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.learner import Learner
 
 import mxnet as mx
 
 LARGE_BATCH = 8
-NUM_CLASSES = 100  # of the softmax in training: few, so that the network itself is measured
+NUM_CLASSES = 100  # of the softmax in training; few, so that the network dominates
 
-_RUNS, _SECONDS = 3, 2.0  # as many runs as fit into so many seconds, but at least so many
+_RUNS, _SECONDS = 3, 2.0  # at least so many runs, and as many as fit into so many seconds
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One network.
+    """The measurements of one network.
 
     Attributes
     ----------
     name : str
-    costs : Figures
-        Of one picture.
+    costs : Costs
+        For one picture.
     latency : float
-        Milliseconds from one picture to its embedding, the median.
+        Milliseconds from one picture to its embedding (median).
     throughput : float
-        Embeddings a second in batches of ``LARGE_BATCH``.
+        Embeddings per second in batches of ``LARGE_BATCH``.
     training : float or None
-        Pictures a second in training, in batches of ``LARGE_BATCH``; None if that was not measured.
+        Pictures per second in training, in batches of ``LARGE_BATCH``; None if not measured.
     accuracies : dict of str to float
-        By verification set, with mirror images, mean over 10 folds; empty for a network without trained parameters.
+        By verification set, with flip, mean over 10 folds; empty for a network without trained parameters.
     """
 
     name: str
-    costs: Figures
+    costs: Costs
     latency: float
     throughput: float
     training: float | None
     accuracies: dict[str, float]
 
     def to_dict(self) -> dict:
-        """Every figure, in types that JSON knows."""
+        """Return all measurements in types that JSON knows."""
         return asdict(self)
 
 
@@ -69,20 +69,20 @@ def measure(
     Parameters
     ----------
     symbol : Symbol
-        Takes ``data`` and gives embeddings (N, emb_size).
+        Maps ``data`` to embeddings (N, emb_size).
     input_shape : tuple (C, H, W)
         Of one picture.
     name : str
-        What tables and error messages call it.
+        Name for tables and error messages.
     training : bool
         Measure the speed of training too, which takes the most time and memory.
     accuracies : dict of str to float, optional
-        Handed on.
+        Passed on to the result.
 
     Raises
     ------
     InputError
-        If the network cannot take such pictures.
+        If the network does not accept such pictures.
     """
     costs = summarize(symbol, input_shape, name).total
     model = _random_model(symbol, input_shape, name)
@@ -129,7 +129,7 @@ def _pictures(shape):
 
 
 def _median_seconds(run: Callable[[], object]) -> float:
-    """Run once to warm up, then some times more."""
+    """Return the median duration of several runs after a warm-up."""
     run()
     durations: list[float] = []
     while len(durations) < _RUNS or sum(durations) < _SECONDS:

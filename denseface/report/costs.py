@@ -1,14 +1,14 @@
-"""What MXNet's operators compute in inference, counted.
+"""Count the operations of MXNet's operators in inference.
 
-A multiply-accumulate (MAC) is one product added to a sum: what convolutions, fully connected layers and products of
-matrices are made of.  Papers often call their number "FLOPs".  Here FLOPs are floating-point operations: two a MAC, one
-for each bias that is added, and for the other operators
+A multiply-accumulate (MAC) is one product added to a sum; convolutions, fully connected layers and matrix products
+consist of them.  Papers often call their number "FLOPs".  Here FLOPs are floating-point operations: two per MAC, one
+per added bias, and for the other operators
 
-- 2 a value for a batch normalisation, which is one product and one sum once its parameters are constant;
-- 1 a value for an activation, a root, a sum, or any other function of one or two values;
-- 1 for each value that a pooling window or a reduction goes over;
-- 3 a value for a softmax (exponential, sum, division) and an L2 normalisation (square, sum, division);
-- none for what only moves values, such as a concatenation or, in inference, dropout.
+- 2 per value for batch normalisation: one product and one sum, since its parameters are constant in inference;
+- 1 per value for an activation, a root, a sum, or any other function of one or two values;
+- 1 per value that a pooling window or a reduction covers;
+- 3 per value for softmax (exponential, sum, division) and L2 normalisation (square, sum, division);
+- none for operators that only move values, such as concatenation or, in inference, dropout.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Shape = tuple[int, ...]
 
 
 class Cost(NamedTuple):
-    """Multiply-accumulates, and floating-point operations, in which these are counted as two."""
+    """Multiply-accumulates, and floating-point operations, of which each MAC is two."""
 
     macs: int
     flops: int
 
 
-_ONE_A_VALUE = """
+_ONE_PER_VALUE = """
     Activation LeakyReLU _div _div_scalar _equal _equal_scalar _greater _greater_equal _greater_equal_scalar
     _greater_scalar _hypot _hypot_scalar _lesser _lesser_equal _lesser_equal_scalar _lesser_scalar _maximum
     _maximum_scalar _minimum _minimum_scalar _minus_scalar _mod _mod_scalar _mul _mul_scalar _not_equal
@@ -40,7 +40,7 @@ _ONE_A_VALUE = """
     elemwise_mul elemwise_sub erf exp expm1 fix floor hard_sigmoid log log10 log1p log2 negative rcbrt reciprocal relu
     rint round rsqrt sigmoid sign sin sinh softsign sqrt square tan tanh trunc
 """
-# What gives on the values it takes, in the same memory.
+# Operators that return their input in the same memory.
 VIEWS = frozenset(["BlockGrad", "Dropout", "Flatten", "Reshape", "_copy", "expand_dims", "squeeze"])
 _MOVING = """
     Cast Concat Crop Pad SliceChannel SwapAxis amp_cast broadcast_axis broadcast_like broadcast_to depth_to_space
@@ -48,7 +48,7 @@ _MOVING = """
 """
 
 _PER_OUTPUT = {
-    **dict.fromkeys(_ONE_A_VALUE.split(), 1),
+    **dict.fromkeys(_ONE_PER_VALUE.split(), 1),
     **dict.fromkeys((*VIEWS, *_MOVING.split()), 0),
     **dict.fromkeys(("L2Normalization", "SoftmaxActivation", "log_softmax", "softmax"), 3),
     "BatchNorm": 2,
@@ -57,21 +57,21 @@ _REDUCTIONS = frozenset(["max", "mean", "min", "norm", "prod", "sum"])
 
 
 def cost_of(node: Node, inputs: Sequence[Shape], output: Shape) -> Cost | None:
-    """Count what one operator computes.
+    """Count the operations of one operator.
 
     Parameters
     ----------
     node : Node
         The operator with its attributes.
     inputs : sequence of tuple of int
-        Shapes of what it takes, parameters included, in its order.
+        Shapes of its inputs, parameters included.
     output : tuple of int
         Shape of its first output; costs are for the whole batch.
 
     Returns
     -------
     Cost or None
-        None for an operator that is not known here.
+        None for an unknown operator.
     """
     size = math.prod(output)
     if node.op in ("Convolution", "FullyConnected"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
+from denseface.report.numbers import abbreviated
 from denseface.report.plotting import MUTED, check_format, new_figure
 from denseface.report.structure import ARROW, DENSE, RESIDUAL, TRANSITION, Part
 
@@ -35,15 +36,15 @@ _TITLE_CHARACTERS = 55  # that fit in full size
 def draw_parts(parts: Sequence[Part], name: str) -> Figure:
     """Draw the parts of a network as boxes from top to bottom, with shapes on the arrows between them.
 
-    Bars in a box show how many channels there are behind each of its layers or units, to one scale for the whole
-    network; parameters and MACs stand beside it.
+    Bars in a box show the number of channels after each of its layers or units, on one scale for the whole network;
+    parameters and MACs are written beside it.
 
     Parameters
     ----------
     parts : sequence of Part
         As from :func:`denseface.report.structure.parts_of`.
     name : str
-        The network's, for the title.
+        Name of the network, for the title.
 
     Raises
     ------
@@ -67,13 +68,13 @@ def draw_parts(parts: Sequence[Part], name: str) -> Figure:
         _bars(axes, y, height, part, widest)
         y += height
     _arrow(axes, y, _size(parts[-1].output))
-    note = "Bars: channels behind each layer that can change their number, or behind each unit of a block."
+    note = "Bars: channels after each layer that can change their number, or after each unit of a block."
     axes.text(_LEFT, page - 0.15, note, size=7.5, color=MUTED, va="bottom")
     return figure
 
 
 def _wrapped(text):
-    """Break a text into lines, only between layers where it names several."""
+    """Break a text into lines; if it lists layers, only between two of them."""
     first, *others = text.split(ARROW)
     pieces = [f"{ARROW.lstrip()}{piece}".replace(" ", _FIXED_SPACE) for piece in others]
     return textwrap.wrap(" ".join([first.replace(" ", _FIXED_SPACE) if others else first, *pieces]), _CHARACTERS)
@@ -82,10 +83,10 @@ def _wrapped(text):
 def _title(axes, parts, name):
     size = 14 * min(1, _TITLE_CHARACTERS / len(name))
     axes.text(_LEFT, 0.3, name, size=size, weight="bold", va="center")
-    figures = [part.figures for part in parts]
-    parameters, macs = sum(row.parameters for row in figures), sum(row.macs for row in figures)
-    memory = sum(row.memory for row in figures) / 2**20
-    text = f"{_short(parameters)} parameters, {_short(macs)}MACs, {memory:.1f} MiB of activations a picture"
+    costs = [part.costs for part in parts]
+    parameters, macs = sum(row.parameters for row in costs), sum(row.macs for row in costs)
+    memory = sum(row.memory for row in costs) / 2**20
+    text = f"{abbreviated(parameters)} parameters; per picture {_macs(macs)} and {memory:.1f} MiB of activations"
     axes.text(_LEFT, 0.6, text, size=9, color=MUTED, va="center")
 
 
@@ -105,8 +106,8 @@ def _box(axes, y, height, part, lines):
     y += _MARGIN + _LINE / 2
     axes.text(_LEFT + 0.12, y, part.title, size=9.5, weight="bold", va="center")
     beside = _RIGHT + 0.12
-    axes.text(beside, y, f"{_short(part.figures.parameters)} parameters", size=8, va="center")
-    axes.text(beside, y + _LINE, f"{_short(part.figures.macs)}MACs", size=8, va="center")
+    axes.text(beside, y, f"{abbreviated(part.costs.parameters)} parameters", size=8, va="center")
+    axes.text(beside, y + _LINE, _macs(part.costs.macs), size=8, va="center")
     for line in lines:
         y += _LINE
         axes.text(_LEFT + 0.12, y, line, size=8, va="center")
@@ -115,9 +116,9 @@ def _box(axes, y, height, part, lines):
 def _bars(axes, y, height, part, widest):
     left, right = _BARS
     step = min((right - left) / max(len(part.widths), 1), 0.16)
-    for place, width in enumerate(part.widths):
+    for index, width in enumerate(part.widths):
         tall = (height - 2 * _MARGIN) * width / widest
-        x = right - step * (len(part.widths) - place)
+        x = right - step * (len(part.widths) - index)
         color = _BAR.get(part.kind, _OTHER_BAR)
         axes.bar(x, -tall, step * 0.8, bottom=y + height - _MARGIN, align="edge", color=color)
 
@@ -130,22 +131,20 @@ def _arrow(axes, y, label):
 
 
 def _size(shape):
-    """A shape as people say it: height x width, channels."""
+    """Write a shape as height x width, channels."""
     if len(shape) == 3:
         return f"{shape[1]} x {shape[2]}, {shape[0]} channels"
     return f"{' x '.join(map(str, shape))} values"
 
 
-def _short(number):
-    """Three digits and a unit, such as "7.47 M"."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit * 0.9995:
-            return f"{number / limit:#.3g}".rstrip(".") + f" {unit}"
-    return f"{number} "
+def _macs(number):
+    """Write a number of MACs with its prefix at the unit, such as "279 MMACs"."""
+    digits, _, prefix = abbreviated(number).partition(" ")
+    return f"{digits} {prefix}MACs"
 
 
 def draw_graph(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], path: str | Path) -> None:
-    """Write every operator of a network and its connections as a picture, by Graphviz.
+    """Draw every operator of a network and its connections with Graphviz.
 
     Parameters
     ----------
@@ -172,7 +171,7 @@ def draw_graph(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], path: s
         picture = graph.pipe()
     except graphviz.ExecutableNotFound as error:
         raise InputError(
-            "a graph needs the program dot: install Graphviz (Debian: apt install graphviz), or leave out --graph"
+            "the graph of all operators needs Graphviz's program dot (Debian: apt install graphviz)"
         ) from error
     except (OSError, subprocess.SubprocessError) as error:
         raise InputError(f"{path}: dot failed: {error}") from error

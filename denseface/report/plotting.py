@@ -1,4 +1,4 @@
-"""Figures without a screen: matplotlib, which is an optional package."""
+"""Make and save figures with matplotlib, an optional package, without a screen."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORMATS = (".png", ".pdf", ".svg")
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MUTED = "#666666"
 
-_DOTS = 150  # an inch, in PNG
+_DOTS = 150  # per inch, in PNG
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure; sizes in inches.
+    """Make an empty figure; width and height in inches.
 
     Raises
     ------
@@ -33,12 +33,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as the picture that the ending of its name asks for, one of ``FORMATS``.
+    """Write a figure to a file; the ending of its name chooses the format, one of ``FORMATS``.
 
     Raises
     ------
     InputError
-        For another ending, or if there is no writing at the path.
+        For another ending, or if the file cannot be written.
     """
     ending = check_format(path)
     with replacing(path) as file:
@@ -46,8 +46,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def check_format(path: str | Path) -> str:
-    """Give the ending of a picture's name; raises InputError if it is none of ``FORMATS``."""
+    """Return the ending of a file's name; raise InputError if it is not one of ``FORMATS``."""
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
-        raise InputError(f"{path}: the name of a picture ends in {', '.join(FORMATS)}")
+        raise InputError(f"{path}: the name must end in {', '.join(FORMATS)}")
     return ending

@@ -1,4 +1,4 @@
-"""The parts of a network that a picture of it shows: stem, blocks, transitions and head, found in its graph."""
+"""Find stem, blocks, transitions and head of a network in its graph: the parts that a diagram shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from denseface.report.summary import HEAD, Figures, Layer, Summary, figures_of
+from denseface.report.summary import HEAD, Costs, Layer, Summary, sum_of
 
 STEM, DENSE, RESIDUAL, TRANSITION, STAGE = "stem", "dense block", "residual block", "transition", "stage"
 
@@ -22,7 +22,7 @@ _UNSPOKEN = ("Flatten", "Reshape", "_minus_scalar", "_mul_scalar", "_copy")
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring layers that one box of a diagram stands for.
+    """Neighbouring layers that form one box of a diagram.
 
     Attributes
     ----------
@@ -31,12 +31,12 @@ class Part:
     title : str
         The kind, numbered where there are several.
     lines : list of str
-        What it consists of.
+        Description of its content.
     input, output : tuple of int
         Shapes, without the batch.
     widths : list of int
-        Channels behind each unit of a block, elsewhere behind each layer that can change them.
-    figures : Figures
+        Channels after each unit of a block; elsewhere after each layer that can change them.
+    costs : Costs
         Sums over its layers.
     """
 
@@ -46,18 +46,18 @@ class Part:
     input: tuple[int, ...]
     output: tuple[int, ...]
     widths: list[int]
-    figures: Figures
+    costs: Costs
 
 
 class _Step(NamedTuple):
-    """Layers between two that every path passes, and the kind of block that they are a unit of, if they are one."""
+    """Layers between two that every path passes; `unit` is the kind of block that they are a unit of, if any."""
 
     layers: list[Layer]
     unit: str | None
 
 
 class _Group(NamedTuple):
-    """A part in the making."""
+    """A part while it is being put together."""
 
     kind: str
     steps: list[_Step]
@@ -74,9 +74,9 @@ class _Group(NamedTuple):
 def parts_of(summary: Summary, input_shape: tuple[int, int, int]) -> list[Part]:
     """Find the parts of a network.
 
-    Every path from the pictures to the embedding passes some layers; these cut the network into steps.  A step of
-    several layers whose last one appends to what the step was given is a dense layer, and one whose last one adds is a
-    residual unit.  Such units of one size of picture make a block.  A network that has none is cut by size.
+    Layers that every path from the picture to the embedding passes split the network into steps.  A step of several
+    layers is a dense layer if its last layer concatenates to the input of the step, and a residual unit if its last
+    layer adds.  Consecutive units at one picture size form a block.  A network without such units is split by size.
 
     Parameters
     ----------
@@ -88,33 +88,33 @@ def parts_of(summary: Summary, input_shape: tuple[int, int, int]) -> list[Part]:
     Returns
     -------
     list of Part
-        In the order of computation; each takes what the one before gives.
+        In the order of computation; the output of each is the input of the next.
     """
     groups = _grouped(_steps(summary.layers))
     if not any(group.units for group in groups):
         groups = _by_size(summary.layers)
     kinds = [group.kind for group in groups]
-    parts, given = [], input_shape
-    for place, group in enumerate(groups):
-        number = f" {kinds[: place + 1].count(group.kind)}" if kinds.count(group.kind) > 1 else ""
+    parts, taken = [], input_shape
+    for index, group in enumerate(groups):
+        number = f" {kinds[: index + 1].count(group.kind)}" if kinds.count(group.kind) > 1 else ""
         output = group.layers[-1].output
         parts.append(
             Part(
                 kind=group.kind,
                 title=group.kind.capitalize() + number,
-                lines=_lines(group, given),
-                input=given,
+                lines=_lines(group, taken),
+                input=taken,
                 output=output,
                 widths=_widths(group),
-                figures=figures_of(group.layers),
+                costs=sum_of(group.layers),
             )
         )
-        given = output
+        taken = output
     return parts
 
 
 def _steps(layers) -> Iterator[_Step]:
-    """Cut behind every layer that all paths from the pictures to the last layer pass: behind its dominators."""
+    """Split after every layer that all paths from the picture to the last layer pass (its dominators)."""
     dominators: dict[int, int] = {}
 
     def common(one, other):
@@ -122,8 +122,8 @@ def _steps(layers) -> Iterator[_Step]:
             one, other = min(one, other), dominators[max(one, other)]
         return one
 
-    for place, layer in enumerate(layers):
-        dominators[place] = functools.reduce(common, layer.inputs or (-1,))
+    for index, layer in enumerate(layers):
+        dominators[index] = functools.reduce(common, layer.inputs or (-1,))
     ends = [len(layers) - 1]
     while ends[-1] >= 0:
         ends.append(dominators[ends[-1]])
@@ -134,7 +134,7 @@ def _steps(layers) -> Iterator[_Step]:
 
 
 def _unit(layers, start):
-    """The kind of block that these layers behind the one at ``start`` are a unit of."""
+    """Return the kind of block that these layers, which follow the one at ``start``, are a unit of."""
     last = layers[-1]
     if len(layers) > 1 and len(last.output) == 3:
         if last.op == "Concat" and start in last.inputs:
@@ -145,7 +145,7 @@ def _unit(layers, start):
 
 
 def _grouped(steps):
-    """Units of one kind and size as blocks, and what is before, between and behind them."""
+    """Group units of one kind and size into blocks, and the layers before, between and after them."""
     groups: list[_Group] = []
     between: list[_Step] = []
     for step in steps:
@@ -175,19 +175,19 @@ def _size(layers):
     return layers[-1].output[1:]
 
 
-def _lines(group, given):
-    """Say what a part consists of."""
+def _lines(group, taken):
+    """Describe the content of a part."""
     if not group.units:
         return [ARROW.join(layer.kind for layer in group.layers if layer.op not in _UNSPOKEN)]
     counts = len(group.units)
     widths = _widths(group)
     if group.kind == DENSE:
-        growths = {after - before for before, after in zip([given[0], *widths], widths)}
+        growths = {after - before for before, after in zip([taken[0], *widths], widths)}
         growth = f"growth {growths.pop()}, " if len(growths) == 1 else ""
-        first = f"{counts} layers, {growth}{given[0]} to {widths[-1]} channels"
+        first = f"{counts} layers, {growth}{taken[0]} to {widths[-1]} channels"
     else:
         first = f"{counts} unit{'s' * (counts > 1)}, {widths[-1]} channels"
-        if _size(group.units[0].layers) != given[1:]:
+        if _size(group.units[0].layers) != taken[1:]:
             first += ", the first with a stride"
     told = [layer.kind for layer in group.units[-1].layers if layer.op in _SHAPING]
     return [first, f"each: {ARROW.join(told)}"]

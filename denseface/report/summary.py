@@ -1,4 +1,4 @@
-"""What a network consists of and costs: layer by layer, stage by stage, and in total."""
+"""The layers of a network and their costs: layer by layer, stage by stage, and in total."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ HEAD = "head"
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator, and what it costs for one picture.
+    """One operator and its costs for one picture.
 
     Attributes
     ----------
     name, op : str
         As in the symbol.
     kind : str
-        What it is in words, such as "conv 3x3 /2, 64".
+        A short description, such as "conv 3x3 /2, 64".
     stage : str
-        The size of the pictures it works on, as "28x28"; "head" behind the last that has positions.
+        Picture size that it works on, as "28x28"; "head" after the last layer with a spatial size.
     inputs : tuple of int
-        Places, in `Summary.layers`, of the layers that it reads, -1 for the pictures; without those that work on
-        parameters alone.
+        Indices in `Summary.layers` of the layers that it reads, -1 for the picture; layers that work on parameters
+        alone are left out.
     output : tuple of int
         Shape of its first output, without the batch.
     parameters, auxiliary : int
-        Learned values, and values kept beside them (moving averages), that no earlier layer has.
+        Number of learned values, and of moving averages, that no earlier layer shares.
     macs, flops : int or None
         Multiply-accumulates and floating-point operations, counted as in :mod:`denseface.report.costs`; None for an
-        operator that is not known there.
+        operator that is unknown there.
     memory : int
-        Bytes of its outputs in float32; 0 for what gives on what it was given.
+        Bytes of its outputs in float32; 0 for an operator that returns its input.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Costs:
     """Sums over layers, for one picture.
 
     Attributes
     ----------
     layers, parameters, auxiliary, macs, flops, memory : int
-        As of a `Layer`; layers of an unknown operator add nothing to ``macs`` and ``flops``.
+        As in `Layer`; layers of an unknown operator add nothing to ``macs`` and ``flops``.
     """
 
     layers: int
@@ -82,25 +82,25 @@ class Summary:
     Attributes
     ----------
     layers : list of Layer
-        Each behind those that it reads.
+        In an order in which each comes after those that it reads.
     """
 
     layers: list[Layer]
 
     @property
-    def total(self) -> Figures:
-        """Sums over the network."""
-        return figures_of(self.layers)
+    def total(self) -> Costs:
+        """Sums over the whole network."""
+        return sum_of(self.layers)
 
     @property
-    def stages(self) -> dict[str, Figures]:
-        """Sums over each stage, in the order in which pictures come to them."""
+    def stages(self) -> dict[str, Costs]:
+        """Sums over each stage, in the order of computation."""
         names = dict.fromkeys(layer.stage for layer in self.layers)
-        return {name: figures_of(layer for layer in self.layers if layer.stage == name) for name in names}
+        return {name: sum_of(layer for layer in self.layers if layer.stage == name) for name in names}
 
     @property
     def unknown(self) -> dict[str, list[str]]:
-        """Names of the layers that are not counted, by operator."""
+        """Names of the layers that could not be counted, by operator."""
         found: dict[str, list[str]] = {}
         for layer in self.layers:
             if layer.macs is None:
@@ -108,27 +108,27 @@ class Summary:
         return found
 
     def to_dict(self) -> dict:
-        """Everything, in types that JSON knows."""
+        """Return everything in types that JSON knows."""
         return {
             "total": asdict(self.total),
-            "stages": {name: asdict(figures) for name, figures in self.stages.items()},
+            "stages": {name: asdict(costs) for name, costs in self.stages.items()},
             "unknown_operators": self.unknown,
             "layers": [asdict(layer) for layer in self.layers],
         }
 
 
-def figures_of(layers: Iterable[Layer]) -> Figures:
+def sum_of(layers: Iterable[Layer]) -> Costs:
     """Add up layers."""
     layers = list(layers)
     sums = {
         name: sum(getattr(layer, name) or 0 for layer in layers)
         for name in ("parameters", "auxiliary", "macs", "flops", "memory")
     }
-    return Figures(layers=len(layers), **sums)
+    return Costs(layers=len(layers), **sums)
 
 
 def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: str = "the network") -> Summary:
-    """Measure a network by its symbol alone.
+    """List the layers and costs of a network, from its symbol alone.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: st
     input_shape : tuple (C, H, W)
         Of one picture.
     name : str
-        What error messages call it.
+        Name for error messages.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: st
     Raises
     ------
     InputError
-        If the network cannot take such pictures.
+        If the network does not accept such pictures.
     """
     graph = Graph(symbol)
     variables, outputs = infer_shapes(symbol.get_internals(), name, data=(1, *input_shape))
@@ -157,17 +157,17 @@ def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: st
 
 
 def _layers(operators, shapes, auxiliary_names):
-    places = {node: -1 for node, _ in shapes if node.op == "null" and node.name == "data"}
+    indices = {node: -1 for node, _ in shapes if node.op == "null" and node.name == "data"}
     stages = _stages(operators, {node: shapes[node, 0] for node in operators})
     outputs: dict[Node, list] = {}
     for (node, _), shape in shapes.items():
         outputs.setdefault(node, []).append(shape)
     counted = {"data"}
     layers = []
-    for place, node in enumerate(operators):
-        inputs = tuple(places[source] for source, _ in node.inputs if source in places)
+    for index, node in enumerate(operators):
+        inputs = tuple(indices[source] for source, _ in node.inputs if source in indices)
         if inputs:
-            places[node] = place
+            indices[node] = index
         own = dict.fromkeys(source for source, _ in node.inputs if source.op == "null" and source.name not in counted)
         counted.update(variable.name for variable in own)
         sizes = {variable.name: math.prod(shapes[variable, 0]) for variable in own}
@@ -191,7 +191,7 @@ def _layers(operators, shapes, auxiliary_names):
 
 
 def _stages(operators, shapes):
-    """The stage of each operator: its size, or that of what uses it where it has no positions of its own."""
+    """Return the stage of each operator: its picture size, or the stage of its user where it has no spatial size."""
     stages: dict[Node, str] = {}
     later: dict[Node, str] = {}
     for node in reversed(operators):
@@ -204,7 +204,7 @@ def _stages(operators, shapes):
 
 
 def _kind(node):
-    """Say in a few words what an operator is."""
+    """Describe an operator in a few words."""
     if node.op in ("Convolution", "Deconvolution"):
         return f"{'conv' if node.op == 'Convolution' else 'deconv'} {_window(node)}, {_filters(node)}"
     if node.op == "Pooling":

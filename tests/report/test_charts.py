@@ -10,7 +10,7 @@ from denseface.embedding.engines.onnx_model import as_ndarrays
 from denseface.evaluation.metrics import score_pairs
 from denseface.report.charts import draw_comparison, draw_run, draw_verification
 from denseface.report.comparison import Measured
-from denseface.report.summary import Figures
+from denseface.report.summary import Costs
 from denseface.training.log import RunLog
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
@@ -18,7 +18,7 @@ import mxnet as mx
 
 
 def measured(name, size, training=None, **accuracies):
-    costs = Figures(layers=1, parameters=size * 10**6, auxiliary=0, macs=size * 10**9, flops=0, memory=size << 20)
+    costs = Costs(layers=1, parameters=size * 10**6, auxiliary=0, macs=size * 10**9, flops=0, memory=size << 20)
     return Measured(name, costs, latency=size, throughput=size, training=training, accuracies=accuracies)
 
 
@@ -29,12 +29,13 @@ def panels(figure):
 def test_comparison_has_a_panel_for_every_figure():
     found = panels(draw_comparison([measured("d121", 3, training=2.0), measured("a/model,1", 1, orl=0.9)]))
     assert list(found) == [
-        "parameters, millions", "GMACs a picture", "activations a picture, MiB", "latency of one picture, ms",
-        "embeddings a second", "pictures a second in training", "accuracy on orl",
+        "parameters, millions", "GMACs per picture", "activations per picture, MiB", "latency of one picture, ms",
+        "embeddings per second, batches of 8", "pictures per second in training, batches of 8", "accuracy on orl",
     ]  # fmt: skip
     widths = {title: [bar.get_width() for bar in axes.patches] for title, axes in found.items()}
-    assert widths["GMACs a picture"] == [3, 1]
+    assert widths["GMACs per picture"] == [3, 1]
     assert widths["accuracy on orl"] == [0, 0.9]
+    assert found["accuracy on orl"].get_xlim()[0] == 0.5 and found["GMACs per picture"].get_xlim()[0] == 0
     assert [text.get_text() for text in found["accuracy on orl"].texts] == ["-", "0.900"]
     names = [label.get_text() for label in found["parameters, millions"].get_yticklabels()]
     assert names == ["d121", "a/model,1"]
@@ -42,7 +43,7 @@ def test_comparison_has_a_panel_for_every_figure():
 
 def test_comparison_leaves_out_what_was_not_measured():
     found = panels(draw_comparison([measured("d121", 3)]))
-    assert "pictures a second in training" not in found
+    assert "pictures per second in training, batches of 8" not in found
     assert len(found) == 5
 
 
@@ -85,16 +86,16 @@ def test_plot_run(capsys, run_folder):
 def test_a_damaged_run_is_named(tmp_path, content, line):
     head = "step,epoch,learning_rate,loss,accuracy,images_per_second\n"
     (tmp_path / "m-training.csv").write_text(content.replace("HEAD", head))
-    with pytest.raises(InputError, match=rf"m-training.csv: line {line} is not what a training run writes"):
+    with pytest.raises(InputError, match=rf"m-training.csv: line {line} was not written by a training run"):
         draw_run(tmp_path)
 
 
 def test_no_run_and_several_runs_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"there is no run here"):
+    with pytest.raises(InputError, match=r"no training run here"):
         draw_run(tmp_path)
     for name in "ab":
         (tmp_path / f"{name}-training.csv").touch()
-    with pytest.raises(InputError, match=r"several runs here: a-training.csv, b-training.csv"):
+    with pytest.raises(InputError, match=r"several runs here \(a-training.csv, b-training.csv\)"):
         draw_run(tmp_path)
 
 
@@ -104,9 +105,13 @@ def test_roc_and_scores():
     roc, *histograms = figure.axes
     assert roc.get_xscale() == "log"
     none = 0.5 / 3  # half of one of three impostor pairs
-    for line in roc.lines:
+    assert "logarithmic" in roc.get_xlabel() and roc.get_title(loc="left")
+    for line in roc.lines[::2]:
         assert np.allclose(line.get_xdata(), [none, none, none, 1 / 3, 1 / 3, 2 / 3, 1])
         assert np.allclose(line.get_ydata(), [0, 1 / 3, 2 / 3, 2 / 3, 1, 1, 1])
+    point = roc.lines[1]
+    assert (point.get_xdata().item(), point.get_ydata().item()) == (none, 2 / 3)
+    assert point.get_label() == f"threshold {result.threshold:.3f}"
     titles = [axes.get_title(loc="left") for axes in histograms]
     assert titles == [f"{name}: AUC {result.auc:.4f}" for name in ("new", "old")]
     genuine = [bar for bar in histograms[0].patches[:49] if bar.get_height()]

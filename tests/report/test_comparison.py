@@ -69,9 +69,9 @@ def test_compare_prints_a_table(capsys, model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "compare: name networks, or saved models with --models"),
-        (["d63", "--verify", "x.bin"], "--verify: networks by name are not trained; give saved models with --models"),
-        (["d63", "-o", "x.doc"], "x.doc: the name of a picture ends in .png, .pdf, .svg"),
+        ([], "nothing to compare: name networks, or saved models with --models"),
+        (["d63", "--verify", "x.bin"], "--verify: networks by name are not trained; name saved models with --models"),
+        (["d63", "-o", "x.doc"], "x.doc: the name must end in .png, .pdf, .svg"),
     ],
 )
 def test_compare_says_what_it_needs(capsys, arguments, message):

@@ -84,7 +84,7 @@ def test_parts_are_the_whole_network_in_order(configured, head):
     assert [part.input for part in found] == [SHAPE, *(part.output for part in found[:-1])]
     assert found[-1].output == summary.layers[-1].output
     for figure in ("layers", "parameters", "macs", "memory"):
-        assert sum(getattr(part.figures, figure) for part in found) == getattr(summary.total, figure)
+        assert sum(getattr(part.costs, figure) for part in found) == getattr(summary.total, figure)
 
 
 def test_a_chain_is_cut_by_size():
@@ -172,8 +172,7 @@ def test_graph_without_dot_says_what_to_install(monkeypatch, capsys, configured,
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["plot", "d63", "--graph", "-o", str(tmp_path / "d63.pdf")]) == 1
     assert capsys.readouterr().err == (
-        "denseface: error: a graph needs the program dot: install Graphviz (Debian: apt install graphviz), or leave "
-        "out --graph\n"
+        "denseface: error: the graph of all operators needs Graphviz's program dot (Debian: apt install graphviz)\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -193,4 +192,4 @@ def test_without_matplotlib_the_package_is_named(monkeypatch, capsys, configured
 
 def test_another_ending_is_refused(capsys, tmp_path):
     assert cli.main(["plot", "d63", "-o", str(tmp_path / "d63.gif")]) == 1
-    assert "d63.gif: the name of a picture ends in .png, .pdf, .svg" in capsys.readouterr().err
+    assert "d63.gif: the name must end in .png, .pdf, .svg" in capsys.readouterr().err

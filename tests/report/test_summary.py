@@ -169,9 +169,8 @@ def test_summary_of_a_network_by_name(capsys, configured):
     code, out, err = run(capsys, "summary", "d63", "--size", "32", "--set", "emb_size=16")
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["layer", "kind", "output", "parameters", "states", "MACs", "FLOPs", "memory"]
-    assert lines[3][:7] == ["densenet0_conv0_fwd", "conv", "3x3,", "32", "32x32x32", "864", "0"]
-    assert f"{864 * 32 * 32:,}" in lines[3]
+    assert lines[0] == ["layer", "kind", "output", "params", "MACs", "memory"]
+    assert lines[3][:8] == ["densenet0_conv0_fwd", "conv", "3x3,", "32", "32x32x32", "864", "885", "k"]  # 864 * 32 * 32
     first_cells = [line[0] for line in lines[lines.index([]) + 1 :]]
     assert first_cells == ["stage", "32x32", "16x16", "8x8", "4x4", "2x2", "head", "total"]
     _, short, _ = run(capsys, "summary", "d63", "--size", "32", "--set", "emb_size=16", "--stages")
@@ -197,8 +196,8 @@ def test_what_cannot_be_summed_up_is_named(capsys, caplog, tmp_path):
     mx.model.save_checkpoint(str(tmp_path / "lrn"), 1, symbol, parameters, {})
     code, out, _ = run(capsys, "summary", "--model", tmp_path / "lrn", "--size", "3")
     assert code == 0
-    assert out.splitlines()[1].split() == ["lrn0", "lrn", "3x3x3", "0", "0", "?", "?", "0.000", "MiB"]
-    assert "not counted: the operator LRN, in lrn0" in caplog.text
+    assert out.splitlines()[1].split() == ["lrn0", "lrn", "3x3x3", "0", "?", "0.000", "MiB"]
+    assert "not counted: operator LRN, in lrn0" in caplog.text
 
 
 @pytest.mark.parametrize("arguments", [[], ["d63", "--model", "x"], ["d63", "--size", "large"]])
