@@ -1,4 +1,4 @@
-"""One process at a time at the place of a run."""
+"""Keep a second process away from the files of a run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from denseface.core.errors import InputError
-from denseface.core.files import naming_errors
+from denseface.core.files import naming_errors, open_own
 
 
 @contextlib.contextmanager
 def locked(prefix: str | Path) -> Iterator[None]:
     """Keep every other process away from a run for as long as the block lasts.
 
-    The file ``PREFIX.lock`` says who is there, and is removed at the end.  The lock itself ends with its process,
-    however that ends, so a file that a dead one has left keeps nobody away.
+    The file ``PREFIX.lock`` names the process, and is removed at the end. The lock itself ends with the process,
+    however that ends, so a file left by a dead process keeps nobody away.
 
     Parameters
     ----------
@@ -29,43 +29,36 @@ def locked(prefix: str | Path) -> Iterator[None]:
     Raises
     ------
     InputError
-        If another process is there, which the message names, or the file cannot be written.
+        If another process has the lock, which the message names, or the file cannot be written.
     """
     path = Path(f"{prefix}.lock")
     with _acquire(path) as file:
         try:
             with naming_errors(path):
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
                 file.flush()
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def _acquire(path: Path) -> IO[str]:
+def _acquire(path: Path) -> BinaryIO:
     while True:
-        file = _open(path)
+        file = open_own(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             with file:
                 file.seek(0)
-                holder = " ".join(file.read(200).split())
-            raise InputError(f"{path}: {holder or 'another process'} is at work there; let it end first") from error
+                owner = " ".join(file.read(200).decode("ascii", "replace").split())
+            raise InputError(f"{path}: locked by {owner or 'another process'}; wait for it to finish") from error
         if _is_still_at(path, file):
             return file
-        file.close()  # whoever held it has removed it since it was opened
+        file.close()  # its last owner has removed it since it was opened
 
 
-def _open(path: Path) -> IO[str]:
-    try:
-        return open(path, "a+", encoding="ascii", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be written ({error.strerror})") from error
-
-
-def _is_still_at(path: Path, file: IO[str]) -> bool:
+def _is_still_at(path: Path, file: BinaryIO) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
+from denseface.core.files import open_input, read_input
 
 Picture = Union[np.ndarray, Image.Image, str, Path, bytes]
 
@@ -54,6 +54,7 @@ _SIGNATURES = [
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _DEEP_MODES = ("I", "F")  # and I;16 and its like
 _MAX_PIXELS = 64_000_000
+MAX_FILE_SIZE = 8 * _MAX_PIXELS  # in bytes: more than such a picture takes uncompressed
 _ORIENTATION = 0x0112  # the EXIF tag that says how the camera was turned; 1 is upright
 _KIND = 0x00FE  # TIFF's tag that says whether a picture is a smaller one of another
 
@@ -135,8 +136,7 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndar
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return decode(bytes(picture), image_shape)
     if isinstance(picture, (str, Path)):
-        with open_input(picture) as file:
-            payload = file.read()
+        payload = read_input(picture, MAX_FILE_SIZE)
         try:
             return decode(payload, image_shape)
         except ImageError as error:

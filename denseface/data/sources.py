@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
+from denseface.core.files import open_input, read_input, read_lines
 from denseface.core.text import counted
 from denseface.data.pairs import read_pairs
-from denseface.data.pictures import is_picture
+from denseface.data.pictures import MAX_FILE_SIZE, is_picture
 from denseface.data.recordio import RecordReader
 from denseface.data.records import open_records, read_header_range
 
@@ -123,8 +123,7 @@ def _single(path):
 
 
 def _read(path):
-    with open_input(path) as file:
-        return file.read()
+    return read_input(path, MAX_FILE_SIZE)
 
 
 def _excuse(left_out):
@@ -144,11 +143,10 @@ def _walk(folder, left_out):
 
 
 def _listed(path):
-    with open_input(path) as file:
-        for line in file:
-            name = os.fsdecode(line.strip())
-            if name:
-                yield from _single(path.parent / name)
+    for _, line in read_lines(path):
+        name = line.strip()
+        if name:
+            yield from _single(path.parent / name)
 
 
 def _pair_images(path, images):

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
+from denseface.core.files import read_input
 from denseface.core.parallel import parallel_map
 from denseface.data.align import align
-from denseface.data.pictures import decode, is_upright, read_header
+from denseface.data.pictures import MAX_FILE_SIZE, decode, is_upright, read_header
 
 _LARGEST_SIZE = 1024
 
@@ -114,12 +114,9 @@ def _encode_file(root, size, quality, is_aligned, job):
     try:
         if is_aligned and landmarks is None:
             raise InputError("the picture has no landmarks")
-        with open_input(Path(root, file)) as opened:
-            payload = opened.read()
+        payload = read_input(Path(root, file), MAX_FILE_SIZE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF data, say, do not make a broken picture
             return Face(file, encode_face(payload, size, quality, landmarks), None)
     except InputError as error:
         return Face(file, None, str(error))
-    except OSError as error:
-        return Face(file, None, f"cannot be read ({error.strerror})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
+from denseface.core.files import read_lines
 from denseface.data.pairs import write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.datasets.faces import encode_faces
@@ -76,25 +75,22 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
     lines: list[int] = []
     announced = None
     missing: list[str] = []
-    with open_input(path) as file:
-        for number, line in enumerate(file, 1):
-            if number == 1:
-                line = _without_mark(path, line)
-            fields = _split(line.decode("utf-8", "surrogateescape"))
-            if not fields:
-                continue
-            if not lines and announced is None and len(fields) <= 2 and all(map(_is_number, fields)):
-                announced = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)
-                continue
-            pair = _parse(fields)
-            if pair is None:
-                raise InputError(f"{path}: line {number}: not of the form {_FORMS}")
-            try:
-                files += map(folder.find, pair[:2])
-            except InputError as error:
-                missing.append(f"line {number}: {error}")
-            issame.append(pair[2])
-            lines.append(number)
+    for number, line in read_lines(path):
+        fields = _split(line)
+        if not fields:
+            continue
+        if not lines and announced is None and len(fields) <= 2 and all(map(_is_number, fields)):
+            announced = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)
+            continue
+        pair = _parse(fields)
+        if pair is None:
+            raise InputError(f"{path}: line {number}: not of the form {_FORMS}")
+        try:
+            files += map(folder.find, pair[:2])
+        except InputError as error:
+            missing.append(f"line {number}: {error}")
+        issame.append(pair[2])
+        lines.append(number)
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{path}: {missing[0]}{others}")
@@ -173,13 +169,6 @@ class _Folder:
             if os.path.isfile(path):
                 return os.path.relpath(path, self._root)
         raise InputError(f"no picture {name} in {self._root}")
-
-
-def _without_mark(path, line):
-    """Return the first line without UTF-8's byte order mark."""
-    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"{path}: a text in UTF-16; save it in UTF-8")
-    return line[len(codecs.BOM_UTF8) :] if line.startswith(codecs.BOM_UTF8) else line
 
 
 def _split(line):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
+from denseface.core.files import read_lines
 from denseface.core.signals import SIGNALS, handled_by
 from denseface.distributed.heartbeats import ARRIVAL_VARIABLE
 
@@ -145,8 +145,7 @@ def read_hosts(path: str | Path) -> list[str]:
     InputError
         If there are none, or one is no host's name.
     """
-    with open_input(path) as file:
-        lines = [line.decode("utf-8", "replace").partition("#")[0].strip() for line in file]
+    lines = [line.partition("#")[0].strip() for _, line in read_lines(path)]
     hosts = [line for line in lines if line]
     if not hosts:
         raise InputError(f"{path}: it names no host; write one a line, as in user@node1")

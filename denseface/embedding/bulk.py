@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import beside, naming_errors
+from denseface.core.files import beside, naming_errors, open_own
 from denseface.core.parallel import ordered_map
 from denseface.data.pictures import load_picture
 from denseface.data.sources import Source
@@ -138,13 +138,16 @@ class _Work:
         self._strict = strict
         self._name_width = 1
         self._model = embedder.describe(crop)
+        if folder.is_symlink():
+            raise InputError(f"{folder}: a link is in the way; remove it")
         folder.mkdir(parents=True, exist_ok=True)
-        self._rows, self._log = (open(folder / name, "a+b") for name in ("rows", "log"))  # noqa: SIM115
-        try:
-            fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.__exit__()
-            raise InputError(f"{folder}: another run is writing there; wait for it, or write elsewhere") from error
+        with contextlib.ExitStack() as opened:
+            self._rows, self._log = (opened.enter_context(open_own(folder / name)) for name in ("rows", "log"))
+            try:
+                fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"{folder}: another run is writing there; wait for it, or write elsewhere") from error
+            opened.pop_all()
 
     def __enter__(self) -> _Work:
         return self

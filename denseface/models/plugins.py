@@ -18,11 +18,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from denseface.core.errors import InputError
+from denseface.core.files import read_input
 from denseface.models.symbol_file import parse_symbol
 
 import mxnet as mx
 
 logger = logging.getLogger(__name__)
+
+_MAX_FILE_SIZE = 1 << 20  # bytes of a file of networks
 
 
 def python_files(folder: str | Path) -> dict[str, Path]:
@@ -103,7 +106,7 @@ def read_networks(path: str | Path, known: Mapping[str, object]) -> dict[str, di
         If the file is not such JSON, or a name or value cannot be used.
     """
     try:
-        networks = json.loads(Path(path).read_bytes())
+        networks = json.loads(read_input(path, _MAX_FILE_SIZE))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(networks, dict) or not all(isinstance(settings, dict) for settings in networks.values()):

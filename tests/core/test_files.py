@@ -4,7 +4,7 @@ import os
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input, replacing
+from denseface.core.files import open_input, open_own, read_input, read_lines, replacing
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -73,10 +73,108 @@ def test_another_file_that_fails_in_the_block_is_not_blamed_on_this_one(tmp_path
 def test_what_may_never_end_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(InputError, match=r"it cannot be read \(a pipe or a device\); save it to a file"):
+        with pytest.raises(InputError, match="is a pipe or a device; save it to a regular file first"):
             open_input(path)
 
 
 def test_a_name_with_a_null_character_is_one_line():
     with pytest.raises(InputError, match=r"a\\x00b: it cannot be read \(embedded null byte\)"):
         open_input("a\0b")
+
+
+def open_and_write(path):
+    with open_own(path) as file:
+        file.write(b"more")
+
+
+def replace(path):
+    with replacing(path) as file:
+        file.write(b"more")
+
+
+# What each writes beside the path or at it.
+WRITERS = {"replacing": (replace, "a.tmp"), "open_own": (open_and_write, "a")}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_nothing_is_written_through_a_link(tmp_path, name, link):
+    """Somebody who may write to the folder has put a link there to a file that is not his."""
+    write, written = WRITERS[name]
+    target = tmp_path / "precious"
+    target.write_bytes(b"precious")
+    link(target, tmp_path / written)
+    if (name, link) == ("replacing", os.link):
+        write(tmp_path / "a")  # the name is removed, and the file stays
+        assert (tmp_path / "a").read_bytes() == b"more"
+    else:
+        with pytest.raises(InputError, match=rf"/{written}: a link, .* is in the way; remove it"):
+            write(tmp_path / "a")
+        assert os.path.samefile(tmp_path / written, target)
+    assert target.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: os.symlink("/dev/null", path), lambda path: os.symlink("x", path)]
+)
+def test_pipes_and_dangling_links_are_refused_without_waiting(tmp_path, name, make):
+    write, written = WRITERS[name]
+    make(tmp_path / written)
+    with pytest.raises(InputError, match="is in the way; remove it"):
+        write(tmp_path / "a")
+    assert os.listdir(tmp_path) == [written]
+
+
+def test_what_a_killed_run_has_left_is_replaced(tmp_path):
+    (tmp_path / "a.tmp").write_bytes(b"half of")
+    replace(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"more" and os.listdir(tmp_path) == ["a"]
+
+
+def test_two_processes_that_write_one_file_do_not_mix(tmp_path):
+    message = "another process writes it at the same time"
+    with pytest.raises(InputError, match=message), replacing(tmp_path / "a") as file:
+        file.write(b"first")
+        replace(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"more" and os.listdir(tmp_path) == ["a"]
+
+
+def test_files_of_our_own_are_read_and_appended_to(tmp_path):
+    for _ in range(2):
+        open_and_write(tmp_path / "log")
+    with open_own(tmp_path / "log") as file:
+        file.seek(0)
+        assert file.read() == b"moremore" and file.name == str(tmp_path / "log")
+
+
+def test_sizes_are_bounded(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"1234")
+    assert read_input(path, 4) == b"1234"
+    with pytest.raises(InputError, match=r"a: 4 bytes are too many for such a file, which has at most 3$"):
+        read_input(path, 3)
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        read_input("/dev/zero", 3)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_lines_have_no_end_and_no_byte_order_mark(tmp_path, start):
+    path = tmp_path / "a.txt"
+    path.write_bytes(start + b"first \r\n\nth\xefrd\tf")
+    assert list(read_lines(path)) == [(1, "first "), (2, ""), (3, "th\udcefrd\tf")]
+    path.write_bytes(start)
+    assert list(read_lines(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a b".encode("utf-16"), "UTF-16; save it as UTF-8"),
+        (b"1\n" + b"x" * 70_000, "line 2: longer than 65,536 bytes"),
+    ],
+)
+def test_what_is_not_text_is_named(tmp_path, content, message):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.txt: .*{message}"):
+        list(read_lines(tmp_path / "a.txt"))

@@ -37,7 +37,7 @@ def test_a_second_process_is_told_who_the_first_is_until_that_is_killed(tmp_path
     prefix = tmp_path / "model"
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(prefix)], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        message = f"model.lock: process {process.pid} on {re.escape(socket.gethostname())} is at work there"
+        message = f"model.lock: locked by process {process.pid} on {re.escape(socket.gethostname())}; wait for it"
         with pytest.raises(InputError, match=message), locked(prefix):
             pass
         process.send_signal(signal.SIGKILL)
@@ -74,3 +74,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     prefix = tmp_path / "none" / "model"
     with pytest.raises(InputError, match=r"none/model\.lock: it cannot be written"), locked(prefix):
         pass
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_in_place_of_the_lock_is_refused_and_its_target_stays(tmp_path, link):
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    link(target, tmp_path / "model.lock")
+    with pytest.raises(InputError, match=r"model\.lock: a link, .*; remove it"), locked(tmp_path / "model"):
+        pass
+    assert target.read_text() == "precious" and (tmp_path / "model.lock").exists()

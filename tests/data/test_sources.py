@@ -63,6 +63,12 @@ def test_a_list_is_relative_to_its_folder(tmp_path):
     assert [image for _, image in found(path)] == IMAGES[:2]
 
 
+def test_a_list_from_windows_is_read(tmp_path):
+    fill(tmp_path, "anna k.png", "b.png")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfanna k.png\r\nb.png\r\n")
+    assert [image for _, image in found(tmp_path / "list.txt")] == IMAGES[:2]
+
+
 def test_a_training_set_gives_its_images_without_header_records(tmp_path):
     write_face_records(tmp_path, [(0, IMAGES[0]), (0, IMAGES[1]), (1, IMAGES[2])], (16, 16))
     expected = [(f"{tmp_path}/train.rec:{key}", IMAGES[key - 1]) for key in (1, 2, 3)]

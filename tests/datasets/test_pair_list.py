@@ -78,7 +78,7 @@ def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path, images):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
         assert read_pair_list(path, images).files[:2] == ["Bo/Bo_0001.png", "Bo/Bo_0002.JPG"]
     path.write_bytes("Bo 1 2\n".encode("utf-16"))
-    with pytest.raises(InputError, match=r"pairs\.txt: a text in UTF-16; save it in UTF-8"):
+    with pytest.raises(InputError, match=r"pairs\.txt: the text is UTF-16; save it as UTF-8"):
         read_pair_list(path, images)
 
 

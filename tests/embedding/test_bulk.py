@@ -105,7 +105,7 @@ def test_a_pipe_and_an_impossible_name_are_skipped(embedder, faces, tmp_path, ca
     (tmp_path / "list.txt").write_text(f"{faces}/000.png\n{faces}/pipe.png\na\0b.png\n")
     counts, _ = run(embedder, tmp_path / "list.txt", tmp_path / "out.npz")
     assert dataclasses.astuple(counts) == (1, 2, 0)
-    assert "pipe.png: it cannot be read (a pipe or a device)" in caplog.text and "null byte" in caplog.text
+    assert "pipe.png: is a pipe or a device" in caplog.text and "null byte" in caplog.text
 
 
 def test_an_interrupt_says_how_to_go_on(embedder, faces, tmp_path, caplog):
@@ -257,3 +257,21 @@ def test_the_same_pictures_elsewhere_are_others(embedder, faces, tmp_path):
     shutil.move(faces, tmp_path / "moved")
     counts, _ = run(embedder, tmp_path / "moved", out)
     assert dataclasses.astuple(counts) == (COUNT, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["log", "rows", ""])
+def test_nothing_is_written_through_a_link(tmp_path, name):
+    (tmp_path / "a.png").write_bytes(encode(pictures(1)[0]))
+    precious = tmp_path / "precious"
+    partial = tmp_path / "out.npz.partial"
+    if name:
+        precious.write_text("precious")
+        partial.mkdir()
+        (partial / name).symlink_to(precious)
+    else:
+        precious.mkdir()
+        partial.symlink_to(precious)
+    embedder = Embedder(tiny_model(), image_shape=TINY_SHAPE)
+    with pytest.raises(InputError, match=r"a link.* is in the way; remove it"):
+        embed_all(embedder, Sources([tmp_path / "a.png"]), tmp_path / "out.npz")
+    assert not list(precious.iterdir()) if not name else precious.read_text() == "precious"

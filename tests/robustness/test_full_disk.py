@@ -48,10 +48,11 @@ def names(folder):
     return sorted(path.name for path in folder.rglob("*"))
 
 
-def test_a_device_without_room(tmp_path):
+def test_a_device_without_room(tmp_path, monkeypatch):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    os.symlink("/dev/full", tmp_path / "a.bin.tmp")
+    full = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(os, "open", lambda *arguments: full)
     message = r"a\.bin: it cannot be written \(No space left on device\); make room"
     with pytest.raises(InputError, match=message), replacing(path) as file:
         file.write(b"new")
