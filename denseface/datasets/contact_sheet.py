@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -9,10 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from denseface.core.errors import InputError
+from denseface.core.text import counted
 from denseface.data.pairs import PairSet
 from denseface.data.pictures import load_picture
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
+from denseface.datasets.manifest import read_manifest
 
 _ROWS = 12
 _COLUMNS = 8
@@ -32,9 +35,14 @@ class _Row(NamedTuple):
 
 
 def sheet_of_records(records: FaceRecords) -> Image.Image:
-    """Draw up to 8 pictures of each of up to 12 people, evenly spread over a training set; RGB."""
+    """Draw up to 8 pictures of each of up to 12 people, evenly spread over a training set; RGB.
+
+    People are called by the names in ``manifest.csv``, or by their labels if there is none.
+    """
     people = list(_keys_by_person(records))
-    return _draw(_person_row(records, people[index]) for index in _spread(len(people), _ROWS))
+    chosen = [people[index] for index in _spread(len(people), _ROWS)]
+    manifest = read_manifest(records.folder, (int(keys[0]) for keys in chosen))
+    return _draw(_person_row(records, keys, manifest.get(int(keys[0]))) for keys in chosen)
 
 
 def sheet_of_pairs(pair_set: PairSet) -> Image.Image:
@@ -66,8 +74,8 @@ def _label(records, key):
         return -1
 
 
-def _person_row(records, keys):
-    payloads, label = [], "unknown"
+def _person_row(records, keys, entry):
+    payloads, name = [], "label unknown"
     for key in keys[_spread(len(keys), _COLUMNS)].tolist():
         try:
             record = records.reader.read(key)
@@ -75,8 +83,10 @@ def _person_row(records, keys):
             payloads.append(b"")
         else:
             payloads.append(record.payload)
-            label = f"{record.labels[0]:g}"
-    return _Row(f"label {label}, {len(keys)} pictures, keys {keys[0]} to {keys[-1]}", [payloads])
+            label = f"{record.labels[0]:.0f}"
+            # A manifest with another label belongs to other records.
+            name = entry.person if entry and entry.label == label and _can_be_drawn(entry.person) else f"label {label}"
+    return _Row(f"{name}: {counted(len(keys), 'picture')}, keys {keys[0]} to {keys[-1]}", [payloads])
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -115,6 +125,16 @@ def _cell(payload):
         return box
 
 
+def _can_be_drawn(name: str) -> bool:
+    """Whether the font has all characters of a name."""
+    font = _font()
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        return name.isascii() and name.isprintable()
+    missing = bytes(font.getmask("\U0010ffff"))
+    return name.isprintable() and all(c == " " or bytes(font.getmask(c)) != missing for c in name)
+
+
+@functools.cache
 def _font():
     try:
         return ImageFont.load_default(_TEXT)

@@ -17,6 +17,7 @@ from denseface.core.text import counted
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 from denseface.datasets.faces import Face, encode_faces
+from denseface.datasets.manifest import write_manifest
 from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 from denseface.datasets.pairing import draw_pairs
 from denseface.datasets.people import Person, find_people
@@ -204,7 +205,7 @@ def _write_training(
             reasons = "".join(f"; {file}: {reason}" for file, reason in list(bad.items())[-1:])
             raise InputError(f"{source}: no person has enough usable pictures to train on{reasons}")
 
-    with replacing_csv(folder / "manifest.csv", ("key", "label", "person", "file")) as manifest:
+    with write_manifest(folder) as manifest:
         written = write_face_records(folder, labelled(), (size, size))
     return written.num_classes, num_images
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -11,43 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.core.errors import InputError
 from denseface.core.parallel import ordered_map
-from denseface.core.text import counted
+from denseface.core.text import counted, listed
 from denseface.data.pairs import read_pairs
-from denseface.data.pictures import Header, decode, read_header
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
+from denseface.datasets.manifest import read_manifest
 from denseface.datasets.output import Progress, no_progress
+from denseface.datasets.pairing import FOLDS
+from denseface.datasets.picture_checks import Checked, Pictures, Tally, check_picture
 
 _THREADS = min(4, os.cpu_count() or 1)
 _AHEAD = 64
-_NAMED = 20
-_FOLDS = 10
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures of a set.
-
-    Attributes
-    ----------
-    count : int
-        The number of pictures, including broken ones.
-    sizes, formats : dict of str to int
-        The number of pictures per size, such as "112x96" (width x height), and per format, such as "JPEG"; the most
-        frequent comes first.
-    num_broken : int
-        The number of pictures that cannot be read.
-    broken : list of str
-        The first 20 of them, with the reasons.
-    """
-
-    count: int
-    sizes: dict[str, int]
-    formats: dict[str, int]
-    num_broken: int
-    broken: list[str]
+_NAMED = 5  # of a group of equal pictures
+_ENLARGED = "blurred, or enlarged from less than a quarter of its size"
 
 
 @dataclass(frozen=True)
@@ -119,6 +97,8 @@ class PairsReport:
 def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> RecordsReport:
     """Read every record of a training set, decode every picture, and compare both with ``property``.
 
+    Pictures are named by key, and by file if ``manifest.csv`` has it.
+
     Raises
     ------
     InputError
@@ -128,19 +108,25 @@ def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> 
         keys = records.keys.tolist()
         labels = np.full(len(keys), -1)
         faults = []
-        tally = _Tally()
+        tally = Tally()
         for index, found in enumerate(ordered_map(partial(_check_record, records), keys, _THREADS, _AHEAD)):
-            tally.add(found.header, found.fault)
+            tally.add(found.picture)
             if found.label_fault:
                 faults.append(found.label_fault)
             else:
                 labels[index] = found.label
             on_progress(index + 1, len(keys))
-        pictures = tally.pictures()
+        copies = tally.copies()
+        named = [*tally.blank, *tally.enlarged, *itertools.chain.from_iterable(copies)]
+        manifest = read_manifest(folder, (keys[index] for index in named))
+        pictures = tally.pictures(lambda index: _record_name(keys[index], labels[index], manifest))
+        shared = [len({labels[index] for index in group} - {-1}) > 1 for group in copies]
         counts = np.bincount(labels[labels >= 0], minlength=records.num_classes)
         height, width = records.image_shape
         problems = [
-            *_broken_problem(pictures),
+            *_picture_problems(pictures),
+            *_copy_problems("of several people", itertools.compress(pictures.copies, shared)),
+            *_copy_problems("repeated", itertools.compress(pictures.copies, np.logical_not(shared))),
             *_label_problems(faults, counts),
             *_size_problem(pictures, f"{width}x{height}"),
             *_identity_problems(records.identities, labels),
@@ -161,7 +147,7 @@ def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> 
 
 
 def inspect_pairs(path: str | Path, on_progress: Progress = no_progress) -> PairsReport:
-    """Decode every picture of a verification set.
+    """Decode every picture of a verification set, and compare the pairs.
 
     Raises
     ------
@@ -170,73 +156,55 @@ def inspect_pairs(path: str | Path, on_progress: Progress = no_progress) -> Pair
     """
     pair_set = read_pairs(path)
     images, pairs = pair_set.unique()
-    tally = _Tally()
-    for index, (header, fault) in enumerate(ordered_map(_check_picture, images, _THREADS, _AHEAD)):
-        tally.add(header, fault and f"{path}: image {pair_set.images.index(images[index])}: {fault}")
+    _, firsts = np.unique(pairs, return_index=True)
+    names = [f"image {first} (pair {first // 2})" for first in firsts.tolist()]
+    tally = Tally()
+    for index, checked in enumerate(ordered_map(check_picture, images, _THREADS, _AHEAD)):
+        tally.add(checked._replace(fault=checked.fault and f"{path}: {names[index]}: {checked.fault}"))
         on_progress(index + 1, len(images))
-    pictures = tally.pictures()
+    pictures = tally.pictures(names.__getitem__)
+    same_pixels = np.arange(len(images))
+    for group in tally.copies():
+        same_pixels[group] = group[0]
+    problems = [*_picture_problems(pictures), *_pair_problems(same_pixels[pairs], pair_set.issame)]
     num_genuine = int(pair_set.issame.sum())
-    num_impostor = len(pair_set.issame) - num_genuine
-    problems = [*_broken_problem(pictures), *_pair_problems(pairs, num_genuine, num_impostor)]
-    return PairsReport(str(path), num_genuine, num_impostor, pictures, problems)
+    return PairsReport(str(path), num_genuine, len(pairs) - num_genuine, pictures, problems)
 
 
-class _Checked(NamedTuple):
-    label: int
-    label_fault: str | None
-    header: Header | None
-    fault: str | None
-
-
-class _Tally:
-    """Counts pictures one by one."""
-
-    def __init__(self) -> None:
-        self._sizes, self._formats = Counter(), Counter()
-        self._num_broken = 0
-        self._broken: list[str] = []
-
-    def add(self, header: Header | None, fault: str | None) -> None:
-        if header is None:
-            self._num_broken += 1
-            self._broken += [fault] if self._num_broken <= _NAMED else []
-        else:
-            self._sizes[f"{header.width}x{header.height}"] += 1
-            self._formats[header.format] += 1
-
-    def pictures(self) -> Pictures:
-        sizes, formats = dict(self._sizes.most_common()), dict(self._formats.most_common())
-        return Pictures(sum(sizes.values()) + self._num_broken, sizes, formats, self._num_broken, self._broken)
+class _CheckedRecord(NamedTuple):
+    picture: Checked
+    label: int = -1
+    label_fault: str | None = None
 
 
 def _check_record(records, key):
     try:
         record = records.reader.read(key)
     except RecordError as error:
-        return _Checked(-1, None, None, str(error))
-    label, label_fault = -1, None
+        return _CheckedRecord(Checked(None, str(error)))
+    picture = check_picture(record.payload)
+    picture = picture._replace(fault=picture.fault and f"{records.reader.path}: key {key}: {picture.fault}")
     try:
-        label = records.label(record)
+        return _CheckedRecord(picture, records.label(record))
     except RecordError as error:
-        label_fault = str(error)
-    header, fault = _check_picture(record.payload)
-    return _Checked(label, label_fault, header, fault and f"{records.reader.path}: key {key}: {fault}")
+        return _CheckedRecord(picture, label_fault=str(error))
 
 
-def _check_picture(payload):
-    """Return the header of a picture and None, or None and the reason why it is broken."""
-    try:
-        header = read_header(payload)
-        decode(payload)
-    except InputError as error:
-        return None, str(error)
-    return header, None
+def _record_name(key, label, manifest):
+    """Name a record by its file, unless the manifest is of other records."""
+    entry = manifest.get(key)
+    return f"key {key} ({entry.file if entry and entry.label == str(label) else f'label {label}'})"
 
 
-def _broken_problem(pictures):
-    if not pictures.num_broken:
-        return []
-    return [f"{counted(pictures.num_broken, 'picture')} cannot be read"]
+def _picture_problems(pictures):
+    kinds = (("cannot be read", pictures.broken), ("of one colour", pictures.blank), (_ENLARGED, pictures.enlarged))
+    return [f"{counted(len(found), 'picture')} {kind}: {listed(found)}" for kind, found in kinds if found]
+
+
+def _copy_problems(kind, groups):
+    """Name pictures that have the same pixels."""
+    names = [" = ".join(group[:_NAMED]) + " = ..." * (len(group) > _NAMED) for group in groups]
+    return [f"{counted(len(names), 'picture')} {kind}: {listed(names)}"] if names else []
 
 
 def _label_problems(faults, counts):
@@ -248,7 +216,7 @@ def _label_problems(faults, counts):
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         problems.append(
-            f"{len(empty)} of the {len(counts)} classes in property without a picture, the first is {empty[0]}"
+            f"{len(empty)} of the {len(counts)} classes in property without a picture: {listed(empty.astype(str))}"
         )
     return problems
 
@@ -276,15 +244,31 @@ def _identity_problems(identities, labels):
     return problems
 
 
-def _pair_problems(pairs, num_genuine, num_impostor):
+def _pair_problems(pairs: np.ndarray, issame: np.ndarray) -> list[str]:
+    """Look for wrong pairs and for folds that verification cannot use; equal pictures have equal numbers."""
+    twice = pairs[:, 0] == pairs[:, 1]
+    _, numbers = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
+    numbers = numbers.reshape(-1)
+    contradictory = np.isin(numbers, np.intersect1d(numbers[issame], numbers[~issame]))
     problems = []
-    twice = np.flatnonzero(pairs[:, 0] == pairs[:, 1])
-    if len(twice):
-        problems.append(f"{counted(len(twice), 'pair')} of a picture with itself, the first is pair {twice[0]}")
-    if not num_genuine or not num_impostor:
-        problems.append(f"no {'impostor' if num_genuine else 'genuine'} pair")
-    if len(pairs) < _FOLDS:
-        problems.append(f"{counted(len(pairs), 'pair')}, too few for {_FOLDS} folds")
+    for noun, kind, wrong in (
+        ("genuine pair", "of a picture with itself", twice & issame),
+        ("impostor pair", "of a picture with itself", twice & ~issame),
+        ("pair", "both genuine and impostor", contradictory & ~twice),
+    ):
+        if wrong.any():
+            named = [f"pair {index}" for index in np.flatnonzero(wrong).tolist()]
+            problems.append(f"{counted(len(named), noun)} {kind}: {listed(named)}")
+    if len(pairs) < FOLDS:
+        problems.append(f"{counted(len(pairs), 'pair')}, too few for {FOLDS} folds")
+    for noun, kind in (("genuine", issame), ("impostor", ~issame)):
+        empty = sum(not fold.any() for fold in np.array_split(kind, FOLDS))
+        if not kind.any():
+            problems.append(f"no {noun} pair")
+        elif empty and len(pairs) >= FOLDS:
+            problems.append(
+                f"{empty} of {FOLDS} folds without {noun} pairs, on which InsightFace's verification divides by zero"
+            )
     return problems
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
+from denseface.datasets.manifest import write_manifest
 from denseface.datasets.pairing import draw_pairs
 
 
@@ -96,6 +97,10 @@ def build_orl(
     write_pairs(pairs_path, [images[index] for index in pairs.ravel().tolist()], issame)
     _write_pictures(folder / "holdout", {person: encoded[person] for person in held_out})
     labelled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
+    files = ((label, path) for label, person in enumerate(training) for path in people[person])
+    with write_manifest(folder) as manifest:
+        for key, (label, path) in enumerate(files, 1):
+            manifest.writerow((key, label, path.parent.name, f"{path.parent.name}/{path.name}"))
     write_face_records(folder, labelled, (size, size))
     return Summary(
         folder=folder,

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,11 +125,11 @@ def test_an_interrupt_leaves_nothing(here):
 
 
 def test_pairs_then_info(here, capsys):
-    pictures = [(person, f"p0{person}/0{number}.png") for person in range(3) for number in (1, 2)]
+    pictures = [(person, f"p0{person}/0{number}.png") for person in range(3) for number in (1, 2, 3)]
     lines = [f"{a} {b} {int(i == j)}" for i, a in pictures for j, b in pictures if a != b]
     (here / "people" / "pairs.txt").write_text("\n".join(lines))
     code, out, err = run(capsys, "pairs", "people/pairs.txt", "out.bin", "--size", "16", "--processes", "1")
-    assert (code, out, err) == (0, "out.bin: 6 genuine and 24 impostor pairs\n", "")
+    assert (code, out, err) == (0, "out.bin: 18 genuine and 54 impostor pairs\n", "")
     code, out, err = run(capsys, "info", "out.bin", "--sheet", "sheet.png")
     assert (code, err) == (0, "")
     assert [line.split("  ")[0] for line in out.splitlines()] == [
@@ -168,12 +169,27 @@ def test_info_fails_when_something_is_wrong(here, capsys):
         file.write(b"\0\0\0\0")
     code, out, err = run(capsys, "info", "out")
     assert (code, err) == (1, "")
-    problems = [line.removeprefix("problem").strip() for line in out.splitlines() if line.startswith("problem")]
-    assert problems[:2] == [
-        "1 picture cannot be read",
-        "1 of the 8 classes in property without a picture, the first is 7",
+    assert out.splitlines()[-3:] == [
+        "problem              1 picture cannot be read: out/train.rec: key 1 at byte 0:",
+        "                     no record starts here",
+        "problem              1 of the 8 classes in property without a picture: 7",
     ]
-    assert problems[2] == "out/train.rec: key 1 at byte 0: no record starts here"
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+def test_info_fits_the_terminal(here, capsys, monkeypatch, columns):
+    """Names with control characters, and many equal pictures."""
+    for number in range(2, 5):
+        shutil.copy(here / "people" / "p00" / "01.png", here / "people" / "p00" / f"\x1b[2J{number}.png")
+    folder.build_from_folder("people", "out", size=16)
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, _ = run(capsys, "info", "out")
+    assert code == 1
+    assert max(map(len, out.splitlines())) <= int(columns)
+    assert " ".join(out.split()).endswith(
+        "problem 1 picture repeated: key 1 (p00/\\x1b[2J2.png) = key 2 (p00/\\x1b[2J3.png) = "
+        "key 3 (p00/\\x1b[2J4.png) = key 4 (p00/01.png)"
+    )
 
 
 def test_unpack_then_folder_is_the_same_set(here, capsys):

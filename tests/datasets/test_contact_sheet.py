@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
+from PIL import ImageDraw
 
 from denseface.data.pairs import PairSet
 from denseface.data.recordio import RecordWriter
 from denseface.data.records import FaceRecords, Property, write_face_records, write_property
 from denseface.datasets.contact_sheet import sheet_of_pairs, sheet_of_records
+from denseface.datasets.manifest import write_manifest
 from support.picture_folders import face
 from support.tiny_models import encode
 
@@ -66,6 +69,40 @@ def test_captions_are_written_and_differ(tmp_path):
     for caption in captions:
         assert (caption < 64).sum() > 100  # black on white
     assert (captions[0] != captions[1]).any()
+
+
+@pytest.fixture
+def captions(monkeypatch):
+    """The captions of the sheets that are drawn."""
+    drawn = []
+    draw_text = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, text, **how: drawn.append(text) or draw_text(self, at, text, **how),
+    )
+    return drawn
+
+
+def test_people_are_called_by_their_names(tmp_path, captions):
+    with open_records(tmp_path, [1, 2, 1, 1]) as records:
+        with write_manifest(tmp_path) as table:
+            table.writerows(
+                [(1, 0, "Anna Lee", "a"), (2, 1, "b\x1b", "b"), (4, 7, "stale", "c"), (5, 3, "\U000f0000", "d")]
+            )
+        sheet_of_records(records)
+    assert captions == [
+        "Anna Lee: 1 picture, keys 1 to 1",
+        "label 1: 2 pictures, keys 2 to 3",
+        "label 2: 1 picture, keys 4 to 4",
+        "label 3: 1 picture, keys 5 to 5",
+    ]
+
+
+def test_people_without_names_are_called_by_their_labels(tmp_path, captions):
+    with open_records(tmp_path, [1, 2]) as records:
+        sheet_of_records(records)
+    assert captions == ["label 0: 1 picture, keys 1 to 1", "label 1: 2 pictures, keys 2 to 3"]
 
 
 def test_broken_pictures_are_crossed(tmp_path):

@@ -11,6 +11,7 @@ from denseface.core.errors import InputError
 from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
 from denseface.datasets import orl
+from denseface.datasets.manifest import read_manifest
 
 WIDTH, HEIGHT = 9, 11
 PEOPLE, PICTURES = 8, 3
@@ -53,6 +54,7 @@ def test_the_training_set_has_the_others(tmp_path):
         assert records.image_shape == (12, 12)
         images = [records.read_image(key) for key in records.keys]
     assert [label for label, _ in images] == [label for label in range(5) for _ in range(PICTURES)]
+    assert read_manifest(summary.folder, [1, 5]) == {1: ("0", "s1", "s1/1.pgm"), 5: ("1", "s3", "s3/2.pgm")}
     expected = [(person, picture) for person in (1, 3, 4, 6, 7) for picture in (1, 2, 3)]
     assert [person_and_picture(image) for _, image in images] == expected
     for _, image in images:
@@ -94,9 +96,9 @@ def test_the_same_arguments_give_the_same_files(tmp_path):
     for folder in ("a", "b"):
         orl.build_orl(tmp_path / folder, holdout=[1, 2], size=12)
     orl.build_orl(tmp_path / "b", holdout=(2, 1, 1), size=12)
-    for name in ("train.rec", "train.idx", "property", "orl.bin"):
+    for name in ("train.rec", "train.idx", "property", "manifest.csv", "orl.bin"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert len(list((tmp_path / "b").iterdir())) == 5
+    assert len(list((tmp_path / "b").iterdir())) == 6
 
 
 def test_an_interrupted_build_leaves_no_set_trained_on_its_own_test(tmp_path, monkeypatch):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import textwrap
 from pathlib import Path
 
 from denseface.cli.console import FAILED, OK, print_table
 from denseface.cli.dataset.faces import progress
 from denseface.cli.options import add_example
+from denseface.core.text import printable
 
 _SHOWN = 5
 
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        print_table([*(_pairs_rows(report) if is_pairs else _records_rows(report)), *_rows(report)])
+        print_table([*_wrapped([*(_pairs_rows(report) if is_pairs else _records_rows(report)), *_rows(report)])])
     return FAILED if report.problems else OK
 
 
@@ -65,12 +68,20 @@ def _pairs_rows(report):
 
 def _rows(report):
     pictures = report.pictures
-    problems = [*report.problems, *pictures.broken[:_SHOWN]]
+    problems = report.problems or ["none"]
     return [
         ("sizes", _join(pictures.sizes)),
         ("formats", _join(pictures.formats)),
-        *(("problem", problem) for problem in problems or ["none"]),
+        *(("problem", problem) for problem in problems),
     ]
+
+
+def _wrapped(rows):
+    """Break long values into several lines, so that the table fits the terminal, or 80 columns without one."""
+    width = shutil.get_terminal_size().columns - max(len(name) for name, _ in rows) - 2
+    for name, value in rows:
+        lines = textwrap.wrap(printable(value), max(width, 20), break_long_words=False, break_on_hyphens=False)
+        yield from zip([name] + [""] * (len(lines) - 1), lines)
 
 
 def _join(counts):

@@ -66,6 +66,6 @@ def _is_built(folder, recipe):
 
 def _digests(folder):
     """Return the SHA-256 of every file of the set, by its path in the folder."""
-    paths = [folder / name for name in ("train.rec", "train.idx", "property", "orl.bin")]
+    paths = [folder / name for name in ("train.rec", "train.idx", "property", "manifest.csv", "orl.bin")]
     paths += sorted(folder.glob("holdout/*/*.jpg"))
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
