@@ -1,1 +1,1 @@
-"""What everything else stands on; it knows neither faces nor MXNet."""
+"""Foundations of every other package: errors, files, locks, signals, threads. It knows neither faces nor MXNet."""

@@ -1,4 +1,4 @@
-"""The one exception that stands for "what was given cannot be used"."""
+"""The one exception for input that cannot be used, and how errors are written."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _MEMORY = re.compile(
 class InputError(ValueError):
     """A file, an option or a value from outside cannot be used.
 
-    The message is one line: what is wrong, where, and what to do.  Commands print it as it is and exit with code 1.
+    The message is one line: what is wrong, where, and what to do. Commands print it as it is and exit with code 1.
 
     Parameters
     ----------
     reason : str
-        The message.  It names the file or the value at fault, and no flag of a command line.
+        The message. It names the file or the value at fault, but not a flag of a command line.
     option : str, optional
-        The parameter at fault, as Python spells it: ``image_shape``.  It is put in front of the reason; a command
-        writes it as its flag, ``--image-shape``.
+        The parameter at fault, as Python spells it: ``image_shape``. It precedes the reason; a command writes it as its
+        flag, ``--image-shape``.
     """
 
     def __init__(self, reason: str, *, option: str | None = None):
@@ -34,7 +34,7 @@ class InputError(ValueError):
 
 
 def describe(error: Exception) -> str:
-    """Put any error into one printable line, as a command shows it: an option is written as its flag."""
+    """Return any error as one printable line, as a command shows it: an option is written as its flag."""
     if isinstance(error, InputError) and error.option:
         return printable(f"--{error.option.replace('_', '-')}: {error.args[0]}")
     text = str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Packages that not every installation has."""
+"""Import packages that not every installation has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def require(module: str, package: str | None = None) -> ModuleType:
     module : str
         The module, as ``import`` takes it.
     package : str, optional
-        What pip installs, where that has another name.
+        The package that pip installs, where it has another name.
 
     Raises
     ------

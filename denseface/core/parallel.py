@@ -1,4 +1,4 @@
-"""Work shared out to threads or processes, its results in order."""
+"""Distribute work over threads or processes, with the results in order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
 ) -> Iterator[Result]:
-    """Apply a function on other threads, and give the results in the order of the items.
+    """Apply a function on other threads, and yield the results in the order of the items.
 
     Items are taken one by one, on the caller's thread, and never more than ``ahead`` before they are needed.
     """
@@ -49,23 +49,23 @@ def ordered_map(
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], processes: int
 ) -> Generator[Result, None, None]:
-    """Apply a function in other processes, and give the results in the order of the items.
+    """Apply a function in other processes, and yield the results in the order of the items.
 
-    Items are taken as they are needed, so there may be any number of them.  The processes are gone when the generator
-    ends or is closed, and when this process is killed.
+    Items are taken as they are needed, so there may be any number of them. The processes end when the generator ends or
+    is closed, and when this process is killed.
 
     Parameters
     ----------
     function : callable
-        Can be pickled, as items and results can; it does not depend on what this process has changed.
+        It can be pickled, as items and results can, and does not depend on what this process has changed.
     items : iterable
     processes : int
-        How many; with 1 the function is applied in this process.
+        The number of processes; with 1 the function is applied in this process.
 
     Raises
     ------
     InputError
-        If ``processes`` is less than 1, or one of them was ended from outside.
+        If ``processes`` is less than 1, or one of them was killed.
     """
     if processes < 1:
         raise InputError(f"must be at least 1, not {processes}", option="processes")
@@ -74,18 +74,19 @@ def parallel_map(
         return
     items = iter(items)
     waiting: deque = deque()
-    # A forked process could inherit locks that are held; a spawned one starts from nothing.
+    # A forked process could inherit locked locks; a spawned one starts from nothing.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
         while chunk := list(itertools.islice(items, _CHUNK)):
-            with _interrupts_held():
+            with _interrupts_postponed():
                 waiting.append(pool.submit(_apply, function, chunk))
             if len(waiting) > _CHUNKS_AHEAD * processes:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise InputError("a process was ended from outside (is there memory?); try fewer --processes") from error
+        reason = "a process was killed, probably for lack of memory; try fewer"
+        raise InputError(reason, option="processes") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -95,20 +96,20 @@ def _apply(function, chunk):
 
 
 @contextlib.contextmanager
-def _interrupts_held():
+def _interrupts_postponed():
     """Start processes that leave Ctrl-C to this one, and start them whole.
 
-    They inherit which signals are held back.  That holds them back from one thread only: where another takes the
+    They inherit which signals are blocked. Those are blocked in one thread only: where another thread receives the
     signal, Python would still interrupt this one, halfway through a start.
     """
-    held = []
-    with handled_by(lambda number, frame: held.append(number)):
+    postponed = []
+    with handled_by(lambda number, frame: postponed.append(number)):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for number in held:
+    for number in postponed:
         signal.raise_signal(number)
 
 

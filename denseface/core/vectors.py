@@ -1,4 +1,4 @@
-"""Embeddings as vectors: their length, and how similar two of them are."""
+"""Embeddings as vectors: their length, and the similarity of two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random changes to a training picture, under the names that InsightFace's configuration gives them."""
+"""Random augmentation of training pictures, under the names of InsightFace's configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONFIG_KEYS = {
     "shift": "data_shift",
 }
 
-# Beyond these a face leaves its picture.
+# Beyond these limits a face leaves its picture.
 _GEOMETRY_LIMITS = {"rotate": 180.0, "scale": 0.5, "shift": 0.5}
 
 _JITTER = 0.125
@@ -33,9 +33,9 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training picture; called with a picture, it happens.
+    """Random augmentation; calling it applies it.
 
-    The steps run in this order: rotation, scale and shift as one warp, mirror, JPEG compression, colour, cutoff.
+    The order is: rotation, scale and shift as one warp, mirror, JPEG compression, colour, cutoff.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Augmentation:
         From 1: brightness, contrast and saturation each change by a factor of up to 1 +- 0.125, in random order. From
         2: before that, with probability 0.5, the picture goes through JPEG at a quality of 2 to 20 (``data_color``).
     cutoff : int
-        Side in pixels of a square that is set to 128, around a random centre, with probability 0.5; 0 for none
+        Side in pixels of a square that is set to 128, around a random centre, with probability 0.5; 0 for no square
         (``data_cutoff``).
     rotate : float
         Largest rotation about the centre to either side, in degrees, up to 180 (``data_rotate``).
@@ -96,14 +96,14 @@ class Augmentation:
         Parameters
         ----------
         image : ndarray of shape (H, W, C), uint8
-            RGB, or gray with C = 1. It is left as it is.
+            RGB, or gray with C = 1. It is not changed in place.
         rng : numpy.random.Generator
-            Where every draw comes from: equal generators give equal pictures.
+            The source of every draw: equal generators make equal pictures.
 
         Returns
         -------
         ndarray of shape (H, W, C), uint8, C-contiguous
-            ``image`` itself when nothing happened to it.
+            ``image`` itself if nothing was drawn that changes it.
         """
         if self.rotate or self.scale or self.shift:
             image = self._warp(image, rng)
@@ -123,7 +123,7 @@ class Augmentation:
         factor = rng.uniform(1 - self.scale, 1 + self.scale)
         shift_x, shift_y = rng.uniform(-self.shift, self.shift, size=2) * (width, height)
 
-        # Pillow asks where each pixel comes from, which is the inverse of the change.
+        # Pillow asks where each pixel comes from, which is the inverse of the warp.
         cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
         inverse = np.array([[cos, sin], [-sin, cos]])
         centre = np.array([width / 2, height / 2])
@@ -157,7 +157,7 @@ def _recompress(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def _jitter_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """All three jitters are affine in a pixel's channels, so they are composed first and then applied once."""
+    """Change brightness, contrast and saturation; all three are affine in a pixel's channels, so one step does."""
     height, width, channels = image.shape
     luma = _LUMA if channels == 3 else np.ones(1)
     identity = np.eye(channels)
@@ -166,10 +166,10 @@ def _jitter_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     matrix, offset = identity, np.zeros(channels)
     for kind in rng.permutation(["brightness", "contrast", "saturation"]):
         alpha = rng.uniform(1 - _JITTER, 1 + _JITTER)
-        if kind == "contrast":  # away from the mean gray of the picture as it is by now
+        if kind == "contrast":  # relative to the mean gray of the picture after the changes so far
             mean_gray = luma @ (matrix @ mean + offset)
             matrix, offset = alpha * matrix, alpha * offset + (1 - alpha) * mean_gray
-        else:  # a pixel away from black, or from its own gray
+        else:  # relative to black, or to the pixel's own gray
             step = alpha * identity
             if kind == "saturation":
                 step = step + (1 - alpha) * luma
@@ -183,7 +183,7 @@ def _jitter_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _cut_square(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Set a square to gray; the part of it beyond the border is lost."""
+    """Set a square to gray; it may extend beyond the border."""
     height, width = image.shape[:2]
     top, left = (int(rng.integers(size)) - side // 2 for size in (height, width))
     image = image.copy()

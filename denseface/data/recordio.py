@@ -1,6 +1,6 @@
 """MXNet's RecordIO files with an index, read and written without MXNet.
 
-A record file is a sequence of frames, each a magic number, a word that holds 3 bits of kind and 29 bits of length, and
+A record file is a sequence of frames, each a magic number, a word of 3 bits of kind and 29 bits of length, and
 the content padded to 4 bytes. Where the content itself contains the magic number at a multiple of 4, it is split there
 into several frames and the number is left out. The content is a header (flag, label, id, id2), ``flag`` more labels,
 and the payload. The index has one line ``key<TAB>offset`` per record.
@@ -30,7 +30,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _LENGTH_BITS = 29
 _LENGTH_LIMIT = 1 << _LENGTH_BITS
 
-# One read of this many bytes holds almost every aligned face whole.
+# Almost every aligned face fits into one read of this many bytes.
 _READ_AHEAD = 1 << 14
 # Enough for the frame, the header and a few labels, when the payload is not wanted.
 _READ_LABELS = _FRAME.size + _HEADER.size + 32
@@ -52,9 +52,9 @@ class Record(NamedTuple):
     key : int
         Its key in the index.
     labels : ndarray of shape (n,), float32, n >= 1
-        Its labels; for ``flag`` 0 the one in the header.
+        Its labels; if ``flag`` is 0, the one in the header.
     flag : int
-        The number of labels kept behind the header; 0 for an ordinary image, 2 for InsightFace's header records.
+        The number of labels after the header; 0 for one label in it, 2 for InsightFace's header records.
     payload : bytes
         The encoded image; empty in header records.
     """
@@ -125,8 +125,8 @@ class RecordReader:
 
     def first_missing(self, keys: np.ndarray) -> int | None:
         """Return the first of ``keys``, integers of shape (n,), that the index does not have, or None."""
-        place = np.searchsorted(self.keys, keys, sorter=self._order)
-        found = self.keys[self._order[np.minimum(place, len(self.keys) - 1)]] == keys
+        position = np.searchsorted(self.keys, keys, sorter=self._order)
+        found = self.keys[self._order[np.minimum(position, len(self.keys) - 1)]] == keys
         return None if found.all() else int(keys[found.argmin()])
 
     def read(self, key: int) -> Record:
@@ -135,7 +135,7 @@ class RecordReader:
         Raises
         ------
         RecordError
-            If the index does not have ``key``, or what stands at its place is not a whole record.
+            If the index does not have ``key``, or there is no whole record at its offset.
         """
         content = self._content(key)
         flag, labels, payload_start = self._parse_header(key, content)
@@ -147,12 +147,12 @@ class RecordReader:
         Raises
         ------
         RecordError
-            As `read` does, but the end of the payload is not looked at.
+            As `read` does, but the end of the payload is not read.
         """
         block = os.pread(self._file.fileno(), _READ_LABELS, self._offset(key))
         if len(block) >= _FRAME.size + _HEADER.size:
             magic, word = _FRAME.unpack_from(block)
-            content = block[_FRAME.size : _FRAME.size + word]  # of a whole frame, the word is the length
+            content = block[_FRAME.size : _FRAME.size + word]  # the word of a whole frame is its length
             flag = _HEADER.unpack_from(block, _FRAME.size)[0]
             if magic == _MAGIC and word < _LENGTH_LIMIT and _HEADER.size + 4 * flag <= len(content):
                 return self._parse_header(key, content)[1]
@@ -188,9 +188,9 @@ class RecordReader:
         return np.array(offsets, np.int64)
 
     def _offset(self, key: int) -> int:
-        place = self.keys.searchsorted(key, sorter=self._order)
-        if place < len(self._order):
-            line = self._order[place]
+        position = self.keys.searchsorted(key, sorter=self._order)
+        if position < len(self._order):
+            line = self._order[position]
             if self.keys[line] == key:
                 return int(self._offsets[line])
         raise RecordError(f"{self.idx_path}: there is no record with key {key}")
@@ -236,7 +236,7 @@ class RecordReader:
 class RecordWriter:
     """Write a record file and its index, readable by MXNet's ``MXIndexedRecordIO``.
 
-    Both are written aside (``.tmp``), synced, and renamed by `close`.  As a context manager it closes at the end, and
+    Both are written aside (``.tmp``), synced, and renamed by `close`. As a context manager it closes at the end, and
     leaves nothing behind if the block raises.
 
     Parameters
@@ -249,7 +249,7 @@ class RecordWriter:
         self.path = Path(rec_path)
         self.idx_path = Path(idx_path)
         with contextlib.ExitStack() as files:
-            # The last to be opened is renamed first; without its index a record file cannot be taken for whole.
+            # The last to be opened is renamed first; a record file without its index is not taken for complete.
             self._index = files.enter_context(replacing(self.idx_path))
             self._records = files.enter_context(replacing(self.path))
             self._files = files.pop_all()
@@ -273,9 +273,9 @@ class RecordWriter:
         key : int
             Its key, 0 or more.
         labels : float or sequence of float
-            One number is kept in the header (flag 0), a sequence behind it (flag = its length).
+            One number is written into the header (flag 0), a sequence after it (flag = its length).
         payload : bytes
-            The encoded image, or nothing.
+            The encoded image; empty for a header record.
 
         Raises
         ------
@@ -295,12 +295,12 @@ class RecordWriter:
             self._position += _FRAME.size + len(part) + len(padding)
 
     def close(self) -> None:
-        """Finish both files; once they are, do nothing.
+        """Finish both files; a second call does nothing.
 
         Raises
         ------
         InputError
-            If a key was written twice; the files are then not kept.
+            If a key was written twice; the files are then removed.
         """
         if self._records.closed:
             return
@@ -332,14 +332,14 @@ def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _line_blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Cut a file into blocks of whole lines; the last line gets the line feed that it may lack."""
+    """Cut a file into blocks of whole lines, and end the last line if need be."""
     while block := file.read(_INDEX_BLOCK):
         block += file.readline(_INDEX_BLOCK)
         yield block if block.endswith(b"\n") else block + b"\n"
 
 
 def _sorting_order(keys: np.ndarray, path: Path) -> np.ndarray:
-    """Return the order that sorts the keys, and refuse one that is there twice."""
+    """Return the order that sorts the keys, and refuse a key that occurs twice."""
     order = np.argsort(keys, kind="stable")
     in_order = keys[order]
     twice = in_order[1:] == in_order[:-1]
@@ -357,16 +357,16 @@ def _pack(key: int, labels: float | Sequence[float] | np.ndarray, payload: bytes
 
 
 def _split_at_magic(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Cut the content at each magic number that stands at a multiple of 4; yield the kind and content of each frame."""
+    """Cut the content at each magic number at a multiple of 4; yield the kind and content of each frame."""
     start = 0
-    place = content.find(_MAGIC_BYTES)
-    while place >= 0:
-        if place % 4 == 0:
-            yield _MIDDLE if start else _FIRST, content[start:place]
-            start = place + 4
-            place = content.find(_MAGIC_BYTES, start)
+    found = content.find(_MAGIC_BYTES)
+    while found >= 0:
+        if found % 4 == 0:
+            yield _MIDDLE if start else _FIRST, content[start:found]
+            start = found + 4
+            found = content.find(_MAGIC_BYTES, start)
         else:
-            place = content.find(_MAGIC_BYTES, place + 1)
+            found = content.find(_MAGIC_BYTES, found + 1)
     yield _LAST if start else _WHOLE, content[start:]
 
 

@@ -30,7 +30,7 @@ _PROPERTY = re.compile(rb"\s*(\d{1,8})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*(?:\n(\
 
 
 class Property(NamedTuple):
-    """What the ``property`` file of a training set says.
+    """Content of the ``property`` file of a training set.
 
     Attributes
     ----------
@@ -53,9 +53,9 @@ class FaceRecords:
     Parameters
     ----------
     folder : path-like
-        Where the three files are.
+        The folder of the three files.
     images_filter : int
-        Identities with fewer images are left out, and the classes renumbered so that none is without images.
+        Identities with fewer images are left out, and the classes renumbered so that each has images.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class FaceRecords:
     image_shape : tuple (height, width)
         As ``property`` says, in pixels.
     reader : RecordReader
-        The records, with those of the headers; its `read` and `label` together do what `read_image` does.
+        All records, headers included; `read_image` is its `read` and `label` in one.
 
     Raises
     ------
@@ -197,7 +197,7 @@ class FaceRecords:
         if self.identities is None:
             labels = np.fromiter(map(self._readable_label, self.keys.tolist()), np.int64, len(self.keys))
             counts = np.bincount(labels[labels >= 0], minlength=self._property.num_classes)
-            # An unreadable record stays, so that whoever reads it can report it.
+            # An unreadable record stays, so that its reader can report it.
             self.keys = self.keys[(labels < 0) | (counts[labels] >= images_filter)]
             kept_labels = np.flatnonzero(counts >= images_filter)
         else:
@@ -324,13 +324,13 @@ def write_face_records(
 ) -> Property:
     """Write a training set in InsightFace's layout: ``train.rec``, ``train.idx`` and ``property``.
 
-    Images get the keys 1 to N, identities the keys after these; record 0 holds the range of the identities' keys, and
-    each identity record the range of its images' keys.
+    Images get the keys 1 to N, identities the keys after these. Record 0 contains the range of the identities' keys,
+    and each identity record the range of its images' keys.
 
     Parameters
     ----------
     folder : path-like
-        Where to write; it is made if need be.  A set that is there is replaced.
+        Where to write; it is made if need be. An existing set is replaced.
     images : iterable of (label, payload)
         Label and encoded image, sorted by label; labels are 0, 1, 2, and so on without a gap.
     image_shape : tuple (height, width)
@@ -339,7 +339,7 @@ def write_face_records(
     Returns
     -------
     Property
-        What the ``property`` file says.
+        Content of the ``property`` file.
 
     Raises
     ------

@@ -47,7 +47,7 @@ class Sources:
     paths : iterable of path-like
         Each is one of these:
 
-        - a folder that holds ``train.rec``, or a record file ``.rec`` with its index: the images, by their keys
+        - a folder with ``train.rec``, or a record file ``.rec`` with its index: the images, by their keys
         - any other folder: the pictures in it and below it, by suffix or content, sorted by name, without hidden files
         - a verification set ``.bin``: its 2n images
         - a list ``.txt``: one path per line, relative to the list's folder
