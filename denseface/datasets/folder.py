@@ -172,7 +172,7 @@ def _usable(people: Iterable[Person], faces: Iterator[Face], bad: dict[str, str]
     """Yield the usable faces of each person, and add the others to ``bad``."""
     for person in people:
         found = list(itertools.islice(faces, len(person.files)))
-        bad.update((face.file, face.reason) for face in found if face.payload is None)
+        bad.update((face.file, face.reason) for face in found if face.reason is not None)
         yield person.name, [face for face in found if face.payload is not None]
 
 

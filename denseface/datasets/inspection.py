@@ -216,7 +216,7 @@ def _label_problems(faults, counts):
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         problems.append(
-            f"{len(empty)} of the {len(counts)} classes in property without a picture: {listed(empty.astype(str))}"
+            f"{len(empty)} of the {len(counts)} classes in property without a picture: {listed(list(map(str, empty)))}"
         )
     return problems
 
@@ -261,9 +261,9 @@ def _pair_problems(pairs: np.ndarray, issame: np.ndarray) -> list[str]:
             problems.append(f"{counted(len(named), noun)} {kind}: {listed(named)}")
     if len(pairs) < FOLDS:
         problems.append(f"{counted(len(pairs), 'pair')}, too few for {FOLDS} folds")
-    for noun, kind in (("genuine", issame), ("impostor", ~issame)):
-        empty = sum(not fold.any() for fold in np.array_split(kind, FOLDS))
-        if not kind.any():
+    for noun, is_of_kind in (("genuine", issame), ("impostor", ~issame)):
+        empty = sum(not fold.any() for fold in np.array_split(is_of_kind, FOLDS))
+        if not is_of_kind.any():
             problems.append(f"no {noun} pair")
         elif empty and len(pairs) >= FOLDS:
             problems.append(

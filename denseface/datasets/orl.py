@@ -225,6 +225,8 @@ def _encode(picture: np.ndarray, quality: int) -> bytes:
 
 
 def _write_pictures(folder: Path, people: dict[int, list[bytes]]) -> None:
+    if folder.is_symlink():  # pictures must not be written to where a link leads
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     for person, images in people.items():
         (folder / f"s{person}").mkdir(parents=True)

@@ -40,11 +40,22 @@ def test_folder_says_what_it_made(here, capsys):
     assert out.splitlines() == [
         "out: 15 pictures of 4 people to train on",
         "out/holdout.bin: 7 genuine and 7 impostor pairs of the 2 people held out",
+        "out/holdout.bin: too few pairs for the 10 folds of verification; raise --pairs",
         "1 person left out, with fewer than 2 usable pictures: p06",
         "out/bad.csv: 3 files left out, with the reasons",
     ]
     folder.build_from_folder("people", "same", size=16, min_pictures=2, holdout=2, max_pairs=7, seed=1)
     assert contents(here / "out") == contents(here / "same")
+
+
+def test_folder_says_that_pairs_are_too_few(here, capsys):
+    code, out, _ = run(capsys, "folder", "people", "out", "--size", "16", "--holdout", "2", "--processes", "1")
+    assert code == 0
+    assert "out/holdout.bin: 12 genuine and 16 impostor pairs of the 2 people held out\n" in out
+    assert "too few" not in out
+    save_people(here / "few", [2] * 4)
+    _, out, _ = run(capsys, "folder", "few", "other", "--size", "16", "--holdout", "3", "--processes", "1")
+    assert "other/holdout.bin: too few pairs for the 10 folds of verification; hold out more people\n" in out
 
 
 def test_folder_takes_fractions_all_pairs_and_landmarks(here, capsys):

@@ -87,6 +87,15 @@ def test_the_people_held_out_are_there_as_pictures_too(tmp_path):
     assert sorted(path.name for path in (folder / "holdout").iterdir()) == ["s1", "s2"]
 
 
+def test_pictures_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "holdout").symlink_to(tmp_path / "elsewhere")
+    orl.build_orl(tmp_path / "out", [7, 8], size=12)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert len(list((tmp_path / "out" / "holdout").iterdir())) == 2
+
+
 def test_contiguous_folds_are_mixed(tmp_path):
     pairs = read_pairs(orl.build_orl(tmp_path / "out", holdout=range(2, 9), size=12).pairs_path)
     assert [int(fold.sum()) for fold in np.array_split(pairs.issame, 10)] == [3] + [2] * 9  # 21 of 210

@@ -46,7 +46,11 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         "--seed", type=int, default=0, metavar="N", help="decides which people and pairs are drawn (default: 0)"
     )
     add_face_options(parser)
-    add_example(parser, "denseface dataset folder photos datasets/mine --landmarks landmarks.txt --holdout 0.1")
+    add_example(
+        parser,
+        "denseface dataset folder photos datasets/mine --holdout 0.1",
+        "denseface dataset folder photos datasets/mine --landmarks landmarks.txt",
+    )
     parser.set_defaults(run=run)
 
 
@@ -54,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Build the set."""
     from denseface.core.text import counted, listed
     from denseface.datasets.folder import build_from_folder
+    from denseface.datasets.pairing import FOLDS
 
     with progress() as show:
         made = build_from_folder(
@@ -72,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
             f"{args.out}/holdout.bin: {made.num_genuine} genuine and {made.num_impostor} impostor pairs of the "
             f"{made.num_holdout} people held out"
         )
+        if min(made.num_genuine, made.num_impostor) < FOLDS:
+            advice = "hold out more people" if args.pairs is None or args.pairs >= FOLDS else "raise --pairs"
+            print(f"{args.out}/holdout.bin: too few pairs for the {FOLDS} folds of verification; {advice}")
     if made.left_out:
         too_few = f"fewer than {counted(args.min_pictures, 'usable picture')}"
         print(f"{counted(len(made.left_out), 'person')} left out, with {too_few}: {listed(made.left_out)}")

@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from denseface.cli.console import FAILED, OK, print_table
+from denseface.cli.console import FAILED, OK
 from denseface.cli.dataset.faces import progress
 from denseface.cli.options import add_example
 from denseface.core.text import printable
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        print_table([*_wrapped([*(_pairs_rows(report) if is_pairs else _records_rows(report)), *_rows(report)])])
+        _print([*(_pairs_rows(report) if is_pairs else _records_rows(report)), *_rows(report)])
     return FAILED if report.problems else OK
 
 
@@ -76,12 +76,18 @@ def _rows(report):
     ]
 
 
-def _wrapped(rows):
-    """Break long values into several lines, so that the table fits the terminal, or 80 columns without one."""
-    width = shutil.get_terminal_size().columns - max(len(name) for name, _ in rows) - 2
+def _print(rows):
+    """Print names and values; long values are wrapped, so that the table fits the terminal, or 80 columns."""
+    indent = max(len(name) for name, _ in rows) + 2
+    wrapper = textwrap.TextWrapper(
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * indent,
+        break_long_words=False,  # a path stays whole
+        break_on_hyphens=False,
+    )
     for name, value in rows:
-        lines = textwrap.wrap(printable(value), max(width, 20), break_long_words=False, break_on_hyphens=False)
-        yield from zip([name] + [""] * (len(lines) - 1), lines)
+        wrapper.initial_indent = name.ljust(indent)
+        print(wrapper.fill(printable(value)))
 
 
 def _join(counts):

@@ -22,7 +22,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
     parser.add_argument("out", metavar="OUT.bin", help="file to write")
     parser.add_argument("--images", metavar="ROOT", help="folder of all pictures (default: the list's folder)")
     add_face_options(parser)
-    add_example(parser, "denseface dataset pairs lfw/pairs.txt lfw.bin --images lfw --landmarks lfw/landmarks.txt")
+    add_example(parser, "denseface dataset pairs lfw/pairs.txt lfw.bin --landmarks landmarks.txt")
     parser.set_defaults(run=run)
 
 
