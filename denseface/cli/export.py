@@ -11,6 +11,7 @@ from pathlib import Path
 from denseface.cli.console import OK
 from denseface.cli.options import add_example, batch_size, image_size
 from denseface.core.errors import InputError
+from denseface.core.text import counted
 
 _CALIBRATION = 256
 
@@ -20,8 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "export",
         help="write a model as ONNX",
-        description="Write a model as an ONNX file that takes raw RGB pixels, 0 to 255, and gives embeddings that are "
-        "not normalised. ONNX Runtime and MXNet must compute the same from it, or it is not written.",
+        description="Write a model as an ONNX file that takes raw RGB pixels, 0 to 255, and computes embeddings that "
+        "are not normalised. It is only written if ONNX Runtime and MXNet compute the same from it.",
     )
     parser.add_argument("--model", required=True, metavar="PREFIX,EPOCH", help="PREFIX alone means the newest")
     parser.add_argument("-o", "--out", required=True, metavar="OUT.onnx", help="file to write")
@@ -37,53 +38,42 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--int8",
         metavar="PATH",
-        help="let layers compute with whole numbers of 8 bits, in ranges taken from the pictures of PATH (as for "
+        help="let layers compute with whole numbers of 8 bits, in ranges measured on the pictures of PATH (as for "
         "embed); fast with --engine openvino-bf16",
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     add_example(parser, "denseface export --model models/d63-arcface-orl/model,100 -o model.onnx")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export the model."""
-    figures = _export_int8(args) if args.int8 else _export(args, args.out)
+    written = _export_int8(args) if args.int8 else _export(args, args.out)
     if args.json:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps(written, indent=2))
         return OK
     print(
-        f"{args.out}: {figures['nodes']} nodes, opset {figures['opset']}; ONNX Runtime differs from MXNet by at most "
-        f"{figures['largest_difference']:.1e} of the largest value"
+        f"{args.out}: {counted(written['nodes'], 'node')}, opset {written['opset']}; ONNX Runtime differs from MXNet "
+        f"by at most {written['largest_difference']:.1e} of the largest value"
     )
     if args.int8:
-        print(f"int8: embeddings have a cosine of at least {figures['int8_cosine']:.5f} to those without")
+        print(f"int8: the cosine of its embeddings with those of float32 is at least {written['int8_cosine']:.5f}")
     return OK
 
 
 def _export(args, path):
     from denseface.data.pictures import PictureShape
-    from denseface.embedding.engines.onnx_model import FINGERPRINT, as_ndarrays
     from denseface.export.onnx import OLDEST_OPSET, export
     from denseface.models.checkpoint import load_model, parse_model
-    from denseface.models.embedding_network import checked_embedding
 
     model = load_model(*parse_model(args.model))
     shape = PictureShape(*args.image_size).nchw(args.batch or 1)
-    symbol, emb_size = checked_embedding(model, shape)
-    report = export(
-        symbol,
-        *as_ndarrays(model),
-        shape,
-        path,
-        dynamic_batch=args.batch is None,
-        opset=args.opset or OLDEST_OPSET,
-        metadata={FINGERPRINT: json.dumps(model.fingerprint)},
-    )
+    report = export(model, shape, path, dynamic_batch=args.batch is None, opset=args.opset or OLDEST_OPSET)
     return {
         "path": args.out,
         "opset": report.opset,
         "nodes": report.nodes,
-        "emb_size": emb_size,
+        "emb_size": report.emb_size,
         "largest_difference": report.difference,
     }
 
@@ -95,25 +85,25 @@ def _export_int8(args):
     batches = _calibration(args.int8, args.image_size, args.batch or 1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"
-        figures = _export(args, path)
-        content, figures["int8_cosine"] = quantize(path.read_bytes(), batches)
+        written = _export(args, path)
+        content, written["int8_cosine"] = quantize(path.read_bytes(), batches)
     with replacing(args.out) as file:
         file.write(content)
-    return figures
+    return written
 
 
 def _calibration(path, image_size, batch_size):
-    """Batches of up to ``_CALIBRATION`` pictures from all over the path; repeated to fill the last one."""
+    """Read up to ``_CALIBRATION`` pictures from all over the path in batches; some are repeated to fill the last."""
     import numpy as np
 
     from denseface.data.sources import Sources
+    from denseface.embedding.embedder import as_batch
 
     with Sources([path]) as sources:
         spread = islice(sources, 0, None, -(-len(sources) // _CALIBRATION))
-        pictures = np.stack([_load(source, image_size) for source in spread])
+        pictures = as_batch([_load(source, image_size) for source in spread], image_size)
     count = -(-len(pictures) // batch_size)
-    pictures = np.resize(pictures, (count * batch_size, *pictures.shape[1:])).transpose(0, 3, 1, 2)
-    return np.split(pictures.astype(np.float32), count)
+    return np.split(np.resize(pictures, (count * batch_size, *pictures.shape[1:])), count)
 
 
 def _load(source, image_size):
@@ -123,4 +113,4 @@ def _load(source, image_size):
     try:
         return load_picture(payload, image_size)
     except InputError as error:
-        raise InputError(f"--int8: {source.name}: {error}") from error
+        raise InputError(f"{source.name}: {error}", option="int8") from error

@@ -3,31 +3,40 @@
 `convert` freezes the network (see `denseface.rewrites.freeze`), walks its graph and replaces each operator by the
 ONNX operators that mean the same. Nodes keep their names. Dropout and the like leave no trace, so a network that
 starts by normalising its pictures starts in ONNX with the nodes ``_minusscalar0`` (Sub) and ``_mulscalar0`` (Mul), by
-which the insightface package sees that it must not normalise them itself."""
+which the insightface package sees that it must not normalise them itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
 from denseface.core.packages import require
+from denseface.export.metadata import write_metadata
 from denseface.export.operators import OnnxGraph
+from denseface.models.embedding_network import checked_embedding
 from denseface.rewrites.freeze import freeze
 from denseface.rewrites.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from denseface.models.checkpoint import Model
 
 OLDEST_OPSET = 17
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ExportReport:
     """What `export` wrote.
 
@@ -39,6 +48,8 @@ class ExportReport:
         Version of the ONNX operator set.
     nodes : int
         Nodes in the graph.
+    emb_size : int
+        Values in an embedding.
     difference : float
         Largest difference between an output of ONNX Runtime and MXNet's, relative to the largest output.
     """
@@ -46,20 +57,26 @@ class ExportReport:
     path: Path
     opset: int
     nodes: int
+    emb_size: int
     difference: float
 
 
-def convert(symbol, arg_params, aux_params, input_shape, *, dynamic_batch=True, opset=OLDEST_OPSET, metadata=None):
+def convert(
+    model: Model,
+    input_shape: tuple[int, int, int, int],
+    *,
+    dynamic_batch: bool = True,
+    opset: int = OLDEST_OPSET,
+    metadata: dict[str, str] | None = None,
+) -> ModelProto:
     """Convert a network to ONNX for inference.
 
     Parameters
     ----------
-    symbol : mxnet.symbol.Symbol
-        A network with one output that reads the variable ``data``.
-    arg_params, aux_params : dict of str to mxnet.ndarray.NDArray
-        Its parameters and auxiliary states, as `mxnet.model.load_checkpoint` gives them. What the network does not use
-        is left out.
-    input_shape : tuple of int (N, C, H, W)
+    model : Model
+        A network with one output that reads the variable ``data``, and its parameters. Parameters that the network does
+        not use are left out.
+    input_shape : tuple (N, C, H, W)
         Shape of ``data``.
     dynamic_batch : bool
         Take any number of pictures at a time, whatever N; otherwise exactly N.
@@ -77,21 +94,26 @@ def convert(symbol, arg_params, aux_params, input_shape, *, dynamic_batch=True, 
     Raises
     ------
     InputError
-        If the onnx package is missing, a parameter is missing or does not fit, or the network holds an operator or
+        If the onnx package is missing, a parameter is missing or does not fit, or the network contains an operator or
         option without a counterpart here; the message names the node.
     """
     onnx = require("onnx")
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
-        raise InputError(f"opset must be {OLDEST_OPSET} to {newest} (the newest that the onnx here knows), not {opset}")
+        raise InputError(
+            f"must be {OLDEST_OPSET} to {newest}, the newest that the package onnx knows, not {opset}", option="opset"
+        )
     if len(input_shape) != 4 or min(input_shape) < 1:
         raise InputError(f"input_shape must be (N, C, H, W), each at least 1, not {tuple(input_shape)}")
-    outputs = symbol.list_outputs()
+    outputs = model.symbol.list_outputs()
     if len(outputs) != 1:
         raise InputError(f"a network must have one output to be exported, not {len(outputs)}: {', '.join(outputs)}")
 
-    arrays = [{k: v.asnumpy().astype(np.float32) for k, v in given.items()} for given in (arg_params, aux_params)]
-    symbol, arguments, auxiliary = freeze(symbol, *arrays)
+    arrays = [
+        {name: np.asarray(array, np.float32) for name, array in given.items()}
+        for given in (model.arguments, model.auxiliary)
+    ]
+    symbol, arguments, auxiliary = freeze(model.symbol, *arrays)
     network, params = Graph(symbol), {**arguments, **auxiliary}
     data = _check_inputs(network.nodes, params)
     shapes = _infer_shapes(symbol, network, tuple(input_shape), params, dynamic_batch)
@@ -107,27 +129,27 @@ def convert(symbol, arg_params, aux_params, input_shape, *, dynamic_batch=True, 
 
 
 def export(
-    symbol,
-    arg_params,
-    aux_params,
-    input_shape,
+    model: Model,
+    input_shape: tuple[int, int, int, int],
     path: str | Path,
     *,
     dynamic_batch: bool = True,
     opset: int = OLDEST_OPSET,
-    metadata=None,
 ) -> ExportReport:
-    """Write a network as an ONNX file, if ONNX Runtime computes from it what MXNet computes.
+    """Write the embedding network of a model as an ONNX file, if ONNX Runtime computes from it what MXNet computes.
 
     Both run on noise and on smooth pictures, three at a time and one at a time (N at a time for a fixed batch). The
-    file appears whole or not at all, and only if no output differs by more than 1e-4 of the largest.
+    file appears whole or not at all, and only if no output differs by more than 1e-4 of the largest. It says which
+    model it was made of.
 
     Parameters
     ----------
+    model : Model
+        The network, or a whole training symbol, and its parameters.
+    input_shape, dynamic_batch, opset
+        As for `convert`.
     path : str or Path
         The file to write; an existing one is replaced.
-    symbol, arg_params, aux_params, input_shape, dynamic_batch, opset, metadata
-        As for `convert`.
 
     Returns
     -------
@@ -136,25 +158,25 @@ def export(
     Raises
     ------
     InputError
-        For what `convert` refuses, a missing onnxruntime, outputs that differ, or a file that cannot be written.
+        If `convert` refuses the network, onnxruntime is missing, outputs differ, or the file cannot be written.
     """
     require("onnxruntime")
     path = Path(path)
-    model = convert(
-        symbol, arg_params, aux_params, input_shape, dynamic_batch=dynamic_batch, opset=opset, metadata=metadata
-    )
-    content = model.SerializeToString()
+    symbol, emb_size = checked_embedding(model, input_shape)
+    network = dataclasses.replace(model, symbol=symbol)
+    metadata = write_metadata(model.fingerprint)
+    proto = convert(network, input_shape, dynamic_batch=dynamic_batch, opset=opset, metadata=metadata)
+    content = proto.SerializeToString()
     batch_sizes = (3, 1) if dynamic_batch else (input_shape[0],)
     pictures = [batch for size in batch_sizes for batch in _pictures((size, *input_shape[1:]))]
     # ONNX Runtime first: it refuses a reshape that does not add up, where MXNet reads what lies behind in memory.
     found = _run_onnxruntime(content, pictures)
-    expected = _run_mxnet(symbol, arg_params, aux_params, pictures)
-    difference = _largest_difference(found, expected)
+    difference = _largest_difference(found, _run_mxnet(network, pictures))
     if difference > TOLERANCE:
         raise InputError(f"{path}: not written, ONNX Runtime differs from MXNet by {difference:.1e} of the output")
     with replacing(path) as file:
         file.write(content)
-    return ExportReport(path, opset, len(model.graph.node), difference)
+    return ExportReport(path, opset, len(proto.graph.node), emb_size, difference)
 
 
 def _one_line(error):
@@ -264,14 +286,17 @@ def _run_onnxruntime(content, pictures):
         raise InputError(f"ONNX Runtime cannot run the converted network: {_one_line(error)}") from None
 
 
-def _run_mxnet(symbol, arg_params, aux_params, pictures):
+def _run_mxnet(model, pictures):
     import mxnet as mx
 
     outputs = []
-    shapes = {name: arg_params[name].shape for name in symbol.list_arguments() if name in arg_params}
+    given = {**model.arguments, **model.auxiliary}
+    shapes = {name: given[name].shape for name in model.symbol.list_arguments() if name in given}
     for batch in pictures:
-        executor = symbol.simple_bind(mx.cpu(), grad_req="null", **{**shapes, "data": batch.shape})
-        executor.copy_params_from(arg_params, aux_params, allow_extra_params=True)
+        executor = model.symbol.simple_bind(mx.cpu(), grad_req="null", **{**shapes, "data": batch.shape})
+        for name, array in (*executor.arg_dict.items(), *executor.aux_dict.items()):
+            if name in given:
+                array[:] = given[name]
         outputs.append(executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy())
     return outputs
 
@@ -282,6 +307,6 @@ def _largest_difference(found, expected):
         if ours.shape != theirs.shape:
             raise InputError(f"ONNX Runtime's output has the shape {ours.shape}, MXNet's {theirs.shape}")
         if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-            raise InputError("the network's output holds NaN or infinity; check its parameters")
+            raise InputError("the network's output contains NaN or infinity; check its parameters")
         largest = max(largest, float(np.abs(ours - theirs).max() / (np.abs(theirs).max() or 1)))
     return largest

@@ -16,9 +16,9 @@ from denseface.core.errors import InputError
 from denseface.core.vectors import similarity
 from denseface.data.pairs import read_pairs, write_pairs
 from denseface.embedding.embedder import Embedder
-from denseface.embedding.engines.onnx_model import as_ndarrays, read_onnx
+from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.evaluation.verify import verify
-from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
+from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_model
 
 import mxnet as mx
 
@@ -485,7 +485,7 @@ def test_export_for_a_fixed_batch(capsys, model, tmp_path):
     assert read_onnx(path).batch_size == 3
     code, _, err = run(capsys, "export", *model, "-o", path, "--opset", "3")
     assert code == 1
-    assert err.startswith("denseface: error: opset must be 17 to ")
+    assert err.startswith("denseface: error: --opset: must be 17 to ")
 
 
 def test_onnx_figures_lie_beside_the_file(capsys, model, pair_sets, faces, tmp_path):

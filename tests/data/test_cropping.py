@@ -16,8 +16,7 @@ from denseface.data.cropping import Cropper, Detector, LandmarkFile
 from denseface.data.sources import Sources
 from denseface.embedding.bulk import embed_all
 from denseface.embedding.embedder import Embedder
-from denseface.embedding.engines.onnx_model import as_ndarrays
-from support.tiny_models import encode, tiny_model
+from support.tiny_models import as_ndarrays, encode, tiny_model
 
 import mxnet as mx
 

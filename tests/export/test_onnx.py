@@ -10,9 +10,12 @@ from onnx import numpy_helper
 
 from denseface.core.errors import InputError
 from denseface.export import onnx as onnx_export
+from denseface.export.metadata import read_metadata
 from denseface.export.onnx import convert, export
 from denseface.export.operators import CONVERTERS
+from denseface.models.checkpoint import Model
 from support.helpers import golden_input, golden_outputs, relative_error, value_of
+from support.tiny_models import as_ndarrays
 from symbol_utils import HEADS
 
 import mxnet as mx
@@ -22,22 +25,24 @@ DATA = mx.sym.Variable("data")
 SHAPE = (2, 4, 7, 6)
 
 
-def parameters(symbol, shape, gain=2.0):
-    """Arguments and auxiliary states, decided by their names."""
+def model_of(symbol, arguments=None, auxiliary=None):
+    """A model of the symbol with these parameters."""
+    return Model(symbol, arguments or {}, auxiliary or {}, "tiny", 1)
 
-    def drawn(names, shapes):
-        return {name: mx.nd.array(value_of(name, shape, gain)) for name, shape in zip(names, shapes)}
 
+def drawn(symbol, shape, gain=2.0):
+    """A model of the symbol with parameters that their names decide."""
     shapes, _, aux_shapes = symbol.infer_shape(data=shape)
-    args = drawn(symbol.list_arguments(), shapes)
-    for name in ("data", "softmax_label"):
-        args.pop(name, None)
-    return args, drawn(symbol.list_auxiliary_states(), aux_shapes)
+    inputs = ("data", "softmax_label")
+    arguments = {n: value_of(n, s, gain) for n, s in zip(symbol.list_arguments(), shapes) if n not in inputs}
+    return model_of(
+        symbol, arguments, {n: value_of(n, s, gain) for n, s in zip(symbol.list_auxiliary_states(), aux_shapes)}
+    )
 
 
-def run_mxnet(symbol, args, auxs, data):
-    executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=data.shape)
-    executor.copy_params_from(args, auxs, allow_extra_params=True)
+def run_mxnet(model, data):
+    executor = model.symbol.simple_bind(mx.cpu(), grad_req="null", data=data.shape)
+    executor.copy_params_from(*as_ndarrays(model), allow_extra_params=True)
     return executor.forward(is_train=False, data=mx.nd.array(data))[0].asnumpy()
 
 
@@ -48,13 +53,16 @@ def run_onnx(model, data):
     return session.run(None, {"data": data})[0]
 
 
-def assert_same(symbol, shape=SHAPE, params=None, low=-3.0, opset=17, dynamic_batch=True):
-    """MXNet and ONNX Runtime agree within 1e-5, at any batch size; gives the ONNX model."""
-    args, auxs = params or parameters(symbol, shape)
-    model = convert(symbol, args, auxs, shape, opset=opset, dynamic_batch=dynamic_batch)
+def assert_same(network, shape=SHAPE, low=-3.0, opset=17, dynamic_batch=True):
+    """Check that MXNet and ONNX Runtime agree within 1e-5, at any batch size; returns the ONNX model.
+
+    The network is a model, or a symbol whose parameters are drawn.
+    """
+    given = network if isinstance(network, Model) else drawn(network, shape)
+    model = convert(given, shape, opset=opset, dynamic_batch=dynamic_batch)
     for batch in (1, 3) if dynamic_batch else shape[:1]:
         data = np.random.RandomState(batch).uniform(low, 3, (batch, *shape[1:])).astype(np.float32)
-        expected, found = run_mxnet(symbol, args, auxs, data), run_onnx(model, data)
+        expected, found = run_mxnet(given, data), run_onnx(model, data)
         assert np.isfinite(expected).all()
         assert np.abs(expected).max() > 1e-3
         assert found.shape == expected.shape
@@ -306,13 +314,13 @@ def test_a_batch_size_fixed_by_the_network_needs_a_fixed_batch():
     symbol = S.Reshape(DATA, shape=(3, 168), name="fixed")
     assert_same(symbol, shape=(3, *SHAPE[1:]), dynamic_batch=False)
     with pytest.raises(InputError, match=r"Reshape fixed: .* fixes the batch size"):
-        convert(symbol, {}, {}, (3, *SHAPE[1:]))
+        convert(model_of(symbol), (3, *SHAPE[1:]))
 
 
 def test_fixed_gamma_counts_as_one_whatever_is_stored():
-    args, auxs = parameters(CASES["bn-fix_gamma"], SHAPE)
-    args["bn_gamma"] = mx.nd.array([5, 6, 7, 8])
-    model = assert_same(CASES["bn-fix_gamma"], params=(args, auxs))
+    given = drawn(CASES["bn-fix_gamma"], SHAPE)
+    given.arguments["bn_gamma"] = np.array([5, 6, 7, 8], np.float32)
+    model = assert_same(given)
     assert "bn_gamma" not in {tensor.name for tensor in model.graph.initializer}
 
 
@@ -331,25 +339,26 @@ def test_a_parameter_may_be_called_like_an_output():
     assert_same(S.broadcast_mul(S.tanh(DATA, name="act"), S.Variable("act_output", shape=(1, 4, 1, 1)), name="out"))
 
 
-def test_one_slope_may_come_without_a_declared_shape(tmp_path):
-    """MXNet infers one slope a channel unless it is told."""
-    export(prelu(), {"relu_gamma": mx.nd.array([0.3])}, {}, SHAPE, tmp_path / "model.onnx")
-    assert op_types(onnx.load(tmp_path / "model.onnx")) == ["LeakyRelu"]
+def test_one_slope_may_come_without_a_declared_shape():
+    """MXNet infers one slope per channel unless it is told."""
+    model = convert(model_of(prelu(), {"relu_gamma": np.array([0.3], np.float32)}), SHAPE)
+    assert op_types(model) == ["LeakyRelu"]
 
 
 def test_parameters_are_stored_once_and_only_if_used():
     weight = S.Variable("shared_weight", shape=(4, 4, 1, 1))
     once = S.Convolution(DATA, weight, num_filter=4, kernel=(1, 1), no_bias=True)
     symbol = S.Convolution(once, weight, num_filter=4, kernel=(1, 1), no_bias=True)
-    args, auxs = parameters(symbol, SHAPE)
-    model = assert_same(symbol, params=({**args, "fc7_weight": mx.nd.ones((1000, 512))}, auxs))
+    given = drawn(symbol, SHAPE)
+    given.arguments["fc7_weight"] = np.ones((1000, 512), np.float32)
+    model = assert_same(given)
     assert [tensor.name for tensor in model.graph.initializer] == ["shared_weight"]
-    assert np.array_equal(numpy_helper.to_array(model.graph.initializer[0]), args["shared_weight"].asnumpy())
+    assert np.array_equal(numpy_helper.to_array(model.graph.initializer[0]), given.arguments["shared_weight"])
 
 
 def test_half_precision_parameters_become_single():
-    args, auxs = parameters(CASES["fc"], SHAPE)
-    model = convert(CASES["fc"], {name: value.astype("float16") for name, value in args.items()}, auxs, SHAPE)
+    given = drawn(CASES["fc"], SHAPE)
+    model = convert(model_of(given.symbol, {n: value.astype("float16") for n, value in given.arguments.items()}), SHAPE)
     assert {tensor.data_type for tensor in model.graph.initializer} == {onnx.TensorProto.FLOAT}
 
 
@@ -390,15 +399,15 @@ def test_densenet_activations(act_type, d63):
 def test_insightfaces_figures_come_out(family, name, settings, configured):
     configured(**settings)
     symbol, data = family.get_symbol(), golden_input()
-    args_auxs = parameters(symbol, data.shape, gain=2.0 if family is fdensenet else 0.25)
-    found = run_onnx(convert(symbol, *args_auxs, data.shape), data)
+    model = drawn(symbol, data.shape, gain=2.0 if family is fdensenet else 0.25)
+    found = run_onnx(convert(model, data.shape), data)
     assert relative_error(found, golden_outputs(family.__name__.split(".")[-1])[name]) < 1e-4
 
 
 def test_insightface_sees_that_pictures_are_normalised_inside(d63):
     """Its package looks for these names among the first eight nodes, and for one input and one output."""
     symbol = d63(net_output="E")
-    model = convert(symbol, *parameters(symbol, FACE), FACE, metadata={"prefix": "model", "epoch": "7"})
+    model = convert(drawn(symbol, FACE), FACE, metadata={"prefix": "model", "epoch": "7"})
     graph = model.graph
     assert [(node.op_type, node.name) for node in graph.node[:2]] == [("Sub", "_minusscalar0"), ("Mul", "_mulscalar0")]
     assert [entry.name for entry in graph.input] == ["data"]
@@ -410,7 +419,7 @@ def test_insightface_sees_that_pictures_are_normalised_inside(d63):
 
 
 def test_files_are_as_old_as_their_opset_allows():
-    assert [convert(DATA * 2, {}, {}, SHAPE, opset=opset).ir_version for opset in (17, 19, 21)] == [8, 9, 10]
+    assert [convert(model_of(DATA * 2), SHAPE, opset=opset).ir_version for opset in (17, 19, 21)] == [8, 9, 10]
 
 
 @pytest.mark.parametrize(
@@ -437,45 +446,45 @@ def test_files_are_as_old_as_their_opset_allows():
     ],
 )
 def test_what_has_no_counterpart_is_refused(symbol, message):
-    args, auxs = parameters(symbol, SHAPE) if "data" in symbol.list_arguments() else ({}, {})
+    model = drawn(symbol, SHAPE) if "data" in symbol.list_arguments() else model_of(symbol)
     with pytest.raises(InputError, match=message) as caught:
-        convert(symbol, args, auxs, SHAPE)
+        convert(model, SHAPE)
     assert "\n" not in str(caught.value)
 
 
 def test_shapes_that_do_not_follow_are_refused(recwarn):
     with pytest.raises(InputError, match="shapes do not follow from an input of shape"):
-        convert(S.broadcast_add(DATA, S.zeros((0, 4, 1, 1))), {}, {}, SHAPE)
+        convert(model_of(S.broadcast_add(DATA, S.zeros((0, 4, 1, 1)))), SHAPE)
     assert not [warning for warning in recwarn if warning.category is UserWarning]
 
 
 @pytest.mark.parametrize("shape", [(4, 7, 6), (0, 4, 7, 6), (1, 4, 7, 6, 5)])
 def test_input_shapes_other_than_pictures_are_refused(shape):
     with pytest.raises(InputError, match="input_shape must be"):
-        convert(DATA * 2, {}, {}, shape)
+        convert(model_of(DATA * 2), shape)
 
 
 @pytest.mark.parametrize("opset", [16, 999])
 def test_opsets_out_of_range_are_refused(opset):
-    with pytest.raises(InputError, match="opset must be 17 to"):
-        convert(DATA * 2, {}, {}, SHAPE, opset=opset)
+    with pytest.raises(InputError, match="opset: must be 17 to"):
+        convert(model_of(DATA * 2), SHAPE, opset=opset)
 
 
 def test_missing_parameters_are_named():
-    args, auxs = parameters(CASES["bn"], SHAPE)
-    del args["bn_beta"], auxs["bn_moving_var"]
+    model = drawn(CASES["bn"], SHAPE)
+    del model.arguments["bn_beta"], model.auxiliary["bn_moving_var"]
     with pytest.raises(InputError, match="missing: bn_beta, bn_moving_var"):
-        convert(CASES["bn"], args, auxs, SHAPE)
+        convert(model, SHAPE)
 
 
 def test_parameters_that_do_not_fit_are_refused(capfd):
-    args, auxs = parameters(CASES["fc"], SHAPE)
     with pytest.raises(InputError, match=r"input of shape \(2, 4, 9, 9\) does not fit the network: .*fc") as caught:
-        convert(CASES["fc"], args, auxs, (2, 4, 9, 9))
+        convert(drawn(CASES["fc"], SHAPE), (2, 4, 9, 9))
     assert "\n" not in str(caught.value)
-    args, auxs = parameters(CASES["bn"], SHAPE)
+    model = drawn(CASES["bn"], SHAPE)
+    model.auxiliary["bn_moving_mean"] = np.ones(5, np.float32)
     with pytest.raises(InputError, match=r"bn_moving_mean has the shape \(5,\), the network needs \(4,\)"):
-        convert(CASES["bn"], args, {**auxs, "bn_moving_mean": mx.nd.ones(5)}, SHAPE)
+        convert(model, SHAPE)
     assert capfd.readouterr() == ("", "")
 
 
@@ -483,28 +492,28 @@ def test_parameters_that_do_not_fit_are_refused(capfd):
 def test_a_missing_package_is_named_with_its_cure(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{package}: pip install {package}"):
-        export(DATA * 2, {}, {}, SHAPE, tmp_path / "model.onnx")
+        export(model_of(S.Flatten(DATA)), SHAPE, tmp_path / "model.onnx")
 
 
 def test_export_keeps_what_agrees(tmp_path, d63):
     symbol = d63(net_output="GAP", net_act="prelu")
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older model")
-    args, auxs = parameters(symbol, FACE)
-    report = export(symbol, args, auxs, FACE, path, opset=18, metadata={"epoch": "3"})
+    given = drawn(symbol, FACE)
+    report = export(given, FACE, path, opset=18)
     model = onnx.load(path)
-    assert {entry.key: entry.value for entry in model.metadata_props} == {"epoch": "3"}
-    assert (report.path, report.opset, report.nodes) == (path, 18, len(model.graph.node))
+    assert read_metadata({entry.key: entry.value for entry in model.metadata_props}) == given.fingerprint
+    assert (report.path, report.opset, report.nodes, report.emb_size) == (path, 18, len(model.graph.node), 32)
     assert 0 <= report.difference < 1e-4
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     data = np.random.RandomState(5).uniform(0, 255, (5, *FACE[1:])).astype(np.float32)
-    expected = run_mxnet(symbol, args, auxs, data)
+    expected = run_mxnet(given, data)
     assert np.abs(run_onnx(model, data) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_export_with_a_fixed_batch(tmp_path):
     path = tmp_path / "model.onnx"
-    export(S.Reshape(DATA, shape=(2, 168)), {}, {}, SHAPE, path, dynamic_batch=False)
+    export(model_of(S.Reshape(DATA, shape=(2, 168))), SHAPE, path, dynamic_batch=False)
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
 
 
@@ -516,7 +525,7 @@ def test_export_drops_what_differs(tmp_path, monkeypatch):
     path.write_bytes(b"an older model")
     monkeypatch.setitem(CONVERTERS, "square", double_it)
     with pytest.raises(InputError, match=r"model.onnx: not written, ONNX Runtime differs from MXNet by"):
-        export(S.square(DATA), {}, {}, SHAPE, path)
+        export(model_of(S.Flatten(S.square(DATA))), SHAPE, path)
     assert path.read_bytes() == b"an older model"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -527,23 +536,24 @@ def test_export_refuses_a_difference_just_above_the_tolerance(tmp_path, monkeypa
 
     monkeypatch.setitem(CONVERTERS, "_copy", almost)
     error = 0.8e-4
-    assert export(S.identity(DATA), {}, {}, SHAPE, tmp_path / "a.onnx").difference == pytest.approx(error, rel=0.01)
+    model = model_of(S.Flatten(S.identity(DATA)))
+    assert export(model, SHAPE, tmp_path / "a.onnx").difference == pytest.approx(error, rel=0.01)
     error = 1.2e-4
     with pytest.raises(InputError, match=r"1\.2e-04"):
-        export(S.identity(DATA), {}, {}, SHAPE, tmp_path / "b.onnx")
+        export(model, SHAPE, tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()
 
 
 def test_export_refuses_numbers_that_are_not(tmp_path):
     with pytest.raises(InputError, match="NaN or infinity"):
-        export(S.log(DATA - 1000), {}, {}, SHAPE, tmp_path / "model.onnx")
+        export(model_of(S.Flatten(S.log(DATA - 1000))), SHAPE, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_export_refuses_a_reshape_that_does_not_add_up(tmp_path):
     """MXNet runs it, on whatever is in memory behind its input."""
-    with pytest.raises(InputError, match="ONNX") as caught:
-        export(S.Reshape(DATA, shape=(0, 999)), {}, {}, SHAPE, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="the parameters do not fit pictures") as caught:
+        export(model_of(S.Reshape(DATA, shape=(0, 999))), SHAPE, tmp_path / "model.onnx")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -551,13 +561,13 @@ def test_export_refuses_a_reshape_that_does_not_add_up(tmp_path):
 def test_export_refuses_a_shape_that_is_not_mxnets(tmp_path):
     """Of one picture MXNet squeezes the batch away as well."""
     with pytest.raises(InputError, match=r"has the shape \(1, 4\), MXNet's \(4,\)"):
-        export(S.squeeze(CHANNELS), {}, {}, SHAPE, tmp_path / "model.onnx")
+        export(model_of(S.squeeze(CHANNELS)), SHAPE, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_export_names_a_path_it_cannot_write(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        export(DATA * 2, {}, {}, SHAPE, tmp_path / "nowhere" / "model.onnx")
+        export(model_of(S.Flatten(DATA)), SHAPE, tmp_path / "nowhere" / "model.onnx")
 
 
 def test_pictures_are_pixels_both_noisy_and_smooth():

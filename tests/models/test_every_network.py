@@ -5,7 +5,6 @@ import pytest
 
 import config as configuration
 from denseface.data.loader import Batch
-from denseface.embedding.engines.onnx_model import as_ndarrays
 from denseface.export import onnx as onnx_export
 from denseface.models import checkpoint, families
 from denseface.rewrites.accelerate import accelerate
@@ -63,5 +62,5 @@ def test_a_network_learns_saves_resumes_and_exports(network, tmp_path):
             np.testing.assert_array_equal(found[name], array)
 
     model = checkpoint.load_model(tmp_path / "m")
-    report = onnx_export.export(model.symbol, *as_ndarrays(model), (1, *SHAPE[1:]), tmp_path / "m.onnx")
+    report = onnx_export.export(model, (1, *SHAPE[1:]), tmp_path / "m.onnx")
     assert report.difference < 1e-4

@@ -6,13 +6,12 @@ import pytest
 from denseface import cli
 from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
-from denseface.embedding.engines.onnx_model import as_ndarrays
 from denseface.evaluation.metrics import score_pairs
 from denseface.report.charts import draw_comparison, draw_run, draw_verification
 from denseface.report.comparison import Measured
 from denseface.report.summary import Costs
 from denseface.training.log import RunLog
-from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
+from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_model
 
 import mxnet as mx
 

@@ -5,10 +5,9 @@ import pytest
 
 from denseface import cli
 from denseface.data.pairs import write_pairs
-from denseface.embedding.engines.onnx_model import as_ndarrays
 from denseface.report import comparison
 from denseface.report.comparison import measure
-from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model, tiny_symbol
+from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_model, tiny_symbol
 
 import mxnet as mx
 

@@ -6,10 +6,9 @@ import pytest
 
 from denseface import cli
 from denseface.core.errors import InputError
-from denseface.embedding.engines.onnx_model import as_ndarrays
 from denseface.models import families
 from denseface.report.summary import summarize
-from support.tiny_models import tiny_model
+from support.tiny_models import as_ndarrays, tiny_model
 
 import mxnet as mx
 

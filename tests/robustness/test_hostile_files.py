@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from denseface.core.errors import InputError
-from denseface.embedding.engines.onnx_model import FINGERPRINT, read_onnx
+from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.embedding.gallery import Gallery
+from denseface.export.metadata import write_metadata
 
 HOW = {"sha256": "0", "engine": "mxnet", "precision": "float32", "flip": True, "image_shape": [16, 16, 3]}
 MODEL = json.dumps(HOW)
@@ -102,7 +103,7 @@ def exported(path, node):
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 16, 16][: 4 if name == "data" else 2])
              for name in ("data", "out")]  # fmt: skip
     model = helper.make_model(helper.make_graph([node], "g", value[:1], value[1:]))
-    model.metadata_props.add(key=FINGERPRINT, value=json.dumps({"prefix": "p", "epoch": 1, "sha256": "0"}))
+    helper.set_model_props(model, write_metadata({"prefix": "p", "epoch": 1, "sha256": "0"}))
     path.write_bytes(model.SerializeToString())
     return path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import resource
 import signal
@@ -17,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from denseface.core.errors import InputError
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_check import OPERATORS
-from denseface.embedding.engines.onnx_model import FINGERPRINT, read_onnx
+from denseface.embedding.engines.onnx_model import read_onnx
+from denseface.export.metadata import write_metadata
 
 SECONDS = 10  # of processor time for one file
 MEGABYTES = 2048
-_MARK = json.dumps({"prefix": "p", "epoch": 1, "sha256": "0"})
 _NUMBERS = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 7, 16, 4096, 2**16, 2**31 - 1, 2**31, 2**62, 2**63 - 1)
 _FLOATS = (0.0, -0.0, -1.0, 1e-45, 3e38, float("inf"), float("nan"))
 
@@ -102,7 +101,7 @@ def healthy(seed: int) -> onnx.ModelProto:
         parameters,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {FINGERPRINT: _MARK})
+    helper.set_model_props(model, write_metadata({"prefix": "p", "epoch": 1, "sha256": "0"}))
     return model
 
 

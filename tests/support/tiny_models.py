@@ -38,6 +38,11 @@ def tiny_model(image_shape=TINY_SHAPE, emb_size=8):
     return as_model(tiny_symbol(emb_size), (1, channels, height, width))
 
 
+def as_ndarrays(model):
+    """Arguments and auxiliary states as MXNet's arrays, for its own functions."""
+    return [{name: mx.nd.array(a) for name, a in arrays.items()} for arrays in (model.arguments, model.auxiliary)]
+
+
 def pictures(count, image_shape=TINY_SHAPE, seed=0):
     """uint8 (count, height, width, channels)."""
     return np.random.RandomState(seed).randint(0, 256, (count, *image_shape)).astype(np.uint8)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +12,15 @@ from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.files import open_input
 from denseface.core.packages import require
 from denseface.embedding.engines.onnx_check import check_onnx
+from denseface.export.metadata import read_metadata
 
 if TYPE_CHECKING:
     from denseface.models.checkpoint import Model
 
-# The key under which an exported file keeps, as JSON, which model it was made of.
-FINGERPRINT = "denseface.model"
 _MAX_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class OnnxModel:
     """A network that takes raw pixels, 0 to 255, and gives embeddings.
 
@@ -75,23 +73,13 @@ def read_onnx(path: str | Path) -> OnnxModel:
     if len(content) > _MAX_BYTES:
         raise InputError(f"{path}: larger than {_MAX_BYTES >> 20} MB; export the network again")
     proto = check_onnx(content, str(path))
-    return _described(proto, proto.SerializeToString(), str(path), _mark(proto, path))
-
-
-def _mark(proto, path):
-    """Return which model the file was made of."""
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    kinds = {"prefix": str, "epoch": int, "sha256": str}
-    try:
-        mark = json.loads(metadata[FINGERPRINT])
-        if any(type(mark[key]) is not kind for key, kind in kinds.items()):
-            raise ValueError
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    fingerprint = read_metadata({entry.key: entry.value for entry in proto.metadata_props})
+    if fingerprint is None:
         raise InputError(
             f"{path}: denseface export did not write it, and it does not say how it wants pictures scaled; export the "
             "network again"
-        ) from error
-    return {key: mark[key] for key in kinds}
+        )
+    return _described(proto, proto.SerializeToString(), str(path), fingerprint)
 
 
 def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
@@ -108,15 +96,8 @@ def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
     from denseface.models.embedding_network import checked_embedding
 
     symbol, _ = checked_embedding(model, shape)
-    proto = convert(symbol, *as_ndarrays(model), shape, dynamic_batch=False)
+    proto = convert(dataclasses.replace(model, symbol=symbol), shape, dynamic_batch=False)
     return _described(proto, proto.SerializeToString(), model.name, model.fingerprint)
-
-
-def as_ndarrays(model: Model) -> tuple[dict, dict]:
-    """Arguments and auxiliary states as MXNet's arrays."""
-    import mxnet as mx
-
-    return tuple({name: mx.nd.array(a) for name, a in arrays.items()} for arrays in (model.arguments, model.auxiliary))
 
 
 @contextlib.contextmanager
@@ -128,11 +109,11 @@ def loading(model: OnnxModel, library: str) -> Iterator[None]:
         raise InputError(f"{model.name}: {library} cannot load it: {mxnet_reason(error)}") from error
 
 
-def _described(proto, content, name, mark):
+def _described(proto, content, name, fingerprint):
     (batch, *input_shape), (_, emb_size) = (
         [size.dim_value for size in value[0].type.tensor_type.shape.dim]
         for value in (proto.graph.input, proto.graph.output)
     )
     channels, height, width = input_shape
     precision = "int8" if any(node.op_type == "DequantizeLinear" for node in proto.graph.node) else "float32"
-    return OnnxModel(content, batch or None, (channels, height, width), emb_size, name, mark, precision)
+    return OnnxModel(content, batch or None, (channels, height, width), emb_size, name, fingerprint, precision)
