@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         With code 2 for bad usage, and 0 for ``--help`` and ``--version``.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # none if it was closed
+            stream.reconfigure(errors="backslashreplace")  # for names that are not of its encoding
     logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
     args = _parser().parse_args(argv)
     try:

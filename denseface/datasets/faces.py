@@ -90,7 +90,7 @@ def encode_face(payload: bytes, size: int = 112, quality: int = 95, landmarks: n
     Parameters
     ----------
     payload : bytes
-        A JPEG, PNG, BMP, PGM, PPM or WebP file.
+        A picture file, as `denseface.data.pictures.decode` reads it.
 
     Raises
     ------

@@ -17,11 +17,13 @@ from types import ModuleType
 from easydict import EasyDict
 
 from denseface.core.errors import InputError
+from denseface.core.files import read_input
 from denseface.models import losses, plugins
 from denseface.models.symbol_file import infer_shapes
 
 import mxnet as mx
 
+_MAX_SCRIPT_SIZE = 1 << 24  # bytes of a file of a network family
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _MODULES = {"config": "config.py", "symbol_utils": "symbol_utils.py", "symbol": "symbol/__init__.py"}
 
@@ -96,7 +98,7 @@ def embedding_symbol(config: EasyDict, folder: str | Path | None = None) -> mx.s
         _share({**_INSIGHTFACE_KEYS, **config})
         return plugins.build(files[config.net_name])
     if folder and config.net_name not in families.FAMILIES:
-        there = [name for name, path in files.items() if b"get_symbol" in path.read_bytes()]
+        there = [name for name, path in files.items() if b"get_symbol" in read_input(path, _MAX_SCRIPT_SIZE)]
         raise InputError(
             f"net_name: no network family {config.net_name!r}; there are {', '.join(families.FAMILIES)}, "
             f"and in {folder} {', '.join(there) or 'none'}"

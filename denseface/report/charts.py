@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from denseface.core.errors import InputError
+from denseface.core.files import open_input
 from denseface.report.plotting import COLORS, MUTED, new_figure
 from denseface.training.log import TRAINING_COLUMNS, VERIFICATION_COLUMNS
 
@@ -178,7 +180,7 @@ def _run_prefix(folder):
 def _read_csv(path, columns):
     """Return rows as dictionaries of numbers; the name of a set stays text."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with io.TextIOWrapper(open_input(path), "utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error

@@ -38,7 +38,7 @@ def test_what_goes_wrong_is_raised_here():
 
 
 def test_a_process_that_was_ended_is_named():
-    with pytest.raises(InputError, match="^processes: a process was killed, probably for lack of memory; try fewer$"):
+    with pytest.raises(InputError, match=r"^processes: a process was killed, probably for lack of memory; try fewer$"):
         list(parallel_map(os._exit, [3], 2))
 
 
