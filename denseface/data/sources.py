@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, read_input, read_lines
 from denseface.core.text import counted
+from denseface.data.folders import walk
 from denseface.data.pairs import read_pairs
 from denseface.data.pictures import MAX_FILE_SIZE, is_picture
 from denseface.data.recordio import RecordReader
@@ -131,12 +131,12 @@ def _excuse(left_out):
 
 
 def _walk(folder, left_out):
-    with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, left_out)
-        elif is_picture(entry.path):
+    for path, entry, error in walk(folder):
+        if error:
+            raise error
+        if path.endswith("/"):
+            continue
+        if is_picture(entry.path):
             yield from _single(Path(entry.path))
         else:
             left_out[entry.path] = None

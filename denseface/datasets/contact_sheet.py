@@ -83,7 +83,7 @@ def _person_row(records, keys, entry):
             payloads.append(b"")
         else:
             payloads.append(record.payload)
-            label = f"{record.labels[0]:.0f}"
+            label = f"{record.labels[0]:.9g}"
             # A manifest with another label belongs to other records.
             name = entry.person if entry and entry.label == label and _can_be_drawn(entry.person) else f"label {label}"
     return _Row(f"{name}: {counted(len(keys), 'picture')}, keys {keys[0]} to {keys[-1]}", [payloads])

@@ -248,7 +248,7 @@ def _pair_problems(pairs: np.ndarray, issame: np.ndarray) -> list[str]:
     """Look for wrong pairs and for folds that verification cannot use; equal pictures have equal numbers."""
     twice = pairs[:, 0] == pairs[:, 1]
     _, numbers = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
-    numbers = numbers.reshape(-1)
+    numbers = numbers.reshape(-1)  # of shape (n, 1) in NumPy 2.0
     contradictory = np.isin(numbers, np.intersect1d(numbers[issame], numbers[~issame]))
     problems = []
     for noun, kind, wrong in (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from denseface.core.errors import InputError
+from denseface.data.folders import walk
 from denseface.data.pictures import is_picture
 
 
@@ -51,13 +51,14 @@ def find_people(source: str | Path) -> tuple[list[Person], dict[str, str]]:
     """
     if not os.path.isdir(source):
         raise InputError(f"{source}: not a folder")
+    root = os.path.realpath(source)
     people: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
-    for file, fault in _walk(source):
+    for file, entry, error in walk(source):
         name, below, _ = file.partition("/")
         if below:
             people.setdefault(name, [])
-        fault = fault or (None if below else "not in a person's folder")
+        fault = _fault(entry, root, error) or (None if below else "not in a person's folder")
         if fault:
             left_out[file] = fault
         elif not file.endswith("/"):
@@ -68,34 +69,12 @@ def find_people(source: str | Path) -> tuple[list[Person], dict[str, str]]:
     return [Person(*item) for item in people.items()], left_out
 
 
-def _walk(source: str | Path) -> Iterator[tuple[str, str | None]]:
-    """Yield every file and folder in the order of names, as a path below ``source``, with the reason not to use it.
-
-    Paths of folders end in a slash. There is no recursion, which deep folders would exhaust.
-    """
-    root = os.path.realpath(source)
-    waiting = _entries(source, "")
-    while waiting:
-        path, entry = waiting.pop()
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                waiting += _entries(entry.path, f"{path}/")
-                yield f"{path}/", None
-            else:
-                yield path, _fault(entry, root)
-        except OSError as error:
-            yield path, f"cannot be read ({error.strerror})"
-
-
-def _entries(folder, prefix):
-    """Return the entries of a folder that are not hidden, last name first."""
-    with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    return [(prefix + entry.name, entry) for entry in reversed(found)]
-
-
-def _fault(entry: os.DirEntry, root: str) -> str | None:
-    """Return why an entry that is not a folder must not be opened or is not a picture, or None."""
+def _fault(entry: os.DirEntry, root: str, error: OSError | None) -> str | None:
+    """Return why a file cannot be used or a folder not be read, or None."""
+    if error:
+        return f"cannot be read ({error.strerror})"
+    if entry.is_dir(follow_symlinks=False):
+        return None
     if entry.is_symlink():
         try:
             os.stat(entry.path)

@@ -174,8 +174,9 @@ def test_folders_that_cannot_be_read_are_listed(people, tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    assert build(people).num_classes == 3
-    assert read_table(tmp_path / "out" / "bad.csv")[1:] == [["p01", "cannot be read (Permission denied)"]]
+    made = build(people)
+    assert (made.num_classes, made.left_out) == (3, ["p01"])
+    assert read_table(tmp_path / "out" / "bad.csv")[1:] == [["p01/", "cannot be read (Permission denied)"]]
 
 
 def test_files_that_fail_while_they_are_read_are_listed(people, tmp_path, monkeypatch):
