@@ -8,6 +8,7 @@ and MXNet is given a text written anew from what was checked.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -26,6 +27,7 @@ _MAX_NAME = 1000
 _MAX_NUMBERS = 32  # in one attribute
 _MAX_ELEMENTS = (1 << 31) - 1  # of one array, in MXNet's usual build
 _SMALL, _LARGE = 1 << 12, 1 << 24
+_PASSES = 4  # over the operators, to find all shapes; networks need one or two
 
 _ONE_INPUT = """
     Activation BlockGrad Cast Dropout Flatten GridGenerator L2Normalization LRN MakeLoss Pad Pooling Reshape
@@ -73,6 +75,9 @@ _LIMITS = {
     "shape": (-4, _LARGE),  # of Reshape, where 0 to -4 are codes
     "__shape__": (-1, _LARGE),
 }
+# Whole numbers are left out: MXNet divides them by 0, which ends the process.
+_FLOATS = ("None", "float16", "float32", "float64", "bfloat16")
+_FLOAT_CODES = ("-1", "0", "1", "2", "12")  # what MXNet writes for these as the type of a variable
 _SHAPES = ("shape", "__shape__", "target_shape", "size", "reps")
 _NEXT_VERSION = 20000  # MXNet 2, whose networks 1.9 does not read
 
@@ -156,9 +161,10 @@ def infer_shapes(
 ) -> tuple[dict[str, tuple[int, ...]], list[tuple[int, ...]]]:
     """Work out the shape of every parameter, state and output of a network from elsewhere.
 
-    ``Symbol.infer_shape`` ends the process when an array without elements, or one so large that its size overflows,
-    is reshaped, and lets an array be reshaped to another size, which then reads and writes memory outside of it.  Here
-    every Reshape is checked, in order.
+    ``Symbol.infer_shape`` trusts the network: an array without elements, or one so large that its size overflows, ends
+    the process when it is reshaped, a Reshape may change the number of elements, and an operator overwrites the shape
+    of what it takes for its own parameter, be it the output of another operator. MXNet then computes outside of its
+    arrays. Here each operator is asked alone, in order, and has to agree with the shapes that its inputs have.
 
     Parameters
     ----------
@@ -167,7 +173,7 @@ def infer_shapes(
     name : str
         Where it comes from, for error messages.
     **shapes : tuple of int
-        The shape of each input, as ``data=(1, 3, 112, 112)``.  Names that the network does not have are left out.
+        The shape of each input, as ``data=(1, 3, 112, 112)``. Names that the network does not have are left out.
 
     Returns
     -------
@@ -183,48 +189,132 @@ def infer_shapes(
     """
     import mxnet as mx
 
-    internals = symbol.get_internals()
+    description = json.loads(symbol.tojson())
+    nodes, heads = description["nodes"], description["heads"]
     try:
-        for reshape in _reshapes(internals):
-            _check_reshaping(reshape, shapes)
-        arguments, inner = _infer(internals, shapes)
-        _check_sizes([*arguments.values(), *inner])
-        outputs = _infer(symbol, shapes)[1]
+        found = _propagated(nodes, heads, shapes)
+        variables = {node["name"]: found[number, 0] for number, node in enumerate(nodes) if node["op"] == "null"}
+        arguments = {name: variables[name] for name in [*symbol.list_arguments(), *symbol.list_auxiliary_states()]}
+        unknown = [nodes[number]["name"] for (number, _), shape in found.items() if not _is_known(shape)]
+        if unknown:
+            raise InputError(f"{name}: the shape of {unknown[0][:80]} does not follow from {_written(shapes)}")
+        _compare(symbol.get_internals(), shapes, nodes, found)
     except _Unusable as problem:
         raise InputError(f"{name}: with {_written(shapes)}: {problem}") from problem
     except mx.base.MXNetError as error:
         raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {mxnet_reason(error)}") from error
-    unknown = [argument for argument, shape in arguments.items() if not shape]
-    if unknown:
-        raise InputError(f"{name}: the shape of {unknown[0][:80]} does not follow from {_written(shapes)}")
-    return arguments, outputs
+    return arguments, [found[node, output] for node, output, *_ in heads]
 
 
-def _reshapes(internals: mx.sym.Symbol) -> list[mx.sym.Symbol]:
-    description = json.loads(internals.tojson())
-    operators = [description["nodes"][source]["op"] for source, *_ in description["heads"]]
-    return [internals[number] for number, operator in enumerate(operators) if operator == "Reshape"]
+def _propagated(nodes: list[dict], heads: list[list[int]], shapes: dict) -> dict[tuple[int, int], tuple[int, ...]]:
+    """Find the shape of each output that is used, () if unknown, by asking one operator at a time."""
+    found: dict[tuple[int, int], tuple[int, ...]] = {}
+    n_outputs = [_n_outputs(node) for node in nodes]
+    for number, output, *_ in heads:
+        n_outputs[number] = max(n_outputs[number], output + 1)
+    for number, node in enumerate(nodes):
+        if node["op"] == "null":
+            found[number, 0] = shapes.get(node["name"]) or _declared_shape(node)
+            _check_sizes([found[number, 0]], but_unknown=True)
+    for _ in range(_PASSES):  # a parameter's shape may follow from an operator that comes after another that reads it
+        before = dict(found)
+        for number, node in enumerate(nodes):
+            if node["op"] != "null":
+                _infer_node(nodes, number, n_outputs[number], found)
+        if found == before or all(map(_is_known, found.values())):
+            break
+    return found
 
 
-def _check_reshaping(reshape: mx.sym.Symbol, shapes: dict) -> None:
-    (before,) = _infer(reshape.get_children(), shapes)[1]
-    _check_sizes([before])  # before MXNet divides by it
-    (after,) = _infer(reshape, shapes)[1]
-    _check_sizes([after])
-    if before and after and math.prod(before) != math.prod(after):
-        raise _Unusable(f"{reshape.name[:80]} makes {after} of {before}, which has another size")
+def _infer_node(nodes: list[dict], number: int, n_outputs: int, found: dict) -> None:
+    node = nodes[number]
+    sources = [(source, output) for source, output, *_ in node["inputs"]]
+    given = [found[source] for source in sources]
+    _check_sizes([shape for shape in given if _is_known(shape)])  # before MXNet divides by it
+    attributes = tuple(sorted(node.get("attrs", {}).items()))
+    wanted, outputs = _infer_operator(node["op"], attributes, tuple(given), n_outputs)
+    place = f"{node['op']} {node['name'][:80]}"
+    for (source, output), has, wants in zip(sources, given, wanted):
+        if _is_known(has) and has != wants:
+            raise _Unusable(f"{place} needs an input of {wants}, but {nodes[source]['name'][:80]} is {has}")
+        if nodes[source]["op"] == "null" and wants:
+            if not _fits(found[source, output], wants):  # one variable may be two of its inputs
+                raise _Unusable(f"{place} needs {nodes[source]['name'][:80]} in two shapes")
+            found[source, output] = wants
+    inputs = [found[source] for source in sources]
+    if all(map(_is_known, inputs)):
+        _check_sizes(outputs)
+        _check_use(node, inputs, outputs)
+    for output, shape in enumerate(outputs):
+        found[number, output] = shape
 
 
-def _infer(symbol: mx.sym.Symbol, shapes: dict) -> tuple[dict, list]:
-    names = symbol.list_arguments()
+def _check_use(node: dict, inputs: list[tuple[int, ...]], outputs: list[tuple[int, ...]]) -> None:
+    """Refuse shapes that MXNet infers and then computes outside of."""
+    op, place = node["op"], node["name"][:80]
+    if op == "Reshape" and math.prod(inputs[0]) != math.prod(outputs[0]):
+        raise _Unusable(f"{place} makes {outputs[0]} of {inputs[0]}, which has another size")
+    if op == "where" and inputs[0] not in (inputs[1], inputs[1][:1]):
+        raise _Unusable(f"{place} chooses from {inputs[1]} by conditions of {inputs[0]}; both must have one shape")
+
+
+@functools.lru_cache(maxsize=4096)
+def _infer_operator(
+    op: str, attributes: tuple[tuple[str, str], ...], given: tuple[tuple[int, ...], ...], n_outputs: int
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Ask MXNet for the shapes of one operator's inputs and outputs; each input is a variable of its own."""
+    import mxnet as mx
+
+    names = [f"input{number}" for number in range(len(given))]
+    nodes = [{"op": "null", "name": name, "inputs": []} for name in names]
+    edges = [[number, 0, 0] for number in range(len(names))]
+    nodes.append({"op": op, "name": "operator", "attrs": dict(attributes), "inputs": edges})
+    description = {
+        "nodes": nodes,
+        "arg_nodes": [*range(len(names))],
+        "heads": [[len(names), output, 0] for output in range(n_outputs)],
+        "attrs": {"mxnet_version": ["int", 10901]},
+    }
+    operator = mx.sym.load_json(json.dumps(description))
+    arguments = operator.list_arguments()
+    known = {name: shape for name, shape in zip(names, given) if shape and name in arguments}
+    inputs, outputs, states = operator.infer_shape_partial(**known)
+    inferred = dict(zip([*arguments, *operator.list_auxiliary_states()], [*inputs, *states]))
+    return [inferred[name] for name in names], outputs
+
+
+def _compare(internals: mx.sym.Symbol, shapes: dict, nodes: list[dict], found: dict) -> None:
+    """See that MXNet, asked about the whole network, comes to the same shapes."""
+    names = internals.list_arguments()
     known = {name: shape for name, shape in shapes.items() if name in names}
-    arguments, outputs, states = symbol.infer_shape_partial(**known)
-    return dict(zip([*names, *symbol.list_auxiliary_states()], [*arguments, *states])), outputs
+    _, inferred, _ = internals.infer_shape_partial(**known)
+    heads = json.loads(internals.tojson())["heads"]
+    for (number, output, *_), shape in zip(heads, inferred):
+        if (number, output) in found and found[number, output] != shape:
+            raise _Unusable(
+                f"the shape of {nodes[number]['name'][:80]} is {found[number, output]}, but MXNet takes it for {shape}"
+            )
 
 
-def _check_sizes(shapes: list[tuple[int, ...]]) -> None:
-    for shape in shapes:  # () where nothing is known of it, 0 where a dimension is not
-        if any(length < 1 for length in shape):
+def _declared_shape(node: dict) -> tuple[int, ...]:
+    """The shape that a variable says it has; 0 stands for an unknown length."""
+    numbers = _numbers(node.get("attrs", {}), "__shape__", node["name"][:80])
+    return tuple(max(0, number) for number in numbers)
+
+
+def _is_known(shape: tuple[int, ...]) -> bool:
+    return bool(shape) and all(shape)
+
+
+def _fits(declared: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return not declared or (
+        len(declared) == len(shape) and all(one in (0, other) or other == 0 for one, other in zip(declared, shape))
+    )
+
+
+def _check_sizes(shapes: list[tuple[int, ...]], but_unknown: bool = False) -> None:
+    for shape in shapes:  # () if nothing is known of it, 0 for an unknown length
+        if any(length < (0 if but_unknown else 1) for length in shape):
             raise _Unusable(f"an array of the shape {shape} has no elements, or no size that follows")
         if math.prod(shape) > _MAX_ELEMENTS:
             raise _Unusable(f"an array of the shape {shape} has more than {_MAX_ELEMENTS} elements")
@@ -293,6 +383,8 @@ def _check_variable(attributes: dict[str, str], n_inputs: int, place: str) -> No
         raise _Unusable(f"{place}: a variable has no inputs")
     if "__shape__" in attributes:
         _numbers(attributes, "__shape__", place)
+    if attributes.get("__dtype__", "0") not in _FLOAT_CODES:
+        raise _Unusable(f"{place}: __dtype__ is {attributes['__dtype__'][:80]}; only floating-point types are read")
 
 
 def _check_operator(op: str, attributes: dict[str, str], n_inputs: int, place: str) -> None:
@@ -308,6 +400,8 @@ def _check_operator(op: str, attributes: dict[str, str], n_inputs: int, place: s
             raise _Unusable(f"{place}: {key[:80]} is how MXNet before 0.9 wrote; load and save it with MXNet 1")
         if key in _LIMITS:
             _numbers(attributes, key, place)
+        if key in ("dtype", "out_dtype") and attributes[key] not in _FLOATS:
+            raise _Unusable(f"{place}: {key} is {attributes[key][:80]}; only floating-point types are read")
     if "num_args" in attributes and _numbers(attributes, "num_args", place) != [n_inputs]:
         raise _Unusable(f"{place}: num_args is not {n_inputs}, the number of its inputs")
     if op == "SliceChannel" and len(_numbers(attributes, "num_outputs", place)) != 1:

@@ -162,6 +162,9 @@ def test_every_operator_is_mxnets_and_none_runs_what_a_file_says():
         (graph(node("Reshape", shape="(-1, 0, -4, 0)", reverse=True)), "no reshaping to (-1, 0, -4, 0)"),
         (graph(node("Reshape", shape="(-2, -2, -2, -1)")), "no reshaping to (-2, -2, -2, -1)"),
         (graph(node("Reshape", shape="(-4, 1, 1, -1)")), "no reshaping to (-4, 1, 1, -1)"),
+        (graph(node("Cast", dtype="int32")), "dtype is int32; only floating-point types are read"),
+        (graph(node("norm", out_dtype="int8")), "out_dtype is int8; only floating-point types are read"),
+        (graph(variable("w", __dtype__="4")), "__dtype__ is 4; only floating-point types are read"),
         (graph(node("Pooling", kernel="(2, 2)", foo=1)), "MXNet refuses it"),
         (graph(node("Pooling", kernel="(2, 2)", pool_type="x")), "MXNet refuses it"),
     ],
@@ -215,8 +218,33 @@ def doubled(times):
         ([node("Reshape", shape="(3, 2)")], "n makes (3, 2) of (2, 3, 16, 16)"),
         ([node("Reshape", shape="(1000, 1000)")], "n makes (1000, 1000) of (2, 3, 16, 16)"),
         ([node("slice", begin="(0,)", end="(0,)"), node("Reshape", [1], shape="(0, -1)")], "has no elements"),
-        ([*doubled(31), node("Reshape", [31], shape="(0, -1)")], "has no elements"),
+        ([*doubled(31), node("Reshape", [31], shape="(0, -1)")], "more than 2147483647 elements"),
         ([*doubled(24), node("Reshape", [24], shape="(-1, 65536)")], "more than 2147483647 elements"),
+        # MXNet overwrites the shape of what an operator takes for its parameter.
+        (
+            [variable("b"), node("GroupNorm", [0, 0, 1], num_groups=1)],
+            "GroupNorm n needs an input of (1,), but data is",
+        ),
+        (
+            [variable("b"), node("relu", name="r"), node("InstanceNorm", [2, 2, 1])],
+            "InstanceNorm n needs an input of (3,), but r is (2, 3, 16, 16)",
+        ),
+        (
+            [node("relu", name="r"), variable("v"), node("BatchNorm", [1, 1, 1, 2, 2])],
+            "BatchNorm n needs an input of (3,)",
+        ),
+        (
+            [node("max", name="m"), variable("w", __shape__="(1,)"), node("where", [0, 1, 2])],
+            "n chooses from (1,) by conditions of (2, 3, 16, 16); both must have one shape",
+        ),
+        (
+            [variable("w"), node("InstanceNorm", [0, 1, 1]), node("broadcast_add", [1, 2])],
+            "operands could not be broadcast together with shapes [3] [2,3,16,16]",
+        ),
+        (
+            [variable("w"), node("GroupNorm", [0, 1, 1]), node("InstanceNorm", [2, 1, 1])],
+            "InstanceNorm n needs an input",
+        ),
     ],
 )
 def test_shapes_that_make_no_sense_are_errors(nodes, says):
