@@ -183,6 +183,16 @@ BOUNDS = dict(
     seed=(0, 2**64 - 1),
 )
 
+# InsightFace's networks whose files this project does not have.
+INSIGHTFACE_NETWORKS = ("m1", "m05", "mnas", "mnas05", "mnas025", "vargfacenet")
+
+# Keys that InsightFace has and this project has not: the one value that changes nothing, and the advice for others.
+ABSENT_KEYS = dict(
+    fp16=(False, "networks are trained in float32 only"),
+    memonger=(False, "for less memory use smaller batches, and accumulate several per step"),
+    is_shuffled_rec=(False, "records are shuffled by their index, whatever their order in the file"),
+)
+
 PRISTINE = copy.deepcopy((config, default))
 
 
@@ -200,6 +210,12 @@ def generate_config(_network: str, _dataset: str, _loss: str, _networks: "dict |
     """
     networks = {**network, **(_networks or {})}
     for option, name, table in (("loss", _loss, loss), ("network", _network, networks), ("dataset", _dataset, dataset)):
+        if option == "network" and name not in table and name in INSIGHTFACE_NETWORKS:
+            raise InputError(
+                f"{name} needs InsightFace's network files: name their folder as symbol_path, and a networks file with "
+                "the entries in docs/networks.md",
+                option=option,
+            )
         if name not in table:
             raise InputError(f"there is no {name!r}; there are {', '.join(table)}", option=option)
     for current, pristine in zip((config, default), PRISTINE):
@@ -230,6 +246,17 @@ def override(assignments: "Iterable[str]") -> None:
         tables = [table for table in (config, default) if key in table]
         if not equals:
             raise InputError(f"{assignment}: write it as key=value", option="set")
+        if key in ABSENT_KEYS and key not in config:
+            usual, advice = ABSENT_KEYS[key]
+            if _parse(key, text, usual) != usual:
+                raise InputError(f"{key}={text}: not supported: {advice}; leave it out", option="set")
+            continue
+        if key == "data_cutoff" and text.lower() in ("true", "false"):  # InsightFace's key is a flag
+            if text.lower() == "true":
+                raise InputError(f"{key}={text}: write the side of the square in pixels, as in {key}=40", option="set")
+            text = "0"
+        if key == "num_classes":
+            raise InputError("num_classes: the data set's file property has it; leave it out", option="set")
         if not tables:
             near = difflib.get_close_matches(key, {*config, *default}, n=3, cutoff=0.5)
             raise InputError(f"{key}: no such key" + (f"; nearest: {', '.join(near)}" if near else ""), option="set")

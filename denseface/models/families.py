@@ -27,9 +27,6 @@ _MAX_SCRIPT_SIZE = 1 << 24  # bytes of a file of a network family
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _MODULES = {"config": "config.py", "symbol_utils": "symbol_utils.py", "symbol": "symbol/__init__.py"}
 
-# Keys of InsightFace's configuration that no file of this project reads, but InsightFace's own network files do.
-_INSIGHTFACE_KEYS = {"fp16": False, "memonger": False}
-
 
 def configure(
     network: str,
@@ -62,8 +59,9 @@ def configure(
     configuration = _module("config")
     networks = {}
     if networks_file:
-        usual_config, usual_default = configuration.PRISTINE
-        networks = plugins.read_networks(networks_file, known={**usual_config, **usual_default})
+        tables = (*configuration.loss.values(), *configuration.dataset.values(), *configuration.PRISTINE)
+        known = {key: value for table in tables for key, value in table.items()}
+        networks = plugins.read_networks(networks_file, known, configuration.BOUNDS, configuration.ABSENT_KEYS)
         for name in networks.keys() & configuration.network.keys():
             raise InputError(f"{networks_file}: {name} is a network of config.py; choose another name")
     configuration.generate_config(network, dataset, loss, networks)
@@ -95,7 +93,8 @@ def embedding_symbol(config: EasyDict, folder: str | Path | None = None) -> mx.s
     families = _module("symbol")
     files = plugins.python_files(folder) if folder else {}
     if config.net_name in files:
-        _share({**_INSIGHTFACE_KEYS, **config})
+        absent = _module("config").ABSENT_KEYS  # which InsightFace's own network files read
+        _share({**{key: usual for key, (usual, _) in absent.items()}, **config})
         return plugins.build(files[config.net_name])
     if folder and config.net_name not in families.FAMILIES:
         there = [name for name, path in files.items() if b"get_symbol" in read_input(path, _MAX_SCRIPT_SIZE)]

@@ -1,6 +1,6 @@
 """Network families and network entries from outside the project.
 
-A family's file is written against InsightFace's conventions: ``import symbol_utils``, ``from config import config``,
+A family's file follows InsightFace's conventions: ``import symbol_utils``, ``from config import config``,
 and a ``get_symbol()`` without arguments.  InsightFace's own ``symbol`` folder is one that holds such files.
 """
 
@@ -25,7 +25,7 @@ import mxnet as mx
 
 logger = logging.getLogger(__name__)
 
-_MAX_FILE_SIZE = 1 << 20  # bytes of a file of networks
+_MAX_BYTES = 1 << 20  # of a file of networks
 
 
 def python_files(folder: str | Path) -> dict[str, Path]:
@@ -44,26 +44,28 @@ def python_files(folder: str | Path) -> dict[str, Path]:
 def build(path: Path) -> mx.sym.Symbol:
     """Run a family's file and its ``get_symbol()``.
 
-    The file runs with its folder's other files before all modules of the same names, but with this project's
-    ``config``, which must have been imported.  Afterwards ``sys.path`` and the project's modules are as they were.
+    The other files of its folder are preferred to all modules of the same names, except for this project's ``config``,
+    which must have been imported. Afterwards ``sys.path`` and the project's modules are as they were. What the file
+    prints goes to standard error.
 
     Parameters
     ----------
     path : Path
-        The file.  It is Python code and may do whatever Python code may do.
+        The file. It is Python code and can do anything that Python code can do.
 
     Returns
     -------
     Symbol
-        One output, of the input ``data``.  Automatic names count from 0.
+        One output, of the input ``data``. Automatic names count from 0.
 
     Raises
     ------
     InputError
-        If the file cannot be run, has no ``get_symbol``, or if that fails or gives something else.
+        If the file cannot be run, has no ``get_symbol``, or if that fails or returns something else.
     """
     logger.info("network from %s", path)
-    with _imports_from(path.parent), mx.name.NameManager():
+    # Standard output belongs to the command, which may write JSON there.
+    with _imports_from(path.parent), mx.name.NameManager(), contextlib.redirect_stdout(sys.stderr):
         try:
             spec = importlib.util.spec_from_file_location(path.stem, path)
             module = importlib.util.module_from_spec(spec)
@@ -77,23 +79,32 @@ def build(path: Path) -> mx.sym.Symbol:
         except (Exception, SystemExit) as error:
             raise InputError(f"{path}: {_complaint(error, path.parent)}") from error
     if not isinstance(symbol, mx.sym.Symbol):
-        raise InputError(f"{path}: get_symbol() gave {type(symbol).__name__}, not a symbol")
+        raise InputError(f"{path}: get_symbol() returned {type(symbol).__name__}, not a symbol")
     if len(symbol.list_outputs()) != 1 or "data" not in symbol.list_inputs():
         raise InputError(f"{path}: the symbol of get_symbol() must have one output and the input data")
-    parse_symbol(symbol.tojson(), str(path))  # what could not be read back after training is refused before
+    parse_symbol(symbol.tojson(), str(path))  # refuse now what could not be read back after training
     return symbol
 
 
-def read_networks(path: str | Path, known: Mapping[str, object]) -> dict[str, dict]:
+def read_networks(
+    path: str | Path,
+    known: Mapping[str, object],
+    bounds: Mapping[str, tuple[float, float]],
+    absent: Mapping[str, tuple[object, str]],
+) -> dict[str, dict]:
     """Read network entries, ``{"NAME": {"net_name": FAMILY, KEY: VALUE, ...}, ...}``, from a JSON file.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        The file, at most 1 MB.
     known : mapping
-        The configuration's keys with their usual values.  A known key takes only values of the same type; other keys
-        are for the family's file to read, and taken as they are.
+        The configuration's keys with their usual values. A known key takes only values of the same type; other keys
+        are for the family's file to read, and take numbers, texts, true, false, null, and lists of these.
+    bounds : mapping
+        Least and greatest value of known keys.
+    absent : mapping
+        InsightFace's keys that are not supported: the one value that is taken, and the advice for others.
 
     Returns
     -------
@@ -103,10 +114,11 @@ def read_networks(path: str | Path, known: Mapping[str, object]) -> dict[str, di
     Raises
     ------
     InputError
-        If the file is not such JSON, or a name or value cannot be used.
+        If the file is not such JSON, or a name, a key or a value cannot be used.
     """
+    content = read_input(path, _MAX_BYTES)
     try:
-        networks = json.loads(read_input(path, _MAX_FILE_SIZE))
+        networks = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(networks, dict) or not all(isinstance(settings, dict) for settings in networks.values()):
@@ -116,18 +128,22 @@ def read_networks(path: str | Path, known: Mapping[str, object]) -> dict[str, di
             raise InputError(f"{path}: {name!r}: a network's name is made of letters, digits, _ and -")
         if not isinstance(settings.get("net_name"), str):
             raise InputError(f"{path}: {name}: net_name must name the family, the file without .py")
-        for key in settings.keys() & known.keys():
-            try:
-                settings[key] = _like(known[key], settings[key])
-            except (TypeError, OverflowError) as error:
-                expected = f"expected {type(known[key]).__name__}, as in {json.dumps(known[key])}"
-                raise InputError(f"{path}: {name}: {key} is {json.dumps(settings[key])}; {expected}") from error
+        for key, value in settings.items():
+            place = f"{path}: {name}: {key[:80]}"
+            if not re.fullmatch(r"[a-zA-Z]\w*", key) or hasattr(dict, key):
+                raise InputError(f"{place}: not a name for a key; take a word of letters, digits and _")
+            if key in absent:
+                _check_absent(place, value, *absent[key])
+            elif key in known:
+                settings[key] = _checked(place, known[key], value, *bounds.get(key, (-math.inf, math.inf)))
+            elif not _is_plain(value):
+                raise InputError(f"{place}: expected a number, a text, true, false, null, or a list of these")
     return networks
 
 
 @contextlib.contextmanager
 def _imports_from(folder: Path) -> Iterator[None]:
-    """Let the folder's modules, all but ``config``, come before all others; then put everything back."""
+    """Prefer the folder's modules, all except ``config``, to all others for the time of the block."""
     theirs = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     theirs.discard("config")
 
@@ -146,7 +162,7 @@ def _imports_from(folder: Path) -> Iterator[None]:
 
 
 def _complaint(error: BaseException, folder: Path) -> str:
-    """One line: the error, and the last line of the folder's files that it passed through."""
+    """One line: the error, and the last line of the folder's files in its traceback."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     kind = type(error).__name__
@@ -154,12 +170,38 @@ def _complaint(error: BaseException, folder: Path) -> str:
     return f"{kind}: {message}{where}"
 
 
-def _like(current: object, value: object) -> object:
-    """The value in the type of the current one; TypeError if it does not fit."""
-    if isinstance(current, list) and isinstance(value, list):
-        return [_like(current[0], item) for item in value]
-    if isinstance(current, float) and type(value) is int:
+def _check_absent(place: str, value: object, usual: object, advice: str) -> None:
+    if value != usual:
+        raise InputError(f"{place} is {json.dumps(value)[:80]}: not supported: {advice}; leave it out")
+
+
+def _checked(place: str, usual: object, value: object, low: float, high: float) -> object:
+    """The value in the type of the usual one; InputError if it does not fit."""
+    written = json.dumps(value)[:80]
+    try:
+        value = _like(usual, value)
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{place} is {written}; expected {type(usual).__name__}, as in {json.dumps(usual)}") from error
+    numbers = [one for one in (value if isinstance(value, (list, tuple)) else [value]) if type(one) in (int, float)]
+    if not all(low <= number <= high for number in numbers):
+        raise InputError(f"{place} is {written}; it must be from {low:.9g} to {high:.9g}")
+    return value
+
+
+def _like(usual: object, value: object) -> object:
+    if isinstance(usual, list) and isinstance(value, list):
+        return [_like(usual[0], item) for item in value]
+    if isinstance(usual, tuple) and isinstance(value, list) and len(value) == len(usual):
+        return tuple(map(_like, usual, value))
+    if isinstance(usual, float) and type(value) is int:
         return float(value)
-    if type(value) is not type(current) or (isinstance(value, float) and not math.isfinite(value)):
+    if type(value) is not type(usual) or (isinstance(value, float) and not math.isfinite(value)):
         raise TypeError
     return value
+
+
+def _is_plain(value: object) -> bool:
+    return all(
+        one is None or isinstance(one, (bool, int, str)) or (isinstance(one, float) and math.isfinite(one))
+        for one in (value if isinstance(value, list) else [value])
+    )

@@ -1,6 +1,7 @@
 """Network families and entries from elsewhere: what they find when they run, what they leave, and what is refused."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_foreign_families_begin_uniform_by_fan_in():
         ("def get_symbol():\n    raise ValueError('no depth 7\\nthere is 8')\n",
          "ValueError: no depth 7 there is 8 (fstub.py, line 2)"),
         ("def get_symbol():\n    import config\n    return config.config.no_such_key\n", "AttributeError: "),
-        ("def get_symbol():\n    return 1\n", "get_symbol() gave int, not a symbol"),
+        ("def get_symbol():\n    return 1\n", "get_symbol() returned int, not a symbol"),
         ("import mxnet as mx\ndef get_symbol():\n    return mx.sym.Variable('picture')\n",
          "the symbol of get_symbol() must have one output and the input data"),
         ("import mxnet as mx\ndef get_symbol():\n    return mx.sym.Activation(mx.sym.Variable('data'), act_type='x')\n",
@@ -238,6 +239,34 @@ def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
         ({"mine": {"net_name": "f", "lr": float("nan")}}, "mine: lr is NaN; expected float, as in 0.1"),
         ({"mine": {"net_name": "f", "lr": 10**400}}, "mine: lr is 1000"),
         ({"mine": {"net_name": "f", "ckpt_embedding": 1}}, "mine: ckpt_embedding is 1; expected bool, as in true"),
+        ({"mine": {"net_name": "f", "bn_mom": 1e308}}, "mine: bn_mom is 1e+308; it must be from 0 to 1"),
+        (
+            {"mine": {"net_name": "f", "image_shape": [112, 112]}},
+            "mine: image_shape is [112, 112]; expected tuple, as in ",
+        ),
+        (
+            {"mine": {"net_name": "f", "image_shape": [112, 112, 0]}},
+            "mine: image_shape is [112, 112, 0]; it must be from 1",
+        ),
+        ({"mine": {"net_name": "f", "__class__": "x"}}, "mine: __class__: not a name for a key"),
+        ({"mine": {"net_name": "f", "update": 1}}, "mine: update: not a name for a key"),
+        ({"mine": {"net_name": "f", "a b": 1}}, "mine: a b: not a name for a key"),
+        (
+            {"mine": {"net_name": "f", "width": {"a": 1}}},
+            "mine: width: expected a number, a text, true, false, null, or",
+        ),
+        ({"mine": {"net_name": "f", "width": [[1]]}}, "mine: width: expected a number, a text, true, false, null, or"),
+        (
+            f'{{"mine": {{"net_name": "f", "width": {"[" * 900}{"]" * 900}}}}}',
+            "mine: width: expected a number, a text, ",
+        ),
+        (f'{{"mine": {{"net_name": "f", "net_blocks": {"[" * 900}{"]" * 900}}}}}', "mine: net_blocks is [[["),
+        (
+            {"mine": {"net_name": "f", "fp16": True}},
+            "mine: fp16 is true: not supported: networks are trained in float32",
+        ),
+        ({"mine": {"net_name": "f", "memonger": 1}}, "mine: memonger is 1: not supported: for less memory"),
+        (" " * (1 << 20) + "{}", "larger than 1 MB; name a JSON file of networks"),
         ({"r50": {"net_name": "f"}}, "r50 is a network of config.py; choose another name"),
     ],
 )
@@ -249,6 +278,36 @@ def test_file_of_networks_is_refused_in_one_line(tmp_path, entries, complaint):
     with pytest.raises(InputError, match=f"^{re.escape(f'{file}: {complaint}')}") as caught:
         families.configure("d63", "emore", "arcface", networks_file=file)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_file_of_networks_that_may_never_end_is_not_opened(tmp_path, kind):
+    path = "/dev/zero"
+    if kind == "pipe":
+        path = str(tmp_path / "networks.json")
+        os.mkfifo(path)
+    with pytest.raises(InputError, match=f"^{path}: .*pipe or a device"):
+        families.configure("d63", "emore", "arcface", networks_file=path)
+
+
+def test_insightfaces_entries_of_the_docs_are_read_and_asked_for_by_name(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    (entries,) = [block for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if "vargfacenet" in block]
+    file = write_networks(tmp_path, entries)
+    assert set(json.loads(entries)) == set(configuration.INSIGHTFACE_NETWORKS)
+    for name in configuration.INSIGHTFACE_NETWORKS:
+        config, _ = families.configure(name, "emore", "arcface", networks_file=file)
+        assert config.net_name in ("fmobilenet", "fmnasnet", "vargfacenet")
+        with pytest.raises(InputError, match=f"^network: {name} needs InsightFace's network files: .*docs/networks.md"):
+            families.configure(name, "emore", "arcface")
+
+
+def test_what_a_family_prints_does_not_mix_with_json(folder, tmp_path, capsys):
+    (folder / "fstub.py").write_text(FAMILY + "\nprint('building')\n")
+    flags = ["--networks", write_networks(tmp_path, ENTRIES), "--symbol-path", str(folder), "--size", "16"]
+    assert cli.main(["summary", "stub", "--json", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["total"]["layers"] > 3 and "building" in err
 
 
 def test_train_takes_both_flags(folder, tmp_path):

@@ -230,7 +230,12 @@ READERS = {
     "landmarks": (landmarks, read_landmarks),
     "gallery": (gallery, read_gallery),
     "figures": (figures, read_figures),
-    "networks": (network_file, lambda path: read_networks(path, {"num_layers": 1, "net_blocks": [1], "bn_mom": 0.9})),
+    "networks": (
+        network_file,
+        lambda path: read_networks(
+            path, {"num_layers": 1, "net_blocks": [1], "bn_mom": 0.9}, {"bn_mom": (0, 1)}, {"fp16": (False, "")}
+        ),
+    ),
 }
 
 

@@ -199,6 +199,20 @@ def test_later_override_wins():
         ("loss_m1=0", "set: loss_m1=0: it must be from 0.01 to 100"),
         ("fc7_lr_mult=-1", "set: fc7_lr_mult=-1: it must be from 0 to 1000"),
         (f"emb_size={10**400}", f"set: emb_size={10**400}: it must be from 1 to 65536"),
+        ("fp16=true", "set: fp16=true: not supported: networks are trained in float32 only; leave it out"),
+        (
+            "memonger=1",
+            "set: memonger=1: not supported: for less memory use smaller batches, and accumulate several per step; "
+            "leave it out",
+        ),
+        (
+            "is_shuffled_rec=True",
+            "set: is_shuffled_rec=True: not supported: records are shuffled by their index, whatever "
+            "their order in the file; leave it out",
+        ),
+        ("memonger=much", "set: memonger=much: expected bool, as in memonger=False"),
+        ("data_cutoff=True", "set: data_cutoff=True: write the side of the square in pixels, as in data_cutoff=40"),
+        ("num_classes=1000", "set: num_classes: the data set's file property has it; leave it out"),
         ("=1", "set: : no such key"),
         ("zzzzzz=1", "set: zzzzzz: no such key"),
         ("network=d63", "set: network: a key sets one value; choose the whole network by its name"),
@@ -245,3 +259,10 @@ def test_every_table_is_within_the_bounds():
             assert all(low <= item <= high for item in items), key
             held += 1
     assert held > 40
+
+
+def test_insightfaces_own_values_of_keys_that_are_absent_here_change_nothing():
+    generate_config("d63", "emore", "arcface")
+    before = snapshot()
+    override(["fp16=False", "memonger=False", "is_shuffled_rec=False", "data_cutoff=False"])
+    assert snapshot() == before
