@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input, replacing
+from denseface.core.files import read_input, replacing
 from denseface.models.embedding_network import embedding_output
 from denseface.models.params_file import FileMark, read_arrays, write_arrays
 from denseface.models.symbol_file import read_symbol, variances
@@ -37,6 +37,7 @@ import mxnet as mx
 
 Arrays = Mapping[str, np.ndarray]
 
+_MAX_MANIFEST = 64 << 20  # bytes
 _LARGE = 1 << 29  # bytes; a larger array is cut into files of this size, so that reading it takes little more memory
 
 
@@ -383,8 +384,7 @@ def _size(path):
 
 def _read_manifest(path):
     """The manifest, or None if the file is not one."""
-    with open_input(path) as file:
-        content = file.read()
+    content = read_input(path, _MAX_MANIFEST)
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError):  # not UTF-8, not JSON, or too deep

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError, mxnet_reason
-from denseface.core.files import open_input
+from denseface.core.files import read_input
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -108,12 +108,8 @@ def read_symbol(path: str | Path) -> mx.sym.Symbol:
         If the file is missing, damaged, or asks for what image networks do not need.  The message names the file and
         the node.
     """
-    with open_input(path) as file:
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"{path}: it is larger than {_MAX_BYTES >> 20} MB, which no network's description is")
     try:
-        text = data.decode("utf-8")
+        text = read_input(path, _MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: it is not UTF-8 text; a network's description is JSON") from error
     return parse_symbol(text, str(path))

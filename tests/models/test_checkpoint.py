@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from denseface.core import files
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
 from denseface.models import checkpoint, params_file
@@ -116,7 +117,7 @@ def test_resuming_opens_every_file_once(prefix, monkeypatch):
         opened.append(Path(path).suffix)
         return open_input(path)
 
-    for module in (checkpoint, params_file):
+    for module in (files, params_file):
         monkeypatch.setattr(module, "open_input", opening)
     Checkpoint.newest(prefix).load()
     assert sorted(opened) == [".json", ".params", ".states"]

@@ -266,7 +266,7 @@ def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
             "mine: fp16 is true: not supported: networks are trained in float32",
         ),
         ({"mine": {"net_name": "f", "memonger": 1}}, "mine: memonger is 1: not supported: for less memory"),
-        (" " * (1 << 20) + "{}", "larger than 1 MB; name a JSON file of networks"),
+        (" " * (1 << 20) + "{}", "1,048,578 bytes are too many"),
         ({"r50": {"net_name": "f"}}, "r50 is a network of config.py; choose another name"),
     ],
 )

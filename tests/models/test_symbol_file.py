@@ -188,7 +188,7 @@ def test_says_what_is_wrong_with_a_file(tmp_path):
         read_symbol(path)
     with open(path, "wb") as file:
         file.truncate((64 << 20) + 1)
-    with pytest.raises(InputError, match=r"m-symbol\.json: it is larger than 64 MB"):
+    with pytest.raises(InputError, match=r"m-symbol\.json: 67,108,865 bytes are too many"):
         read_symbol(path)
 
 
