@@ -24,10 +24,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "embed",
         help="compute the embeddings of pictures",
         description="Write the embeddings of pictures to a file. A PATH is a picture; a folder, searched with all "
-        "folders below it; a list .txt of paths, one a line; a record file .rec, or the folder of train.rec; or a "
+        "folders below it; a list .txt of paths, one per line; a record file .rec, or the folder of train.rec; or a "
         "verification set .bin. The pictures show aligned faces, or --landmarks or --detect cuts the faces out. A "
-        "picture that cannot be read, or has no face, is named and left out; the exit code is 1 then. The same command "
-        "goes on where an earlier one was interrupted.",
+        "picture that cannot be read, or has no face, is reported and left out; the exit code is then 1. The same "
+        "command resumes an interrupted one.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="where the pictures are")
     parser.add_argument(
@@ -39,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_no_flip(parser)
     add_example(
         parser,
-        "denseface embed faces/ --model models/d63-arcface-orl/model,100 -o faces.npz",
+        "denseface embed faces/ --model models/d63-arcface-orl/model -o faces.npz",
         "denseface embed photos/ --detect --model models/d63-arcface-orl/model -o photos.npz",
         "denseface embed datasets/orl --model model.onnx --engine openvino -o orl.npz",
     )
@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embed everything that the paths stand for."""
+    """Embed all pictures of the paths."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             counts = embed_all(embedder, sources, args.out, crop=crop, strict=args.strict, on_progress=bar.update)
     said = [f"{counted(counts.embedded, 'embedding')} of {embedder.emb_size} values"]
     if counts.taken_over:
-        said.append(f"{counted(counts.taken_over, 'picture')} done by the run before")
+        said.append(f"{counted(counts.taken_over, 'picture')} done by an earlier run")
     if counts.skipped:
         said.append(f"{counted(counts.skipped, 'picture')} skipped")
     if sources.left_out:
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _folder(args):
-    """The folder below which the pictures of ``--landmarks`` are."""
+    """Return the folder that the paths in ``--landmarks`` are relative to."""
     if len(args.paths) > 1:
-        raise InputError("--landmarks: the paths in it are those below one PATH; give one")
+        raise InputError("its paths are relative to one PATH; give one", option="landmarks")
     path = Path(args.paths[0])
     return path if path.is_dir() else path.parent

@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "embed); fast with --engine openvino-bf16",
     )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
-    add_example(parser, "denseface export --model models/d63-arcface-orl/model,100 -o model.onnx")
+    add_example(parser, "denseface export --model models/d63-arcface-orl/model -o model.onnx")
     parser.set_defaults(run=run)
 
 

@@ -32,10 +32,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_alignment_options(parser)
     add_no_flip(parser)
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--threshold", type=_score, metavar="SCORE", help="a threshold of your own, -1 to 1")
-    choice.add_argument("--set", metavar="NAME", help="take the threshold of this verification set")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    add_example(parser, "denseface match anna.jpg bert.jpg --model models/d63-arcface-orl/model,100")
+    choice.add_argument("--threshold", type=_score, metavar="SCORE", help="use this threshold, -1 to 1")
+    choice.add_argument("--set", metavar="NAME", help="use the threshold of this verification set")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_example(parser, "denseface match anna.jpg bert.jpg --model models/d63-arcface-orl/model")
     parser.set_defaults(run=run)
 
 

@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_model_options(parser)
     add_alignment_options(parser)
     parser.add_argument("--json", action="store_true", help="print what is found as JSON")
-    add_example(parser, "denseface search faces.npz anna.jpg --model models/d63-arcface-orl/model,100 -k 3")
+    add_example(parser, "denseface search faces.npz anna.jpg --model models/d63-arcface-orl/model -k 3")
     parser.set_defaults(run=run)
 
 

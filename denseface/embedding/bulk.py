@@ -1,15 +1,15 @@
 """Embeddings of any number of pictures, in constant memory, written as they are computed.
 
-While a run lasts, and after it was killed, its work lies in the folder ``OUT.partial``:
+During a run, and after it was killed, the folder ``OUT.partial`` contains
 
 ``rows``
     The embeddings one after the other, little-endian float32.
 ``log``
-    A first line that says which model computes them and how; then for each picture a line with its name, the size and
-    the time of its file, and the CRC-32 of its embedding (null where it could not be read), as JSON.
+    A first line that says how they are computed; then one line of JSON per picture: its name, the size and modification
+    time of its file, and the CRC-32 of its embedding (null if the picture could not be read).
 
-A run that finds such a folder goes on from there.  It takes over what is still true: whole lines that agree with its
-own pictures, in their order, and with their rows.
+A run that finds such a folder resumes it. It takes over complete lines that agree with its own pictures, in the same
+order, and with their rows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ logger = logging.getLogger("denseface")
 
 @dataclass
 class Counts:
-    """What a run has done.
+    """Numbers of pictures.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Counts:
     skipped : int
         Pictures that could not be read.
     taken_over : int
-        Of both, those that an earlier run had done.
+        How many of these an earlier run had already processed.
     """
 
     embedded: int = 0
@@ -64,7 +64,7 @@ class Counts:
 
 
 class _Decoded(NamedTuple):
-    """A source with its picture, or with the reason why there is none."""
+    """A source with its picture, or with the reason why it has none."""
 
     source: Source
     stamp: tuple[int, int]
@@ -81,22 +81,21 @@ def embed_all(
     strict: bool = False,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> Counts:
-    """Embed pictures and write them to a file, from wherever an earlier run was stopped.
+    """Embed pictures and write the embeddings to a file; resume an interrupted run.
 
     Parameters
     ----------
     embedder : Embedder
-        What computes.
     sources : iterable of Source
-        The pictures.  A broken one is named in a warning (the first 20; then they are counted) and left out.
+        The pictures. A broken one is named in a warning (the first 20; then they are counted) and left out.
     out : path-like
         The file to write; see :mod:`denseface.embedding.gallery`.
     crop : callable, optional
-        What cuts the faces out; without it, the pictures show aligned faces.  One that it fails at counts as broken.
+        Cuts the faces out; without it, the pictures show aligned faces. A picture that it refuses counts as broken.
     strict : bool
         Stop at a broken picture instead.
     on_progress : callable
-        Called with the number of pictures that are done since the last call.
+        Called with the number of pictures processed since the last call.
 
     Returns
     -------
@@ -105,8 +104,8 @@ def embed_all(
     Raises
     ------
     InputError
-        If no picture can be read, another run writes the same file, or there is no writing it; with `strict`, if a
-        picture is broken.  What was computed is kept for the next run.
+        If no picture can be read, an embedding is not finite, another run writes the same file, or it cannot be
+        written; with `strict`, if a picture is broken. Computed embeddings are kept for the next run.
     """
     out = Path(out)
     folder = beside(out, ".partial")
@@ -120,7 +119,7 @@ def embed_all(
                 on_progress(len(batch))
         except KeyboardInterrupt:
             done = work.counts.embedded + work.counts.skipped
-            logger.warning("%s: interrupted; the same command goes on after %d pictures", out, done)
+            logger.warning("%s: interrupted; the same command resumes after %d pictures", out, done)
             raise
         if not work.counts.embedded:
             raise InputError(f"{out}: not written, because no picture could be read")
@@ -130,7 +129,7 @@ def embed_all(
 
 
 class _Work:
-    """The folder of a run, open; a second run is kept out."""
+    """The open, locked folder of a run."""
 
     def __init__(self, folder: Path, embedder: Embedder, crop: Crop | None, strict: bool):
         self.counts = Counts()
@@ -146,7 +145,9 @@ class _Work:
             try:
                 fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise InputError(f"{folder}: another run is writing there; wait for it, or write elsewhere") from error
+                raise InputError(
+                    f"{folder}: another run is writing there; wait for it to finish, or write elsewhere"
+                ) from error
             opened.pop_all()
 
     def __enter__(self) -> _Work:
@@ -154,11 +155,11 @@ class _Work:
 
     def __exit__(self, *exception: object) -> None:
         for file in (self._rows, self._log):
-            with contextlib.suppress(OSError):  # of what could not be written before either
+            with contextlib.suppress(OSError):  # the write that failed has been reported
                 file.close()
 
     def take_over(self, sources: Iterator[Source], on_progress: Callable[[int], object]) -> Iterator[Source]:
-        """Keep what an earlier run has done and is still true, and give the sources that remain."""
+        """Keep what an earlier run has done and still holds; return the remaining sources."""
         heading = _line(self._model)
         self._log.seek(0)
         self._rows.seek(0)
@@ -181,7 +182,7 @@ class _Work:
         return itertools.chain(next_source, sources)
 
     def add(self, batch: list[_Decoded]) -> None:
-        """Embed a batch, and write it down: first the rows, then the lines that make them count."""
+        """Embed a batch and write it: first the rows, then the lines of the log that make them count."""
         rows = self._embed([item for item in batch if item.picture is not None])
         with naming_errors(self._rows.name):
             self._rows.write(rows.tobytes())
@@ -218,7 +219,7 @@ class _Work:
         if key != [source.name, *_stamp(source)]:
             return False
         if crc is None:
-            self._skip(f"{source.name}: the run before could not read it")
+            self._skip(f"{source.name}: the earlier run could not read it")
         else:
             row = self._rows.read(4 * self._embedder.emb_size)
             if len(row) != 4 * self._embedder.emb_size or zlib.crc32(row) != crc:
@@ -263,7 +264,7 @@ def _decode(source, image_shape, crop):
 
 
 def _stamp(source):
-    """Size and time of the source's file; what a changed file does not keep."""
+    """Return size and modification time of the source's file, by which a changed file is noticed."""
     try:
         found = source.file.stat()
     except (OSError, ValueError):

@@ -50,7 +50,7 @@ class PictureError(InputError):
     Attributes
     ----------
     position : int
-        Its place among the pictures, from 0.
+        Its index among the pictures.
     reason : str
         What is wrong with it.
     """
@@ -64,31 +64,32 @@ class PictureError(InputError):
 class Embedder:
     """Computes embeddings with one network.
 
-    Pictures go through in batches of one fixed size, the last one filled up with zeros.  With the engine ``mxnet`` an
+    Pictures are computed in batches of one fixed size, the last one filled up with zeros. With the engine ``mxnet`` an
     embedding is the same, bit by bit, whatever pictures are computed with it; with the others, up to rounding.
 
-    Several threads may use one embedder at once: each call returns the embeddings of its own pictures, bit by bit those
-    that it would return alone.  MXNet computes one batch after the other, and threads only gain while others read
-    pictures; ONNX Runtime and OpenVINO serve each thread by a request of its own.
+    Several threads may use one embedder at once: each call returns the embeddings of its own pictures, bit by bit what
+    it would return alone. MXNet computes one batch after the other, so threads gain only by reading pictures meanwhile;
+    ONNX Runtime and OpenVINO serve every thread with a request of its own.
 
     Parameters
     ----------
     model : Model or OnnxModel
         The network and its parameters.
     engine : str, optional
-        What computes: one of :data:`denseface.embedding.engines.ENGINES`.  By default ``mxnet``, and for an ONNX file
-        ``onnxruntime``.
+        The library that computes, one of :data:`denseface.embedding.engines.ENGINES`. By default ``mxnet``, and for an
+        ONNX file ``onnxruntime``.
     batch_size : int
-        Pictures computed at a time.  On a CPU more are not faster, and MXNet takes 130 MB for each with DenseNet-121;
-        on a GPU take 64 or more.  An ONNX file made for one batch size keeps to that.
+        Pictures computed at a time; a mirror image counts as one. Larger batches are not faster on a CPU, and MXNet
+        takes 130 MB per picture with DenseNet-121; on a GPU take 64 or more. An ONNX file made for one batch size keeps
+        to it.
     flip : bool
         Add the embedding of the mirrored picture, as InsightFace does: the two are summed, and the sum is normalised.
     normalize : bool
         Scale each embedding to length 1; zeros stay zeros.
     image_shape : tuple (height, width, channels), optional
-        What the network takes; channels 1 (gray) or 3 (RGB).  By default (112, 112, 3), and for an ONNX file what it
-        is made for.  Pictures of another size are resized, bilinear, without regard to their proportions: they should
-        show aligned faces.
+        Shape of the network's input; channels 1 (gray) or 3 (RGB). By default (112, 112, 3), and for an ONNX file the
+        shape that it was made for. Pictures of another size are resized, bilinear, whatever their proportions: they
+        should show aligned faces.
     context : mxnet.Context, optional
         Where to compute; the CPU by default.
 
@@ -97,7 +98,7 @@ class Embedder:
     emb_size : int
         Values in an embedding.
     fingerprint : dict
-        Which model it is; see :class:`denseface.models.checkpoint.Model`.
+        Identifies the model; see :class:`denseface.models.checkpoint.Model`.
 
     Raises
     ------
@@ -106,9 +107,9 @@ class Embedder:
 
     Examples
     --------
-    >>> embedder = Embedder.load("models/d63-arcface-orl/model,100")  # doctest: +SKIP
+    >>> embedder = Embedder.load("models/d63-arcface-orl/model")  # doctest: +SKIP
     >>> embedder.embed(["anna.jpg", "another-anna.jpg"]).shape  # doctest: +SKIP
-    (2, 512)
+    (2, 128)
     """
 
     def __init__(
@@ -138,12 +139,12 @@ class Embedder:
 
     @classmethod
     def load(cls, text: str, **options: object) -> Embedder:
-        """Make an embedder of the model ``prefix,epoch``, of the newest one with a prefix, or of an ONNX file.
+        """Load a model and make an embedder of it.
 
         Parameters
         ----------
         text : str
-            Where the model is; what ends in ``.onnx`` is a file that ``denseface export`` wrote.
+            ``PREFIX,EPOCH``; ``PREFIX`` alone for its newest model; or a file ``.onnx`` that ``denseface export`` wrote.
         **options
             As for the class.
 
@@ -160,7 +161,7 @@ class Embedder:
 
     @property
     def fingerprint(self) -> dict:
-        """Which model it is."""
+        """Identify the model."""
         return self.model.fingerprint
 
     @property
@@ -201,7 +202,7 @@ class Embedder:
         ----------
         images : ndarray of shape (N, H, W, 3), uint8, or iterable of pictures, or one picture
             A picture is a uint8 array, RGB of shape (H, W, 3) or gray of shape (H, W); a PIL image; a path; or the
-            bytes of a JPEG or PNG file. An iterable is read as it is needed.
+            bytes of a picture file. An iterable is read as it is needed.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Exported networks whose layers compute with whole numbers of 8 bits, their ranges taken from pictures."""
+"""Exported networks whose layers compute with whole numbers of 8 bits, in ranges measured on pictures."""
 
 from __future__ import annotations
 
@@ -13,44 +13,47 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.packages import require
 
-# Below this the whole numbers do not hold what the network computes.
+# Below this, rounding changes the embeddings too much.
 LEAST_COSINE = 0.99
-# Of the layers, the first of which stay in floating point: what these round, all others take in.
+# Fraction of layers, from the input, kept in float: their rounding error reaches every later layer.
 _FIRST = 1 / 20
 
 
 def quantize(content: bytes, batches: Sequence[np.ndarray]) -> tuple[bytes, float]:
     """Let the convolutions and fully connected layers of an exported network compute in int8.
 
-    Weights have a scale for every output channel; inputs of layers have one range each, the widest that the pictures
-    show.  What is between the layers stays in floating point, and so does the first twentieth of the layers, which made
-    two thirds of what rounding changed in the similarities of a DenseNet-121.
+    Weights have one scale per output channel; the input of each layer has one range, the widest that the pictures show.
+    Everything between the layers stays in floating point, and so does the first twentieth of the layers, which caused
+    two thirds of the changes in a DenseNet-121's similarities.
 
     Parameters
     ----------
     content : bytes
         An ONNX file with the input ``data``.
     batches : sequence of ndarray of shape (N, C, H, W), float32
-        Pictures like those that the network is for, 0 to 255; a few hundred do.
+        Pictures like those that the network is for, 0 to 255; a few hundred suffice.
 
     Returns
     -------
     content : bytes
         An ONNX file for the same input and output, with ``QuantizeLinear`` and ``DequantizeLinear`` around the layers.
     cosine : float
-        The least between the two networks' embeddings of a picture.
+        The lowest cosine between the two networks' embeddings of a picture.
 
     Raises
     ------
     InputError
-        If there are no pictures, or the embeddings come out too far from those of the network.
+        If there are no pictures, or the embeddings differ too much from those of the network.
     """
     if not len(batches):
-        raise InputError("int8 needs pictures to take the ranges of values from")
+        raise InputError("the ranges of values are measured on pictures; give some", option="int8")
     quantized = _quantized(content, batches)
     cosine = _least_cosine(content, quantized, batches)
     if not cosine >= LEAST_COSINE:
-        raise InputError(f"int8 changes this network too much: to a cosine of {cosine:.3f}; export it without")
+        raise InputError(
+            f"would lower similarity to {cosine:.3f} (minimum {LEAST_COSINE}); export the network without",
+            option="int8",
+        )
     return quantized, cosine
 
 
@@ -89,7 +92,7 @@ def _quantized(content, batches):
 
 @contextlib.contextmanager
 def _quiet():
-    """Keep advice on how to prepare a model, which this one needs no more, from the log."""
+    """Suppress advice on how to prepare a model: this one is prepared."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

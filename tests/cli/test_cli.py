@@ -455,7 +455,7 @@ def test_a_killed_embed_goes_on(model, faces, tmp_path, capsys):
     lister.write_text(f"{faces}/a.png\n" * (done + 10))
     code, out, _ = run(capsys, "embed", lister, *model, "-o", out_path)
     assert code == 0
-    taken_over = int(re.search(r"(\d+) pictures done by the run before", out)[1])
+    taken_over = int(re.search(r"(\d+) pictures done by an earlier run", out)[1])
     assert done - 2 <= taken_over <= done
     with np.load(out_path) as file:
         assert len(file["embeddings"]) == done + 10

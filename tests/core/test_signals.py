@@ -123,7 +123,7 @@ def test_a_command_interrupted_at_random_moments(material, tmp_path, name, count
         left = {path.name for path in place.iterdir()} - before
         if code == 128 + number:
             assert errors[-1] == f"denseface: interrupted by {number.name}"
-            assert all("the same command goes on after" in line for line in errors[:-1]) and len(errors) <= 2
+            assert all("the same command resumes after" in line for line in errors[:-1]) and len(errors) <= 2
             assert left <= RESUMABLE or content(place) == expected
             counts["told"] += 1
             counts["gone on from"] += bool(left & RESUMABLE)

@@ -147,7 +147,7 @@ def test_a_list_names_pictures_below_its_folder(capsys, model, photos, tmp_path)
     command = ("embed", photos / "list.txt", *model, "--landmarks", landmarks, "-o", tmp_path / "out.npz")
     assert run(capsys, *command)[0] == 0
     code, _, err = run(capsys, "embed", photos, tmp_path, *command[2:])
-    assert (code, err) == (1, "denseface: error: --landmarks: the paths in it are those below one PATH; give one\n")
+    assert (code, err) == (1, "denseface: error: --landmarks: its paths are relative to one PATH; give one\n")
 
 
 def test_another_crop_takes_nothing_over(photos, tmp_path, embedder):

@@ -114,7 +114,7 @@ def test_an_interrupt_says_how_to_go_on(embedder, faces, tmp_path, caplog):
 
     with pytest.raises(KeyboardInterrupt):
         run(embedder, faces, tmp_path / "out.npz", on_progress=interrupt)
-    assert "out.npz: interrupted; the same command goes on after 4 pictures" in caplog.text
+    assert "out.npz: interrupted; the same command resumes after 4 pictures" in caplog.text
     counts, _ = run(embedder, faces, tmp_path / "out.npz")
     assert counts.taken_over == 4
 

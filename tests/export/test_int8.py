@@ -48,10 +48,10 @@ def test_all_but_the_first_layers_are_quantized_and_embeddings_stay_near(configu
 
 def test_a_network_that_int8_spoils_is_refused(monkeypatch):
     content = converted(tiny_model(), (1, 3, 16, 16)).content
-    with pytest.raises(InputError, match="int8 needs pictures"):
+    with pytest.raises(InputError, match="int8: the ranges of values are measured on pictures"):
         quantize(content, [])
     monkeypatch.setattr(int8, "LEAST_COSINE", 1.1)
-    with pytest.raises(InputError, match=r"^int8 changes this network too much: to a cosine of \d.\d{3}; export it"):
+    with pytest.raises(InputError, match=r"^int8: would lower similarity to \d.\d{3} \(minimum 1.1\); export"):
         quantize(content, batches((1, 3, 16, 16)))
 
 

@@ -1,4 +1,4 @@
-"""What computes embeddings: one module a runtime, and every engine is called alike."""
+"""What computes embeddings: one module per library, all called in the same way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Engine(Protocol):
     Attributes
     ----------
     input_shape : tuple (C, H, W)
-        Of one picture.
+        Shape of one picture.
     batch_size : int
         B.
     emb_size : int
@@ -50,7 +50,7 @@ class Engine(Protocol):
         Returns
         -------
         ndarray of shape (B, emb_size), float32
-            As the network gives them, not normalised.
+            As the network computes them, not normalised.
         """
         ...
 
@@ -67,13 +67,13 @@ def make_engine(
     Parameters
     ----------
     name : str
-        One of ``ENGINES``. Those with ``-bf16`` compute in bfloat16, with 8 bits of precision, where the processor can.
+        One of ``ENGINES``. Those with ``-bf16`` compute in bfloat16, with 8 significant bits, where the processor can.
     model : Model or OnnxModel
         MXNet takes a Model; the others convert it, or take a model from an ONNX file as it is.
     batch_size : int
-        Pictures a call. An ONNX file made for one batch size keeps to that.
+        Pictures per call. An ONNX file made for one batch size keeps to it.
     input_shape : tuple (C, H, W), optional
-        Of one picture; by default (3, 112, 112), or what the ONNX file is made for.
+        Shape of one picture; by default (3, 112, 112), or that of the ONNX file.
     context : mxnet.Context, optional
         Where MXNet computes; the CPU by default.
 
@@ -82,19 +82,20 @@ def make_engine(
     InputError
         If there is no such engine, a package is missing, or the model does not fit.
     """
-    from denseface.embedding.engines.onnx_model import OnnxModel, converted
-
+    is_onnx = model.default_engine == "onnxruntime"
     if name not in ENGINES:
-        raise InputError(f"--engine {name}: there is no such engine; there are {', '.join(ENGINES)}")
-    if name in ("mxnet", "mxnet-bf16"):
+        raise InputError(f"{name} is not one of {', '.join(ENGINES)}", option="engine")
+    if name.startswith("mxnet"):
         from denseface.embedding.engines.mxnet_engine import MXNetEngine
 
-        if isinstance(model, OnnxModel):
-            raise InputError(f"{model.name}: MXNet cannot run ONNX files; choose --engine onnxruntime or openvino")
+        if is_onnx:
+            raise InputError(f"MXNet cannot run {model.name}, an ONNX file; choose onnxruntime", option="engine")
         return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context, bf16=name == "mxnet-bf16")
     if context is not None:
-        raise InputError(f"--engine {name} computes on the CPU; only --engine mxnet takes a GPU")
-    if not isinstance(model, OnnxModel):
+        raise InputError(f"{name} computes on the CPU; only mxnet takes a GPU", option="engine")
+    if not is_onnx:
+        from denseface.embedding.engines.onnx_model import converted
+
         model = converted(model, (batch_size, *(input_shape or _INPUT_SHAPE)))
     elif input_shape not in (None, model.input_shape):
         raise InputError(f"{model.name}: it takes pictures of (C, H, W) = {model.input_shape}, not {input_shape}")

@@ -32,11 +32,11 @@ class MXNetEngine:
     Parameters
     ----------
     model : Model
-        The network and its parameters; of a whole training symbol only the embedding is computed.
+        The network and its parameters; only the embedding of a whole training symbol is computed.
     input_shape : tuple (C, H, W)
-        Of one picture.
+        Shape of one picture.
     batch_size : int
-        Pictures a call.
+        Pictures per call.
     context : Context, optional
         Where to compute; the CPU by default.
     bf16 : bool
@@ -57,7 +57,7 @@ class MXNetEngine:
         bf16: bool = False,
     ):
         if bf16 and context is not None and context.device_type != "cpu":
-            raise InputError("--engine mxnet-bf16 computes on the CPU; only --engine mxnet takes a GPU")
+            raise InputError("mxnet-bf16 computes on the CPU; only mxnet takes a GPU", option="engine")
         self.input_shape = input_shape
         self.batch_size = batch_size
         data_shape = (batch_size, *input_shape)
@@ -74,7 +74,7 @@ class MXNetEngine:
             self._try_out(model.name)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
+        """Embed a batch, float32 (B, C, H, W), 0 to 255; return float32 (B, emb_size)."""
         with _ONE_AT_A_TIME:
             return self._executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy()
 
@@ -82,7 +82,9 @@ class MXNetEngine:
         try:
             self(np.zeros((self.batch_size, *self.input_shape), np.float32))
         except mx.MXNetError as error:
-            raise InputError(f"{name}: MXNet cannot compute it in bfloat16 here; choose --engine mxnet") from error
+            raise InputError(
+                f"MXNet cannot compute {name} in bfloat16 here ({mxnet_reason(error)}); choose mxnet", option="engine"
+            ) from error
 
 
 def _with_flat_input(node):
@@ -99,7 +101,7 @@ def _with_flat_input(node):
 def _bind(symbol, parameters, data_shape, context, name):
     try:
         executor = symbol.simple_bind(context, grad_req="null", type_dict={"data": "float32"}, data=data_shape)
-    except RuntimeError as error:  # simple_bind makes one of every MXNetError
+    except RuntimeError as error:  # simple_bind turns every MXNetError into one
         raise InputError(f"{name}: MXNet cannot run it on {context}: {mxnet_reason(error)}") from error
     for own, given in zip((executor.arg_dict, executor.aux_dict), parameters):
         for name, array in own.items():

@@ -22,22 +22,22 @@ _MAX_BYTES = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class OnnxModel:
-    """A network that takes raw pixels, 0 to 255, and gives embeddings.
+    """A network as an ONNX file: it takes raw pixels, 0 to 255, and computes embeddings.
 
     Attributes
     ----------
     content : bytes
         The ONNX file.
     batch_size : int or None
-        What it is made for; None takes any.
+        The only one that it takes; None if it takes any.
     input_shape : tuple (C, H, W)
-        Of one picture.
+        Shape of one picture.
     emb_size : int
         Values in an embedding.
     name : str
-        Where it comes from.
+        Path of the file, or name of the model that was converted.
     fingerprint : dict
-        Which model it was made of; see :class:`denseface.models.checkpoint.Model`.
+        Identifies the model that it was made of; see :class:`denseface.models.checkpoint.Model`.
     precision : str
         ``float32``, or ``int8`` if layers were quantized.
     """

@@ -16,7 +16,7 @@ class ONNXRuntimeEngine:
     model : OnnxModel
         The network.
     batch_size : int
-        Pictures a call, unless the model is made for another number.
+        Pictures per call, unless the model is made for another number.
 
     Raises
     ------
@@ -35,5 +35,5 @@ class ONNXRuntimeEngine:
             self._session = onnxruntime.InferenceSession(model.content, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
+        """Embed a batch, float32 (B, C, H, W), 0 to 255; return float32 (B, emb_size)."""
         return self._session.run(None, {"data": batch})[0]

@@ -24,7 +24,7 @@ class OpenVINOEngine:
     model : OnnxModel
         The network.
     batch_size : int
-        Pictures a call, unless the model is made for another number.
+        Pictures per call, unless the model is made for another number.
     bf16 : bool
         Compute in bfloat16 where the processor can.
 
@@ -35,7 +35,7 @@ class OpenVINOEngine:
     """
 
     def __init__(self, model: OnnxModel, batch_size: int, bf16: bool = False):
-        # With this package, importing OpenVINO reports to its makers over the network, from a forked process.
+        # With this package, importing OpenVINO reports to its vendor over the network, from a forked process.
         sys.modules.setdefault("openvino_telemetry", None)
         core = _core(require("openvino"))
         self.input_shape = model.input_shape
@@ -51,7 +51,7 @@ class OpenVINOEngine:
         self._idle_requests = []
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Embed a batch: float32 (B, C, H, W), 0 to 255, gives float32 (B, emb_size)."""
+        """Embed a batch, float32 (B, C, H, W), 0 to 255; return float32 (B, emb_size)."""
         try:
             request = self._idle_requests.pop()
         except IndexError:
@@ -64,9 +64,9 @@ class OpenVINOEngine:
 
 @functools.cache
 def _core(openvino: ModuleType) -> Core:
-    """OpenVINO itself, once and for good.
+    """Return OpenVINO itself, made once and never freed.
 
-    Its part for the CPU gives the thread's signal handlers a stack, and frees it when it goes.  With two of them, the
-    one that goes last gives back the stack of the other, which is gone: Ctrl-C then is a segmentation fault.
+    Its CPU plugin gives the thread's signal handlers a stack, and frees that stack when the plugin is freed. With two
+    of them, the second restores the stack of the first after it was freed: Ctrl-C then is a segmentation fault.
     """
     return openvino.Core()
