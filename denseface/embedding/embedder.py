@@ -144,7 +144,7 @@ class Embedder:
         Parameters
         ----------
         text : str
-            ``PREFIX,EPOCH``; ``PREFIX`` alone for its newest model; or a file ``.onnx`` that ``denseface export`` wrote.
+            ``PREFIX,EPOCH``; ``PREFIX`` alone for its newest model; or a file ``.onnx`` written by ``denseface export``.
         **options
             As for the class.
 
