@@ -144,7 +144,7 @@ class Embedder:
         Parameters
         ----------
         text : str
-            ``PREFIX,EPOCH``; ``PREFIX`` alone for its newest model; or a file ``.onnx`` written by ``denseface export``.
+            ``PREFIX,EPOCH``, ``PREFIX`` for its newest model, or a file ``.onnx`` that ``denseface export`` wrote.
         **options
             As for the class.
 
