@@ -192,16 +192,6 @@ def test_files_that_fail_while_they_are_read_are_listed(people, tmp_path, monkey
     assert all(reason.endswith("03.png: it cannot be read (Input/output error)") for reason in bad.values())
 
 
-def test_folders_may_be_deep(people, tmp_path, monkeypatch):
-    monkeypatch.chdir(people / "p00")
-    for _ in range(1500):
-        os.mkdir("d")
-        os.chdir("d")
-    os.symlink("x.jpg", "x.jpg")
-    made = build(people)
-    assert (made.num_images, made.num_bad) == (10, 1)
-
-
 def test_people_with_few_pictures_are_left_out(people, tmp_path):
     (people / "p03" / "02.png").write_bytes(b"broken")
     made = build(people, min_pictures=2)

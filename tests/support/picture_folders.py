@@ -1,6 +1,8 @@
 """Folders of pictures that can be told apart, for the tests of data sets."""
 
+import contextlib
 import io
+import os
 
 import numpy as np
 from PIL import Image
@@ -40,3 +42,20 @@ def save_people(root, counts, suffix=".png", size=SIZE):
 def contents(folder):
     """All files below a folder, with their bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@contextlib.contextmanager
+def deep_folder(path, depth=1500):
+    """Go to the innermost of many nested folders; remove them afterwards, which shutil.rmtree cannot do everywhere."""
+    before = os.getcwd()
+    os.chdir(path)
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+    try:
+        yield
+    finally:
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
+        os.chdir(before)
