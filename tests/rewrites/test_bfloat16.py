@@ -1,4 +1,4 @@
-"""Networks in bfloat16: what computes in it, and how near that comes."""
+"""Networks in bfloat16: which layers use it, and how close their embeddings are."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_all_but_the_first_convolution_is_bfloat16(configured):
     assert types["densenet0_batchnorm0_gamma"] == np.float32
     nodes = nodes_of(symbol)
     casts = [node for node in nodes if node.op == "amp_cast"]
-    assert len(casts) < 8  # at the start and the end, and none between
+    assert len(casts) < 8  # at the start and the end only
     concats = [node for node in nodes if node.op == "Concat"]
     assert [source.op for source, _ in concats[0].inputs] == ["Convolution", "Convolution"]  # in oneDNN's layout
 

@@ -5,6 +5,7 @@ import pwd
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,12 @@ def test_a_disk_that_is_full_keeps_nothing(base, monkeypatch, caplog):
     assert not use()[0].exists()
     assert "No space left on device" in caplog.text
     assert sorted(entry.name for entry in (base / "denseface").iterdir()) == ["other.sha256", "other.so"]
+
+
+def test_temporary_files_that_others_can_replace_are_not_used_either(base, tmp_path, monkeypatch):
+    for folder in (base, tmp_path / "temporary"):
+        folder.mkdir()
+        folder.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with pytest.raises(cache.CacheError, match="temporary can be written by others"):
+        use()

@@ -1,4 +1,4 @@
-"""Dense blocks in one operator: the same outputs, gradients and moving averages as in MXNet's operators."""
+"""Dense blocks as one operator: the same outputs, gradients and moving averages as from MXNet's operators."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from denseface.rewrites.prelu import with_fast_slopes
 
 import mxnet as mx
 
-pytestmark = pytest.mark.skipif(not load_operators(), reason="there is no compiler for them")
+pytestmark = pytest.mark.skipif(not load_operators(), reason="no compiler for them")
 
 
 def network(act_type="prelu", channels=32, growth=16, blocks=(2, 3), channelwise=False, **settings):
@@ -28,7 +28,7 @@ def network(act_type="prelu", channels=32, growth=16, blocks=(2, 3), channelwise
 
 
 def with_free_shape(node):
-    """MXNet gives slopes without a shape one for every channel."""
+    """Let MXNet infer the slopes' shape: one per channel."""
     if node.name.endswith("alpha"):
         node.attrs.pop("__shape__")
     return node
@@ -100,7 +100,7 @@ def test_training_step(shape, settings):
     assert all((array.size > 1) == settings.get("channelwise", False) for array in slopes)
     results = []
     for symbol in (plain, fast):
-        executor = bind(with_fast_slopes(symbol, shape), shape)  # MXNet's own PReLU gets gradients of slopes wrong
+        executor = bind(with_fast_slopes(symbol, shape), shape)  # MXNet's own PReLU computes wrong gradients of slopes
         for _ in range(2):  # the second starts from the first's moving averages
             executor.forward(is_train=True)
             executor.backward()
@@ -108,7 +108,7 @@ def test_training_step(shape, settings):
     assert_same(*results)
 
 
-def test_evaluation_uses_moving_averages_and_leaves_them():
+def test_evaluation_uses_moving_averages_and_keeps_them():
     shape = (2, 3, 16, 16)
     results = []
     for symbol in (network(), with_dense_blocks(network(), shape)):
@@ -133,12 +133,12 @@ def test_inference(shape, settings):
     given = {**before.arg_dict, **before.aux_dict}
     for name, array in {**executor.arg_dict, **executor.aux_dict}.items():
         array[:] = given[name]
-    for _ in range(2):  # the first puts the weights in order
+    for _ in range(2):  # the first packs the weights
         found = executor.forward(is_train=False)[0].asnumpy()
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("threads", [1, 3])  # whole pictures a thread, and parts of them
+@pytest.mark.parametrize("threads", [1, 3])  # whole pictures per thread, and parts of them
 def test_any_number_of_threads(threads):
     command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_inference or test_training_step"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
@@ -146,7 +146,7 @@ def test_any_number_of_threads(threads):
     assert run.returncode == 0, run.stdout
 
 
-def test_gradients_are_added_where_they_are_to_be():
+def test_gradients_are_added_if_asked_for():
     shape = (2, 3, 16, 16)
     executor = bind(with_dense_blocks(network(), shape), shape, grad_req="add")
     totals = []

@@ -41,7 +41,7 @@ def with_strange_scales(model):
 
 
 def assert_same(model, shape, high=3.0):
-    """The frozen network computes what the plain one does; gives the frozen one's nodes."""
+    """The frozen network computes what the plain one does; return its nodes."""
     before = {name: array.copy() for name, array in {**model.arguments, **model.auxiliary}.items()}
     frozen = freeze(model.symbol, model.arguments, model.auxiliary)
     data = np.random.RandomState(1).uniform(-high if high < 255 else 0, high, shape).astype(np.float32)
@@ -89,7 +89,7 @@ def test_every_depth_and_family(configured, network):
     assert_same(as_model(families.embedding_symbol(config), (1, 3, side, side)), (1, 3, side, side), 255)
 
 
-def test_what_is_left_of_a_densenet(configured):
+def test_a_densenet_keeps_only_what_it_needs(configured):
     config = configured(net_act="prelu", net_output="E")
     plain = families.embedding_symbol(config)
     nodes = assert_same(as_model(plain, (1, 3, 32, 32)), (1, 3, 32, 32), 255)
@@ -108,7 +108,7 @@ def test_what_is_left_of_a_densenet(configured):
 
 @pytest.mark.parametrize("fix_gamma", [True, False])
 @pytest.mark.parametrize("no_bias", [True, False])
-def test_a_normalisation_goes_into_the_layer_in_front_of_it(fix_gamma, no_bias):
+def test_a_normalisation_is_merged_into_the_layer_before_it(fix_gamma, no_bias):
     conv = S.Convolution(DATA, num_filter=6, kernel=(3, 3), pad=(1, 1), num_group=2, no_bias=no_bias, name="conv")
     fc = S.FullyConnected(S.BatchNorm(conv, fix_gamma=fix_gamma, name="bn"), num_hidden=5, no_bias=no_bias, name="fc")
     symbol = S.BatchNorm(fc, fix_gamma=fix_gamma, eps=2e-5, name="last")
@@ -185,7 +185,7 @@ def test_several_slopes_stay():
     assert [node.attrs["act_type"] for node in nodes if node.op == "LeakyReLU"] == ["prelu"]
 
 
-def test_dropout_that_is_no_part_of_training_stays():
+def test_dropout_that_inference_needs_stays():
     always = S.Dropout(DATA, p=0.0, mode="always")
     assert frozen_ops(S.Activation(always, act_type="relu")) == ["Dropout", "Activation"]
     halves = S.SliceChannel(DATA, num_outputs=2)

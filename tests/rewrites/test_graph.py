@@ -1,4 +1,4 @@
-"""Rewriting a symbol: nothing changes unless asked to."""
+"""Graphs: what they read of a symbol, and that rewriting changes only what it is asked to."""
 
 from denseface.rewrites.graph import Graph, Node, nodes_of, rewrite
 
@@ -37,7 +37,7 @@ def test_nodes_come_before_their_users():
     assert all(places[source] < places[node] for node in nodes for source, _ in node.inputs)
 
 
-def test_a_replaced_node_takes_its_users_and_what_nobody_needs_is_gone():
+def test_a_replaced_node_takes_over_its_users_and_unused_nodes_are_removed():
     symbol = mx.sym.Activation(mx.sym.Dropout(mx.sym.Variable("data"), name="drop"), act_type="relu", name="act")
 
     def change(node):

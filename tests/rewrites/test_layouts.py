@@ -1,4 +1,4 @@
-"""Where two of oneDNN's layouts meet."""
+"""Reshapes where two of oneDNN's layouts meet."""
 
 from denseface.models import families
 from denseface.rewrites.graph import nodes_of

@@ -95,33 +95,36 @@ def test_what_was_compiled_is_used_again(copied):
 
 
 @with_compiler
-@pytest.mark.parametrize("content", [None, b"", b"text"], ids=["cut", "empty", "text"])
-def test_a_damaged_library_is_compiled_again(library, copied, tmp_path, content):
-    copied.write_bytes(copied.read_bytes()[:20000] if content is None else content)
+def test_a_cut_library_is_compiled_again(library, copied, tmp_path):
+    copied.write_bytes(copied.read_bytes()[:20000])
     result, log = run(tmp_path, CXX=script_that_writes(tmp_path / "c++", library))
     assert result == "{True}" and log.startswith("compiling operators with ")
     assert copied.read_bytes() == library.read_bytes()
 
 
 @with_compiler
-@pytest.mark.parametrize("place", ["file", "folder"])
-def test_a_library_that_others_can_write_is_not_loaded(library, copied, tmp_path, place):
+def test_a_library_that_others_can_write_is_not_loaded(library, copied, tmp_path):
     source, planted, trace = (tmp_path / name for name in ("planted.cc", "planted.so", "trace"))
     source.write_text(
         f"""#include <cstdio>
         __attribute__((constructor)) void leave_a_trace() {{ std::fclose(std::fopen("{trace}", "w")); }}"""
     )
     subprocess.run([shutil.which(os.environ.get("CXX", "c++")), "-shared", "-fPIC", source, "-o", planted], check=True)
-    shutil.copy(planted, copied)
-    copied.with_suffix(".sha256").write_text(hashlib.sha256(planted.read_bytes()).hexdigest())
     compiler = script_that_writes(tmp_path / "c++", library)
+
+    def plant(writable=None):
+        shutil.copy(planted, copied)
+        copied.with_suffix(".sha256").write_text(hashlib.sha256(planted.read_bytes()).hexdigest())
+        if writable and os.geteuid() == 0:
+            os.chown(writable, 65534, -1)
+        elif writable:
+            writable.chmod(0o777)
+
+    plant()
     run(tmp_path, CXX=compiler)
-    assert trace.exists()  # it works as long as nobody else could have put it there
+    assert trace.exists()  # it is loaded as long as nobody else could have put it there
     trace.unlink()
-    target = copied if place == "file" else copied.parent
-    if os.geteuid() == 0:
-        os.chown(target, 65534, -1)
-    else:
-        target.chmod(0o777)
-    assert run(tmp_path, CXX=compiler)[0] == "{True}"
-    assert not trace.exists()
+    for writable in (copied, copied.parent):
+        plant(writable)
+        assert run(tmp_path, CXX=compiler)[0] == "{True}"
+        assert not trace.exists()

@@ -1,4 +1,4 @@
-"""PReLU from other operators: the same values and gradients as in NumPy."""
+"""PReLU composed of other operators: the same values and gradients as in NumPy."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SHAPE = (2, 32, 5, 7)
 
 
 def prelu(**settings):
-    """Behind the slope's variable, which may be any shape that MXNet takes."""
+    """A PReLU whose slopes have the given settings."""
     return mx.sym.LeakyReLU(mx.sym.Variable("data"), mx.sym.Variable("a", **settings), act_type="prelu", name="prelu")
 
 
@@ -40,7 +40,7 @@ def test_a_slope_of_unknown_shape_gets_one_for_every_channel():
     assert fast.infer_shape(data=SHAPE)[0] == [SHAPE, (32,)]
 
 
-def test_what_is_no_picture_is_left_alone():
+def test_other_inputs_than_pictures_are_left_alone():
     assert [node.op for node in nodes_of(with_fast_slopes(prelu(), (2, 32)))] == ["null", "null", "LeakyReLU"]
 
 

@@ -12,7 +12,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from denseface.rewrites.native.cache import cached
+from denseface.rewrites.native.cache import CacheError, cached
 
 import mxnet as mx
 
@@ -50,7 +50,7 @@ def _load_once() -> bool:
         compiler, version = _compiler()
         with cached(f"operators-{_key(version)}.so", functools.partial(_compile, compiler)) as library:
             mx.library.load(str(library), verbose=False)
-    except (_CompilerError, OSError, UnicodeEncodeError) as error:
+    except (_CompilerError, CacheError, OSError, UnicodeEncodeError) as error:
         reason = str(error)
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1].replace("MXNetError: ", "")

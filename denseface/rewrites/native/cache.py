@@ -43,13 +43,18 @@ def cached(name: str, make: Callable[[Path], None]) -> Iterator[Path]:
     ------
     Path
         The file. If the cache cannot be used (a warning says why), it is in a temporary folder, and removed afterwards.
+
+    Raises
+    ------
+    CacheError
+        If others can write to the folder of temporary files, too.
     """
     with contextlib.ExitStack() as stack:
         try:
             path = _stored(name, make)
         except CacheError as error:
             logger.warning("%s is not kept for other processes: %s", name, error)
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory()), name)
+            path = _made_private(Path(stack.enter_context(tempfile.TemporaryDirectory()))) / name
             make(path)
         yield path
 
@@ -80,27 +85,30 @@ def _private_folder() -> Path:
     if os.path.isabs(given):  # a relative path is invalid: https://specifications.freedesktop.org/basedir-spec/
         base = Path(given)
     else:
-        try:
-            home = Path.home()
-        except RuntimeError:  # neither HOME nor an entry in the password file
-            home = Path()
+        home = Path(os.path.expanduser("~"))  # "~" without HOME and an entry in the password file
         if not home.is_absolute() or not home.is_dir():
             raise CacheError("there is no home folder; set XDG_CACHE_HOME to a folder")
         base = home / ".cache"
+    return _made_private(base / "denseface")
+
+
+def _made_private(folder: Path) -> Path:
+    """Return the real path of a folder, made if it is missing, if nobody else can write there or replace it."""
     with _as_cache_errors():
-        folder = Path(os.path.realpath(base / "denseface"))
+        folder = Path(os.path.realpath(folder))
         for parent in (*reversed(folder.parents), folder):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(parent, 0o700)
+            if not parent.exists():
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(parent, 0o700)
             _check_private(parent, os.stat(parent), is_parent=parent != folder)
     return folder
 
 
 def _check_private(path: Path, status: os.stat_result, is_parent: bool = False) -> None:
-    """Raise an error if another user can write a file, or replace what is in a folder."""
+    """Raise an error if another user can write a file, or replace a folder's contents."""
     if status.st_uid not in (0, os.geteuid()):
         raise CacheError(f"{path} belongs to another user")
-    # In a folder like /tmp, others cannot touch what is not theirs.
+    # In a folder like /tmp, users can replace only what belongs to them.
     is_sticky = is_parent and status.st_mode & stat.S_ISVTX
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_sticky:
         raise CacheError(f"{path} can be written by others; chmod go-w {path}")
