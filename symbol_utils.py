@@ -1,6 +1,6 @@
 """Layers that the network families share: convolution, activation, linear block, and the embedding heads.
 
-The signatures are InsightFace's, so that its network files find here what they expect.  Parameter names are part of
+The signatures are InsightFace's, so that its network files work with this one. Parameter names are part of
 the contract: they decide which checkpoints load.
 """
 
@@ -28,7 +28,7 @@ def Act(data: mx.sym.Symbol, act_type: str, name: str) -> mx.sym.Symbol:
         Input of any shape, channels on axis 1.
     act_type : str
         "relu", "sigmoid", "tanh", "softrelu", "softsign", "leaky" (slope 0.25), "elu", "selu", "gelu" or "prelu"
-        (one learned slope a channel, in the parameter ``<name>_gamma``).
+        (one learned slope per channel, in the parameter ``<name>_gamma``).
     name : str
         Name of the node.
 
@@ -56,7 +56,7 @@ def Linear(
     name: "str | None" = None,
     suffix: str = "",
 ) -> mx.sym.Symbol:
-    """Convolution without bias and batch normalisation, with no activation behind them."""
+    """Convolution without bias and batch normalisation without an activation."""
     conv = Conv(
         data=data,
         num_filter=num_filter,
@@ -80,7 +80,7 @@ def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_chan
     num_classes : int
         Length of the embedding (the name is InsightFace's; classes of people come later, in the loss).
     fc_type : str
-        The head.  BN is batch normalisation, FC fully connected over all C*h*w values, ``bn`` a batch normalisation
+        The head. BN is batch normalisation, FC fully connected over all C*h*w values, ``bn`` a batch normalisation
         with its scale fixed at 1:
 
         ====  =====================================================================================================
@@ -93,7 +93,7 @@ def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_chan
         J     FC - bn
         Z     BN - dropout 0.4: the feature map itself, (N, C, h, w), with no embedding size of its own
         GAP   BN - activation - mean over positions (N, C) - FC - bn
-        GDC   global depthwise convolution, one h x w kernel a channel (N, C, 1, 1) - BN - FC - bn (Chen et al. 2018,
+        GDC   global depthwise convolution, one h x w kernel per channel (N, C, 1, 1) - BN - FC - bn (Chen et al. 2018,
               MobileFaceNets, section 3.2)
         GNAP  norm-aware pooling: bn - every position scaled to the mean length of its own picture's positions - mean
               over positions (N, C) - bn - FC - bn; no FC where the embedding is as long as C, and a 1x1 convolution
@@ -112,17 +112,17 @@ def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_chan
     Raises
     ------
     ValueError
-        For an unknown head (the message lists those that exist), a length that is none, or pictures too small for GDC.
+        For an unknown head (the message lists those that exist), an invalid length, or pictures too small for GDC.
 
     Notes
     -----
-    ``config`` gives the momentum (``bn_mom``), the activation (``net_act``) and, for GDC, the picture's size
-    (``image_shape``).
+    The momentum (``bn_mom``), the activation (``net_act``) and, for GDC, the picture's size (``image_shape``) are those
+    of ``config``. GDC and SFC are depthwise: they have one kernel for each of the body's channels.
     """
     if fc_type not in HEADS:
         raise ValueError(f"net_output: no head {fc_type!r}; there are {', '.join(HEADS)}")
     if not 1 <= num_classes < 2**31:
-        raise ValueError(f"emb_size: {num_classes} is no length of an embedding")
+        raise ValueError(f"emb_size: {num_classes} is not a length of an embedding")
     return HEADS[fc_type](last_conv, num_classes, input_channel)
 
 
@@ -180,7 +180,10 @@ def _head_gdc(body, emb_size, channels):
     try:
         _, shapes, _ = body.infer_shape_partial(data=(1, colours, height, width))
     except mx.MXNetError as error:
-        raise ValueError(f"image_shape: the network cannot take pictures of {height}x{width}x{colours}") from error
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(
+            f"image_shape: the network does not work on pictures of {height}x{width}x{colours}: {reason}"
+        ) from error
     positions = shapes[0][2:]  # (h, w)
     depthwise = Linear(body, num_filter=channels, num_group=channels, kernel=positions, name="conv_6dw7_7")
     return _embedding(depthwise, emb_size)

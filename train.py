@@ -35,6 +35,7 @@ from denseface.distributed.workers import Workers, connect
 from denseface.embedding.embedder import Embedder
 from denseface.evaluation.verify import verify
 from denseface.models import checkpoint, families
+from denseface.models.embedding_network import explain_shape
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.devices import contexts
 from denseface.training.learner import Learner
@@ -322,6 +323,9 @@ def adopt(learner: Learner, prefix: str, epoch: int) -> None:
     for names, fate in ((fresh, "start fresh"), (left_over, "are not used here")):
         if names:
             logger.info("  %d %s: %s", len(names), fate, ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
+    shapes = {name: array.shape for name, array in learner.parameters()[0].items()}
+    for name in {*fresh} & {*left_over} & {*shapes}:
+        logger.info("  %s", explain_shape(name, model.arguments[name].shape, shapes[name]))
     if len(loaded) < len(fresh):
         raise InputError(
             f"--pretrained {prefix}: it fits only {len(loaded)} of {len(loaded) + len(fresh)} parameters; "

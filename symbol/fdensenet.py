@@ -1,11 +1,20 @@
-"""DenseNet-BC for face recognition, written in Gluon and handed out as a symbol.
+"""DenseNet-BC for face recognition, written in Gluon and returned as a symbol.
 
 Huang, Liu, van der Maaten, Weinberger: "Densely Connected Convolutional Networks", 2017,
-https://arxiv.org/abs/1608.06993 (Table 1 gives the depths).  For 112x112 faces the stem is a 3x3 convolution of stride
+https://arxiv.org/abs/1608.06993 (Table 1 gives the depths). For 112x112 faces the stem is a 3x3 convolution of stride
 1 instead of the paper's 7x7 of stride 2, so that the body still ends in 7x7 positions.
 
-The file also works alone inside an InsightFace tree: it needs nothing but that tree's ``config`` and ``symbol_utils``.
+Copied into an InsightFace tree, the file needs only that tree's ``config`` and ``symbol_utils``.
 """
+
+if __name__ == "__main__":  # python symbol/fdensenet.py summarises DenseNet-121, as denseface summary d121 does
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from denseface.cli import main
+
+    sys.exit(main(["summary", "d121", *sys.argv[1:]]))
 
 import symbol_utils
 from config import config
@@ -13,7 +22,7 @@ from config import config
 import mxnet as mx
 from mxnet.gluon import nn
 
-# depth: (num_init_features, growth_rate, block_config).  63 is not in the paper: a compact network for CPUs.
+# depth: (num_init_features, growth_rate, block_config). 63 is not in the paper: a compact network for CPUs.
 DENSENETS = {
     63: (32, 16, (3, 6, 12, 8)),
     121: (64, 32, (6, 12, 24, 16)),
@@ -35,7 +44,7 @@ ACTIVATIONS = {
 class DenseLayer(nn.HybridSequential):
     """BN - act - 1x1 convolution - BN - act - 3x3 convolution, its output appended to its input (the paper's H_l).
 
-    The layer takes (N, C, H, W) and gives (N, C + growth_rate, H, W).
+    The layer turns (N, C, H, W) into (N, C + growth_rate, H, W).
     """
 
     def __init__(self, growth_rate, bn_size, dropout, act_type, bn_mom):
@@ -78,9 +87,9 @@ class DenseNet(nn.HybridBlock):
     bn_size : int
         Width of a bottleneck, in growth rates.
     dropout : float
-        Rate of the dropout behind each dense layer.
+        Rate of the dropout after each dense layer.
     act_type : str
-        Activation inside the blocks and transitions, a key of ``ACTIVATIONS``.  Stem and end are always ReLU, as
+        Activation inside the blocks and transitions, a key of ``ACTIVATIONS``. Stem and end are always ReLU, as
         InsightFace has them.
     bn_mom : float
         Momentum of the moving averages of batch normalisation.
@@ -144,7 +153,7 @@ def get_symbol():
     if act_type not in ACTIVATIONS:
         raise ValueError(f"net_act: no activation {act_type!r}; there are {sorted(ACTIVATIONS)}")
     if not 0 <= dropout < 1:
-        raise ValueError(f"densenet_dropout: {dropout} is no rate from 0 to below 1")
+        raise ValueError(f"densenet_dropout: {dropout} is not a rate from 0 to below 1")
     net = DenseNet(
         *DENSENETS[num_layers],
         dropout=dropout,

@@ -22,7 +22,7 @@ def mobilefacenet(data, num_blocks, act_type):
     data : Symbol
         The pictures.
     num_blocks : sequence of int
-        Residual bottlenecks at each of the four resolutions.  A first number of 1 stands for the paper's depthwise
+        Residual bottlenecks at each of the four resolutions. A first number of 1 stands for the paper's depthwise
         convolution instead.
     act_type : str
         Activation, as in :func:`symbol_utils.Act`.

@@ -14,8 +14,8 @@ from config import config
 
 import mxnet as mx
 
-# depth: residual units in each of the four stages, two 3x3 convolutions a unit at every depth.  The depths are names:
-# 50 and 101 on count three layers a unit, as in He et al., or are InsightFace's own.
+# depth: residual units in each of the four stages, two 3x3 convolutions per unit at every depth. The depths are names:
+# 50 and 101 on count three layers per unit, as in He et al., or are InsightFace's own.
 UNITS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -38,7 +38,7 @@ UNITS = {
 }
 CHANNELS = (64, 128, 256, 512)  # of the four stages
 
-# net_input: (kernel, stride) of the first convolution.  1 keeps the resolution of 112x112 faces; 0 is for 224x224.
+# net_input: (kernel, stride) of the first convolution. 1 keeps the resolution of 112x112 faces; 0 is for 224x224.
 STEMS = {0: (7, 2), 1: (3, 1)}
 
 

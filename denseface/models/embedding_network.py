@@ -1,4 +1,4 @@
-"""The part of a model that gives embeddings, checked against its parameters."""
+"""The part of a model that computes embeddings, checked against its parameters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import mxnet as mx
 if TYPE_CHECKING:
     from denseface.models.checkpoint import Model
 
-# Tried, with three channels and with one, to say what a network takes when it does not take what it was given.
+# Sizes to suggest, with three channels and with one, if a network does not work on a given size.
 _COMMON_SIZES = ((112, 112), (112, 96), (64, 64), (96, 96), (128, 128), (160, 160), (224, 224))
+
+# Parameters of heads that are depthwise here and not in InsightFace.
+_DEPTHWISE = {"conv_6dw7_7_conv2d_weight": "GDC", "convf_weight": "SFC"}
 
 
 def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
@@ -23,7 +26,7 @@ def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
 
 
 def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tuple[mx.sym.Symbol, int]:
-    """Cut a model at its embedding, and see that the parameters fit.
+    """Cut a model at its embedding, and check that the parameters fit.
 
     Parameters
     ----------
@@ -35,15 +38,15 @@ def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tu
     Returns
     -------
     symbol : Symbol
-        Takes ``data`` and gives the embeddings (B, emb_size).
+        From ``data`` to the embeddings (B, emb_size).
     emb_size : int
-        Values in an embedding.
+        Number of values in an embedding.
 
     Raises
     ------
     InputError
-        If a parameter is missing, the output is no list of embeddings, or the parameters do not fit pictures of this
-        shape; the message has common shapes that they do fit.
+        If a parameter is missing, the output is not a list of embeddings, or the parameters do not fit pictures of this
+        shape; the message has the reason, or common shapes that they do fit.
     """
     symbol = embedding_output(model.symbol)
     missing = (set(symbol.list_arguments()) - {"data"} - set(model.arguments)) | (
@@ -51,36 +54,50 @@ def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tu
     )
     if missing:
         raise InputError(f"{model.name}: the network has no values for {', '.join(sorted(missing)[:3])}")
-    output_shape = _output_shape(symbol, model, data_shape)
-    if output_shape is None:
-        raise InputError(_misfit(symbol, model, data_shape))
+    problem, output_shape = _fit(symbol, model, data_shape)
+    if problem:
+        raise InputError(_misfit(symbol, model, data_shape, problem))
     if len(output_shape) != 2 or output_shape[0] != data_shape[0]:
         raise InputError(
-            f"{model.name}: its output has the shape {output_shape}, which is no list of embeddings; "
+            f"{model.name}: its output has the shape {output_shape}, which is not a list of embeddings; "
             "a network for embeddings ends in fc1"
         )
     return symbol, output_shape[1]
 
 
-def _output_shape(symbol, model, data_shape):
-    """The shape of the output, or None where the parameters do not fit."""
+def explain_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Say in what a parameter's shape differs from the one that a network needs, and why if that is known."""
+    text = f"{name} is {given}, but the network needs {wanted}"
+    if name in _DEPTHWISE:
+        head = _DEPTHWISE[name]
+        text += (
+            f"; InsightFace's {head} assumes a body of 512 channels, while this project's is depthwise, with one "
+            "kernel per channel; use the symbol file that was saved with the parameters"
+        )
+    return text
+
+
+def _fit(symbol, model, data_shape):
+    """Why the parameters do not fit, or None, and the output's shape."""
     try:
         shapes, outputs = infer_shapes(symbol, model.name, data=data_shape)
-    except InputError:
-        return None
+    except InputError as error:
+        return str(error).removeprefix(f"{model.name}: "), None
     given = {**model.arguments, **model.auxiliary}
-    fits = all(given[name].shape == shape for name, shape in shapes.items() if name != "data")
-    return outputs[0] if fits else None
+    for name, shape in shapes.items():
+        if name != "data" and given[name].shape != shape:
+            return explain_shape(name, given[name].shape, shape), None
+    return None, outputs[0]
 
 
-def _misfit(symbol, model, data_shape):
+def _misfit(symbol, model, data_shape, problem):
     batch, channels, height, width = data_shape
     fitting = [
         f"{h},{w}" + (",1" if c == 1 else "")
         for c in (3, 1)
         for h, w in _COMMON_SIZES
-        if _output_shape(symbol, model, (batch, c, h, w)) is not None
+        if not _fit(symbol, model, (batch, c, h, w))[0]
     ]
-    hint = f"try {' or '.join(fitting)}" if fitting else "check that symbol and parameters belong together"
+    hint = f"try {' or '.join(fitting)}" if fitting else f"{problem}; check that symbol and parameters belong together"
     given = f"{height},{width},{channels}"
     return f"{model.name}: the parameters do not fit pictures of height, width, channels {given}; {hint}"

@@ -1,6 +1,6 @@
 """Training losses as MXNet symbols, put on top of an embedding.
 
-Each function returns a group of three outputs in InsightFace's order: the embedding, the prediction, the loss.  The
+Each function returns a group of three outputs in InsightFace's order: the embedding, the prediction, the loss. The
 embedding and a softmax's cross-entropy are there to be read; they send no gradient back.
 """
 
@@ -48,7 +48,7 @@ def softmax(
     -------
     Symbol
         Group of the embedding (N, embedding_size), the probabilities (N, num_classes), and the mean cross-entropy (1,)
-        in nats.  The input for labels is ``softmax_label``, (N,).
+        in nats. The input for labels is ``softmax_label``, (N,).
     """
     weight = _class_weight(num_classes, embedding_size, lr_mult, wd_mult)
     bias = {} if no_bias else {"bias": mx.sym.Variable("fc7_bias", lr_mult=2.0, wd_mult=0.0)}
@@ -75,7 +75,7 @@ def margin_softmax(
 
     .. math:: s (\psi(m_1 \theta_y + m_2) - m_3), \quad \psi(t) = (-1)^k \cos t - 2k, \; k = \lfloor t / \pi \rfloor
 
-    (Deng et al. 2019, ArcFace, eq. 4).  psi is the cosine up to pi and goes on falling beyond it (Liu et al. 2017,
+    (Deng et al. 2019, ArcFace, eq. 4). psi is the cosine up to pi and keeps falling beyond it (Liu et al. 2017,
     SphereFace, section 3.2), so that a larger angle is never rewarded.
 
     Parameters
@@ -106,7 +106,7 @@ def margin_softmax(
 
 
 def triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
-    """Triplet loss on squared distances (Schroff et al. 2015, FaceNet, eq. 2), meant instead of summed.
+    """Triplet loss on squared distances (Schroff et al. 2015, FaceNet, eq. 2), averaged instead of summed.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
     Returns
     -------
     Symbol
-        Group of the embedding, the labels (3T,) as they came in, and the loss (1,).
+        Group of the embedding, the labels (3T,) unchanged, and the loss (1,).
     """
 
     def squared_distance(a, b):
@@ -137,7 +137,7 @@ def angular_triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
 
 
 def check_labels(label: np.ndarray, num_classes: int) -> None:
-    """Refuse labels that no class answers to, before MXNet silently takes the nearest.
+    """Refuse labels without a class, before MXNet silently takes the nearest class.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
 
 
 def _class_weight(num_classes, embedding_size, lr_mult, wd_mult):
-    """One row a class: its centre."""
+    """Class centres, one row per class."""
     return mx.sym.Variable(
         "fc7_weight",
         shape=(num_classes, embedding_size),

@@ -1,7 +1,7 @@
 """Network families and network entries from outside the project.
 
 A family's file follows InsightFace's conventions: ``import symbol_utils``, ``from config import config``,
-and a ``get_symbol()`` without arguments.  InsightFace's own ``symbol`` folder is one that holds such files.
+and a ``get_symbol()`` without arguments. InsightFace's own ``symbol`` folder has such files.
 """
 
 from __future__ import annotations

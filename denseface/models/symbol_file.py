@@ -1,9 +1,9 @@
 """Networks in MXNet's JSON (``PREFIX-symbol.json``), checked before MXNet sees them.
 
-MXNet reads such a file as its own work: an edge to an output that does not exist, one input too few or a group count
-of 0 end the process, and some of its 1,100 operators open files or run code.  Here the file is read in Python, only
-operators that image networks are made of pass, each with as many inputs as it takes and with numbers that make sense,
-and MXNet is given a text written anew from what was checked.
+MXNet trusts such a file: an edge to an output that does not exist, one input too few or a group count of 0 ends the
+process, and some of its 1,100 operators open files or run code. Here the file is read in Python, and MXNet gets a text
+that is written from the checked description: only operators of image networks, each with the right number of inputs and
+with numbers in range.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _TWO_INPUTS = """
     broadcast_power broadcast_sub dot elemwise_add elemwise_div elemwise_mul elemwise_sub pick slice_like
     softmax_cross_entropy take
 """
-# How many inputs an operator takes, at least and at most.  Where both numbers are allowed MXNet checks which one fits.
+# How many inputs an operator takes, at least and at most. Within this range MXNet checks the number itself.
 _OPERATORS = {
     **dict.fromkeys(_ONE_INPUT.split(), (1, 1)),
     **dict.fromkeys(_TWO_INPUTS.split(), (2, 2)),
@@ -65,7 +65,7 @@ _OPERATORS = {
     **dict.fromkeys(("Concat", "UpSampling", "add_n", "stack"), (1, _SMALL)),
 }
 
-# The least and the greatest number that an attribute may hold.  MXNet divides by some of them and counts with others.
+# The least and the greatest number that an attribute may have. MXNet divides by some of them and counts with others.
 _LIMITS = {
     **dict.fromkeys(("kernel", "stride", "dilate", "scale", "block_size", "num_args", "num_outputs"), (1, _SMALL)),
     **dict.fromkeys(("num_group", "num_groups", "reps", "repeats", "output_size"), (1, _SMALL)),
@@ -87,7 +87,7 @@ _HANDED_ON = ("ctx_group", "lr_mult", "wd_mult", "force_mirroring", "mirror_stag
 
 
 class _Unusable(Exception):  # noqa: N818
-    """What the file says cannot be used."""
+    """The file describes something that cannot be used."""
 
 
 def read_symbol(path: str | Path) -> mx.sym.Symbol:
@@ -105,7 +105,7 @@ def read_symbol(path: str | Path) -> mx.sym.Symbol:
     Raises
     ------
     InputError
-        If the file is missing, damaged, or asks for what image networks do not need.  The message names the file and
+        If the file is missing, damaged, or has parts that image networks do not need. The message names the file and
         the node.
     """
     try:
@@ -116,7 +116,7 @@ def read_symbol(path: str | Path) -> mx.sym.Symbol:
 
 
 def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
-    """Make a network of its description in JSON, as ``Symbol.tojson`` of MXNet 0.9 to 1.9 gives it.
+    """Make a network from its description in JSON, as ``Symbol.tojson`` of MXNet 0.9 to 1.9 returns it.
 
     Parameters
     ----------
@@ -324,9 +324,9 @@ def _checked_graph(text: str) -> dict:
     try:
         graph = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _Unusable("it is no JSON") from error
+        raise _Unusable("not JSON") from error
     if not isinstance(graph, dict):
-        raise _Unusable("it is no network: JSON, but not an object with nodes")
+        raise _Unusable("not a network: JSON, but not an object with nodes")
     listed = _list(graph, "nodes", "the network")
     if len(listed) > _MAX_NODES:
         raise _Unusable(f"it has {len(listed)} nodes; up to {_MAX_NODES} are read")
@@ -348,7 +348,7 @@ def _checked_node(node: object, earlier: list[dict]) -> dict:
     op, name = (_text(node.get(key), f"{place}: its {key}") for key in ("op", "name"))
     place = f"{place} ({name[:80]})"
     if not set(node) <= _NODE_KEYS:
-        raise _Unusable(f"{place}: what is {min(set(node) - _NODE_KEYS)[:80]!a}?")
+        raise _Unusable(f"{place}: unknown key {min(set(node) - _NODE_KEYS)[:80]!a}")
     attributes = _attributes(node, place)
     inputs = [_checked_edge(edge, earlier, place) for edge in _list(node, "inputs", place)]
     if op == "null":
@@ -356,7 +356,7 @@ def _checked_node(node: object, earlier: list[dict]) -> dict:
     else:
         _check_operator(op, attributes, len(inputs), place)
     if op == "BatchNorm" and any(earlier[source]["op"] != "null" for source, *_ in inputs[3:]):
-        raise _Unusable(f"{place}: the mean and the variance that BatchNorm keeps are no variables")  # it writes there
+        raise _Unusable(f"{place}: BatchNorm's mean and variance are not variables")  # it writes to them
     return {"op": op, "name": name, "attrs": attributes, "inputs": inputs}
 
 
@@ -391,9 +391,9 @@ def _check_operator(op: str, attributes: dict[str, str], n_inputs: int, place: s
         wanted = least if least == most else f"{least} to {most}"
         raise _Unusable(f"{place}: {op} takes {wanted} inputs, not {n_inputs}")
     for key in attributes:
-        # MXNet would hand "weight_lr_mult" on to the input of that name, whether or not there is one.
+        # MXNet would pass "weight_lr_mult" on to the input of that name, even if there is none.
         if key.endswith(_HANDED_ON) and key not in _HANDED_ON:
-            raise _Unusable(f"{place}: {key[:80]} is how MXNet before 0.9 wrote; load and save it with MXNet 1")
+            raise _Unusable(f"{place}: {key[:80]} was written by MXNet before 0.9; load and save it with MXNet 1")
         if key in _LIMITS:
             _numbers(attributes, key, place)
         if key in ("dtype", "out_dtype") and attributes[key] not in _FLOATS:
@@ -402,31 +402,33 @@ def _check_operator(op: str, attributes: dict[str, str], n_inputs: int, place: s
         raise _Unusable(f"{place}: num_args is not {n_inputs}, the number of its inputs")
     if op == "SliceChannel" and len(_numbers(attributes, "num_outputs", place)) != 1:
         raise _Unusable(f"{place}: num_outputs is not one number")
+    if op == "UpSampling" and attributes.get("sample_type") == "bilinear" and "num_filter" not in attributes:
+        raise _Unusable(f"{place}: bilinear UpSampling needs num_filter")  # MXNet divides by it
     if op == "Reshape":
         _check_reshape(attributes, place)
 
 
 def _numbers(attributes: dict[str, str], key: str, place: str) -> list[int]:
-    """Find the whole numbers that an attribute such as ``(3, 3)`` holds, and check them."""
+    """Read the whole numbers of an attribute such as ``(3, 3)``, and check them."""
     value = attributes.get(key, "None")
     if value == "None":
         return []
     numbers = [int(digits) for digits in re.findall(r"-?[0-9]{1,20}", value)]
     if not re.fullmatch(r"[-0-9L,()\[\] ]*", value) or len(numbers) > _MAX_NUMBERS:  # L from Python 2
-        raise _Unusable(f"{place}: {key} is {value[:80]}, where up to {_MAX_NUMBERS} whole numbers should be")
+        raise _Unusable(f"{place}: {key} is {value[:80]}; expected up to {_MAX_NUMBERS} whole numbers")
     least, most = _LIMITS[key]
     if not all(least <= number <= most for number in numbers):
-        raise _Unusable(f"{place}: {key} is {value[:80]}, where numbers from {least} to {most} should be")
+        raise _Unusable(f"{place}: {key} is {value[:80]}; expected numbers from {least} to {most}")
     if key in _SHAPES and math.prod(number for number in numbers if number > 0) > _MAX_ELEMENTS:
         raise _Unusable(f"{place}: {key} is {value[:80]}, more than {_MAX_ELEMENTS} elements")
     return numbers
 
 
 def _check_reshape(attributes: dict[str, str], place: str) -> None:
-    """Refuse the codes for which MXNet divides by 0, or writes outside its memory.
+    """Refuse codes that make MXNet divide by 0 or write outside its memory.
 
-    0 copies a dimension, -1 stands for what is left, -2 copies all that follow, -3 merges two, and -4 splits one into
-    the two numbers behind it.
+    0 copies a dimension, -1 is inferred from the others, -2 copies all that follow, -3 merges two, and -4 splits one
+    into the two numbers behind it.
     """
     codes = _numbers(attributes, "shape", place)
     if attributes.get("reverse", "False").lower() not in ("false", "0"):
@@ -435,9 +437,9 @@ def _check_reshape(attributes: dict[str, str], place: str) -> None:
     while position < len(codes):
         code = codes[position]
         parts = codes[position + 1 : position + 3] if code == -4 else []
-        # MXNet keeps the place of -1 among the codes, and takes it for the place among the dimensions.
+        # MXNet keeps the index of -1 among the codes, and uses it as the index among the dimensions.
         if (code == -1 and moved) or not all(part == -1 or part > 0 for part in parts):
-            raise _Unusable(f"{place}: there is no reshaping to {attributes['shape'][:80]}")
+            raise _Unusable(f"{place}: cannot be reshaped to {attributes['shape'][:80]}")
         moved = moved or code in (-2, -4)
         position += 1 + len(parts)
 
@@ -473,21 +475,21 @@ def _check_variables(graph: dict, nodes: list[dict], variables: list[int]) -> No
 
 
 def _version(graph: dict) -> dict:
-    """Give back which MXNet wrote the file; it decides what MXNet does to bring the network up to date."""
+    """The version of MXNet that wrote the file; MXNet upgrades the network accordingly."""
     attributes = graph.get("attrs", {})
     entry = attributes.get("mxnet_version") if isinstance(attributes, dict) else attributes
     if entry is None:
         return {}
     known = isinstance(entry, list) and len(entry) == 2 and entry[0] == "int" and type(entry[1]) is int
     if not known or not 0 <= entry[1] < _NEXT_VERSION:
-        raise _Unusable("its attrs do not say which MXNet from 0.8 to 1.9 wrote it")
+        raise _Unusable("its attrs do not name the MXNet, 0.8 to 1.9, that wrote it")
     return {"attrs": {"mxnet_version": entry}}
 
 
 def _list(parent: dict, key: str, place: str) -> list:
     value = parent.get(key)
     if not isinstance(value, list):
-        raise _Unusable(f"{place}: {key} is missing or no list")
+        raise _Unusable(f"{place}: {key} is missing or not a list")
     return value
 
 

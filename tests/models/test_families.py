@@ -115,7 +115,7 @@ def test_bias_and_ce_loss_can_be_left_out():
         (("d63", "orl", "arcface"), ["net_act=swish"], "net_act: no activation 'swish'; there are "),
         (("d63", "orl", "arcface"), ["net_output=Q"], "net_output: no head 'Q'; there are E, F, "),
         (("d63", "orl", "arcface"), ["emb_size=0"], "set: emb_size=0: it must be from 1 to 65536"),
-        (("d63", "orl", "arcface"), ["densenet_dropout=2"], "densenet_dropout: 2.0 is no rate from 0 to below 1"),
+        (("d63", "orl", "arcface"), ["densenet_dropout=2"], "densenet_dropout: 2.0 is not a rate from 0 to below 1"),
         (("d63", "orl", "arcface"), ["loss_name=hinge"], "set: loss_name: each loss has keys of its own"),
         (("d63", "orl", "arcface"), ["image_shape=8,8,3"], "image_shape: the network does not work on pictures of 8x8"),
     ],

@@ -1,6 +1,10 @@
 """The DenseNet symbol is InsightFace's: names, shapes and numbers; and what it adds to it holds."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from symbol import fdensenet
 
 import numpy as np
@@ -146,10 +150,10 @@ def test_what_does_not_exist_is_answered_with_what_does(build, setting, choices)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"densenet_dropout": 1.0}, "densenet_dropout: 1.0 is no rate from 0 to below 1"),
-        ({"densenet_dropout": -0.1}, "densenet_dropout: -0.1 is no rate from 0 to below 1"),
-        ({"emb_size": 0}, "emb_size: 0 is no length of an embedding"),
-        ({"emb_size": 2**31}, "emb_size: 2147483648 is no length of an embedding"),
+        ({"densenet_dropout": 1.0}, "densenet_dropout: 1.0 is not a rate from 0 to below 1"),
+        ({"densenet_dropout": -0.1}, "densenet_dropout: -0.1 is not a rate from 0 to below 1"),
+        ({"emb_size": 0}, "emb_size: 0 is not a length of an embedding"),
+        ({"emb_size": 2**31}, "emb_size: 2147483648 is not a length of an embedding"),
     ],
 )
 def test_numbers_out_of_range_are_refused(build, setting, message):
@@ -182,3 +186,15 @@ def test_symbol_survives_json(build):
     again = mx.sym.load_json(symbol.tojson())
     assert json.loads(again.tojson())["nodes"] == json.loads(symbol.tojson())["nodes"]
     np.testing.assert_array_equal(output(again, data), output(symbol, data))
+
+
+def test_the_file_run_as_a_program_summarises_densenet_121(tmp_path):
+    root = Path(__file__).parents[2]
+    program = [sys.executable, str(root / "symbol" / "fdensenet.py"), "--json"]
+    command = [sys.executable, "-m", "denseface", "summary", "d121", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    one, other = (
+        subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        for line in (program, command)
+    )
+    assert one.stdout == other.stdout and '"total"' in one.stdout
