@@ -250,6 +250,8 @@ def _check_use(node: dict, inputs: list[tuple[int, ...]], outputs: list[tuple[in
     op, place = node["op"], node["name"][:80]
     if op == "Reshape" and math.prod(inputs[0]) != math.prod(outputs[0]):
         raise _Unusable(f"{place} makes {outputs[0]} of {inputs[0]}, which has another size")
+    if op == "batch_take" and (len(inputs[0]) != 2 or math.prod(inputs[1]) != inputs[0][0]):
+        raise _Unusable(f"{place} takes one number of each row, but has {inputs[0]} and {inputs[1]}")
     if op == "where" and inputs[0] not in (inputs[1], inputs[1][:1]):
         raise _Unusable(f"{place} chooses from {inputs[1]} by conditions of {inputs[0]}; both must have one shape")
 
