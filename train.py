@@ -37,6 +37,7 @@ from denseface.evaluation.verify import verify
 from denseface.models import checkpoint, families
 from denseface.models.embedding_network import explain_shape
 from denseface.rewrites.accelerate import accelerate
+from denseface.training.decay import with_decay_multipliers
 from denseface.training.devices import contexts
 from denseface.training.learner import Learner
 from denseface.training.partial_fc import sample_size
@@ -91,6 +92,7 @@ def train(argv: list[str] | None) -> int:
         classes = classes_a_step(args, config, batch_size * args.accumulate * workers.size)
         sampled = classes < config.num_classes
         symbol = families.training_symbol(config, embedding, classes) if sampled else whole
+        symbol = with_decay_multipliers(symbol)
         data_shape = PictureShape(*config.image_shape).nchw(batch_size)
         on_cpu = all(device.device_type == "cpu" for device in devices)
         learner = Learner(

@@ -39,7 +39,8 @@ class Learner:
     contexts : sequence of Context
         Devices to train on.
     momentum, wd : float
-        Momentum and weight decay.  Decay spares biases, shifts and slopes, as is MXNet's rule.
+        Momentum and weight decay. A parameter's attribute ``__wd_mult__`` multiplies the decay; see
+        :mod:`denseface.training.decay`.
     accumulate : int
         Batches per step; their gradients are averaged.
     kvstore : str

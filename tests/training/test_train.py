@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import train
+from denseface.core.errors import InputError
 from denseface.core.lock import locked
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
@@ -144,7 +145,7 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--lr-steps", "soon"], "--lr-steps soon: write it as whole numbers"),
         (["--lr-steps", "5,-1"], "--lr-steps 5,-1: write it as whole numbers"),
         (["--models-root", "/dev/null"], "train.py: error: /dev/null/d63-arcface-orl: Not a directory"),
-        (["--networks", "/dev"], "train.py: error: /dev: Is a directory"),
+        (["--networks", "/dev"], "train.py: error: /dev: it cannot be read (Is a directory)"),
         (["--pretrained", "nowhere/model"], "nowhere/model-0001.params"),
         (["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"], "--loss triplet has no classes"),
     ],
@@ -227,3 +228,14 @@ def test_sigterm_saves_and_says_how_to_go_on(data, tmp_path):
     assert "go on with the same command and --resume" in output
     (step,) = checkpoint.complete_steps(prefix(tmp_path))
     assert step >= 2
+
+
+def test_weight_decay_follows_the_one_rule(data, tmp_path, monkeypatch, capsys):
+    def learner(symbol, *args, **kwargs):
+        attributes = symbol.attr_dict()
+        names = ("densenet0_batchnorm0_beta", "densenet0_batchnorm0_gamma")
+        raise InputError(str([attributes[name]["__wd_mult__"] for name in names]))
+
+    monkeypatch.setattr(train, "Learner", learner)
+    assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 1
+    assert "['0.0', '1.0']" in capsys.readouterr().err

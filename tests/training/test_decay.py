@@ -1,0 +1,57 @@
+"""Weight decay applies by what a parameter is, whatever the family calls it."""
+
+import pytest
+
+from denseface.models import families
+from denseface.rewrites.accelerate import accelerate
+from denseface.training.decay import with_decay_multipliers
+
+import mxnet as mx
+
+SHAPE = (2, 3, 32, 32)
+
+
+def multipliers(network, *settings, loss="softmax"):
+    """Factors on learning rate and weight decay, by parameter, as the optimizer has them in training."""
+    settings = ["image_shape=32,32,3", "emb_size=16", *settings]
+    config, _ = families.configure(network, "orl", loss, settings)
+    whole = families.training_symbol(config, families.embedding_symbol(config), 4)
+    symbol = accelerate(with_decay_multipliers(whole), SHAPE)
+    names = [name for name in symbol.list_arguments() if name not in ("data", "softmax_label")]
+    assert sorted(names) == sorted({*whole.list_arguments()} - {"data", "softmax_label"})
+    optimizer = mx.optimizer.SGD(learning_rate=1, wd=1, sym=symbol, param_idx2name=dict(enumerate(names)))
+    return {name: (optimizer._get_lr(i), optimizer._get_wd(i)) for i, name in enumerate(names)}
+
+
+def is_spared(name):
+    is_slope = "relu" in name and name.endswith(("_gamma", "_alpha"))
+    return is_slope or name.endswith(("_bias", "_beta"))
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("activation", ["relu", "prelu"])
+@pytest.mark.parametrize("network", ["d63", "r18", "y1"])
+def test_biases_shifts_and_slopes_do_not_decay(network, activation):
+    found = multipliers(network, f"net_act={activation}", "net_output=GDC")
+    slopes = [name for name in found if "relu" in name and name.endswith(("_gamma", "_alpha"))]
+    assert bool(slopes) == (activation == "prelu")
+    assert sum(name.endswith("_beta") for name in found) > 10
+    wrong = {name: decay for name, (_, decay) in found.items() if decay != (0 if is_spared(name) else 1)}
+    assert not wrong
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_class_centres_have_their_own_factors():
+    found = multipliers("d63", "fc7_wd_mult=10", "fc7_lr_mult=0.5", loss="softmax")
+    assert found["fc7_weight"] == (0.5, 10)
+    assert found["fc7_bias"] == (2, 0)
+    assert found["pre_fc1_weight"] == (1, 1)
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_networks_own_attributes_stay_as_they_are():
+    config, _ = families.configure("d63", "orl", "arcface", ["net_act=prelu"])
+    whole = families.training_symbol(config, families.embedding_symbol(config))
+    before = whole.tojson()
+    with_decay_multipliers(whole)
+    assert whole.tojson() == before
