@@ -18,7 +18,7 @@ from denseface.core.packages import require
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+    from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 _LAYERS = (
     "Abs Add AveragePool BatchNormalization Clip Concat Constant Conv DequantizeLinear Div Elu Erf Exp Flatten Gemm "
@@ -194,29 +194,25 @@ def _check_attribute(attribute: AttributeProto, what: str) -> None:
 
 
 def _check_computation(model: ModelProto) -> None:
-    """Check what is computed for one picture, and write the shape of the output into the model."""
+    """Check what is computed for one picture, and write the shapes of input and output into the model."""
     import onnx
 
     taken = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    one = onnx.ModelProto()
-    one.CopyFrom(model)
-    one.graph.input[0].type.tensor_type.shape.dim[0].dim_value = taken or 1
     try:
-        onnx.checker.check_model(one)
-        graph = onnx.shape_inference.infer_shapes(one, check_type=True, strict_mode=True, data_prop=True).graph
+        onnx.checker.check_model(model)
+        shapes = _infer_shapes(model, taken or 1)
+    except _Unusable:
+        raise
     except Exception as error:  # onnx has several, and lets those of C++ through
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise _Unusable(f"it is not consistent: {lines[0][:200] if lines else type(error).__name__}") from error
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for entry in (*graph.input, *graph.value_info, *graph.output):
-        sizes = entry.type.tensor_type.shape.dim
-        if all(size.HasField("dim_value") and size.dim_value >= 0 for size in sizes):
-            shapes[entry.name] = tuple(size.dim_value for size in sizes)
-    _check_cost(graph, shapes, taken or 1)
-    output = graph.output[0].name
-    if len(shapes[output]) != 2 or shapes[output][0] != (taken or 1) or not 1 <= shapes[output][1] <= _MAX_EMB_SIZE:
-        raise _Unusable(f"its output has the shape {shapes[output]}, which is not one embedding per picture")
-    for end, sizes in ((model.graph.input[0], shapes["data"]), (model.graph.output[0], shapes[output])):
+    found, (entry,) = shapes[model.graph.output[0].name], model.graph.output
+    declared = _sizes(entry.type.tensor_type, 2, "output")
+    if len(found) != 2 or found[0] != (taken or 1) or found[1] != declared[1] or found[1] > _MAX_EMB_SIZE:
+        raise _Unusable(
+            f"its output has the shape {found}, which is not one embedding of {declared[1]} values per picture"
+        )
+    for end, sizes in ((model.graph.input[0], shapes["data"]), (entry, found)):
         described = end.type.tensor_type.shape
         del described.dim[:]
         for size in sizes:
@@ -225,17 +221,48 @@ def _check_computation(model: ModelProto) -> None:
             described.dim[0].dim_param = "N"
 
 
-def _check_cost(graph, shapes: dict[str, tuple[int, ...]], pictures: int) -> None:
+def _infer_shapes(model: ModelProto, pictures: int) -> dict[str, tuple[int, ...]]:
+    """Infer every shape and sum up what is computed.
+
+    One node at a time, so that no shape is used before it was checked: of negative sizes, onnx ends the process.
+    """
+    from onnx import defs, helper, shape_inference
+
+    graph, opset = model.graph, model.opset_import[0].version
+    shapes: dict[str, tuple[int, ...]] = {"data": (pictures, *_sizes(graph.input[0].type.tensor_type, 4, "input")[1:])}
+    types = {"data": helper.make_tensor_type_proto(1, shapes["data"])}
+    values = {}
+    for tensor in graph.initializer:
+        types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+        shapes[tensor.name] = tuple(tensor.dims)
+        if math.prod(tensor.dims) <= _MAX_NUMBERS:  # it may be a shape, or axes
+            values[tensor.name] = tensor
     computed = products = 0
     for node in graph.node:
+        schema = defs.get_schema(node.op_type, opset, "")
+        inferred = shape_inference.infer_node_outputs(
+            schema, node, types, values, opset_imports=list(model.opset_import), ir_version=model.ir_version
+        )
         for output in filter(None, node.output):
-            if output not in shapes:
-                raise _Unusable(f"the shape of {output[:80]} does not follow from that of a picture")
-            elements = math.prod(shapes[output])
-            computed += elements
-            products += elements * _products_per_element(node, shapes)
+            shape = _known_shape(inferred.get(output), output)
+            types[output], shapes[output] = inferred[output], shape
+            computed += math.prod(shape)
+            products += math.prod(shape) * _products_per_element(node, shapes)
+        if node.op_type == "Constant":
+            values.update({node.output[0]: entry.t for entry in node.attribute if entry.name == "value"})
         if computed > _MAX_COMPUTED * pictures or products > _MAX_PRODUCTS * pictures:
             raise _Unusable("it computes more than any network for faces does")
+    return shapes
+
+
+def _known_shape(kind: TypeProto | None, name: str) -> tuple[int, ...]:
+    sizes = kind.tensor_type.shape.dim if kind is not None and kind.tensor_type.HasField("shape") else None
+    if sizes is None or not all(size.HasField("dim_value") for size in sizes):
+        raise _Unusable(f"the shape of {name[:80]} does not follow from that of a picture")
+    shape = tuple(size.dim_value for size in sizes)
+    if min(shape, default=1) < 1:
+        raise _Unusable(f"{name[:80]} has the shape {shape}, so it has no values")
+    return shape
 
 
 def _products_per_element(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
