@@ -222,8 +222,8 @@ def doubled(times):
         ([*doubled(31), node("Reshape", [31], shape="(0, -1)")], "more than 2147483647 elements"),
         ([*doubled(24), node("Reshape", [24], shape="(-1, 65536)")], "more than 2147483647 elements"),
         (
-            [node("batch_take", [0, 0])],
-            "n takes one number of each row, but has (2, 3, 16, 16) and (2, 3, 16, 16)",
+            [node("Reshape", shape="(0, 0, -1, 1)"), variable("w", __shape__="(1536,)"), node("batch_take", [1, 2])],
+            "n takes one number of each row, but has (2, 3, 256, 1) and (1536,)",
         ),
         # MXNet overwrites the shape of what an operator takes for its parameter.
         (
