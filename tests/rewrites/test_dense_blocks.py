@@ -169,3 +169,49 @@ def test_what_differs_from_such_a_block_is_left_alone():
     concat = next(name for name in inside.list_outputs() if name.endswith("concat0_output"))
     tapped = with_dense_blocks(mx.sym.Group([inside["loss_output"], inside[concat]]), (2, 3, 16, 16))
     assert "Concat" in ops(tapped)
+
+
+def layer(data, name, eps=(1e-3, 1e-3), momentum=0.9, kernel=3, swapped=False, act_type="relu", **settings):
+    """One layer of a dense block, of MXNet's own operators; further settings are of its last convolution."""
+
+    def unit(data, kernel, channels, eps, **settings):
+        part = f"{name}_{kernel}"
+        norm = mx.sym.BatchNorm(data, fix_gamma=False, eps=eps, momentum=momentum, name=f"{part}_bn")
+        active = mx.sym.Activation(norm, act_type=act_type, name=f"{part}_act")
+        options = {"pad": (kernel // 2,) * 2, "no_bias": True, "name": f"{part}_conv", **settings}
+        return mx.sym.Convolution(active, num_filter=channels, kernel=(kernel, kernel), **options)
+
+    appended = unit(unit(data, 1, 64, eps[0]), kernel, 16, eps[1], **settings)
+    return mx.sym.Concat(*((appended, data) if swapped else (data, appended)), name=name)
+
+
+def blocks(*layers):
+    """Numbers of layers of the operators that stand for a chain of layers."""
+    symbol = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=32, kernel=(1, 1), name="stem")
+    for index, settings in enumerate(layers):
+        symbol = layer(symbol, f"layer{index}", **settings)
+    nodes = nodes_of(with_dense_blocks(mx.sym.MakeLoss(symbol), (2, 3, 8, 8)))
+    return [node.integer("layers") for node in nodes if node.op == "denseface_dense_block"]
+
+
+def test_layers_of_equal_settings_are_one_block():
+    assert blocks({}, {}, {}) == [3]
+    assert blocks({}, {"eps": (1e-4, 1e-4)}, {"eps": (1e-4, 1e-4)}) == [1, 2]
+    assert blocks({"momentum": 0.8}, {}) == [1, 1]
+    assert blocks({}, {"act_type": "tanh"}, {}) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eps": (1e-3, 1e-4)},
+        {"kernel": 5},
+        {"swapped": True},
+        {"act_type": "sigmoid"},
+        {"no_bias": False},
+        {"num_group": 2},
+        {"dilate": (2, 2), "pad": (2, 2)},
+    ],
+)
+def test_other_layers_are_left_alone(settings):
+    assert blocks(settings) == []
