@@ -248,8 +248,9 @@ def _infer_shapes(model: ModelProto, pictures: int) -> dict[str, tuple[int, ...]
             types[output], shapes[output] = inferred[output], shape
             computed += math.prod(shape)
             products += math.prod(shape) * _products_per_element(node, shapes)
-        if node.op_type == "Constant":
-            values.update({node.output[0]: entry.t for entry in node.attribute if entry.name == "value"})
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                values[node.output[0]] = attribute.t
         if computed > _MAX_COMPUTED * pictures or products > _MAX_PRODUCTS * pictures:
             raise _Unusable("it computes more than any network for faces does")
     return shapes
