@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import machine
-from bench.model import FACE, faces
+from bench.model import faces
 from bench.race import Contender, race
 from denseface.models import families
 from denseface.report.plotting import COLORS, MUTED, new_figure, save_figure
@@ -57,20 +57,19 @@ def measure(network: str, batch_size: int, rounds: int, folder: Path, say: Calla
 
 
 def steps(network: str, batch_size: int, num_classes: int, rate: float) -> Callable[[], np.ndarray]:
-    """The learner as ``train.py`` makes it; every call takes a step with labels of its own."""
+    """Return the learner of ``train.py``; every call takes a step with its own labels."""
+    import train
     from denseface.data.loader import Batch
-    from denseface.rewrites.accelerate import accelerate
-    from denseface.training.learner import Learner
-    from denseface.training.partial_fc import sample_size
+    from denseface.distributed.workers import OneWorker
+    from denseface.training.assembly import make_learner
 
     import mxnet as mx
 
-    config, _ = families.configure(network, "orl", "arcface", ["net_act=relu", f"emb_size={_EMBEDDING}"])
-    size, shape = sample_size(num_classes, rate, batch_size), (batch_size, *FACE)
-    symbol = accelerate(families.training_symbol(config, families.embedding_symbol(config), size), shape)
-    learner = Learner(
-        symbol, shape, [mx.cpu()], momentum=0.9, wd=5e-4, num_classes=num_classes if size < num_classes else None
-    )
+    settings = ["net_act=relu", f"emb_size={_EMBEDDING}", f"num_classes={num_classes}"]
+    flags = ["--network", network, "--dataset", "orl", "--loss", "arcface", "--wd", "0.0005"]
+    flags += ["--per-batch-size", str(batch_size), "--sample-rate", str(rate)]
+    args, config = train.parse_args([*flags, *(word for setting in settings for word in ("--set", setting))])
+    learner = make_learner(config, args, OneWorker(), families.embedding_symbol(config))
     learner.initialize(families.initializer(config), seed=0)
     random = np.random.default_rng(0)
     pictures = faces(batch_size)

@@ -53,6 +53,8 @@ class Learner:
 
     Attributes
     ----------
+    devices : tuple of Context
+        Devices that it trains on.
     centers : Centers or None
         The parameters of all classes, with ``num_classes``.
 
@@ -76,6 +78,7 @@ class Learner:
         num_classes: int | None = None,
     ):
         self.symbol = symbol
+        self.devices = tuple(contexts)
         self.accumulate = accumulate
         self.workers = workers or OneWorker()
         self.kvstore = self.workers.kvstore or (mx.kv.create(kvstore) if len(contexts) > 1 else None)

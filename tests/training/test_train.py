@@ -72,7 +72,7 @@ def test_a_run_is_trained_verified_saved_refused_and_resumed(data, tmp_path, cap
     assert checkpoint.complete_steps(prefix(tmp_path)) == [3]
 
     assert train.main(flags(data, tmp_path, "--max-steps", "5")) == 1
-    assert "holds a run at step 3; go on with --resume" in capsys.readouterr().err
+    assert "contains a run at step 3; continue it with --resume" in capsys.readouterr().err
 
     assert train.main(flags(data, tmp_path, "--max-steps", "5", "--resume")) == 0
     assert "at step 3 of 5" in caplog.text
@@ -110,7 +110,7 @@ def test_a_missing_verification_set_is_named_and_the_model_saved(data, tmp_path,
 
 def test_another_loss_starts_from_a_model(data, tmp_path, caplog):
     assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
-    start = ("--pretrained", prefix(tmp_path), "--pretrained-epoch", "1", "--max-steps", "1", "--lr", "0")
+    start = ("--pretrained", f"{prefix(tmp_path)},1", "--max-steps", "1", "--lr", "0")
     softmax = [flag if flag != "arcface" else "softmax" for flag in flags(data, tmp_path, *start)]
     assert train.main(softmax) == 0
     assert "parameters loaded" in caplog.text and "2 start fresh: fc7_weight, fc7_bias" in caplog.text
@@ -136,18 +136,23 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--set", "emb_sise=3"], "--set: emb_sise: no such key; nearest: emb_size"),
         (["--set", "loss_name=triplet"], "--set: loss_name: each loss has keys of its own; choose a loss by its name"),
         (["--set", "dataset_path=a\0b"], r"a\x00b/property: it cannot be read (embedded null byte)"),
-        (["--accumulate", "1000", "--epochs", "1"], "--accumulate 1000: the run has 6 batches"),
+        (["--accumulate", "1000", "--epochs", "1"], "--accumulate: 1000: the run has only 6 batches"),
         (["--set", "emb_size=many"], "--set: emb_size=many: expected int"),
         (["--set", "net_output=Q"], "net_output: no head 'Q'; there are E, F, FC"),
         (["--set", "dataset_path=nowhere"], "nowhere"),
         (["--gpus", "0"], "--gpus: 0: MXNet finds 0 GPUs"),
         (["--gpus", "first"], "--gpus: first: write it as numbers"),
-        (["--lr-steps", "soon"], "--lr-steps soon: write it as whole numbers"),
-        (["--lr-steps", "5,-1"], "--lr-steps 5,-1: write it as whole numbers"),
         (["--models-root", "/dev/null"], "train.py: error: /dev/null/d63-arcface-orl: Not a directory"),
-        (["--networks", "/dev"], "train.py: error: /dev: it cannot be read (Is a directory)"),
-        (["--pretrained", "nowhere/model"], "nowhere/model-0001.params"),
-        (["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"], "--loss triplet has no classes"),
+        (["--networks", "/dev"], "/dev: it cannot be read (Is a directory)"),
+        (["--pretrained", "nowhere/model"], "nowhere/model-NNNN.params"),
+        (["--pretrained", "nowhere/model,7"], "nowhere/model-0007.params"),
+        (["--pretrained", "nowhere/model", "--pretrained-epoch", "7"], "nowhere/model-0007.params"),
+        (["--pretrained", "a,7", "--pretrained-epoch", "8"], "--pretrained: a,7: --pretrained-epoch 8 says something"),
+        (["--set", "net_output=Z"], "this network: its output has the shape"),
+        (
+            ["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"],
+            "--sample-rate: the loss triplet has no classes",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_line_that_names_it(data, tmp_path, capsys, more, message):
@@ -171,7 +176,8 @@ def test_cuda_visible_devices_decides_without_gpus(data, tmp_path, capsys, monke
         "--lr nan", "--lr -1", "--lr inf", "--wd nan", "--wd -1", "--mom 1.5", "--mom nan", "--seed -1",
         f"--seed {2**64}", "--max-bad -1", "--frequent 0", "--frequent -5", "--verbose 0", "--epochs 0",
         "--sample-rate 0", "--sample-rate 1.1", "--sample-rate nan",
-        "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr " + "9" * 5000,
+        "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -2", "--lr-steps soon",
+        "--lr-steps 5,-1", "--worker-id 0", "--extra-model-name x", "--fp16-scale 1.0", "--lr " + "9" * 5000,
     ],
 )  # fmt: skip
 def test_wrong_flags_are_usage_errors_that_name_them(data, tmp_path, capsys, wrong):
@@ -180,6 +186,48 @@ def test_wrong_flags_are_usage_errors_that_name_them(data, tmp_path, capsys, wro
     assert exit.value.code == 2
     assert wrong.split()[0] in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flag, advice",
+    [
+        ("--worker-id 3", "the launcher numbers workers"),
+        ("--extra-model-name x", "give another --models-root"),
+        ("--fp16-scale 1.0", "computes in float32"),
+        ("--per-batch-size 0", "0 is InsightFace's way to ask for 128"),
+    ],
+)
+def test_what_insightface_users_type_is_answered_by_what_to_do(data, tmp_path, capsys, flag, advice):
+    with pytest.raises(SystemExit):
+        train.main(flags(data, tmp_path, *flag.split()))
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {flag.split()[0]}: " in line and advice in line
+
+
+def test_a_set_that_cannot_be_verified_on_is_refused_before_the_first_step(data, tmp_path, capsys):
+    (tmp_path / "few").mkdir()
+    for name in ("train.rec", "train.idx", "property"):
+        (tmp_path / "few" / name).symlink_to(data / name)
+    write_pairs(tmp_path / "few" / "orl.bin", [picture(np.random.default_rng(0)) for _ in range(4)], [True, False])
+    assert train.main(flags(tmp_path / "few", tmp_path, "--max-steps", "1")) == 1
+    assert "orl.bin: folds: must be 2 to the number of pairs, 2, not 10; leave orl" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.params"))
+
+
+@pytest.mark.parametrize("names", [[], ["--network", "d63", "--dataset", "orl", "--loss", "triplet"]])
+def test_help_shows_defaults_that_are_true_and_names_to_choose_from(capsys, names):
+    with pytest.raises(SystemExit) as exit:
+        train.parse_args([*names, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert exit.value.code == 0 and "default: None" not in text and "default: )" not in text
+    args, _ = train.parse_args(names)
+    assert (
+        f"learning rate (default: {args.lr})" in text
+        and f"batch size per device (default: {args.per_batch_size})" in text
+    )
+    for name in ("d63", "y2", "emore", "orl", "arcface", "atriplet"):
+        assert f"{name}," in text or f"{name} (default" in text
+    assert f"Defaults are those of --network {args.network} --dataset {args.dataset} --loss {args.loss}" in text
 
 
 def test_a_second_trainer_is_told_who_the_first_is(data, tmp_path, capsys):
@@ -198,13 +246,13 @@ def test_a_damaged_run_is_not_started_anew(data, tmp_path, capsys):
     assert "model-0001.json: this checkpoint is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["train.Learner", "train.verify", "train.adopt"])
+@pytest.mark.parametrize("place", ["denseface.training.assembly.Learner", "train.verify", "train.start_from"])
 def test_mxnet_failing_elsewhere_is_one_line(data, tmp_path, capsys, monkeypatch, place):
     def fail(*args, **kwargs):
         raise train.mx.MXNetError("Traceback\n  somewhere\nMXNetError: no memory")
 
     monkeypatch.setattr(place, fail)
-    more = ("--pretrained", "model") if place == "train.adopt" else ()
+    more = ("--pretrained", "model") if place == "train.start_from" else ()
     assert train.main(flags(data, tmp_path, "--max-steps", "1", *more)) == 1
     error = capsys.readouterr().err
     assert "train.py: error: MXNet fails: no memory\n" in error and "Traceback" not in error
@@ -225,7 +273,7 @@ def test_sigterm_saves_and_says_how_to_go_on(data, tmp_path):
                 break
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 143 and "Traceback" not in errors
-    assert "go on with the same command and --resume" in output
+    assert "continue with the same command and --resume" in output
     (step,) = checkpoint.complete_steps(prefix(tmp_path))
     assert step >= 2
 
@@ -236,6 +284,6 @@ def test_weight_decay_follows_the_one_rule(data, tmp_path, monkeypatch, capsys):
         names = ("densenet0_batchnorm0_beta", "densenet0_batchnorm0_gamma")
         raise InputError(str([attributes[name]["__wd_mult__"] for name in names]))
 
-    monkeypatch.setattr(train, "Learner", learner)
+    monkeypatch.setattr("denseface.training.assembly.Learner", learner)
     assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 1
     assert "['0.0', '1.0']" in capsys.readouterr().err
