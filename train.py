@@ -8,16 +8,24 @@ model (--pretrained), or else from random parameters.
 
 from __future__ import annotations
 
+import sys
+
+from denseface._compat import check_environment
 from denseface.core import signals
+from denseface.core.streams import prepare_streams
 
 if __name__ == "__main__":
     signals.use_default_sigint()
+    prepare_streams(outlive=True)
+    try:
+        check_environment()
+    except ValueError as error:
+        sys.exit(f"train.py: error: {error}")
 
 import argparse
 import contextlib
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -277,7 +285,11 @@ def start_from(run: Run, pretrained: str, epoch: int | None) -> None:
 def rehearse(run: Run, config: dict) -> None:
     """Refuse before the first step what verification would refuse after many."""
     arguments, auxiliary = run.learner.parameters()
-    Embedder(Model(run.deployed, arguments, auxiliary, "this network", run.step), image_shape=config.image_shape)
+    model = Model(run.deployed, arguments, auxiliary, run.prefix, run.step)
+    try:
+        Embedder(model, image_shape=config.image_shape)
+    except InputError as error:
+        raise InputError(f"this network could not be verified, so it is not trained: {error}") from error
 
 
 def save_configuration(prefix: str, args: argparse.Namespace, config: dict) -> None:

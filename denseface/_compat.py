@@ -9,10 +9,14 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import resource
 import sys
 from pathlib import Path
 
 INSTALL_COMMAND = "pip install --no-deps mxnet==1.9.1 && pip install requests 'graphviz<0.9' setuptools"
+
+_MOST_THREADS = 1024
+_ADDRESS_SPACE, _ADDRESS_SPACE_OF_A_THREAD = 1_700_000, 80_000  # KiB; a convolution on two threads took 1,650,000
 
 # What NumPy has removed or renamed since 1.23, and what means the same today.
 _NUMPY_NAMES = {
@@ -57,10 +61,32 @@ class _MXNetFinder:
             )
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on stderr at every bind otherwise
         os.environ.setdefault("OMP_NUM_THREADS", str(_cores()))  # MXNet takes half the processors otherwise
+        check_environment()
         _restore_numpy_names(Path(spec.origin).parent)
         if os.environ.get("DMLC_ROLE") in ("scheduler", "server"):  # the import does not return then
             _watch_peers()
         return spec
+
+
+def check_environment() -> None:
+    """Check what would otherwise end the process inside MXNet.
+
+    Raises
+    ------
+    InputError
+        If ``OMP_NUM_THREADS`` is not a number of threads, or the address space is limited to less than MXNet needs.
+    """
+    from denseface.core.errors import InputError
+
+    text = os.environ.get("OMP_NUM_THREADS") or str(_cores())
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+        raise InputError(f"OMP_NUM_THREADS={text}: MXNet needs one whole number here, from 1 to {_MOST_THREADS}")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    needed = _ADDRESS_SPACE + int(text) * _ADDRESS_SPACE_OF_A_THREAD
+    if limit != resource.RLIM_INFINITY and limit < needed << 10:
+        raise InputError(
+            f"ulimit -v {limit >> 10}: MXNet needs an address space of {needed} KiB with {text} threads; raise it"
+        )
 
 
 def _watch_peers() -> None:

@@ -9,7 +9,6 @@ import argparse
 import importlib
 import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from denseface import __version__
 from denseface.cli.console import FAILED, report_error
 from denseface.core import signals
 from denseface.core.errors import InputError
+from denseface.core.streams import drop_output, finish_output
 
 COMMANDS = (
     "dataset", "verify", "match", "embed", "search", "export", "summary", "plot", "compare", "plot-run", "launch",
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 if it failed, or 130 if it was interrupted (Ctrl-C), or 143 (SIGTERM).
+        0, or 1 if it failed, or 128 + the number of the signal that ended it: 130 after Ctrl-C.
 
     Raises
     ------
@@ -45,15 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # none if it was closed
             stream.reconfigure(errors="backslashreplace")  # for names that are not of its encoding
     logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
-    args = _parser().parse_args(argv)
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as end:
+        try:
+            finish_output(0)
+        except BrokenPipeError:  # the reader of the help has seen enough
+            pass
+        except OSError as error:
+            report_error(error)
+            return FAILED
+        raise end
     try:
         with signals.raise_on_signals():
-            code = args.run(args)
-            sys.stdout.flush()
-            return code
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; the interpreter must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return finish_output(args.run(args))
+    except BrokenPipeError:  # the reader has seen enough
+        drop_output()
         return FAILED
     except (InputError, OSError, ModuleNotFoundError, MemoryError) as error:
         report_error(error)

@@ -22,12 +22,37 @@ from denseface.core.signals import SIGNALS
 ARRIVAL_VARIABLE, ARRIVAL_SECONDS = "DENSEFACE_ARRIVAL_TIMEOUT", 300
 _SILENCE_VARIABLE, _SILENCE_SECONDS = "PS_HEARTBEAT_TIMEOUT", 10
 _SCHEDULER, _SERVERS, _WORKERS = 1, 2, 4  # groups of ps-lite
+VARIABLES = ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
+ROLES = ("scheduler", "server", "worker")
+_RANGES = {"DMLC_PS_ROOT_PORT": (1, 65535), "DMLC_NUM_WORKER": (1, 10_000), "DMLC_NUM_SERVER": (1, 10_000)}
 _IDS = {"server": 8, "worker": 9}  # of the first; the next one's is larger by 2
 
 
 def start_heartbeats() -> None:
     """Ask MXNet for a heartbeat a second, where nobody asked for another rate; before it looks for the others."""
     os.environ.setdefault("PS_HEARTBEAT_INTERVAL", "1")
+
+
+def check_variables() -> None:
+    """Check the ``DMLC_*`` variables, which MXNet would wait for ever on.
+
+    Raises
+    ------
+    InputError
+        If one is not set, or is out of its range.
+    """
+    for name in VARIABLES:
+        text = os.environ.get(name)
+        if not text:
+            raise InputError(
+                f"{name} is not set; start the run with denseface launch, or set {', '.join(VARIABLES)} everywhere"
+            )
+        low, high = _RANGES.get(name, (None, None))
+        if low is not None and not (text.isdecimal() and low <= int(text[:9]) <= high):
+            raise InputError(f"{name}={text}: give a whole number from {low} to {high}")
+    role = os.environ["DMLC_ROLE"]
+    if role not in ROLES:
+        raise InputError(f"DMLC_ROLE={role}: it is one of {', '.join(ROLES)}")
 
 
 def arrival_seconds() -> int:
@@ -65,8 +90,9 @@ def watch_as_server() -> None:
     Raises
     ------
     InputError
-        If a variable that sets a time is no number.
+        If a variable is not set or out of its range.
     """
+    check_variables()
     start_heartbeats()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in all threads, so that the one that watches can take them
     threading.Thread(target=_watch_server, args=(arrival_seconds(), silence_seconds()), daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import selectors
 import shlex
@@ -100,6 +101,8 @@ def plan(
     list of Process
         Scheduler, servers, workers.
     """
+    if port is not None and not 1 <= port <= 65535:
+        raise InputError(f"must be from 1 to 65535, not {port}", option="port")
     folder = str(Path.cwd())
     roles = [("scheduler", None), *(("server", i) for i in range(servers)), *(("worker", i) for i in range(workers))]
     common = {
@@ -238,7 +241,7 @@ class _Group:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # so that a terminal's Ctrl-C comes here alone
-                preexec_fn=_stop_with_parent if process.host or process.is_worker else None,
+                preexec_fn=functools.partial(_stop_with_parent, os.getpid()),
             )
         except OSError as error:
             raise InputError(f"{process.command[0]}: it cannot be started ({error.strerror})") from error
@@ -260,7 +263,8 @@ class _Group:
                     if child.process.is_worker and child.popen.poll() is None:
                         child.stop(received[0])
             codes = [child.popen.poll() for child in self.children]
-            if any(code not in (None, 0, *_STOPPED) for code in codes):
+            has_failed = any(code not in (None, 0, *_STOPPED) for code in codes)
+            if has_failed:
                 raise InputError(self._failure(codes))
             if None not in codes:
                 return max(codes)
@@ -290,17 +294,22 @@ class _Group:
             return
         for key, _ in self._selector.select(seconds):
             child = key.data
-            data = b""
+            data = child.unfinished
             with contextlib.suppress(BlockingIOError):
                 while block := os.read(key.fd, 1 << 16):
                     data += block
-                self._selector.unregister(key.fileobj)  # its end
-                data += b"" if (child.unfinished + data).endswith(b"\n") or not child.unfinished + data else b"\n"
-            *lines, child.unfinished = (child.unfinished + data).split(b"\n")
+                self._selector.unregister(key.fileobj)  # the end of its output
+                has_cut_line = data != b"" and not data.endswith(b"\n")
+                if has_cut_line:
+                    data += b"\n"
+            *lines, child.unfinished = data.split(b"\n")
             for line in lines:
                 self.output.write(f"{child.process.name} | ".encode() + line.rstrip(b"\r") + b"\n")
         self.output.flush()
 
 
-def _stop_with_parent():
+def _stop_with_parent(parent):
+    """Get SIGTERM when the launcher dies: workers save, servers and scheduler end unless the run has begun."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has died already
+        os._exit(1)

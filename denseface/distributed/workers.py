@@ -20,7 +20,6 @@ from denseface.distributed import heartbeats
 
 import mxnet as mx
 
-VARIABLES = ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
 _KEY = 200_000  # in the key-value store; beyond those of parameters, and ps-lite multiplies keys by 9973 in 32 bits
 _BUFFER = 4096
 _CLOSING_SECONDS = 20
@@ -224,13 +223,10 @@ def connect(kvstore: str = "device") -> Workers:
             "resumed; take dist_sync",
             option="kvstore",
         )
-    missing = [name for name in VARIABLES if not os.environ.get(name)]
-    if missing:
-        raise InputError(
-            f"{kvstore} needs {missing[0]}, which is not set; start the run with denseface launch, or set "
-            f"{', '.join(VARIABLES)} in every process",
-            option="kvstore",
-        )
+    try:
+        heartbeats.check_variables()
+    except InputError as error:
+        raise InputError(f"{kvstore} needs other workers, but {error}", option="kvstore") from error
     return ServerWorkers(kvstore)
 
 

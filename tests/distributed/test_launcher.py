@@ -195,6 +195,44 @@ def test_a_launcher_that_is_killed_takes_the_workers_with_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stopped by 15"]
 
 
+def test_a_launcher_that_is_killed_before_all_have_met_leaves_nobody(tmp_path):
+    """A scheduler and a server of MXNet, and a worker that never comes."""
+    training = [
+        sys.executable,
+        "-c",
+        "import os, time, denseface\nif os.environ['DMLC_ROLE'] == 'worker': time.sleep(99)\nimport mxnet",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "denseface", "launch", "--workers", "1", "--", *training],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while len(children := children_of(process.pid)) < 3 or not any(has_loaded_mxnet(pid) for pid in children):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while any(is_running(pid) for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def children_of(parent):
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def has_loaded_mxnet(pid):
+    return "libmxnet" in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.parametrize("port", ["70000", "65536"])
+def test_a_port_that_is_none_is_refused(capsys, port):
+    assert cli.main(["launch", "--workers", "1", "--port", port, "--dry-run", "--", "true"]) == 1
+    assert f"--port: must be from 1 to 65535, not {port}" in capsys.readouterr().err
+
+
 def test_a_signal_reaches_workers_at_the_other_end_of_ssh(tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()

@@ -15,7 +15,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.records import write_face_records
-from denseface.distributed import launcher
+from denseface.distributed import heartbeats, launcher
 from denseface.distributed.workers import connect
 from denseface.models import checkpoint
 from support import distributed_run
@@ -137,7 +137,7 @@ def test_one_worker_needs_no_server_and_answers_for_all():
 
 def test_kvstore_and_variables_have_to_agree(monkeypatch):
     with pytest.raises(
-        InputError, match="kvstore: dist_sync needs DMLC_ROLE, which is not set; start the run with denseface"
+        InputError, match="kvstore: dist_sync needs other workers, but DMLC_ROLE is not set; start the run"
     ):
         connect("dist_sync")
     with pytest.raises(InputError, match=r"kvstore: .* dist_async .* could not be resumed; take dist_sync"):
@@ -145,14 +145,33 @@ def test_kvstore_and_variables_have_to_agree(monkeypatch):
     monkeypatch.setenv("DMLC_ROLE", "worker")
     with pytest.raises(InputError, match=r"kvstore: device trains alone, but DMLC_ROLE says .* take dist_sync"):
         connect("device")
-    with pytest.raises(InputError, match="DMLC_PS_ROOT_URI, which is not set"):
+    with pytest.raises(InputError, match="DMLC_PS_ROOT_URI is not set"):
         connect("dist_sync")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("DMLC_ROLE", "boss"),
+        *(("DMLC_NUM_WORKER", value) for value in ("0", "-1", "x", "1.5", "9" * 30)),
+        ("DMLC_NUM_SERVER", "0"),
+        *(("DMLC_PS_ROOT_PORT", value) for value in ("x", "0", "99999", "-1")),
+    ],
+)
+@pytest.mark.parametrize("role", ["worker", "server"])
+def test_variables_that_mxnet_would_wait_on_are_named(monkeypatch, role, name, value):
+    good = {"DMLC_ROLE": role, "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": "9091"}
+    for key, text in {**good, "DMLC_NUM_WORKER": "1", "DMLC_NUM_SERVER": "1", name: value}.items():
+        monkeypatch.setenv(key, text)
+    begin = heartbeats.watch_as_server if role == "server" else lambda: connect("dist_sync")
+    with pytest.raises(InputError, match=f"{name}={value}: "):
+        begin()
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "1.5", "9" * 20])
 def test_a_time_that_is_none_is_named(monkeypatch, text):
-    for name in ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER"):
-        monkeypatch.setenv(name, "worker")
+    for name in heartbeats.VARIABLES:
+        monkeypatch.setenv(name, "worker" if name == "DMLC_ROLE" else "1")
     monkeypatch.setenv("DENSEFACE_ARRIVAL_TIMEOUT", text)
     with pytest.raises(InputError, match=r"DENSEFACE_ARRIVAL_TIMEOUT=.*whole number"):
         connect("dist_sync")

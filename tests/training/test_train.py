@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import os
+import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +24,19 @@ from denseface.models import checkpoint
 
 ROOT = Path(train.__file__).parent
 SIZE = 32
+# In the place of fdensenet, whose many layers would take most of the time.
+NETWORK = """
+import mxnet as mx
+from config import config
+
+
+def get_symbol():
+    data = mx.sym.Variable("data") * (1 / 255)
+    body = mx.sym.Convolution(data, num_filter=config.num_layers // 8, kernel=(3, 3), stride=(2, 2), name="conv")
+    body = mx.sym.BatchNorm(body, fix_gamma=False, name="bn")
+    return mx.sym.FullyConnected(body, num_hidden=config.emb_size, name="fc1")
+"""
+REAL = ("--symbol-path", "")  # fdensenet itself
 
 
 def picture(rng):
@@ -36,6 +51,7 @@ def data(tmp_path_factory):
     rng = np.random.default_rng(0)
     write_face_records(folder, [(label, picture(rng)) for label in range(3) for _ in range(8)], (SIZE, SIZE))
     write_pairs(folder / "orl.bin", [picture(rng) for _ in range(40)], [True, False] * 10)
+    (folder / "fdensenet.py").write_text(NETWORK)
     return folder
 
 
@@ -51,7 +67,8 @@ def flags(data, models, *more):
     return [
         "--network", "d63", "--dataset", "orl", "--loss", "arcface", "--models-root", str(models),
         "--set", f"dataset_path={data}", "--set", f"image_shape={SIZE},{SIZE},3", "--set", "net_output=GAP",
-        "--set", "emb_size=16", "--per-batch-size", "4", "--lr", "0.01", "--frequent", "1", *more,
+        "--set", "emb_size=16", "--per-batch-size", "4", "--lr", "0.01", "--frequent", "1",
+        "--symbol-path", str(data), *more,
     ]  # fmt: skip
 
 
@@ -93,7 +110,7 @@ def test_a_share_of_the_classes_is_trained_on_and_a_run_goes_on_with_another(los
 
 
 def test_resume_without_a_run_starts_one(data, tmp_path):
-    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume")) == 0
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume", *REAL)) == 0
     assert checkpoint.complete_steps(prefix(tmp_path)) == [1]
 
 
@@ -115,7 +132,7 @@ def test_another_loss_starts_from_a_model(data, tmp_path, caplog):
     assert train.main(softmax) == 0
     assert "parameters loaded" in caplog.text and "2 start fresh: fc7_weight, fc7_bias" in caplog.text
     one, other = (checkpoint.load_model(prefix(tmp_path, f"d63-{loss}-orl")) for loss in ("arcface", "softmax"))
-    for name in set(one.arguments) - {"fc1_gamma"}:  # MXNet lets a fixed scale decay, and sets it to 1 at each use
+    for name in one.arguments:
         np.testing.assert_array_equal(one.arguments[name], other.arguments[name], err_msg=name)
 
 
@@ -124,7 +141,7 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
     other = tmp_path / "other"
     wide = [flag if flag != "d63" else "d161" for flag in flags(data, other, "--pretrained", prefix(tmp_path))]
     assert train.main([*wide, "--max-steps", "1"]) == 1
-    assert "it fits only" in capsys.readouterr().err
+    assert "--pretrained: the model fits only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -138,17 +155,18 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--set", "dataset_path=a\0b"], r"a\x00b/property: it cannot be read (embedded null byte)"),
         (["--accumulate", "1000", "--epochs", "1"], "--accumulate: 1000: the run has only 6 batches"),
         (["--set", "emb_size=many"], "--set: emb_size=many: expected int"),
-        (["--set", "net_output=Q"], "net_output: no head 'Q'; there are E, F, FC"),
+        ([*REAL, "--set", "net_output=Q"], "net_output: no head 'Q'; there are E, F, FC"),
         (["--set", "dataset_path=nowhere"], "nowhere"),
         (["--gpus", "0"], "--gpus: 0: MXNet finds 0 GPUs"),
         (["--gpus", "first"], "--gpus: first: write it as numbers"),
         (["--models-root", "/dev/null"], "train.py: error: /dev/null/d63-arcface-orl: Not a directory"),
         (["--networks", "/dev"], "/dev: it cannot be read (Is a directory)"),
         (["--pretrained", "nowhere/model"], "nowhere/model-NNNN.params"),
+        (["--pretrained", "nowhere/model", "--set", "pretrained_epoch=1"], "nowhere/model-0001.params"),
         (["--pretrained", "nowhere/model,7"], "nowhere/model-0007.params"),
         (["--pretrained", "nowhere/model", "--pretrained-epoch", "7"], "nowhere/model-0007.params"),
         (["--pretrained", "a,7", "--pretrained-epoch", "8"], "--pretrained: a,7: --pretrained-epoch 8 says something"),
-        (["--set", "net_output=Z"], "this network: its output has the shape"),
+        ([*REAL, "--set", "net_output=Z"], "this network could not be verified, so it is not trained: "),
         (
             ["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"],
             "--sample-rate: the loss triplet has no classes",
@@ -176,7 +194,7 @@ def test_cuda_visible_devices_decides_without_gpus(data, tmp_path, capsys, monke
         "--lr nan", "--lr -1", "--lr inf", "--wd nan", "--wd -1", "--mom 1.5", "--mom nan", "--seed -1",
         f"--seed {2**64}", "--max-bad -1", "--frequent 0", "--frequent -5", "--verbose 0", "--epochs 0",
         "--sample-rate 0", "--sample-rate 1.1", "--sample-rate nan",
-        "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -2", "--lr-steps soon",
+        "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr-steps soon",
         "--lr-steps 5,-1", "--worker-id 0", "--extra-model-name x", "--fp16-scale 1.0", "--lr " + "9" * 5000,
     ],
 )  # fmt: skip
@@ -206,7 +224,7 @@ def test_what_insightface_users_type_is_answered_by_what_to_do(data, tmp_path, c
 
 def test_a_set_that_cannot_be_verified_on_is_refused_before_the_first_step(data, tmp_path, capsys):
     (tmp_path / "few").mkdir()
-    for name in ("train.rec", "train.idx", "property"):
+    for name in ("train.rec", "train.idx", "property", "fdensenet.py"):
         (tmp_path / "few" / name).symlink_to(data / name)
     write_pairs(tmp_path / "few" / "orl.bin", [picture(np.random.default_rng(0)) for _ in range(4)], [True, False])
     assert train.main(flags(tmp_path / "few", tmp_path, "--max-steps", "1")) == 1
@@ -234,7 +252,7 @@ def test_a_second_trainer_is_told_who_the_first_is(data, tmp_path, capsys):
     Path(prefix(tmp_path)).parent.mkdir()
     with locked(prefix(tmp_path)):
         assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 1
-    assert f"model.lock: process {os.getpid()} on " in capsys.readouterr().err
+    assert f"model.lock: locked by process {os.getpid()} on " in capsys.readouterr().err
     assert list(Path(prefix(tmp_path)).parent.iterdir()) == []
 
 
@@ -256,6 +274,62 @@ def test_mxnet_failing_elsewhere_is_one_line(data, tmp_path, capsys, monkeypatch
     assert train.main(flags(data, tmp_path, "--max-steps", "1", *more)) == 1
     error = capsys.readouterr().err
     assert "train.py: error: MXNet fails: no memory\n" in error and "Traceback" not in error
+
+
+def start(arguments, **settings):
+    """Train in a process of its own."""
+    command = [sys.executable, "train.py", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    return subprocess.Popen(command, **{**pipes, **settings})
+
+
+@pytest.mark.parametrize("threads", ["garbage", "1.5", "1,2", "99999", "0"])
+def test_threads_that_mxnet_cannot_have_are_one_line(threads):
+    with start([], env={**os.environ, "OMP_NUM_THREADS": threads}) as process:
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and output == ""
+    assert errors == f"train.py: error: OMP_NUM_THREADS={threads}: MXNet needs one whole number here, from 1 to 1024\n"
+
+
+@pytest.mark.parametrize("limit", [600_000, 900_000])
+def test_too_small_an_address_space_is_one_line(limit):
+    def lower():
+        resource.setrlimit(resource.RLIMIT_AS, (limit << 10, limit << 10))
+
+    with start([], preexec_fn=lower) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and errors.startswith(f"train.py: error: ulimit -v {limit}: MXNet needs")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("redirection", [">&- 2>&-", ">/dev/full 2>/dev/full", "| head -1", "<&- 2>&-"])
+def test_a_run_outlives_its_streams(data, tmp_path, redirection):
+    words = shlex.join([sys.executable, "train.py", *flags(data, tmp_path, "--max-steps", "3")])
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words} {redirection}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0 and "Traceback" not in result.stderr and "Exception" not in result.stderr
+    assert checkpoint.complete_steps(prefix(tmp_path)) == [3]
+    for path in Path(prefix(tmp_path)).parent.glob("*.csv"):  # nothing is printed into a file with a stream's number
+        assert path.read_text().startswith("step,")
+
+
+def test_a_hangup_saves(data, tmp_path):
+    with start(
+        flags(data, tmp_path, "--max-steps", "100000"), bufsize=1, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("step 2/"):
+                process.send_signal(signal.SIGHUP)
+                break
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 129 and "Traceback" not in errors
+    assert len(checkpoint.complete_steps(prefix(tmp_path))) == 1
 
 
 def test_sigterm_saves_and_says_how_to_go_on(data, tmp_path):

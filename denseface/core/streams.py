@@ -1,0 +1,91 @@
+"""Standard streams that are closed, full, gone, or without an encoding for what is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+def prepare_streams(outlive: bool = False) -> None:
+    """Make the standard streams of this process safe to print to.
+
+    Closed ones are opened on ``/dev/null``: the next file that is opened would get their number otherwise, and with it
+    whatever is printed. Characters that the encoding of a stream lacks are escaped. What fails on standard error is
+    dropped, since there is nowhere left to report it.
+
+    Parameters
+    ----------
+    outlive : bool
+        Drop what fails on standard output too, for work that outlives its terminal. Otherwise it raises an OSError that
+        names the stream, or BrokenPipeError.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the smallest free number, which is this one
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    stdout, stderr = (
+        stream or open(descriptor, "w", closefd=False)  # noqa: SIM115
+        for descriptor, stream in ((1, sys.stdout), (2, sys.stderr))
+    )
+    for stream in (stdout, stderr):
+        stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _Stream(stdout, "standard output", outlive), _Stream(stderr, "standard error", True)
+
+
+def finish_output(code: int) -> int:
+    """Write what standard output has still to write, at the end of a process; return its exit code.
+
+    Raises
+    ------
+    OSError
+        If that fails; the interpreter will not try it again.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+        raise
+    return code
+
+
+def drop_output() -> None:
+    """Drop what standard output has still to write, so that the interpreter does not fail on it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Stream:
+    """A text stream whose errors are dropped, or name it."""
+
+    def __init__(self, stream: TextIO, name: str, dropping: bool):
+        self._stream = stream
+        self._name = name
+        self._dropping = dropping
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._errors():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._errors():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            if not self._dropping:
+                raise
+        except OSError as error:
+            if not self._dropping:
+                raise OSError(error.errno, error.strerror, self._name) from error
