@@ -66,6 +66,7 @@ class _Stream:
         self._stream = stream
         self._name = name
         self._dropping = dropping
+        self._failure: OSError | None = None  # of a write, which argparse drops
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -78,14 +79,17 @@ class _Stream:
     def flush(self) -> None:
         with self._errors():
             self._stream.flush()
+            if self._failure:
+                raise self._failure
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
-            if not self._dropping:
-                raise
         except OSError as error:
-            if not self._dropping:
-                raise OSError(error.errno, error.strerror, self._name) from error
+            if self._dropping:
+                return
+            self._failure = error
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise OSError(error.errno, error.strerror, self._name) from error
