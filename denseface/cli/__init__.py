@@ -6,6 +6,7 @@ Modules of commands are imported for their arguments alone, so they import what 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import logging
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except (InputError, OSError, ModuleNotFoundError, MemoryError) as error:
         report_error(error)
+        with contextlib.suppress(OSError):
+            finish_output(FAILED)
         return FAILED
     except signals.Interrupted as error:
         print("denseface:", error, file=sys.stderr)

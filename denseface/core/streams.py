@@ -57,6 +57,7 @@ def drop_output() -> None:
     """Drop what standard output has still to write, so that the interpreter does not fail on it at its end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()  # a failure that the stream remembers
 
 
 class _Stream:
@@ -77,19 +78,17 @@ class _Stream:
         return len(text)
 
     def flush(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure:
+            raise failure
         with self._errors():
             self._stream.flush()
-            if self._failure:
-                raise self._failure
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if self._dropping:
-                return
-            self._failure = error
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise OSError(error.errno, error.strerror, self._name) from error
+            if not self._dropping:
+                self._failure = OSError(error.errno, error.strerror, self._name)  # a BrokenPipeError, where it is one
+                raise self._failure from None

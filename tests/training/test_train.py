@@ -359,5 +359,5 @@ def test_weight_decay_follows_the_one_rule(data, tmp_path, monkeypatch, capsys):
         raise InputError(str([attributes[name]["__wd_mult__"] for name in names]))
 
     monkeypatch.setattr("denseface.training.assembly.Learner", learner)
-    assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 1
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", *REAL)) == 1
     assert "['0.0', '1.0']" in capsys.readouterr().err
