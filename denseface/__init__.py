@@ -14,6 +14,7 @@ from denseface import _compat
 if TYPE_CHECKING:
     from denseface.core.errors import InputError
     from denseface.core.vectors import similarity
+    from denseface.data.cropping import Cropper
     from denseface.data.pairs import read_pairs
     from denseface.embedding.embedder import Embedder
     from denseface.embedding.gallery import Gallery
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from denseface.models.checkpoint import load_model
 
 __version__ = "1.0.0"
-__all__ = ["Embedder", "Gallery", "InputError", "load_model", "read_pairs", "similarity", "verify"]
+__all__ = ["Cropper", "Embedder", "Gallery", "InputError", "load_model", "read_pairs", "similarity", "verify"]
 
 _MODULES = {
+    "Cropper": "denseface.data.cropping",
     "Embedder": "denseface.embedding.embedder",
     "Gallery": "denseface.embedding.gallery",
     "InputError": "denseface.core.errors",

@@ -20,6 +20,11 @@ def report_error(error: Exception) -> None:
     print("denseface: error:", describe(error), file=sys.stderr)
 
 
+def report_warning(message: str) -> None:
+    """Print a warning as one line on stderr."""
+    print("denseface: warning:", printable(message), file=sys.stderr)
+
+
 def print_table(lines: Sequence[Sequence[str]]) -> None:
     """Print lines of cells in aligned columns, names from files escaped; a shorter line leaves the last ones empty.
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from denseface.cli.console import FAILED, OK
 from denseface.cli.options import (
-    add_alignment_options,
     add_example,
+    add_face_options,
     add_model_options,
     add_no_flip,
     load_cropper,
     load_embedder,
 )
-from denseface.core.errors import InputError
 from denseface.core.text import counted, listed
 
 
@@ -25,9 +23,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="compute the embeddings of pictures",
         description="Write the embeddings of pictures to a file. A PATH is a picture; a folder, searched with all "
         "folders below it; a list .txt of paths, one per line; a record file .rec, or the folder of train.rec; or a "
-        "verification set .bin. The pictures show aligned faces, or --landmarks or --detect cuts the faces out. A "
-        "picture that cannot be read, or has no face, is reported and left out; the exit code is then 1. The same "
-        "command resumes an interrupted one.",
+        "verification set .bin. A picture of exactly the network's size is an aligned face, and so is everything in "
+        "record files and verification sets; in any other, the face is found and cut out. A picture that cannot be "
+        "read, or has no face, is reported and left out; the exit code is then 1. The same command resumes an "
+        "interrupted one.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="where the pictures are")
     parser.add_argument(
@@ -35,12 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
     add_model_options(parser)
-    add_alignment_options(parser)
+    add_face_options(parser, faces=("largest", "center", "all"))
     add_no_flip(parser)
     add_example(
         parser,
         "denseface embed faces/ --model models/d63-arcface-orl/model -o faces.npz",
-        "denseface embed photos/ --detect --model models/d63-arcface-orl/model -o photos.npz",
+        "denseface embed photos/ --face all --model models/d63-arcface-orl/model -o photos.npz",
         "denseface embed datasets/orl --model model.onnx --engine openvino -o orl.npz",
     )
     parser.set_defaults(run=run)
@@ -55,24 +54,19 @@ def run(args: argparse.Namespace) -> int:
     from denseface.embedding.bulk import embed_all
 
     with Sources(args.paths) as sources:
-        embedder = load_embedder(args, flip=not args.no_flip)
-        crop = load_cropper(args, embedder, _folder(args) if args.landmarks else ".")
+        embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
         with tqdm(total=len(sources), unit="picture", disable=None) as bar, logging_redirect_tqdm():
-            counts = embed_all(embedder, sources, args.out, crop=crop, strict=args.strict, on_progress=bar.update)
+            counts = embed_all(embedder, sources, args.out, strict=args.strict, on_progress=bar.update)
     said = [f"{counted(counts.embedded, 'embedding')} of {embedder.emb_size} values"]
     if counts.taken_over:
         said.append(f"{counted(counts.taken_over, 'picture')} done by an earlier run")
     if counts.skipped:
         said.append(f"{counted(counts.skipped, 'picture')} skipped")
+    if counts.several:
+        said.append(
+            f"{counted(counts.several, 'picture')} of several faces, of which the {args.face or 'largest'} was taken"
+        )
     if sources.left_out:
         said.append(f"{counted(len(sources.left_out), 'file')} left out, not pictures: {listed(sources.left_out)}")
     print(f"{args.out}: {', '.join(said)}")
     return FAILED if counts.skipped else OK
-
-
-def _folder(args):
-    """Return the folder that the paths in ``--landmarks`` are relative to."""
-    if len(args.paths) > 1:
-        raise InputError("its paths are relative to one PATH; give one", option="landmarks")
-    path = Path(args.paths[0])
-    return path if path.is_dir() else path.parent

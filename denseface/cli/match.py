@@ -7,10 +7,12 @@ import json
 
 from denseface.cli.console import OK
 from denseface.cli.options import (
-    add_alignment_options,
     add_example,
+    add_face_options,
     add_model_options,
     add_no_flip,
+    cut_faces,
+    embed_faces,
     load_cropper,
     load_embedder,
 )
@@ -22,14 +24,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "match",
         help="tell whether two pictures show the same person",
-        description="Compare two pictures of aligned faces, or of faces that --landmarks or --detect cuts out. They "
-        "show the same person if their score, the cosine similarity of their embeddings, is at or above the threshold. "
-        "By default that is the threshold of the highest accuracy that denseface verify has found for this model, on "
-        "the largest set it was measured on.",
+        description="Compare the faces in two pictures. A picture of exactly the network's size is an aligned face; in "
+        "any other, the face is found and cut out. They show the same person if their score, the cosine similarity of "
+        "their embeddings, is at or above the threshold. By default that is the threshold of the highest accuracy that "
+        "denseface verify has found for this model, on the largest set it was measured on.",
     )
     parser.add_argument("pictures", nargs=2, metavar="PICTURE", help="a picture of a face")
     add_model_options(parser)
-    add_alignment_options(parser)
+    add_face_options(parser)
     add_no_flip(parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--threshold", type=_score, metavar="SCORE", help="use this threshold, -1 to 1")
@@ -42,15 +44,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare the two pictures."""
     from denseface.core.vectors import similarity
-    from denseface.embedding.embedder import embed_file
     from denseface.evaluation.thresholds import find_threshold
 
-    embedder = load_embedder(args, flip=not args.no_flip)
+    embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
     threshold, source = args.threshold, "--threshold"
     if threshold is None:
         threshold, source = find_threshold(embedder, args.set)
-    crop = load_cropper(args, embedder)
-    score = float(similarity(*(embed_file(embedder, picture, crop) for picture in args.pictures)))
+    faces = [(picture, crop.pixels) for picture in args.pictures for crop in cut_faces(embedder, picture, args)]
+    score = float(similarity(*embed_faces(embedder, faces)))
     same = score >= threshold
     if args.json:
         print(json.dumps({"same": same, "score": score, "threshold": threshold, "threshold_of": source}, indent=2))

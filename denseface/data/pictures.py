@@ -108,16 +108,17 @@ class Header(NamedTuple):
     height: int
 
 
-def load_picture(picture: Picture, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Convert a picture to the shape that a network takes.
+def load_picture(picture: Picture, image_shape: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Convert a picture to the shape that a network takes, or to RGB of its own size.
 
     Parameters
     ----------
     picture : ndarray, PIL image, path or bytes
         An array is uint8, RGB of shape (height, width, 3) or gray of shape (height, width) or (height, width, 1).
         Paths, bytes and PIL images are turned upright, as `decode` does.
-    image_shape : tuple (height, width, channels)
-        Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions.
+    image_shape : tuple (height, width, channels), optional
+        Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions. By
+        default the picture keeps its size, and is RGB.
 
     Returns
     -------
@@ -281,11 +282,11 @@ def _orientation(picture: Image.Image) -> int:
     return 1
 
 
-def _from_array(array: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+def _from_array(array: np.ndarray, image_shape: tuple[int, int, int] | None) -> np.ndarray:
     has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     if array.dtype != np.uint8 or not has_shape or not array.size:
         raise InputError(f"an array must be uint8 of shape (height, width, 3), not {array.dtype} {array.shape}")
-    if array.shape == tuple(image_shape):
+    if array.shape == tuple(image_shape or (*array.shape[:2], 3)):
         return array
     return _as_array(_checked(Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)), image_shape)
 

@@ -32,11 +32,14 @@ class Source(NamedTuple):
         The file that contains it.
     load : callable
         Returns the encoded picture, or raises an InputError that names the file.
+    is_aligned : bool
+        Whether it is an aligned face whatever its size, as those in record files and verification sets are.
     """
 
     name: str
     file: Path
     load: Callable[[], bytes]
+    is_aligned: bool = False
 
 
 class Sources:
@@ -151,12 +154,12 @@ def _listed(path):
 
 def _pair_images(path, images):
     for index, image in enumerate(images):
-        yield Source(f"{path}:{index}", path, partial(bytes, image))
+        yield Source(f"{path}:{index}", path, partial(bytes, image), is_aligned=True)
 
 
 def _records(reader, keys):
     for key in keys.tolist():
-        yield Source(f"{reader.path}:{key}", reader.path, partial(_payload, reader, key))
+        yield Source(f"{reader.path}:{key}", reader.path, partial(_payload, reader, key), is_aligned=True)
 
 
 def _payload(reader, key):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.core.files import read_input
 from denseface.core.parallel import parallel_map
-from denseface.data.align import align
+from denseface.data.cropping import Cropper
+from denseface.data.landmarks import Located
 from denseface.data.pictures import MAX_FILE_SIZE, decode, is_upright, read_header
+
+ONE_FACE = Cropper(face=None)
 
 _LARGEST_SIZE = 1024
 
@@ -44,13 +46,13 @@ def encode_faces(
     files: Iterable[str],
     size: int = 112,
     quality: int = 95,
-    landmarks: Mapping[str, np.ndarray] | None = None,
+    crop: Cropper = ONE_FACE,
     processes: int = 1,
 ) -> Generator[Face, None, None]:
     """Make faces of one size, in the order of the files.
 
     The faces do not depend on the number of processes. A JPEG that already has the size is copied byte for byte, unless
-    it is to be aligned.
+    it is to be aligned by landmarks from a file.
 
     Parameters
     ----------
@@ -62,9 +64,9 @@ def encode_faces(
         Height and width of the faces in pixels, 8 to 1024.
     quality : int
         JPEG quality, 1 to 95.
-    landmarks : mapping of str to ndarray of shape (5, 2), optional
-        Five points for each file, to align the faces by; files without points cannot be used. By default pictures are
-        resized, bilinear, whatever their proportions.
+    crop : Cropper
+        What makes aligned faces of pictures of another size. By default the installed detector finds the face, and
+        pictures of several faces cannot be used.
     processes : int
         How many processes share the work.
 
@@ -80,43 +82,56 @@ def encode_faces(
     for option, value, low, high in (("size", size, 8, _LARGEST_SIZE), ("quality", quality, 1, 95)):
         if not low <= value <= high:
             raise InputError(f"must be from {low} to {high}, not {value}", option=option)
-    jobs = ((file, None if landmarks is None else landmarks.get(file)) for file in files)
-    return parallel_map(partial(_encode_file, root, size, quality, landmarks is not None), jobs, processes)
+    if crop.face == "all":
+        raise InputError("a set has one face per picture: choose largest or center", option="face")
+    jobs = ((file, _locate(crop, Path(root, file))) for file in files)
+    return parallel_map(partial(_encode_file, root, size, quality, crop.shared(processes)), jobs, processes)
 
 
-def encode_face(payload: bytes, size: int = 112, quality: int = 95, landmarks: np.ndarray | None = None) -> bytes:
-    """Make the face of one picture; the arguments are those of `encode_faces`.
+def encode_face(
+    payload: bytes, size: int = 112, quality: int = 95, crop: Cropper = ONE_FACE, located: Located | None = None
+) -> bytes:
+    """Make the face of one picture; the other arguments are those of `encode_faces`.
 
     Parameters
     ----------
     payload : bytes
         A picture file, as `denseface.data.pictures.decode` reads it.
+    located : Located, optional
+        The faces in it, from a file of landmarks.
 
     Raises
     ------
     InputError
         If the picture is broken or cannot be aligned.
     """
-    pixels = decode(payload)
+    picture = decode(payload)
     is_ready = read_header(payload) in (("JPEG", mode, size, size) for mode in ("L", "RGB")) and is_upright(payload)
-    if is_ready and landmarks is None:
+    if is_ready and located is None:
         return payload
-    picture = Image.fromarray(pixels if landmarks is None else align(pixels, landmarks, size))
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    (face,) = crop(picture, (size, size, 3), located)
+    assert face.pixels is not None  # it is, unless all faces are cut
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    Image.fromarray(face.pixels).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def _encode_file(root, size, quality, is_aligned, job):
-    file, landmarks = job
+def _locate(crop, path):
+    """Look up a picture's landmarks here: a file of them is not sent to other processes."""
     try:
-        if is_aligned and landmarks is None:
-            raise InputError("the picture has no landmarks")
+        return crop.locate(path)
+    except InputError as error:
+        return error
+
+
+def _encode_file(root, size, quality, crop, job):
+    file, located = job
+    try:
+        if isinstance(located, InputError):
+            raise located
         payload = read_input(Path(root, file), MAX_FILE_SIZE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF data, say, do not make a broken picture
-            return Face(file, encode_face(payload, size, quality, landmarks), None)
+            return Face(file, encode_face(payload, size, quality, crop, located), None)
     except InputError as error:
         return Face(file, None, str(error))

@@ -14,9 +14,10 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.text import counted
+from denseface.data.cropping import Cropper
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
-from denseface.datasets.faces import Face, encode_faces
+from denseface.datasets.faces import ONE_FACE, Face, encode_faces
 from denseface.datasets.manifest import write_manifest
 from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 from denseface.datasets.pairing import draw_pairs
@@ -56,7 +57,7 @@ def build_from_folder(
     *,
     size: int = 112,
     quality: int = 95,
-    landmarks: Mapping[str, np.ndarray] | None = None,
+    crop: Cropper = ONE_FACE,
     min_pictures: int = 1,
     holdout: int | float = 0,
     max_pairs: int | None = DEFAULT_PAIRS,
@@ -84,8 +85,8 @@ def build_from_folder(
         The folder of people. Links to files inside it are followed; links to folders, or out of it, are not.
     out : path-like
         The folder to make, outside ``source``. It may exist if it is empty.
-    size, quality, landmarks, processes
-        As for `denseface.datasets.faces.encode_faces`; the paths of ``landmarks`` are relative to ``source``.
+    size, quality, crop, processes
+        As for `denseface.datasets.faces.encode_faces`.
     min_pictures : int
         People with fewer usable pictures are left out.
     holdout : int or float
@@ -115,7 +116,7 @@ def build_from_folder(
     files = [file for person in held_out + training for file in person.files]
     left_out: list[str] = []
     with fresh_folder(out) as folder:
-        with contextlib.closing(encode_faces(source, files, size, quality, landmarks, processes)) as encoded:
+        with contextlib.closing(encode_faces(source, files, size, quality, crop, processes)) as encoded:
             faces = _counted(encoded, len(files), on_progress)
             held_faces = dict(_usable(held_out, faces, bad))
             issame = _write_holdout(folder, held_faces, max_pairs, seed) if held_out else np.zeros(0, bool)

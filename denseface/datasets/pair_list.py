@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import read_lines
+from denseface.data.cropping import Cropper
 from denseface.data.pairs import write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
-from denseface.datasets.faces import encode_faces
+from denseface.datasets.faces import ONE_FACE, encode_faces
 from denseface.datasets.output import Progress, no_progress
 
 _ANY_SUFFIX = (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))
@@ -108,7 +108,7 @@ def build_from_list(
     images: str | Path | None = None,
     size: int = 112,
     quality: int = 95,
-    landmarks: Mapping[str, np.ndarray] | None = None,
+    crop: Cropper = ONE_FACE,
     processes: int = 1,
     on_progress: Progress = no_progress,
 ) -> tuple[int, int]:
@@ -120,8 +120,8 @@ def build_from_list(
         As for `read_pair_list`; ``images`` defaults to the list's folder.
     out : path-like
         The file to write, a ``.bin``; an existing file is replaced.
-    size, quality, landmarks, processes
-        As for `denseface.datasets.faces.encode_faces`; paths of ``landmarks`` are those below ``images``.
+    size, quality, crop, processes
+        As for `denseface.datasets.faces.encode_faces`.
     on_progress : callable
         Called with the number of pictures that are done, and of all.
 
@@ -141,7 +141,7 @@ def build_from_list(
     pairs = read_pair_list(path, images)
     distinct = list(dict.fromkeys(pairs.files))
     payloads: dict[str, bytes] = {}
-    with contextlib.closing(encode_faces(images, distinct, size, quality, landmarks, processes)) as faces:
+    with contextlib.closing(encode_faces(images, distinct, size, quality, crop, processes)) as faces:
         for face in faces:
             if face.payload is None:
                 line = pairs.lines[pairs.files.index(face.file) // 2]

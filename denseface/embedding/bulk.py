@@ -6,7 +6,8 @@ During a run, and after it was killed, the folder ``OUT.partial`` contains
     The embeddings one after the other, little-endian float32.
 ``log``
     A first line that says how they are computed; then one line of JSON per picture: its name, the size and modification
-    time of its file, and the CRC-32 of its embedding (null if the picture could not be read).
+    time of its file, its faces, and the number of other faces in it. A face is a name and the CRC-32 of its embedding,
+    or the reason why there is none; a picture that could not be read has one of these.
 
 A run that finds such a folder resumes it. It takes over complete lines that agree with its own pictures, in the same
 order, and with their rows.
@@ -28,14 +29,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from denseface.core.errors import InputError
 from denseface.core.files import beside, naming_errors, open_own
 from denseface.core.parallel import ordered_map
-from denseface.data.pictures import load_picture
+from denseface.data.cropping import Crop
+from denseface.data.pictures import decode, load_picture
 from denseface.data.sources import Source
-from denseface.embedding.embedder import Crop, Embedder, PictureError, as_batch
+from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.embedding.gallery import write_gallery
 
 _THREADS = min(4, os.cpu_count() or 1)
@@ -51,25 +51,27 @@ class Counts:
     Attributes
     ----------
     embedded : int
-        Pictures in the file of embeddings.
+        Faces in the file of embeddings.
     skipped : int
-        Pictures that could not be read.
+        Pictures that could not be read or have no face, and faces that could not be cut out.
     taken_over : int
         How many of these an earlier run had already processed.
+    several : int
+        Pictures with other faces than the one that was embedded.
     """
 
     embedded: int = 0
     skipped: int = 0
     taken_over: int = 0
+    several: int = 0
 
 
 class _Decoded(NamedTuple):
-    """A source with its picture, or with the reason why it has none."""
+    """A source with its faces; the reason of a face without pixels names it."""
 
     source: Source
     stamp: tuple[int, int]
-    picture: np.ndarray | None
-    reason: str | None
+    crops: list[Crop]
 
 
 def embed_all(
@@ -77,7 +79,6 @@ def embed_all(
     sources: Iterable[Source],
     out: str | Path,
     *,
-    crop: Crop | None = None,
     strict: bool = False,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> Counts:
@@ -90,8 +91,6 @@ def embed_all(
         The pictures. A broken one is named in a warning (the first 20; then they are counted) and left out.
     out : path-like
         The file to write; see :mod:`denseface.embedding.gallery`.
-    crop : callable, optional
-        Cuts the faces out; without it, the pictures show aligned faces. A picture that it refuses counts as broken.
     strict : bool
         Stop at a broken picture instead.
     on_progress : callable
@@ -109,10 +108,9 @@ def embed_all(
     """
     out = Path(out)
     folder = beside(out, ".partial")
-    with _Work(folder, embedder, crop, strict) as work:
+    with _Work(folder, embedder, strict) as work:
         remaining = work.take_over(iter(sources), on_progress)
-        decode = partial(_decode, image_shape=embedder.image_shape, crop=crop)
-        decoded = ordered_map(decode, remaining, _THREADS, ahead=2 * embedder.batch_size)
+        decoded = ordered_map(partial(_decode, embedder), remaining, _THREADS, ahead=2 * embedder.batch_size)
         try:
             while batch := list(itertools.islice(decoded, embedder.batch_size)):
                 work.add(batch)
@@ -131,12 +129,12 @@ def embed_all(
 class _Work:
     """The open, locked folder of a run."""
 
-    def __init__(self, folder: Path, embedder: Embedder, crop: Crop | None, strict: bool):
+    def __init__(self, folder: Path, embedder: Embedder, strict: bool):
         self.counts = Counts()
         self._embedder = embedder
         self._strict = strict
         self._name_width = 1
-        self._model = embedder.describe(crop)
+        self._model = embedder.describe()
         if folder.is_symlink():
             raise InputError(f"{folder}: a link is in the way; remove it")
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,26 +181,34 @@ class _Work:
 
     def add(self, batch: list[_Decoded]) -> None:
         """Embed a batch and write it: first the rows, then the lines of the log that make them count."""
-        rows = self._embed([item for item in batch if item.picture is not None])
+        faces = [
+            (item.source.name + crop.suffix, crop.pixels)
+            for item in batch
+            for crop in item.crops
+            if crop.pixels is not None
+        ]
+        rows = self._embed(faces)
         with naming_errors(self._rows.name):
             self._rows.write(rows.tobytes())
             self._rows.flush()
-        waiting = iter(rows)
+        waiting = (zlib.crc32(row.tobytes()) for row in rows)
         with naming_errors(self._log.name):
             for item in batch:
-                if item.picture is None:
-                    self._skip(item.reason)
-                crc = None if item.picture is None else zlib.crc32(next(waiting).tobytes())
-                self._log.write(_line([item.source.name, *item.stamp, crc]))
-                self._count(item.source.name, crc)
+                results = [
+                    (item.source.name + crop.suffix, crop.reason if crop.pixels is None else next(waiting))
+                    for crop in item.crops
+                ]
+                others = item.crops[0].others
+                self._count(results, others)
+                self._log.write(_line([item.source.name, *item.stamp, results, others]))
             self._log.flush()
 
-    def _embed(self, items):
-        pictures = as_batch([item.picture for item in items], self._embedder.image_shape)
+    def _embed(self, faces):
+        pictures = as_batch([pixels for _, pixels in faces], self._embedder.image_shape)
         try:
             return self._embedder.combine(*self._embedder.compute(pictures)).astype("<f4")
         except PictureError as error:
-            raise InputError(f"{items[error.position].source.name}: {error.reason}") from error
+            raise InputError(f"{faces[error.position][0]}: {error.reason}") from error
 
     def write(self, out: Path) -> None:
         """Write the file of embeddings."""
@@ -211,26 +217,30 @@ class _Work:
         write_gallery(out, self._rows, shape, self._names(), self._name_width, self._model)
 
     def _is_true(self, line, source):
-        """Whether a line of the log agrees with a source and with the next row."""
+        """Whether a line of the log agrees with a source and with the next rows."""
         try:
-            *key, crc = json.loads(line)
+            *key, results, others = json.loads(line)
+            crcs = [result for _, result in results if not isinstance(result, str)]
         except (ValueError, TypeError):
             return False
         if key != [source.name, *_stamp(source)]:
             return False
-        if crc is None:
-            self._skip(f"{source.name}: the earlier run could not read it")
-        else:
-            row = self._rows.read(4 * self._embedder.emb_size)
-            if len(row) != 4 * self._embedder.emb_size or zlib.crc32(row) != crc:
+        size = 4 * self._embedder.emb_size
+        for crc in crcs:
+            row = self._rows.read(size)
+            if len(row) != size or zlib.crc32(row) != crc:
                 return False
-        self._count(source.name, crc)
+        self._count(results, others)
         return True
 
-    def _count(self, name, crc):
-        if crc is not None:
-            self.counts.embedded += 1
-            self._name_width = max(self._name_width, len(name))
+    def _count(self, results, others):
+        self.counts.several += bool(others)
+        for name, result in results:
+            if isinstance(result, str):
+                self._skip(result)
+            else:
+                self.counts.embedded += 1
+                self._name_width = max(self._name_width, len(name))
 
     def _skip(self, reason):
         if self._strict:
@@ -245,22 +255,28 @@ class _Work:
         self._log.seek(0)
         self._log.readline()
         for line in self._log:
-            name, *_, crc = json.loads(line)
-            if crc is not None:
-                yield name
+            *_, results, _ = json.loads(line)
+            yield from (name for name, result in results if not isinstance(result, str))
 
 
-def _decode(source, image_shape, crop):
+def _decode(embedder, source):
     stamp = _stamp(source)
     try:
         payload = source.load()
     except InputError as error:
-        return _Decoded(source, stamp, None, str(error))
+        return _Decoded(source, stamp, [Crop("", None, str(error))])
     try:
-        picture = payload if crop is None else crop(source.name, payload)
-        return _Decoded(source, stamp, load_picture(picture, image_shape), None)
+        if source.is_aligned:
+            crops = [Crop("", load_picture(payload, embedder.image_shape))]
+        else:
+            crops = embedder.crop(decode(payload), embedder.image_shape, embedder.crop.locate(source.file))
     except InputError as error:
-        return _Decoded(source, stamp, None, f"{source.name}: {error}")
+        crops = [Crop("", None, str(error))]
+    named = [
+        crop if crop.reason is None else crop._replace(reason=f"{source.name}{crop.suffix}: {crop.reason}")
+        for crop in crops
+    ]
+    return _Decoded(source, stamp, named)
 
 
 def _stamp(source):

@@ -1,20 +1,21 @@
-"""From pictures of aligned faces to embeddings."""
+"""From pictures to embeddings of the faces in them."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
-from denseface.core.files import open_input
 from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize as normalized
+from denseface.data.cropping import Crop, Cropper
 from denseface.data.pictures import Picture, PictureShape, load_picture
 from denseface.embedding.engines import make_engine
 from denseface.embedding.engines.onnx_model import read_onnx
@@ -26,22 +27,6 @@ if TYPE_CHECKING:
     import mxnet as mx
 
 _DECODERS = min(4, os.cpu_count() or 1)
-
-
-class Crop(Protocol):
-    """What cuts a face out of a picture, such as :class:`denseface.data.cropping.Cropper`.
-
-    Attributes
-    ----------
-    description : dict
-        Plain values, kept in galleries: how the faces are cut out.
-    """
-
-    description: dict
-
-    def __call__(self, name: str, payload: bytes) -> np.ndarray:
-        """Return the aligned face, uint8 (height, width, 3), of an encoded picture; an InputError if it has none."""
-        ...
 
 
 class PictureError(InputError):
@@ -88,8 +73,10 @@ class Embedder:
         Scale each embedding to length 1; zeros stay zeros.
     image_shape : tuple (height, width, channels), optional
         Shape of the network's input; channels 1 (gray) or 3 (RGB). By default (112, 112, 3), and for an ONNX file the
-        shape that it was made for. Pictures of another size are resized, bilinear, whatever their proportions: they
-        should show aligned faces.
+        shape that it was made for.
+    crop : Cropper, optional
+        Makes aligned faces of pictures that have another size than the network's input. By default it cuts out the
+        largest face that the installed detector finds.
     context : mxnet.Context, optional
         Where to compute; the CPU by default.
 
@@ -121,6 +108,7 @@ class Embedder:
         flip: bool = True,
         normalize: bool = True,
         image_shape: tuple[int, int, int] | None = None,
+        crop: Cropper | None = None,
         context: mx.Context | None = None,
     ):
         if batch_size < 1:
@@ -130,6 +118,7 @@ class Embedder:
         self.model = model
         self.flip = flip
         self.normalize = normalize
+        self.crop = crop or Cropper()
         input_shape = image_shape and PictureShape(*image_shape).nchw(1)[1:]
         self.engine = engine or model.default_engine
         self._engine = make_engine(self.engine, model, batch_size, input_shape, context)
@@ -171,29 +160,24 @@ class Embedder:
         kinds += ["bfloat16"] if self.engine.endswith("-bf16") else []
         return " and ".join(kinds) or "float32"
 
-    def describe(self, crop: Crop | None = None) -> dict:
+    def describe(self) -> dict:
         """Describe everything that decides an embedding, as a gallery records it.
-
-        Parameters
-        ----------
-        crop : callable, optional
-            What cuts the faces out of the pictures.
 
         Returns
         -------
         dict
             ``prefix``, ``epoch`` and ``sha256`` of the model, ``engine``, ``precision``, ``flip``, ``normalize``,
-            ``image_shape`` (height, width, channels), and ``crop`` if there is one.
+            ``image_shape`` (height, width, channels), and ``crop``, how faces are cut out of pictures.
         """
-        description = {
+        return {
             **self.fingerprint,
             "engine": self.engine,
             "precision": self.precision,
             "flip": self.flip,
             "normalize": self.normalize,
             "image_shape": list(self.image_shape),
+            "crop": self.crop.description,
         }
-        return description if crop is None else {**description, "crop": crop.description}
 
     def embed(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """Embed pictures.
@@ -202,7 +186,8 @@ class Embedder:
         ----------
         images : ndarray of shape (N, H, W, 3), uint8, or iterable of pictures, or one picture
             A picture is a uint8 array, RGB of shape (H, W, 3) or gray of shape (H, W); a PIL image; a path; or the
-            bytes of a picture file. An iterable is read as it is needed.
+            bytes of a picture file. One of exactly the network's size is an aligned face; of any other, one face is cut
+            out by `crop`. An iterable is read as it is needed.
 
         Returns
         -------
@@ -211,10 +196,38 @@ class Embedder:
         Raises
         ------
         PictureError
-            If a picture is broken, or an array is of another type or shape.
+            If a picture is broken, has no face, or an array is of another type or shape.
         """
-        parts = [self.combine(plain, mirrored) for plain, mirrored in self.batches(images)]
+        parts = [self.combine(plain, mirrored) for plain, mirrored in self._batches(images, self._only_face)]
         return np.concatenate([np.empty((0, self.emb_size), np.float32), *parts])
+
+    def cut(self, picture: Picture) -> list[Crop]:
+        """Cut the faces out of a picture, as :meth:`embed` does before it computes.
+
+        Parameters
+        ----------
+        picture
+            As for :meth:`embed`.
+
+        Returns
+        -------
+        list of Crop
+            One; with ``Cropper(face="all")`` all.
+
+        Raises
+        ------
+        InputError
+            If the picture is broken, or has no face.
+        """
+        pixels = load_picture(picture)
+        if not isinstance(picture, (str, Path)):
+            if self.crop.landmarks is not None:
+                raise InputError("landmarks from a file are found by a picture's path; give the path")
+            return self.crop(pixels, self.image_shape)
+        try:
+            return self.crop(pixels, self.image_shape, self.crop.locate(picture))
+        except InputError as error:
+            raise InputError(f"{picture}: {error}") from error
 
     def combine(self, plain: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
         """Make embeddings, float32 (n, emb_size), of what :meth:`compute` returns."""
@@ -222,22 +235,28 @@ class Embedder:
         return normalized(embeddings).astype(np.float32) if self.normalize else embeddings
 
     def batches(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Embed pictures, batch by batch, in memory that does not grow with their number.
+        """Embed aligned faces, batch by batch, in memory that does not grow with their number.
 
         Parameters
         ----------
         images
-            As for :meth:`embed`.
+            Pictures in the forms that :meth:`embed` takes, all of aligned faces; those of another size than the
+            network's are resized.
 
         Yields
         ------
         plain, mirrored : ndarray of shape (n, emb_size), float32
             For up to `batch_size` pictures, as from :meth:`compute`.
         """
+        yield from self._batches(images, lambda picture: load_picture(picture, self.image_shape))
+
+    def _batches(self, images, load):
+        """Load pictures on other threads, and compute them."""
+        load = partial(_load, load)
         if _is_single(images):
-            decoded = map(self._load, [(0, images)])  # starting threads would take longer
+            decoded = map(load, [(0, images)])  # starting threads would take longer
         else:
-            decoded = ordered_map(self._load, enumerate(images), _DECODERS, ahead=2 * self.batch_size)
+            decoded = ordered_map(load, enumerate(images), _DECODERS, ahead=2 * self.batch_size)
         first = 0
         while loaded := list(itertools.islice(decoded, self.batch_size)):
             names, pictures = zip(*loaded)
@@ -305,45 +324,20 @@ class Embedder:
             )
         return InputError(f"{self.model.name}: {self.engine} cannot compute it: {reason}")
 
-    def _load(self, numbered):
-        position, picture = numbered
-        name = f"{picture}: " if isinstance(picture, (str, Path)) else ""
-        try:
-            return name, load_picture(picture, self.image_shape)
-        except InputError as error:
-            raise PictureError(position, str(error)) from error
+    def _only_face(self, picture):
+        crop, *_ = self.cut(picture)
+        if crop.suffix:
+            raise InputError("all is more than one row per picture; cut() returns them all, to embed", option="face")
+        return crop.pixels
 
 
-def embed_file(embedder: Embedder, path: str, crop: Crop | None = None) -> np.ndarray:
-    """Embed one picture file.
-
-    Parameters
-    ----------
-    embedder : Embedder
-    path : str
-        A picture of an aligned face, or any that `crop` finds a face in.
-    crop : callable, optional
-        What cuts the face out.
-
-    Returns
-    -------
-    ndarray of shape (emb_size,), float32
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or embedded; the message begins with the path.
-    """
-    with open_input(path) as file:
-        payload = file.read()
+def _load(load, numbered):
+    position, picture = numbered
+    name = f"{picture}: " if isinstance(picture, (str, Path)) else ""
     try:
-        picture = payload if crop is None else crop(path, payload)
+        return name, load(picture)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    try:
-        return embedder.embed(picture)[0]
-    except PictureError as error:
-        raise InputError(f"{path}: {error.reason}") from error
+        raise PictureError(position, str(error)) from error
 
 
 def as_batch(pictures: Sequence[np.ndarray], image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
 from denseface.core.vectors import normalize
+from denseface.data.cropping import cut_alike, way_of
 
 _BLOCK = 1 << 20
 _CELLS = 1 << 22  # numbers in one array of a search
@@ -134,6 +135,11 @@ class Gallery:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def crop(self) -> dict:
+        """How its faces were cut out; see :attr:`denseface.data.cropping.Cropper.description`."""
+        return _crop_of(self.model)
+
     def require_same(self, description: dict) -> None:
         """Refuse embeddings that were not computed as those of the gallery.
 
@@ -145,8 +151,7 @@ class Gallery:
         Raises
         ------
         InputError
-            If the model or anything else that changes an embedding differs. Engines of the same precision, and ways to
-            cut faces out, do not.
+            If the model or anything else that changes an embedding differs. Engines of the same precision do not.
         """
         theirs, ours = self.model, description
         if theirs["sha256"] != ours["sha256"]:
@@ -154,11 +159,11 @@ class Gallery:
                 f"{self.path}: its embeddings come from another model, {theirs.get('prefix')},{theirs.get('epoch')}; "
                 "search with that model, or embed the pictures again"
             )
-        if ("crop" in theirs) != ("crop" in ours):
-            which = "cut out of larger pictures" if "crop" in theirs else "taken from pictures as they are"
+        if not cut_alike(self.crop, _crop_of(ours)):
+            made, wanted = way_of(self.crop), way_of(_crop_of(ours))
             raise InputError(
-                f"{self.path}: its faces were {which}; do the same with the pictures to search for, or embed the "
-                "pictures of the gallery again"
+                f"{self.path}: made with {made}, and this search is with {wanted}, which cuts faces differently; "
+                f"search with {made}, or embed the pictures of {self.path} again with {wanted}"
             )
         for key in ("flip", "image_shape", "precision"):
             if theirs[key] != ours[key]:
@@ -268,6 +273,12 @@ class Gallery:
                 if rows.size != emb_size * count or not np.isfinite(rows).all():
                     raise InputError(f"{self.path}: it is broken behind embedding {start}; make it again")
                 yield start, rows.reshape(count, emb_size)
+
+
+def _crop_of(description):
+    """How faces were cut out; where nothing is said, the pictures were aligned faces."""
+    crop = description.get("crop")
+    return crop if isinstance(crop, dict) and isinstance(crop.get("by"), str) else {"by": "aligned"}
 
 
 def _read_header(member):

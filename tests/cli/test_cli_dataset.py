@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from denseface import cli
-from denseface.data.align import REFERENCE_POINTS, read_landmarks
+from denseface.data.align import REFERENCE_POINTS
+from denseface.data.cropping import Cropper
+from denseface.data.landmarks import LandmarkFile
 from denseface.datasets import folder
 from support.picture_folders import contents, save_people
 
@@ -65,12 +67,12 @@ def test_folder_takes_fractions_all_pairs_and_landmarks(here, capsys):
         for number in range(1, 5)
     ]
     (here / "landmarks.txt").write_text("\n".join(lines))
-    options = ("--landmarks", "landmarks.txt", "--holdout", "0.5", "--pairs", "all", "--processes", "1")
-    code, out, _ = run(capsys, "folder", "people", "out", "--quality", "80", *options)
+    options = ("--landmarks", "landmarks.txt", "--min-size", "8", "--quality", "80", "--processes", "1")
+    code, out, _ = run(capsys, "folder", "people", "out", "--holdout", "0.5", "--pairs", "all", *options)
     assert code == 0
     assert "18 genuine and 48 impostor pairs of the 3 people held out" in out
-    landmarks = read_landmarks("landmarks.txt")
-    folder.build_from_folder("people", "same", landmarks=landmarks, holdout=0.5, max_pairs=None, quality=80)
+    crop = Cropper(landmarks=LandmarkFile("landmarks.txt"), min_size=8)
+    folder.build_from_folder("people", "same", crop=crop, holdout=0.5, max_pairs=None, quality=80)
     assert contents(here / "out") == contents(here / "same")
 
 
@@ -154,7 +156,7 @@ def test_pairs_then_info(here, capsys):
 def test_pairs_from_a_folder_elsewhere(here, capsys):
     save_people(here / "lists", [0])
     (here / "list.txt").write_text("p00/01 p00/02 1\np00/01 p01/01 0\n")
-    code, out, _ = run(capsys, "pairs", "list.txt", "out.bin", "--images", "people", "--processes", "1")
+    code, out, _ = run(capsys, "pairs", "list.txt", "out.bin", "--images", "people", "--size", "16", "--processes", "1")
     assert (code, out) == (0, "out.bin: 1 genuine and 1 impostor pairs\n")
 
 

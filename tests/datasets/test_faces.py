@@ -6,9 +6,15 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.data.align import REFERENCE_POINTS, align
+from denseface.data.cropping import Cropper
+from denseface.data.landmarks import LandmarkFile, Located
 from denseface.data.pictures import Header, read_header
 from denseface.datasets.faces import Face, encode_face, encode_faces
+from support.photos import as_line, faces_at, group
+from support.photos import face as smooth_face
 from support.picture_folders import contents, face, save_face, save_people, who
+
+ALIGNED = Cropper(aligned=True)
 
 
 def encode(picture, kind="PNG", **options):
@@ -25,15 +31,15 @@ def decode(payload):
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "WEBP", "JPEG"])
 def test_any_format_becomes_a_jpeg_of_the_size(kind):
-    picture = decode(encode_face(encode(face(4, 7, 40), kind), size=24))
+    picture = decode(encode_face(encode(face(4, 7, 40), kind), size=24, crop=ALIGNED))
     assert picture.shape == (24, 24, 3)
     assert np.abs(picture - np.asarray(Image.fromarray(face(4, 7, 40)).resize((24, 24)))).max() < 30
-    assert who(encode_face(encode(face(4, 7, 40), kind), size=24)) == (4, 7)
+    assert who(encode_face(encode(face(4, 7, 40), kind), size=24, crop=ALIGNED)) == (4, 7)
 
 
 def test_gray_pictures_get_three_channels():
     payload = encode(np.full((9, 7), 90, np.uint8))
-    assert np.abs(decode(encode_face(payload, size=16)) - 90).max() <= 1
+    assert np.abs(decode(encode_face(payload, size=16, crop=ALIGNED)) - 90).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -51,8 +57,8 @@ def test_a_jpeg_that_is_ready_keeps_its_bytes(mode):
     ],
 )
 def test_any_other_picture_is_encoded_anew(payload):
-    assert encode_face(payload, size=16) != payload
-    with Image.open(io.BytesIO(encode_face(payload, size=16))) as image:
+    assert encode_face(payload, size=16, crop=ALIGNED) != payload
+    with Image.open(io.BytesIO(encode_face(payload, size=16, crop=ALIGNED))) as image:
         assert (image.size, image.mode) == ((16, 16), "RGB")
 
 
@@ -92,14 +98,34 @@ def test_broken_exif_data_are_no_broken_picture(tmp_path, recwarn):
     assert not recwarn
 
 
+def located(points):
+    return Located(faces_at((0, 0))._replace(landmarks=points[None]), None)
+
+
 def test_landmarks_align_the_face():
     picture = np.random.RandomState(0).randint(0, 256, (60, 50, 3)).astype(np.uint8)
     picture = np.asarray(Image.fromarray(picture[:6, :5]).resize((50, 60)))
     points = REFERENCE_POINTS * 0.4 + [1, 3]
-    found = decode(encode_face(encode(picture), 32, 95, points))
+    found = decode(encode_face(encode(picture), 32, 95, located=located(points)))
     assert np.abs(found - align(picture, points, 32)).mean() < 6
     ready = encode(picture[:32, :32], "JPEG")
-    assert encode_face(ready, 32, 95, REFERENCE_POINTS * 0.25) != ready
+    assert encode_face(ready, 32, 95, located=located(REFERENCE_POINTS * 0.25)) != ready
+
+
+def test_the_face_in_a_photograph_is_cut_out():
+    crop = Cropper(detector=lambda picture: faces_at((60, 30)), face=None)
+    found = decode(encode_face(encode(group((60, 30))), 32, 95, crop))
+    assert np.abs(found - smooth_face(0)).mean() < 6
+
+
+def test_a_group_is_refused_unless_a_face_is_chosen(tmp_path):
+    (tmp_path / "group.png").write_bytes(encode(group((10, 5), (80, 5))))
+    for choice, reason in ((None, "2 faces are in it; choose one (option face)"), ("largest", None)):
+        crop = Cropper(detector=lambda picture: faces_at((10, 5), (80, 5)), face=choice)
+        (found,) = encode_faces(tmp_path, ["group.png"], 32, crop=crop)
+        assert found.reason == reason
+    with pytest.raises(InputError, match="face: a set has one face per picture: choose largest or center"):
+        encode_faces(tmp_path, ["group.png"], crop=Cropper(face="all"))
 
 
 @pytest.mark.parametrize("payload", [b"", b"text", encode(face(1, 1), "JPEG")[:-200], encode(face(1, 1), "JPEG2000")])
@@ -124,15 +150,17 @@ def test_files_come_in_order_with_what_is_wrong(tmp_path):
     assert who(found[3].payload) == (3, 1)
 
 
-def test_files_without_landmarks_are_named(tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_files_without_landmarks_are_named(tmp_path, processes):
     save_people(tmp_path, [3], size=112)
-    landmarks = {"p00/01.png": REFERENCE_POINTS, "p00/02.png": np.zeros((5, 2))}
-    found = list(encode_faces(tmp_path, ["p00/01.png", "p00/02.png", "p00/03.png"], landmarks=landmarks))
+    lines = as_line("p00/01.png", REFERENCE_POINTS), as_line("p00/02.png", REFERENCE_POINTS[[0, 1, 2, 4, 3]])
+    (tmp_path / "landmarks.txt").write_text("".join(lines))
+    crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
+    files = ["p00/01.png", "p00/02.png", "p00/03.png"]
+    found = list(encode_faces(tmp_path, files, crop=crop, processes=processes))
     assert who(found[0].payload) == (0, 1)
-    assert [item.reason for item in found[1:]] == ["the points coincide", "the picture has no landmarks"]
-    assert [item.reason for item in encode_faces(tmp_path, ["p00/01.png"], landmarks={})] == [
-        "the picture has no landmarks"
-    ]
+    assert "seem to have the corners of the mouth exchanged" in found[1].reason
+    assert found[2].reason == f"no landmarks of it are in {tmp_path}/landmarks.txt"
 
 
 @pytest.mark.parametrize("options", [{"size": 7}, {"size": 1025}, {"quality": 0}, {"quality": 96}, {"processes": 0}])

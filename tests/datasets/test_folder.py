@@ -11,10 +11,13 @@ from PIL import Image
 from denseface.core import files
 from denseface.core.errors import InputError
 from denseface.data.align import REFERENCE_POINTS
+from denseface.data.cropping import Cropper
+from denseface.data.landmarks import LandmarkFile
 from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
 from denseface.datasets import folder
 from denseface.datasets.orl import find_faces, load_face
+from support.photos import as_line
 from support.picture_folders import contents, face, save_face, save_people, who
 
 import mxnet as mx
@@ -203,7 +206,7 @@ def test_people_with_few_pictures_are_left_out(people, tmp_path):
     with pytest.raises(
         InputError, match=r"no person has enough usable pictures to train on; p03/01\.png: p03 has only 1"
     ):
-        folder.build_from_folder(people, tmp_path / "other", min_pictures=5)
+        folder.build_from_folder(people, tmp_path / "other", size=16, min_pictures=5)
     assert not (tmp_path / "other").exists()
 
 
@@ -266,7 +269,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path):
     people = save_people(tmp_path / "people", [9, 12, 3, 10], ".jpg")
     (people / "p01" / "05.jpg").write_bytes(b"broken")
     for processes in (1, 2):
-        folder.build_from_folder(people, tmp_path / str(processes), size=12, holdout=2, processes=processes)
+        folder.build_from_folder(people, tmp_path / str(processes), size=16, holdout=2, processes=processes)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
@@ -279,7 +282,10 @@ def test_progress_counts_every_picture(people):
 def test_landmarks_align_the_faces(tmp_path):
     people = save_people(tmp_path / "people", [2, 1], size=40)
     points = REFERENCE_POINTS * (40 / 112)
-    made = build(people, landmarks={"p00/01.png": points, "p00/02.png": points[[1, 0, 2, 4, 3]], "p01/01.png": points})
+    exchanged = as_line("p00/02.png", points[[1, 0, 2, 4, 3]])
+    lines = as_line("p00/01.png", points), exchanged, as_line("people/p01/01.png", points)
+    (tmp_path / "landmarks.txt").write_text("".join(lines))
+    made = build(people, crop=Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt")))
     assert (made.num_images, made.num_bad) == (2, 1)
     assert [who(payload) for _, payload in training_set(tmp_path / "out")] == [(0, 1), (1, 1)]
     assert "left and right exchanged" in read_table(tmp_path / "out" / "bad.csv")[1][1]

@@ -3,8 +3,11 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.align import REFERENCE_POINTS
+from denseface.data.cropping import Cropper
+from denseface.data.landmarks import LandmarkFile
 from denseface.data.pairs import read_pairs
 from denseface.datasets.pair_list import build_from_list, read_pair_list
+from support.photos import as_line
 from support.picture_folders import save_face, save_people, who
 
 
@@ -105,21 +108,25 @@ def test_lists_of_paths_are_relative_to_their_folder(tmp_path):
 def test_landmarks_and_processes(tmp_path):
     save_people(tmp_path, [2, 1], size=40)
     path = write(tmp_path, "p00/01.png p00/02.png 1\np00/01.png p01/01.png 0\n")
-    landmarks = {f"p0{person}/0{number}.png": REFERENCE_POINTS * (40 / 112) for person in (0, 1) for number in (1, 2)}
-    build_from_list(path, tmp_path / "1.bin", landmarks=landmarks)
+    points = REFERENCE_POINTS * (40 / 112)
+    lines = [as_line(f"p0{person}/0{number}.png", points) for person in (0, 1) for number in (1, 2)]
+    (tmp_path / "landmarks.txt").write_text("".join(lines))
+    crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
+    build_from_list(path, tmp_path / "1.bin", crop=crop)
     assert [who(image) for image in read_pairs(tmp_path / "1.bin").images] == [(0, 1), (0, 2), (0, 1), (1, 1)]
     with pytest.raises(InputError, match="processes: must be at least 1"):
-        build_from_list(path, tmp_path / "2.bin", landmarks=landmarks, processes=0)
-    del landmarks["p01/01.png"]
-    with pytest.raises(InputError, match=r"pairs\.txt: line 2: p01/01\.png: the picture has no landmarks"):
-        build_from_list(path, tmp_path / "3.bin", landmarks=landmarks)
+        build_from_list(path, tmp_path / "2.bin", crop=crop, processes=0)
+    (tmp_path / "landmarks.txt").write_text("".join(lines[:2]))
+    crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
+    with pytest.raises(InputError, match=r"pairs\.txt: line 2: p01/01\.png: no landmarks of it are in .*s\.txt"):
+        build_from_list(path, tmp_path / "3.bin", crop=crop)
     assert not (tmp_path / "3.bin").exists()
 
 
 def test_progress_counts_different_pictures(tmp_path, images):
     seen = []
     path = write(tmp_path, "Bo 1 2\nBo 2 1\nBo 1 Ann_Lee 1\n")
-    build_from_list(path, tmp_path / "a.bin", images=images, on_progress=lambda *counts: seen.append(counts))
+    build_from_list(path, tmp_path / "a.bin", images=images, size=16, on_progress=lambda *counts: seen.append(counts))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -164,7 +171,7 @@ def test_a_broken_picture_is_named(tmp_path, images):
     (images / "Bo" / "Bo_0002.JPG").write_bytes(b"broken")
     path = write(tmp_path, "Ann_Lee 1 2\nBo 1 2\n")
     with pytest.raises(InputError, match=r"pairs\.txt: line 2: Bo/Bo_0002\.JPG: not a JPEG"):
-        build_from_list(path, tmp_path / "a.bin", images=images)
+        build_from_list(path, tmp_path / "a.bin", images=images, size=16)
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path, images):

@@ -8,12 +8,15 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import similarity
+from denseface.data.cropping import Cropper
+from denseface.data.landmarks import LandmarkFile
 from denseface.data.pairs import PairSet
 from denseface.data.pictures import load_picture
 from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.evaluation.metrics import pair_scores, score_pairs
 from denseface.evaluation.verify import verify
 from support.helpers import output
+from support.photos import SHAPE, as_line, face, faces_at, group, photo
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
 
@@ -138,11 +141,83 @@ def test_a_gray_network_gets_one_channel():
     np.testing.assert_allclose(found, raw(model, gray), rtol=1e-5, atol=1e-6)
 
 
-def test_other_sizes_are_resized(model):
+def test_aligned_faces_of_other_sizes_are_resized(model):
     large = pictures(1, (31, 40, 3))[0]
     small = np.asarray(Image.fromarray(large).resize((16, 16), Image.Resampling.BILINEAR))
-    embedder = Embedder(model, image_shape=TINY_SHAPE)
+    embedder = Embedder(model, image_shape=TINY_SHAPE, crop=Cropper(aligned=True))
     np.testing.assert_array_equal(embedder.embed([large, encode(large)]), embedder.embed([small, small]))
+    plain, _ = next(embedder.batches([large]))
+    np.testing.assert_array_equal(plain, next(embedder.batches([small]))[0])
+
+
+def test_faces_in_other_pictures_are_found(tmp_path):
+    def detector(picture):
+        return faces_at((10, 5), (60, 40))
+
+    photograph = group((10, 5), (60, 40))
+    (tmp_path / "a.png").write_bytes(encode(photograph))
+    for choice, seed in (("largest", 0), ("center", 1)):
+        crop = Cropper(detector=detector, face=choice)
+        embedder = Embedder(tiny_model(SHAPE), image_shape=SHAPE, crop=crop)
+        found = embedder.embed([photograph, encode(photograph), Image.fromarray(photograph), tmp_path / "a.png"])
+        expected = embedder.embed(face(seed))[0]
+        assert (similarity(found, expected) > 0.999).all()
+        assert embedder.describe()["crop"]["face"] == choice
+
+
+def test_pictures_without_faces_are_named_by_their_place_and_path(tmp_path):
+    embedder = Embedder(tiny_model(SHAPE), image_shape=SHAPE, crop=Cropper(detector=lambda picture: faces_at()))
+    (tmp_path / "a.png").write_bytes(encode(group()))
+    with pytest.raises(PictureError, match=r"^picture 1: no face is found in it$") as caught:
+        embedder.embed([face(0), group()])
+    assert caught.value.position == 1
+    with pytest.raises(PictureError, match=rf"^picture 0: {tmp_path}/a\.png: no face is found in it$"):
+        embedder.embed(str(tmp_path / "a.png"))
+
+
+def test_all_faces_are_cut_before_they_are_embedded():
+    crop = Cropper(detector=lambda picture: faces_at((60, 40), (10, 5)), face="all")
+    embedder = Embedder(tiny_model(SHAPE), image_shape=SHAPE, crop=crop)
+    crops = embedder.cut(group((60, 40), (10, 5)))
+    assert [crop.suffix for crop in crops] == ["#1", "#2"]
+    found = embedder.embed([crop.pixels for crop in crops])
+    assert (np.diag(similarity(found, embedder.embed([face(1), face(0)]))) > 0.999).all()
+    with pytest.raises(PictureError, match=r"face: all is more than one row per picture; cut\(\) returns them all"):
+        embedder.embed(group((60, 40), (10, 5)))
+
+
+def test_landmarks_need_the_path_of_a_picture(tmp_path):
+    picture, points = photo(0)
+    (tmp_path / "landmarks.txt").write_text(as_line("a.png", points))
+    (tmp_path / "a.png").write_bytes(encode(picture))
+    crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
+    embedder = Embedder(tiny_model(SHAPE), image_shape=SHAPE, crop=crop)
+    aligned = Embedder(tiny_model(SHAPE), image_shape=SHAPE)
+    assert similarity(embedder.embed(tmp_path / "a.png")[0], aligned.embed(face(0))[0]) > 0.999
+    with pytest.raises(PictureError, match="found by a picture's path; give the path"):
+        embedder.embed(picture)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_phone_pictures_are_upright(tmp_path, orientation):
+    picture, points = photo(0)
+    stored = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90"}
+    stored |= {7: "TRANSVERSE", 8: "ROTATE_270"}
+    image = Image.fromarray(picture)
+    if orientation > 1:
+        image = image.transpose(Image.Transpose[stored[orientation]])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    seen = []
+
+    def detector(picture):
+        seen.append(picture)
+        return np.array([[20, 9, 52, 41]]), np.array([0.9]), points[None]
+
+    embedder = Embedder(tiny_model(SHAPE), image_shape=SHAPE, crop=Cropper(detector=detector))
+    assert similarity(embedder.embed(tmp_path / "a.png")[0], embedder.embed(face(0))[0]) > 0.999
+    np.testing.assert_array_equal(seen[0], picture)
 
 
 def test_no_pictures_give_no_embeddings(model):

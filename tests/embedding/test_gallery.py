@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import tracemalloc
 import zipfile
 
@@ -20,6 +21,7 @@ MODEL = {
     "normalize": True,
     "image_shape": [16, 16, 3],
 }
+DETECTED = {"by": "detector", "detector": {"name": "d.onnx", "sha256": "ab"}, "face": "largest"}
 
 
 def unit_rows(count, size=8, seed=0):
@@ -83,7 +85,7 @@ def test_queries_of_another_length_are_refused(tmp_path):
         ({"flip": False}, "with flip True, not False"),
         ({"image_shape": [16, 16, 1]}, r"with image_shape \[16, 16, 3\], not \[16, 16, 1\]"),
         ({"precision": "bfloat16", "engine": "mxnet-bf16"}, "with precision float32, not bfloat16"),
-        ({"crop": {"detector": "d.onnx"}}, "its faces were taken from pictures as they are"),
+        ({"crop": DETECTED}, "made with aligned pictures, and this search is with the detector d.onnx"),
         ({"engine": "openvino", "prefix": "q", "normalize": False}, None),
     ],
 )
@@ -97,11 +99,27 @@ def test_embeddings_computed_otherwise_are_refused(tmp_path, change, message):
 
 
 def test_faces_are_cut_out_for_a_gallery_of_such_faces(tmp_path):
-    cropped = {**MODEL, "crop": {"detector": "d.onnx"}}
-    gallery = Gallery(write(tmp_path / "g.npz", unit_rows(3), model=cropped))
-    gallery.require_same({**MODEL, "crop": {"landmarks": "l.txt"}})
-    with pytest.raises(InputError, match="its faces were cut out of larger pictures; do the same"):
-        gallery.require_same(MODEL)
+    gallery = Gallery(write(tmp_path / "g.npz", unit_rows(3), model={**MODEL, "crop": DETECTED}))
+    gallery.require_same({**MODEL, "crop": {**DETECTED, "face": "all", "min_size": 5}})
+    ways = {
+        "aligned pictures": {"by": "aligned"},
+        "landmarks from a file": {"by": "landmarks", "landmarks": "l.txt", "sha256": "cd"},
+        "the detector e.onnx": {"by": "detector", "detector": {"name": "e.onnx", "sha256": "cd"}},
+    }
+    for way, description in ways.items():
+        message = (
+            f"made with the detector d.onnx, and this search is with {way}, which cuts faces differently; search with "
+            f"the detector d.onnx, or embed the pictures of {gallery.path} again with {way}"
+        )
+        with pytest.raises(InputError, match=re.escape(message)):
+            gallery.require_same({**MODEL, "crop": description})
+
+
+@pytest.mark.parametrize("crop", [None, 3, [], {}, {"by": 3}, {"by": "detector", "detector": 3}])
+def test_what_an_odd_file_says_of_its_faces_is_not_believed(tmp_path, crop):
+    gallery = Gallery(write(tmp_path / "g.npz", unit_rows(3), model={**MODEL, "crop": crop}))
+    with pytest.raises(InputError, match="which cuts faces differently"):
+        gallery.require_same({**MODEL, "crop": {"by": "landmarks"}})
 
 
 def test_more_than_there_are_gives_all(tmp_path):

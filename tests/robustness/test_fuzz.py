@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from denseface.core.errors import InputError
-from denseface.data.align import read_landmarks
+from denseface.data.align import REFERENCE_POINTS
+from denseface.data.detection import Faces
+from denseface.data.landmarks import LandmarkFile, face_lines, heading, reason_line
 from denseface.data.pairs import read_pairs, write_pairs
 from denseface.data.pictures import decode
 from denseface.data.records import FaceRecords, write_face_records
@@ -157,6 +159,22 @@ def landmarks(folder):
     return path
 
 
+def detected_faces(folder):
+    path = folder / "faces.txt"
+    faces = Faces(np.array([[1.0, 2, 90, 99]]), np.array([0.9]), REFERENCE_POINTS[None])
+    lines = face_lines("a/1.jpg", faces, (112, 112)), reason_line("a b/2.jpg", "no face")
+    path.write_text("".join([heading({"name": "centerface.onnx", "sha256": "0" * 64}), *lines]))
+    return path
+
+
+def read_landmarks(path):
+    landmarks = LandmarkFile(path)
+    for picture in ("a/1.jpg", "a b/2.jpg"):
+        with contextlib.suppress(InputError):
+            located = landmarks.locate(path.parent / picture)
+            assert all(np.isfinite(array).all() for array in located.faces)
+
+
 def parameters(folder):
     path = folder / "model-0001.params"
     with open(path, "wb") as file:
@@ -228,6 +246,7 @@ READERS = {
     "manifest": (state, read_state),
     "pair list": (pair_list, lambda path: read_pair_list(path, path.parent)),
     "landmarks": (landmarks, read_landmarks),
+    "detected faces": (detected_faces, read_landmarks),
     "gallery": (gallery, read_gallery),
     "figures": (figures, read_figures),
     "networks": (

@@ -7,16 +7,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-from denseface.cli.options import positive
+from denseface.cli.options import add_face_options, load_cropper, positive
 
 
-def add_face_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `face_options` reads."""
-    parser.add_argument(
-        "--landmarks",
-        metavar="FILE",
-        help="align the faces; each line of the file is a picture's path and x, y of both eyes, nose, mouth corners",
-    )
+def add_encoding_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `encoding_options` reads."""
+    add_face_options(parser, default=None)
     parser.add_argument(
         "--size", type=positive, default=112, metavar="N", help="height and width in pixels (default: 112)"
     )
@@ -30,14 +26,12 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def face_options(args: argparse.Namespace) -> dict:
+def encoding_options(args: argparse.Namespace) -> dict:
     """Return the arguments for `denseface.datasets.faces.encode_faces`."""
-    from denseface.data.align import read_landmarks
-
     return {
         "size": args.size,
         "quality": args.quality,
-        "landmarks": read_landmarks(args.landmarks) if args.landmarks else None,
+        "crop": load_cropper(args),
         "processes": args.processes,
     }
 

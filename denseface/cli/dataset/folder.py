@@ -6,7 +6,7 @@ import argparse
 import re
 
 from denseface.cli.console import OK
-from denseface.cli.dataset.faces import add_face_options, face_options, progress
+from denseface.cli.dataset.faces import add_encoding_options, encoding_options, progress
 from denseface.cli.options import add_example, positive
 
 
@@ -45,7 +45,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="decides which people and pairs are drawn (default: 0)"
     )
-    add_face_options(parser)
+    add_encoding_options(parser)
     add_example(
         parser,
         "denseface dataset folder photos datasets/mine --holdout 0.1",
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             max_pairs=args.pairs,
             seed=args.seed,
             on_progress=show,
-            **face_options(args),
+            **encoding_options(args),
         )
     print(f"{args.out}: {counted(made.num_images, 'picture')} of {counted(made.num_classes, 'person')} to train on")
     if made.num_holdout:

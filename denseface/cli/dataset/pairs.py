@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from denseface.cli.console import OK
-from denseface.cli.dataset.faces import add_face_options, face_options, progress
+from denseface.cli.dataset.faces import add_encoding_options, encoding_options, progress
 from denseface.cli.options import add_example
 
 
@@ -21,7 +21,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
     parser.add_argument("list", metavar="FILE", help="list of pairs")
     parser.add_argument("out", metavar="OUT.bin", help="file to write")
     parser.add_argument("--images", metavar="ROOT", help="folder of all pictures (default: the list's folder)")
-    add_face_options(parser)
+    add_encoding_options(parser)
     add_example(parser, "denseface dataset pairs lfw/pairs.txt lfw.bin --landmarks landmarks.txt")
     parser.set_defaults(run=run)
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     with progress() as show:
         genuine, impostor = pair_list.build_from_list(
-            args.list, args.out, images=args.images, on_progress=show, **face_options(args)
+            args.list, args.out, images=args.images, on_progress=show, **encoding_options(args)
         )
     print(f"{args.out}: {genuine} genuine and {impostor} impostor pairs")
     return OK

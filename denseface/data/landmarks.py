@@ -1,0 +1,271 @@
+"""Files of landmarks: written by people and other detectors, or by ``denseface detect``.
+
+In the plain form a line is ``picture x1 y1 x2 y2 x3 y3 x4 y4 x5 y5``, one face per picture, separated by spaces or
+tabs; the picture's path may have spaces itself. What ``denseface detect`` writes has tabs only, any number of faces per
+picture, and three more things: the detector, in its first line; the box, the score and the picture's size, after the
+landmarks; and a line ``#``, picture, reason for each picture without a face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import numpy as np
+
+from denseface.core.errors import InputError
+from denseface.core.files import open_input, read_lines
+from denseface.data.align import LANDMARK_ORDER, SURELY_FACE, check_landmarks, crop_side, likely_order, residuals
+from denseface.data.detection import Faces
+
+_HEADING = "# denseface detect "
+_POINTS = ["x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5"]
+_COLUMNS = ["picture", *_POINTS, "left", "top", "right", "bottom", "score", "width", "height"]
+_LARGEST_COORDINATE = 1e6
+_FRACTION = 1.5  # landmarks all below this are shares of the picture's size, not pixels
+
+
+class Located(NamedTuple):
+    """The faces that a file gives for a picture.
+
+    Attributes
+    ----------
+    faces : Faces
+        In the order of the file.
+    size : tuple (width, height), optional
+        Of the picture that they were found in, in pixels.
+    """
+
+    faces: Faces
+    size: tuple[int, int] | None
+
+
+class LandmarkFile:
+    """The landmarks of pictures as a file gives them.
+
+    A path in the file is relative to the file's folder. Where there is no such picture, because the file lies
+    elsewhere, it is the end of a picture's path: ``anna/1.jpg`` stands for ``photos/anna/1.jpg``.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, in one of the forms that this module describes.
+
+    Attributes
+    ----------
+    description : dict
+        ``landmarks``, the file's name, and ``sha256`` of its content; and ``detector``, a dict, if it says which
+        detector found them.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a line has another form, a plain file has a picture twice, or most of the lines are
+        not the landmarks of a face; the message then names the likely cause.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._folder = os.path.dirname(os.path.abspath(path))
+        self.description: dict = {"landmarks": self.path.name, "sha256": _sha256(path)}
+        self._rows: dict[str, list[int]] = {}
+        self._reasons: dict[str, str] = {}
+        self._meant: dict[str, str] = {}  # which picture a path stood for that is the end of several
+        lines = iter(read_lines(path))
+        first = next(lines, (1, ""))
+        is_detected = first[1].startswith(_HEADING)
+        width = len(_COLUMNS) - 1 if is_detected else len(_POINTS)
+        read = self._read_detected if is_detected else self._read_plain
+        numbers = read(itertools.chain([first], lines), width)
+        self._numbers = np.array(numbers, np.float64).reshape(-1, width)
+        _check_most(self.path, self._numbers[:, :10].reshape(-1, 5, 2))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the pictures that have faces, as the file names them."""
+        return iter(self._rows)
+
+    def locate(self, picture: str | Path) -> Located:
+        """Look up the faces of a picture by its path.
+
+        Raises
+        ------
+        InputError
+            If the file has none, or does not say which of two pictures a line belongs to.
+        """
+        key = self._find(os.path.abspath(picture))
+        if key is None:
+            raise InputError(f"no landmarks of it are in {self.path}")
+        if key in self._reasons:
+            raise InputError(self._reasons[key])
+        rows = self._numbers[self._rows[key]]
+        landmarks = rows[:, :10].reshape(-1, 5, 2)
+        if rows.shape[1] == len(_POINTS):
+            return Located(Faces(_boxes_around(landmarks), np.ones(len(rows)), landmarks), None)
+        return Located(Faces(rows[:, 10:14], rows[:, 14], landmarks), (int(rows[0, 15]), int(rows[0, 16])))
+
+    def _read_plain(self, lines: Iterator[tuple[int, str]], width: int) -> list[list[float]]:
+        numbers: list[list[float]] = []
+        for number, line in lines:
+            name, *values = line.rsplit(None, width) or ("",)
+            if not name:
+                continue
+            picture = posixpath.normpath(name.strip())
+            if picture in self._rows:
+                raise InputError(f"{self.path}: line {number}: {picture} is there twice")
+            self._rows[picture] = [len(numbers)]
+            numbers.append(self._floats(values, width, number))
+        return numbers
+
+    def _read_detected(self, lines: Iterator[tuple[int, str]], width: int) -> list[list[float]]:
+        try:
+            detector = json.loads(next(lines)[1][len(_HEADING) :])
+        except (ValueError, RecursionError):
+            detector = None
+        if not isinstance(detector, dict) or any(type(value) not in (str, type(None)) for value in detector.values()):
+            raise InputError(
+                f"{self.path}: line 1 does not say which detector found the faces; run denseface detect again"
+            )
+        self.description["detector"] = detector
+        numbers: list[list[float]] = []
+        for number, line in itertools.islice(lines, 1, None):
+            name, *values = line.split("\t")
+            if name == "#" and len(values) == 2:
+                self._reasons[posixpath.normpath(values[0])] = values[1]
+            elif line:
+                self._rows.setdefault(posixpath.normpath(name), []).append(len(numbers))
+                numbers.append(self._floats(values, width, number))
+        return numbers
+
+    def _floats(self, values: list[str], count: int, number: int) -> list[float]:
+        try:
+            floats = [float(value) for value in values]
+        except ValueError:
+            floats = []
+        if len(floats) != count or not all(abs(value) <= _LARGEST_COORDINATE for value in floats):
+            raise InputError(f"{self.path}: line {number} is not a picture's path and x, y of 5 points")
+        return floats
+
+    def _find(self, picture: str) -> str | None:
+        """Return the path by which the file names a picture."""
+        for key in (_relative(picture, self._folder), picture):
+            if key in self._rows or key in self._reasons:
+                return key
+        parts = PurePath(picture).parts[1:]
+        for start in range(len(parts)):
+            key = "/".join(parts[start:])
+            if (key in self._rows or key in self._reasons) and not self._is_another(key, picture):
+                meant = self._meant.setdefault(key, picture)
+                if meant != picture and not _is_same(meant, picture):
+                    raise InputError(f"{self.path}: {key} could be this picture or {meant}; write longer paths in it")
+                return key
+        return None
+
+    def _is_another(self, key, picture):
+        """Whether a path, taken from the file's folder, is a picture, and not this one."""
+        path = os.path.join(self._folder, key)
+        return os.path.lexists(path) and not _is_same(path, picture)
+
+
+def heading(detector: dict) -> str:
+    """Return the first two lines of a file that `LandmarkFile` reads: the detector's description, and the columns."""
+    return f"{_HEADING}{json.dumps(detector)}\n# {chr(9).join(_COLUMNS)}\n"
+
+
+def face_lines(picture: str, faces: Faces, size: tuple[int, int]) -> str:
+    """Return the lines that give the faces of a picture.
+
+    Parameters
+    ----------
+    picture : str
+        Its path, relative to the file's folder, without tabs and line breaks.
+    faces : Faces
+    size : tuple (width, height)
+        Of the picture, in pixels.
+    """
+    lines = []
+    for box, score, landmarks in zip(*faces):
+        numbers = [f"{value:.2f}" for value in (*np.ravel(landmarks), *box)]
+        lines.append("\t".join([_escaped(picture), *numbers, f"{score:.4f}", *map(str, size)]) + "\n")
+    return "".join(lines)
+
+
+def reason_line(picture: str, reason: str) -> str:
+    """Return the line of a picture without a face."""
+    return "\t".join(["#", _escaped(picture), " ".join(reason.split())]) + "\n"
+
+
+def relative_name(picture: str | Path, file: str | Path) -> str:
+    """Return the path by which a file of landmarks names a picture.
+
+    Raises
+    ------
+    InputError
+        If the path has a tab or a line break in it, which the file cannot contain.
+    """
+    name = _relative(os.path.abspath(picture), os.path.dirname(os.path.abspath(file)))
+    if set(name) & set("\t\n\r"):
+        raise InputError("its name has a tab or a line break, which a file of landmarks cannot contain; rename it")
+    return name
+
+
+def _relative(picture, folder):
+    return os.path.relpath(picture, folder).replace(os.sep, "/")
+
+
+def _escaped(picture):
+    return f"./{picture}" if picture.startswith("#") else picture
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open_input(path) as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_same(first, second):
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return False
+
+
+def _boxes_around(landmarks):
+    """The upright square about each face that is as large as its crop."""
+    sides = np.array([crop_side(points) for points in landmarks])[:, None]
+    middles = landmarks.mean(axis=1)
+    return np.hstack([middles - sides / 2, middles + sides / 2])
+
+
+def _check_most(path: Path, landmarks: np.ndarray) -> None:
+    """Refuse a file if most of its lines are at fault, and name the commonest fault."""
+    suspects = landmarks[(residuals(landmarks) > SURELY_FACE) | (np.abs(landmarks).max(axis=(1, 2)) < _FRACTION)]
+    faults = [fault for points in suspects if (fault := _fault(points))]
+    if 2 * len(faults) > len(landmarks):
+        fault, _ = Counter(faults).most_common(1)[0]
+        raise InputError(f"{path}: {len(faults)} of {len(landmarks)} lines are not the landmarks of a face: {fault}")
+
+
+def _fault(points):
+    """Say what is wrong with landmarks, the same for all that have the same fault."""
+    if np.abs(points).max() < _FRACTION:
+        return "they are fractions of the picture's size; write pixels"
+    order = likely_order(points)
+    if order:
+        return f"they seem to have {order}; write {LANDMARK_ORDER}"
+    try:
+        check_landmarks(points)
+    except InputError:
+        return f"write {LANDMARK_ORDER}"
+    return None
