@@ -16,17 +16,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "launch",
         help="train with several workers, here or on several machines",
         description="Start a scheduler, servers and workers of MXNet's parameter server, each with the same command, "
-        "on this machine or by ssh. Their lines are shown with their names before them. When one fails, all are ended, "
-        "and the error names it; Ctrl-C and SIGTERM let the workers save and stop.",
+        "on this machine or by ssh. Each line of output begins with the name of its process. When one fails, all are "
+        "ended, and the error names it; Ctrl-C, SIGTERM and SIGHUP let the workers save and stop.",
     )
-    parser.add_argument("--workers", type=positive, required=True, metavar="N", help="processes that train")
+    parser.add_argument("--workers", type=positive, required=True, metavar="N", help="number of processes that train")
     parser.add_argument(
-        "--servers", type=positive, default=1, metavar="M", help="processes that add gradients (default: 1)"
+        "--servers", type=positive, default=1, metavar="M", help="number of processes that add gradients (default: 1)"
     )
-    parser.add_argument("--hosts", metavar="FILE", help="machines for ssh, one a line (default: this machine alone)")
+    parser.add_argument("--hosts", metavar="FILE", help="machines for ssh, one per line (default: only this machine)")
     parser.add_argument("--root", metavar="ADDRESS", help="the first host's address for the others (default: its name)")
     parser.add_argument(
-        "--port", type=positive, metavar="N", help="the scheduler's port (default: a free one; with --hosts 9091)"
+        "--port",
+        type=positive,
+        metavar="N",
+        help="the scheduler's port, up to 65535 (default: a free one; with --hosts 9091)",
     )
     parser.add_argument(
         "--arrival-timeout",
@@ -35,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="how long to wait until all processes have found each other (default: 300)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
-    parser.add_argument("training", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what each process runs")
+    parser.add_argument("training", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command of each process")
     add_example(
         parser,
         "denseface launch --workers 2 -- python train.py --network d63 --dataset orl --kvstore dist_sync",
@@ -45,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Start and watch the processes, or print how."""
+    """Start and watch the processes, or print their commands."""
     from denseface.distributed import launcher
 
     command = args.training[1:] if args.training[:1] == ["--"] else args.training

@@ -33,7 +33,7 @@ def prepare_streams(outlive: bool = False) -> None:
         for descriptor, stream in ((1, sys.stdout), (2, sys.stderr))
     )
     for stream in (stdout, stderr):
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.stdout, sys.stderr = _Stream(stdout, "standard output", outlive), _Stream(stderr, "standard error", True)
 
 

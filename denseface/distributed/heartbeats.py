@@ -1,9 +1,9 @@
-"""Whether the other processes of a distributed run have come, and still live.
+"""Find out whether the other processes of a distributed run have arrived, and still live.
 
-MXNet's parameter server waits for ever, for those that never arrive and for those that have died.  But its processes
-can send heartbeats: the scheduler hears those of all workers and servers, and they hear its answers.  A thread in
-each process looks at them once a second and ends the process when one is missing.  So whoever dies, the scheduler
-ends and names it, and all others end because the scheduler has.
+MXNet's parameter server waits for ever, for processes that never arrive and for those that have died. But its processes
+can send heartbeats: the scheduler receives those of all workers and servers, and they receive its answers. A thread in
+each process checks them once a second and ends the process when one is missing. If a process dies, the scheduler stops
+and names it, and all others end because the scheduler has ended.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _IDS = {"server": 8, "worker": 9}  # of the first; the next one's is larger by 2
 
 
 def start_heartbeats() -> None:
-    """Ask MXNet for a heartbeat a second, where nobody asked for another rate; before it looks for the others."""
+    """Ask MXNet for one heartbeat per second, unless another rate is set; before it looks for the others."""
     os.environ.setdefault("PS_HEARTBEAT_INTERVAL", "1")
 
 
@@ -56,24 +56,24 @@ def check_variables() -> None:
 
 
 def arrival_seconds() -> int:
-    """How long to wait until all processes of the run have come; InputError if the variable is no number."""
+    """Return how long to wait until all processes have arrived; InputError if the variable is not a number."""
     return _seconds(ARRIVAL_VARIABLE, ARRIVAL_SECONDS)
 
 
 def silence_seconds() -> int:
-    """How long a process may be silent before it counts as dead; InputError if the variable is no number."""
+    """Return how long a process may be silent before it counts as dead; InputError if the variable is not a number."""
     return _seconds(_SILENCE_VARIABLE, _SILENCE_SECONDS)
 
 
 def leave(message: str) -> None:
-    """End this process at once: whatever else it does may be waiting for the dead."""
-    with contextlib.suppress(OSError):  # whoever read it may be dead too
+    """End this process at once: its other threads may be waiting for a dead process."""
+    with contextlib.suppress(OSError):  # the reader may be dead too
         os.write(2, f"denseface: error: {message}\n".encode())
     os._exit(1)
 
 
 def nobody_came(seconds: int) -> str:
-    """What to say when not all processes have come."""
+    """Return the message for the case that not all processes have arrived."""
     workers, servers = (os.environ.get(f"DMLC_NUM_{role}", "?") for role in ("WORKER", "SERVER"))
     return (
         f"after {seconds} s the {_scheduler()}, {workers} workers and {servers} servers have not all found each other; "
@@ -82,10 +82,10 @@ def nobody_came(seconds: int) -> str:
 
 
 def watch_as_server() -> None:
-    """Watch over this scheduler or server, which ``import mxnet`` is about to make of this process.
+    """Watch this scheduler or server, which ``import mxnet`` is about to turn this process into.
 
-    SIGINT and SIGTERM end it while it waits for the others to come, and not after that: where a whole run is asked to
-    stop, workers need it to save, and it ends when they have.
+    Signals end it while it waits for the others to arrive, and not after that: if a whole run is asked to stop, the
+    workers need it until they have saved, and it ends with them.
 
     Raises
     ------
@@ -94,12 +94,12 @@ def watch_as_server() -> None:
     """
     check_variables()
     start_heartbeats()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in all threads, so that the one that watches can take them
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in all threads, so that the watching one receives them
     threading.Thread(target=_watch_server, args=(arrival_seconds(), silence_seconds()), daemon=True).start()
 
 
 def watch_as_worker(library: ctypes.CDLL, handle: ctypes.c_void_p, over: threading.Event) -> threading.Thread:
-    """Watch over a worker that has found the others, until ``over``; give the thread that does."""
+    """Watch a worker that has found the others, until ``over``; return the thread that does."""
     arguments = library, handle, silence_seconds(), lambda: over.wait(1)
     thread = threading.Thread(target=_watch, args=arguments, daemon=True)
     thread.start()
@@ -128,14 +128,14 @@ def _watch(library, handle, silence, is_over):
         if _silent(library, handle, _SCHEDULER, silence):
             leave(
                 f"the {_scheduler()} has been silent for {silence} s; it has died, or ended because another process "
-                "had, which its log names; go on with --resume"
+                "had, which its log names; resume the run"
             )
         if _silent(library, handle, _SERVERS | _WORKERS, silence):
-            leave(f"{_names(library, handle, silence)} silent for {silence} s; the run is over; go on with --resume")
+            leave(f"{_names(library, handle, silence)} silent for {silence} s; the run is over; resume it")
 
 
 def _names(library, handle, silence):
-    """Who is silent, as the beginning of a sentence."""
+    """Names of the silent processes, as the beginning of a sentence."""
     names = [
         f"{role} {rank}"
         for role, first in _IDS.items()
@@ -146,14 +146,14 @@ def _names(library, handle, silence):
 
 
 def _all_have_come(library, handle):
-    # MXNet says who has been silent for longer than -1 s, which is everybody it knows, once all have come.
+    # Silent for longer than -1 s is every process that MXNet knows, which it does once all have arrived.
     size = ctypes.c_int()
-    library.MXKVStoreGetGroupSize(handle, ctypes.byref(size))  # 0 until MXNet has begun, before which it knows no one
+    library.MXKVStoreGetGroupSize(handle, ctypes.byref(size))  # 0 until MXNet has started
     return size.value and any(_silent(library, handle, group, -1) for group in (_SCHEDULER, _WORKERS))
 
 
 def _silent(library, handle, node, seconds):
-    """How many of the nodes with this number have been silent for so long; 0 where MXNet cannot say."""
+    """Number of nodes of this group that have been silent for so long; 0 if MXNet cannot say."""
     size, count = ctypes.c_int(), ctypes.c_int()
     library.MXKVStoreGetGroupSize(handle, ctypes.byref(size))
     if not size.value or library.MXKVStoreGetNumDeadNode(handle, node, ctypes.byref(count), seconds):

@@ -1,4 +1,4 @@
-"""A distributed run as one: its scheduler, servers and workers, started, shown and ended together."""
+"""Start, show and end the scheduler, the servers and the workers of a distributed run together."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Process:
     Attributes
     ----------
     name : str
-        As in its log: ``scheduler``, ``server 0``, ``worker 1``.
+        The prefix of its lines: ``scheduler``, ``server 0``, ``worker 1``.
     host : str or None
-        Where it runs, for ssh; None for this machine.
+        Its machine, for ssh; None for this machine.
     variables : dict of str to str
-        What its environment has beside what is there.
+        Added to its environment.
     command : tuple of str
-        What it runs.
+        Its command.
     folder : str
-        Where.
+        Its working folder.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Process:
         return self.name.startswith("worker")
 
     def arguments(self) -> list[str]:
-        """The command line that starts it from here."""
+        """Return the command line that starts it from here."""
         settings = [f"{name}={value}" for name, value in self.variables.items()]
         if self.host is None:
             return ["env", *settings, *self.command]
         remote = f"cd {shlex.quote(self.folder)} && exec {shlex.join(['env', *settings, *self.command])}"
-        # With a terminal the remote process hears of it when ssh ends, however it ends.
+        # With a terminal the remote process gets a hangup when ssh ends, however it ends.
         return ["ssh", "-tt", "-o", "BatchMode=yes", self.host, remote]
 
 
@@ -83,14 +83,14 @@ def plan(
     Parameters
     ----------
     command : sequence of str
-        What each process runs; what it is to be, it learns from ``DMLC_*`` variables.
+        The command of each process; ``DMLC_*`` variables tell it its role.
     workers, servers : int
-        How many of each, 1 or more.
+        Numbers of processes, 1 or more.
     hosts : sequence of str
-        Machines for ssh; workers and servers go round them, and the scheduler is on the first.  Without any, all is on
-        this machine, and nothing leaves it.
+        Machines for ssh; workers and servers are assigned to them in turn, and the scheduler to the first. Without
+        any, all processes are on this machine, and nothing leaves it.
     arrival_seconds : int, optional
-        How long each waits for the others to come.
+        How long each waits for the others to arrive.
     root : str, optional
         Address of the scheduler for the others; the first host's name by default, 127.0.0.1 on this machine.
     port : int, optional
@@ -115,7 +115,9 @@ def plan(
         common[ARRIVAL_VARIABLE] = str(arrival_seconds)
     ports = [""] * len(roles)
     if hosts:
-        common["DMLC_USE_KUBERNETES"] = "1"  # all it does: the scheduler, which cannot listen at a name, does at all
+        common["DMLC_USE_KUBERNETES"] = (
+            "1"  # the scheduler cannot listen at a name; with this it listens at all addresses
+        )
     else:
         common.update(DMLC_INTERFACE="lo", DMLC_NODE_HOST="127.0.0.1")
         first, *ports[1:] = map(str, free_ports(len(roles)))
@@ -132,7 +134,7 @@ def plan(
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports of this machine that nobody listens at, in ascending order."""
+    """Find free ports of this machine, in ascending order."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -141,40 +143,40 @@ def free_ports(count: int) -> list[int]:
 
 
 def read_hosts(path: str | Path) -> list[str]:
-    """Read a list of machines, one a line as ssh takes them; empty lines and what follows a # do not count.
+    """Read a list of machines, one per line as ssh accepts them; empty lines and comments after a # are ignored.
 
     Raises
     ------
     InputError
-        If there are none, or one is no host's name.
+        If there are none, or one is not the name of a host.
     """
     lines = [line.partition("#")[0].strip() for _, line in read_lines(path)]
     hosts = [line for line in lines if line]
     if not hosts:
-        raise InputError(f"{path}: it names no host; write one a line, as in user@node1")
+        raise InputError(f"{path}: it names no host; write one per line, as in user@node1")
     for host in hosts:
         if host.startswith("-") or not all(c.isalnum() or c in "@.-_:[]" for c in host):
-            raise InputError(f"{path}: {host!r} is no host's name; write one a line, as in user@node1")
+            raise InputError(f"{path}: {host!r} is not the name of a host; write one per line, as in user@node1")
     return hosts
 
 
 def run(processes: Sequence[Process], output: IO[bytes] | None = None) -> int:
     """Run all processes to their end, which is that of the first one that fails.
 
-    SIGINT and SIGTERM are passed on to the workers, which save and stop; a second one ends everything at once.  When
-    this process is killed, the workers get SIGTERM.
+    SIGINT, SIGTERM and SIGHUP are passed on to the workers, which save and stop; a second one ends everything at once.
+    When this process is killed, its children get SIGTERM.
 
     Parameters
     ----------
     processes : sequence of Process
         From :func:`plan`.
     output : binary file, optional
-        Where their lines go, each after the name of its process; stdout by default.
+        Receives their lines, each after the name of its process; stdout by default.
 
     Returns
     -------
     int
-        0, or 130 (Ctrl-C) or 143 (SIGTERM) if the run was asked to stop and did.
+        0, or 128 + the number of the signal that stopped the run.
 
     Raises
     ------
@@ -182,8 +184,8 @@ def run(processes: Sequence[Process], output: IO[bytes] | None = None) -> int:
         If one failed; the message names it and says how it ended.
     """
     received: list[int] = []
-    heed = handled_by(lambda number, frame: received.append(number))
-    with heed, _Group(processes, output or sys.stdout.buffer) as group:
+    handler = handled_by(lambda number, frame: received.append(number))
+    with handler, _Group(processes, output or sys.stdout.buffer) as group:
         return group.wait(received)
 
 
@@ -194,7 +196,7 @@ class _Child:
     unfinished: bytes = b""
 
     def stop(self, number: int) -> None:
-        """Ask it to stop: by the signal or, at the other end of ssh, by the key that makes one."""
+        """Ask it to stop: by the signal or, at the other end of ssh, by Ctrl-C."""
         if self.process.host is None:
             self.popen.send_signal(number)
         else:
@@ -205,7 +207,7 @@ class _Child:
 
 @dataclass
 class _Group:
-    """The children, and the lines that come from them."""
+    """The children and their output."""
 
     processes: Sequence[Process]
     output: IO[bytes]
@@ -223,7 +225,7 @@ class _Group:
 
     def __exit__(self, *_: object) -> None:
         for child in self.children:
-            with contextlib.suppress(ProcessLookupError):  # its group: what it has started ends with it
+            with contextlib.suppress(ProcessLookupError):  # its group, with everything that it has started
                 os.killpg(child.popen.pid, signal.SIGKILL)
         for child in self.children:
             child.popen.wait()
@@ -240,7 +242,7 @@ class _Group:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that a terminal's Ctrl-C comes here alone
+                start_new_session=True,  # so that a terminal's Ctrl-C comes only here
                 preexec_fn=functools.partial(_stop_with_parent, os.getpid()),
             )
         except OSError as error:
@@ -272,23 +274,23 @@ class _Group:
                 deadline = deadline or time.monotonic() + _END_SECONDS
                 if time.monotonic() > deadline:
                     late = ", ".join(c.process.name for c, code in zip(self.children, codes) if code is None)
-                    raise InputError(f"{late}: still there {_END_SECONDS} s after the others have ended; killed")
+                    raise InputError(f"{late}: still running {_END_SECONDS} s after the others have ended; killed")
 
     def _failure(self, codes):
-        """Say who has failed and how, when the others have said why they end too; those that were killed come first."""
+        """Name the process that failed, after the others have had time to report; killed ones come first."""
         failures = [(c.process.name, code) for c, code in zip(self.children, codes) if code not in (None, 0, *_STOPPED)]
         name, code = min(failures, key=lambda failure: failure[1] > 0)
         if code < 0:
-            return f"{name} was killed by {signal.Signals(-code).name}; all others are ended; go on with --resume"
+            return f"{name} was killed by {signal.Signals(-code).name}; all others were ended; resume the run"
         self._show_until(time.monotonic() + _LAST_WORDS_SECONDS)
-        return f"{name} failed with exit code {code}, as its lines say; all others are ended"
+        return f"{name} failed with exit code {code}, as its lines say; all others were ended"
 
     def _show_until(self, deadline):
         while time.monotonic() < deadline and any(child.popen.poll() is None for child in self.children):
             self._show(_POLL_SECONDS)
 
     def _show(self, seconds):
-        """Pass on what has been written, waiting for it up to so many seconds."""
+        """Pass on new output, waiting for it up to so many seconds."""
         if not self._selector.get_map():
             time.sleep(seconds)
             return

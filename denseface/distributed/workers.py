@@ -1,4 +1,4 @@
-"""The workers of a distributed run: which of them this is, and what they agree on through MXNet's parameter server."""
+"""The workers of a distributed run: the rank of this one, and agreement through MXNet's parameter server."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def _deadline(seconds, message):
 
 @contextlib.contextmanager
 def _ended_by_signals():
-    """Let signals end the process at once: Python does not hear of them while MXNet waits."""
+    """Let signals end the process at once: Python cannot handle them while MXNet waits."""
     before = {number: signal.getsignal(number) for number in SIGNALS if callable(signal.getsignal(number))}
     for number in before:
         signal.signal(number, signal.SIG_DFL)
@@ -252,7 +252,7 @@ def _ended_by_signals():
 
 
 def _end(_):
-    """Leave without freeing the key-value store, which is kept until here."""
+    """End the process without freeing the key-value store, which would wait for the others."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -24,7 +24,7 @@ from denseface.training.devices import contexts
 from denseface.training.learner import Learner
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
-from denseface.training.triplets import METRICS, Mining, TripletLoader
+from denseface.training.triplets import METRICS, Mining, TripletLoader, check_share
 
 import mxnet as mx
 
@@ -80,6 +80,8 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
     embedding : Symbol
         The network.
     """
+    if config.loss_name in METRICS:
+        check_share(args.per_batch_size)
     devices = contexts(args.gpus)
     batch_size = args.per_batch_size * len(devices)
     classes = config.num_classes

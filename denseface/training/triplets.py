@@ -146,6 +146,13 @@ def mine(
     return rng.permutation(np.concatenate(triplets))
 
 
+def check_share(pictures: int) -> None:
+    """Raise InputError if so many pictures of a batch on one device are not whole triplets."""
+    if pictures % 3:
+        near = pictures - pictures % 3 or 3
+        raise InputError(f"triplets need a multiple of 3, such as {near}, not {pictures}", option="per_batch_size")
+
+
 class TripletLoader:
     """Batches of semi-hard triplets, in an order that depends on the seed and on the network alone.
 
@@ -206,10 +213,7 @@ class TripletLoader:
         accumulate: int = 1,
         workers: Workers | None = None,
     ):
-        share = batch_size // num_devices
-        if share % 3:
-            near = share - share % 3 or 3
-            raise InputError(f"triplets need a multiple of 3, such as {near}, not {share}", option="per_batch_size")
+        check_share(batch_size // num_devices)
         mining.check()
         self.reader = reader
         self.embed = embed

@@ -72,7 +72,11 @@ def test_a_dry_run_prints_commands_for_a_shell(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "content, message",
-    [("\n# none\n", "it names no host"), ("-oProxyCommand=x\n", "is no host's name"), ("a b\n", "is no host's name")],
+    [
+        ("\n# none\n", "it names no host"),
+        ("-oProxyCommand=x\n", "is not the name of a host"),
+        ("a b\n", "is not the name of a host"),
+    ],
 )
 def test_lists_of_hosts_that_are_none(tmp_path, content, message):
     path = tmp_path / "hosts"
@@ -102,14 +106,14 @@ def test_one_that_is_killed_is_named_and_ends_all(tmp_path, victim):
     names = ("scheduler", "server 0", "worker 0", "worker 1")
     started = time.monotonic()
     result, _ = run([python(name, die if name == victim else SLEEP) for name in names], tmp_path)
-    assert result == f"{victim} was killed by SIGKILL; all others are ended; go on with --resume"
+    assert result == f"{victim} was killed by SIGKILL; all others were ended; resume the run"
     assert time.monotonic() - started < 20
 
 
 def test_one_that_fails_is_named_after_its_last_words_and_those_of_others(tmp_path):
     slow = "import time; time.sleep(1); print('me too')"
     result, path = run([python("worker 0", slow), python("worker 1", "import sys; sys.exit('no such file')")], tmp_path)
-    assert result == "worker 1 failed with exit code 1, as its lines say; all others are ended"
+    assert result == "worker 1 failed with exit code 1, as its lines say; all others were ended"
     assert "worker 1 | no such file" in path.read_text() and "worker 0 | me too" in path.read_text()
 
 
