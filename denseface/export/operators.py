@@ -448,7 +448,7 @@ def _reshape(graph, node):
 
 
 def _reshape_to_output(graph, node, data):
-    """Give the tensor the shape that MXNet inferred for the node, whatever codes or axes led to it."""
+    """Reshape to the shape that MXNet inferred for the node, whatever its codes or axes."""
     shape = [-1 if size is None else size for size in graph.output_shape(node)]
     return graph.add("Reshape", [data, graph.constant(f"{node.name}_shape", shape, np.int64)], node.name)
 

@@ -23,8 +23,8 @@ class Node:
     name : str
         MXNet lets several operators share a name; nodes are therefore told apart by identity.
     attrs : dict of str to str
-        Attributes as in MXNet's JSON. One that is left out, or is "None", has MXNet's default, which the methods below
-        are given.
+        Attributes as in MXNet's JSON. For one that is left out or "None", the methods below return their `default`,
+        which should be MXNet's.
     inputs : list of (Node, int)
         The nodes whose outputs this one reads, each with the number of the output.
     """

@@ -1,6 +1,6 @@
-"""A folder for files that are costly to make and would harm a process that loads them if somebody else wrote them.
+"""A cache for files that are slow to make, and that must not be loaded if somebody else wrote them.
 
-A file is used only if nobody but its user (and root) can have written it, and if its bytes are those that were stored.
+A file is used only if nobody but this user and root can have written it, and if its bytes are those that were stored.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _stored(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _private_folder() -> Path:
-    """Return the cache folder, made if it is missing, if nobody else can write there."""
+    """Return the user's cache folder."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(given):  # a relative path is invalid: https://specifications.freedesktop.org/basedir-spec/
         base = Path(given)
@@ -115,7 +115,7 @@ def _check_private(path: Path, status: os.stat_result, is_parent: bool = False) 
 
 
 def _is_intact(path: Path) -> bool:
-    """Test whether a stored file is there, and holds what was stored."""
+    """Test whether a stored file exists with the bytes that were stored."""
     try:
         return hashlib.sha256(_read(path)).hexdigest().encode() == _read(_digest_of(path))
     except FileNotFoundError:
@@ -141,7 +141,7 @@ def _digest_of(path: Path) -> Path:
 
 
 def _store(made: Path, path: Path) -> None:
-    """Move a file to its place, then its digest, which completes the two."""
+    """Move a file into the cache, then its digest, without which the file does not count."""
     digest = _digest_of(made)
     digest.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
     for source, target in ((made, path), (digest, _digest_of(path))):
@@ -177,7 +177,7 @@ def _acquire(descriptor: int, folder: Path) -> bool:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove scratch folders of processes that were killed; whoever lives holds the lock."""
+    """Remove scratch folders of processes that were killed; only the lock's owner calls this."""
     for path in folder.glob(f"{_SCRATCH}*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -110,7 +110,7 @@ class InferenceBlock {
     View<float> padded(scratch, padded_rows() * pitch_ * BLOCK);
     float* inputs = padded[hidden_blocks];
     float* products = inputs + POSITIONS * position_inputs();
-    float* rest = products + POSITIONS * position_products();
+    float* hidden_scratch = products + POSITIONS * position_products();
     View<float> out = features.from_block(layer.channels / BLOCK);
     const float* weights = layer.weight2.data();
     for (int tile = first_tile; tile < last_tile; tile += strip_) {
@@ -121,7 +121,7 @@ class InferenceBlock {
           std::copy(padded[b] + 2 * strip_ * pitch_ * BLOCK, padded[b] + padded_rows() * pitch_ * BLOCK, padded[b]);
       }
       compute_hidden(layer, features, top + known_rows, top + 2 * tiles + 2, padded.from_pixel(known_rows * pitch_),
-                     rest);
+                     hidden_scratch);
       int count = tiles * tile_columns_;
       View<float> tile_inputs(inputs, long(count) * BLOCK), tile_products(products, long(count) * BLOCK);
       for (int b = 0; b < hidden_blocks; ++b)
