@@ -141,7 +141,7 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
     other = tmp_path / "other"
     wide = [flag if flag != "d63" else "d161" for flag in flags(data, other, "--pretrained", prefix(tmp_path))]
     assert train.main([*wide, "--max-steps", "1"]) == 1
-    assert "--pretrained: the model fits only" in capsys.readouterr().err
+    assert "fits only 1 of 9 parameters; check the network" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
