@@ -41,6 +41,14 @@ class Source(NamedTuple):
     load: Callable[[], bytes]
     is_aligned: bool = False
 
+    def stamp(self) -> tuple[int, int]:
+        """Return size and modification time of the file, by which a changed file is noticed."""
+        try:
+            found = self.file.stat()
+        except (OSError, ValueError):
+            return -1, -1
+        return found.st_size, found.st_mtime_ns
+
 
 class Sources:
     """All pictures of some paths, in the order of the paths; found anew at each iteration, and never all in memory.

@@ -16,9 +16,7 @@ order, and with their rows.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
-import json
 import logging
 import os
 import shutil
@@ -31,6 +29,7 @@ from typing import NamedTuple
 
 from denseface.core.errors import InputError
 from denseface.core.files import beside, naming_errors, open_own
+from denseface.core.journal import Journal
 from denseface.core.parallel import ordered_map
 from denseface.data.cropping import Crop
 from denseface.data.pictures import decode, load_picture
@@ -138,46 +137,38 @@ class _Work:
         if folder.is_symlink():
             raise InputError(f"{folder}: a link is in the way; remove it")
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as opened:
-            self._rows, self._log = (opened.enter_context(open_own(folder / name)) for name in ("rows", "log"))
-            try:
-                fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"{folder}: another run is writing there; wait for it to finish, or write elsewhere"
-                ) from error
-            opened.pop_all()
+        self._log = Journal(folder / "log", self._model)
+        try:
+            self._rows = open_own(folder / "rows")
+        except InputError:
+            self._log.__exit__()
+            raise
 
     def __enter__(self) -> _Work:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for file in (self._rows, self._log):
-            with contextlib.suppress(OSError):  # the write that failed has been reported
-                file.close()
+        self._log.__exit__()
+        with contextlib.suppress(OSError):  # the write that failed has been reported
+            self._rows.close()
 
     def take_over(self, sources: Iterator[Source], on_progress: Callable[[int], object]) -> Iterator[Source]:
         """Keep what an earlier run has done and still holds; return the remaining sources."""
-        heading = _line(self._model)
-        self._log.seek(0)
+        end = 0
         self._rows.seek(0)
-        rows_end, log_end = 0, 0
-        next_source = []
-        if self._log.readline() == heading:
-            log_end = len(heading)
-            while line := self._log.readline():
-                next_source = list(itertools.islice(sources, 1))
-                if not next_source or not self._is_true(line, next_source[0]):
-                    break
-                next_source = []
-                rows_end, log_end = self._rows.tell(), log_end + len(line)
-                self.counts.taken_over += 1
-                on_progress(1)
-        self._rows.truncate(rows_end)
-        self._log.truncate(log_end)
-        if not log_end:
-            self._log.write(heading)
-        return itertools.chain(next_source, sources)
+
+        def holds(values: list, source: Source) -> bool:
+            nonlocal end
+            if not self._is_true(values, source):
+                return False
+            end = self._rows.tell()
+            self.counts.taken_over += 1
+            on_progress(1)
+            return True
+
+        remaining = self._log.resume(sources, holds)
+        self._rows.truncate(end)
+        return remaining
 
     def add(self, batch: list[_Decoded]) -> None:
         """Embed a batch and write it: first the rows, then the lines of the log that make them count."""
@@ -192,16 +183,16 @@ class _Work:
             self._rows.write(rows.tobytes())
             self._rows.flush()
         waiting = (zlib.crc32(row.tobytes()) for row in rows)
-        with naming_errors(self._log.name):
-            for item in batch:
-                results = [
-                    (item.source.name + crop.suffix, crop.reason if crop.pixels is None else next(waiting))
-                    for crop in item.crops
-                ]
-                others = item.crops[0].others
-                self._count(results, others)
-                self._log.write(_line([item.source.name, *item.stamp, results, others]))
-            self._log.flush()
+        entries = []
+        for item in batch:
+            results = [
+                (item.source.name + crop.suffix, crop.reason if crop.pixels is None else next(waiting))
+                for crop in item.crops
+            ]
+            others = item.crops[0].others
+            self._count(results, others)
+            entries.append([item.source.name, *item.stamp, results, others])
+        self._log.append(entries)
 
     def _embed(self, faces):
         pictures = as_batch([pixels for _, pixels in faces], self._embedder.image_shape)
@@ -216,14 +207,14 @@ class _Work:
         shape = (self.counts.embedded, self._embedder.emb_size)
         write_gallery(out, self._rows, shape, self._names(), self._name_width, self._model)
 
-    def _is_true(self, line, source):
+    def _is_true(self, values, source):
         """Whether a line of the log agrees with a source and with the next rows."""
         try:
-            *key, results, others = json.loads(line)
+            *key, results, others = values
             crcs = [result for _, result in results if not isinstance(result, str)]
         except (ValueError, TypeError):
             return False
-        if key != [source.name, *_stamp(source)]:
+        if key != [source.name, *source.stamp()]:
             return False
         size = 4 * self._embedder.emb_size
         for crc in crcs:
@@ -252,15 +243,12 @@ class _Work:
             logger.warning("%d pictures skipped so far", self.counts.skipped)
 
     def _names(self):
-        self._log.seek(0)
-        self._log.readline()
-        for line in self._log:
-            *_, results, _ = json.loads(line)
+        for *_, results, _ in self._log:
             yield from (name for name, result in results if not isinstance(result, str))
 
 
 def _decode(embedder, source):
-    stamp = _stamp(source)
+    stamp = source.stamp()
     try:
         payload = source.load()
     except InputError as error:
@@ -277,16 +265,3 @@ def _decode(embedder, source):
         for crop in crops
     ]
     return _Decoded(source, stamp, named)
-
-
-def _stamp(source):
-    """Return size and modification time of the source's file, by which a changed file is noticed."""
-    try:
-        found = source.file.stat()
-    except (OSError, ValueError):
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
-
-
-def _line(value):
-    return json.dumps(value).encode() + b"\n"

@@ -1,0 +1,103 @@
+"""Keep what an interrupted run has finished, to resume it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from denseface.core.errors import InputError
+from denseface.core.files import naming_errors, open_own
+
+Item = TypeVar("Item")
+
+
+class Journal:
+    """A file of JSON: a heading, then one line for each finished item. It is locked while it is open.
+
+    Parameters
+    ----------
+    path : path-like
+        The file. What an earlier run has left in it is kept if its heading is the same.
+    heading : JSON value
+        Everything that decides about the results; a run with another heading starts again.
+
+    Raises
+    ------
+    InputError
+        If another run has locked the file, or it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, heading: object):
+        self._file = open_own(path)
+        self._heading = _line(heading)
+        self._path = path
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            message = f"{path}: another run is writing there; wait for it to finish, or write elsewhere"
+            raise InputError(message) from error
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):  # the write that failed has been reported
+            self._file.close()
+
+    def resume(self, items: Iterator[Item], holds: Callable[[list, Item], bool]) -> Iterator[Item]:
+        """Keep the leading lines that still hold, drop the others, and return the items that remain.
+
+        Parameters
+        ----------
+        items : iterator
+            All items of the run, in order.
+        holds : callable
+            Called with the values of a line and its item; whether what the line says is still true.
+        """
+        end = 0
+        unfinished: list[Item] = []
+        self._file.seek(0)
+        if self._file.readline() == self._heading:
+            end = len(self._heading)
+            for line in iter(self._file.readline, b""):
+                unfinished = list(itertools.islice(items, 1))
+                values = _values(line)
+                if not unfinished or values is None or not holds(values, unfinished[0]):
+                    break
+                unfinished = []
+                end += len(line)
+        self._file.truncate(end)
+        if not end:
+            self._file.write(self._heading)
+        return itertools.chain(unfinished, items)
+
+    def append(self, entries: Iterable[list]) -> None:
+        """Write the lines of finished items."""
+        with naming_errors(self._path):
+            self._file.writelines(map(_line, entries))
+            self._file.flush()
+
+    def __iter__(self) -> Iterator[list]:
+        """Read all lines after the heading."""
+        self._file.seek(len(self._heading))
+        for line in self._file:
+            yield json.loads(line)
+
+
+def _line(value):
+    return json.dumps(value).encode() + b"\n"
+
+
+def _values(line):
+    """Return the values of a line; None if it was cut short."""
+    try:
+        values = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return values if isinstance(values, list) else None
