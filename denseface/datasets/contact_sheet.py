@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from denseface.core.errors import InputError
-from denseface.core.text import counted
+from denseface.core.text import counted, printable
 from denseface.data.pairs import PairSet
-from denseface.data.pictures import load_picture
+from denseface.data.pictures import Picture, load_picture
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
+from denseface.datasets.face_list import ListedFace
 from denseface.datasets.manifest import read_manifest
 
 _ROWS = 12
@@ -28,10 +31,10 @@ _ROW_HEIGHT = _TEXT + 2 * _GAP + _CELL + _MARGIN
 
 
 class _Row(NamedTuple):
-    """A caption, and the groups of encoded pictures below it."""
+    """A caption, and the groups of pictures below it."""
 
     caption: str
-    groups: Sequence[Sequence[bytes]]
+    groups: Sequence[Sequence[Picture]]
 
 
 def sheet_of_records(records: FaceRecords) -> Image.Image:
@@ -56,6 +59,28 @@ def sheet_of_pairs(pair_set: PairSet) -> Image.Image:
             pairs = [pair_set.images[2 * index : 2 * index + 2] for index in chosen]
             rows.append(_Row(f"{caption} pairs {', '.join(map(str, chosen))}", pairs))
     return _draw(rows)
+
+
+def sheet_of_faces(faces: Iterable[ListedFace]) -> Image.Image:
+    """Draw faces, eight in a row, below the names of their pictures and the scores; RGB."""
+    rows = []
+    remaining = iter(faces)
+    while chosen := list(itertools.islice(remaining, _COLUMNS)):
+        names = (PurePosixPath(face.name).name for face in chosen)
+        named = [f"{printable(name)} {face.score:.2f}" for name, face in zip(names, chosen)]
+        pictures = [b"" if face.pixels is None else face.pixels for face in chosen]
+        rows.append(_Row(_shortened(", ".join(named), _COLUMNS * (_CELL + _GAP)), [pictures]))
+    return _draw(rows)
+
+
+def _shortened(text: str, width: int) -> str:
+    """Leave out the end of a text that is wider than so many pixels."""
+    font = _font()
+    if font.getbbox(text)[2] <= width:
+        return text
+    while font.getbbox(text + "...")[2] > width:
+        text = text[:-1]
+    return text + "..."
 
 
 def _keys_by_person(records):
@@ -104,8 +129,8 @@ def _draw(rows: Iterable[_Row]) -> Image.Image:
         left, top = _MARGIN, _MARGIN + index * _ROW_HEIGHT
         draw.text((left, top), row.caption, fill="black", font=font)
         for group in row.groups:
-            for payload in group:
-                sheet.paste(_cell(payload), (left, top + _TEXT + 2 * _GAP))
+            for picture in group:
+                sheet.paste(_cell(picture), (left, top + _TEXT + 2 * _GAP))
                 left += _CELL + _GAP
             left += _WIDE_GAP - _GAP
     return sheet
@@ -115,10 +140,10 @@ def _width(row):
     return sum(len(group) * (_CELL + _GAP) - _GAP + _WIDE_GAP for group in row.groups) - _WIDE_GAP
 
 
-def _cell(payload):
-    """Return a picture, or a crossed box for a broken one."""
+def _cell(picture):
+    """Return a picture of the size of a cell, or a crossed box for a broken one."""
     try:
-        return Image.fromarray(load_picture(payload, (_CELL, _CELL, 3)))
+        return Image.fromarray(load_picture(picture, (_CELL, _CELL, 3)))
     except InputError:
         box = Image.new("RGB", (_CELL, _CELL), "lightgray")
         ImageDraw.Draw(box).line([(0, 0), (_CELL, _CELL), (0, _CELL), (_CELL, 0)], "red", 2)

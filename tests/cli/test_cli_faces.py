@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from denseface import cli
 from denseface.core.vectors import similarity
 from denseface.data import cropping, detection
 from denseface.data.align import REFERENCE_POINTS
+from denseface.datasets import face_list
 from denseface.embedding.embedder import Embedder
 from support.photos import SHAPE, SIZE, as_line, face, faces_at, group, photo
 from support.tiny_models import as_ndarrays, encode, tiny_model
@@ -288,3 +290,49 @@ def test_options_exclude_each_other(capsys):
 def test_faces_of_any_detector_are_described():
     assert cropping.describe(faces_at) == {"name": "support.photos.faces_at", "sha256": None}
     assert cropping.describe(SimpleNamespace(description={"name": "x"})) == {"name": "x"}
+
+
+def test_what_detect_writes_is_what_landmarks_reads(capsys, model, here, detector, monkeypatch):
+    monkeypatch.setattr(face_list, "load_detector", lambda: detector)
+    options = ("--processes", "1", "--sheet", "faces.png")
+    code, out, _ = run(capsys, "detect", "photos", "nobody.png", "-o", "faces.txt", *options)
+    assert (code, out) == (1, "faces.txt: 4 faces in 3 pictures, 1 picture without a face\n")
+    with Image.open("faces.png") as sheet:
+        assert sheet.format == "PNG" and sheet.height > 112
+    calls = detector.calls
+    code, out, _ = run(capsys, "embed", "photos", *model, "--landmarks", "faces.txt", "--face", "all", "-o", "by.npz")
+    assert (code, out) == (0, "by.npz: 4 embeddings of 8 values\n")
+    assert detector.calls == calls
+    run(capsys, "embed", "photos", *model, "--face", "all", "-o", "direct.npz")
+    by, direct = read("by.npz")[0], read("direct.npz")[0]
+    assert list(by) == list(direct)
+    assert (np.diag(similarity(np.stack(list(by.values())), np.stack(list(direct.values())))) > 0.999).all()
+    assert search(capsys, model, "by.npz", "photos/p/one.png")[1] == pytest.approx(1, abs=1e-3)
+
+
+def test_detect_resumes(capsys, here, detector, monkeypatch):
+    monkeypatch.setattr(face_list, "load_detector", lambda: detector)
+    original = Detector.__call__
+
+    def once(self, picture):
+        if self.calls:
+            raise Killed
+        return original(self, picture)
+
+    monkeypatch.setattr(Detector, "__call__", once)
+    command = ("detect", "photos", "-o", "faces.txt", "--processes", "1")
+    with pytest.raises(Killed):
+        run(capsys, *command)
+    monkeypatch.setattr(Detector, "__call__", original)
+    code, out, _ = run(capsys, *command)
+    assert (code, out) == (0, "faces.txt: 4 faces in 3 pictures, 1 picture done by an earlier run\n")
+
+
+def test_turned_since_the_landmarks_were_found_a_picture_is_refused(capsys, model, here, detector, monkeypatch):
+    monkeypatch.setattr(face_list, "load_detector", lambda: detector)
+    run(capsys, "detect", "photos/p/one.png", "-o", "faces.txt", "--processes", "1")
+    (here / "photos/p/one.png").write_bytes(encode(np.rot90(photo(0)[0])))
+    command = ("match", "photos/p/one.png", "photos/p/one.png", *model, "--threshold", "0", "--landmarks", "faces.txt")
+    code, _, err = run(capsys, *command)
+    assert code == 1
+    assert "one.png: its landmarks are for 80 x 60 pixels, and it has 60 x 80; find the faces again" in err

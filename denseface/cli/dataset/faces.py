@@ -17,6 +17,11 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
         "--size", type=positive, default=112, metavar="N", help="height and width in pixels (default: 112)"
     )
     parser.add_argument("--quality", type=positive, default=95, metavar="N", help="JPEG quality, 1 to 95 (default: 95)")
+    add_processes(parser)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add ``--processes``."""
     parser.add_argument(
         "--processes",
         type=positive,
