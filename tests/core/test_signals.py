@@ -21,14 +21,20 @@ from support.tiny_models import encode, pictures, tiny_model
 ROOT = Path(__file__).parents[2]
 PEOPLE, PICTURES = 50, 4
 ON_MODEL = ("--model", "m", "--image-size", "16,16")
-FACES = ("--size", "200", "--processes", "2")
+FACES = ("--size", "200", "--processes", "2", "--aligned")
 COMMANDS = {
-    "embed": ("embed", "faces", *ON_MODEL, "-o", "out.npz"),
-    "embed with ONNX Runtime": ("embed", "faces", *ON_MODEL, "--engine", "onnxruntime", "-o", "out.npz"),
-    "embed with OpenVINO": ("embed", "faces", *ON_MODEL, "--engine", "openvino", "-o", "out.npz"),
+    "embed": ("embed", "faces", *ON_MODEL, "--aligned", "-o", "out.npz"),
+    "embed with ONNX Runtime": ("embed", "faces", *ON_MODEL, "--aligned", "--engine", "onnxruntime", "-o", "out.npz"),
+    "embed with OpenVINO": ("embed", "faces", *ON_MODEL, "--aligned", "--engine", "openvino", "-o", "out.npz"),
     "verify": ("verify", "faces.bin", *ON_MODEL),
     "export": ("export", *ON_MODEL, "-o", "out.onnx"),
-    "search": ("search", "all.npz", *[f"faces/p{n:03d}/p{n:03d}_0001.png" for n in range(PEOPLE)], *ON_MODEL),
+    "search": (
+        "search",
+        "all.npz",
+        *[f"faces/p{n:03d}/p{n:03d}_0001.png" for n in range(PEOPLE)],
+        *ON_MODEL,
+        "--aligned",
+    ),
     "folder": ("dataset", "folder", "faces", "out", "--holdout", "5", *FACES),
     "pairs": ("dataset", "pairs", "pairs.txt", "out.bin", "--images", "faces", *FACES),
     "unpack": ("dataset", "unpack", "set", "out"),
@@ -76,7 +82,7 @@ def material(tmp_path_factory):
     (folder / "pairs.txt").write_text("\n".join(f"{name} 1 2\n{name} 3 p000 1" for name in people))
     model = tiny_model()
     checkpoint.save(folder / "m", model.symbol, TrainingState(1, model.arguments, model.auxiliary, {}, {}))
-    assert finished(start(("embed", "faces", *ON_MODEL, "-o", "all.npz"), folder)) == (0, [])
+    assert finished(start(("embed", "faces", *ON_MODEL, "--aligned", "-o", "all.npz"), folder)) == (0, [])
     return folder
 
 
