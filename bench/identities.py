@@ -65,10 +65,11 @@ def steps(network: str, batch_size: int, num_classes: int, rate: float) -> Calla
 
     import mxnet as mx
 
-    settings = ["net_act=relu", f"emb_size={_EMBEDDING}", f"num_classes={num_classes}"]
+    settings = ["net_act=relu", f"emb_size={_EMBEDDING}"]
     flags = ["--network", network, "--dataset", "orl", "--loss", "arcface", "--wd", "0.0005"]
     flags += ["--per-batch-size", str(batch_size), "--sample-rate", str(rate)]
     args, config = train.parse_args([*flags, *(word for setting in settings for word in ("--set", setting))])
+    config.num_classes = num_classes  # which the data set says otherwise
     learner = make_learner(config, args, OneWorker(), families.embedding_symbol(config))
     learner.initialize(families.initializer(config), seed=0)
     random = np.random.default_rng(0)
