@@ -206,7 +206,7 @@ def test_without_momentum_there_is_no_state():
 
 
 def test_more_centres_than_mxnet_counts_are_one_line():
-    with pytest.raises(InputError, match="MXNet's arrays have room for the centres of 429496729 classes, not of 429496730"):
+    with pytest.raises(InputError, match="have room for the centres of 429496729 classes, not of 429496730"):
         make_learner(12, num_classes=429496730)
 
 
