@@ -117,7 +117,7 @@ def test_missing_parameters_are_named():
 
 def test_a_network_that_gives_no_embeddings_is_refused():
     model = dataclasses.replace(tiny_model(), symbol=tiny_symbol().get_internals()["conv0_output"])
-    with pytest.raises(InputError, match=r"shape .*, which is no list of embeddings"):
+    with pytest.raises(InputError, match=r"shape .*, which is not a list of embeddings"):
         MXNetEngine(model, SHAPE, 2)
 
 
