@@ -9,9 +9,10 @@ from support import tiny_runs, tiny_triplets
 
 
 def pytest_configure():
-    """Heed Ctrl-C, as do the processes that tests start: a shell in the background has it ignored."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Heed the signals that a shell in the background or nohup has ignored, as do the processes that tests start."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture
