@@ -137,7 +137,7 @@ def _end_at(moment):
     os.fsync, os.replace, Path.unlink = before(os.fsync), before(os.replace), before(Path.unlink)
     read, files._open = (
         files._open,
-        lambda path, mode, failure: Torn(io.FileIO(path, mode)) if mode == "wb" else read(path, mode, failure),
+        lambda path, mode, *others: Torn(io.FileIO(path, mode)) if mode == "xb" else read(path, mode, *others),
     )
 
 
