@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
     try:
         args = _parser().parse_args(argv)
-    except SystemExit as end:
+    except (SystemExit, OSError) as end:  # OSError: from printing the help, up to Python 3.10
         try:
             finish_output(0)
         except BrokenPipeError:  # the reader of the help has seen enough
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             report_error(error)
             return FAILED
-        raise end
+        raise end if isinstance(end, SystemExit) else SystemExit(0)
     try:
         with signals.raise_on_signals():
             return finish_output(args.run(args))
