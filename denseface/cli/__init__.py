@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             report_error(error)
             return FAILED
-        raise end if isinstance(end, SystemExit) else SystemExit(0)
+        raise (end if isinstance(end, SystemExit) else SystemExit(0)) from None
     try:
         with signals.raise_on_signals():
             return finish_output(args.run(args))
