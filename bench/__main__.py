@@ -1,4 +1,4 @@
-"""``python -m bench``: measure this project and its peers by turns, and write what came out."""
+"""``python -m bench``: measure this project and its peers in turns, and write the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.model import macs_of, make_model
 from bench.race import Contender, race
 
 _PARTS = ("inference", "latency", "training", "loader", "embed", "start", "centers")
-_ALONE = ("growth", "identities")  # with a chart of their own; only if asked for, and alone
+_ALONE = ("growth", "identities")  # each has its own chart, and runs only if named, alone
 _NETWORKS = ("d63", "d121", "d161", "d169", "d201")
 _ACTIVATIONS = ("relu", "prelu")
 _EMBEDDED = 64
@@ -28,11 +28,11 @@ class _Race(NamedTuple):
     done: tuple[int, str]
     contenders: list[Contender]
     rounds: int
-    macs: int = 0  # of a run, where it has one number for all
+    macs: int = 0  # of a run, if it is the same for all contenders
 
 
 def main() -> None:
-    """Run the parts that were asked for."""
+    """Run the parts that were named."""
     args = _arguments()
     if args.parts == ["growth"]:
         return growth.measure(args.rounds, args.out, _say)
@@ -51,12 +51,12 @@ def main() -> None:
             for row in rows:
                 _say(f"  {row['name']}: {row['seconds'] * 1e3:.1f} ms, {rows[0]['seconds'] / row['seconds']:.2f} times")
             results["races"].append({"title": title, "done": done, "rounds": rounds, "macs": macs, "rows": rows})
-            page = report.write(args.out, results)  # after each, as a later one may fail
+            page = report.write(args.out, results)  # after each race, because a later one may fail
     _say(str(page))
 
 
 def _races(args) -> Iterator[_Race]:
-    few = max(2, args.rounds // 3)  # of what takes seconds
+    few = max(2, args.rounds // 3)  # of contenders that take seconds
     for activation in args.activations:
         name = f"{args.network}, {activation}"
         macs = macs_of(make_model(args.network, activation))
@@ -66,7 +66,7 @@ def _races(args) -> Iterator[_Race]:
             yield _Race(part, title, (size, "pictures"), contenders, args.rounds, size * macs)
         size = args.training_batch
         contenders = training.contenders(args.network, activation, size)
-        title = f"Training, {name}, batch {size}"  # backward is two products for each one forward
+        title = f"Training, {name}, batch {size}"  # the backward pass has two products for each forward one
         yield _Race("training", title, (size, "pictures"), contenders, few, 3 * size * macs)
         contenders = commands.embed_contenders(args.network, activation, _EMBEDDED, "mxnet")
         yield _Race("embed", f"Embedding files, {name}", (_EMBEDDED, "pictures"), contenders, few)
@@ -80,7 +80,7 @@ def _races(args) -> Iterator[_Race]:
 
 
 def _limits(rounds):
-    """What the machine can do at most, measured before the rest."""
+    """Measure the limits of the machine, before everything else."""
     multiply, copy = (row["seconds"] for row in race(commands.limit_contenders(), rounds, _say))
     return {
         report.PEAK: (2 * commands.MATRIX**3 / multiply / 1e9, "GFLOP/s"),
@@ -100,7 +100,7 @@ def _arguments():
     parser.add_argument("--activations", nargs="+", default=_ACTIVATIONS, choices=_ACTIVATIONS, help="default: both")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
     parser.add_argument("--training-batch", type=int, default=16, metavar="N", help="in training (default: 16)")
-    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="turns of each (default: 15)")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="turns per contender (default: 15)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     args = parser.parse_args()
     args.parts = args.parts or _PARTS

@@ -1,4 +1,4 @@
-"""What was measured on: processor, memory, and the versions of everyone's packages."""
+"""The machine of a measurement: processor, memory, and package versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PACKAGES = ("mxnet", "numpy", "onnx", "onnxruntime", "openvino", "torch")
 
 
 def describe() -> dict:
-    """The machine and the packages; a package that is not installed has the version None."""
+    """Describe the machine and the packages; a package that is not installed has the version None."""
     return {
         "processor": field("/proc/cpuinfo", "model name") or platform.processor(),
         "instructions": [flag for flag in field("/proc/cpuinfo", "flags").split() if flag.startswith(("avx", "amx"))],
@@ -24,7 +24,7 @@ def describe() -> dict:
 
 
 def field(path: str, key: str) -> str:
-    """The first value of a key in one of Linux's tables; empty elsewhere."""
+    """Return the first value of a key in one of Linux's tables; an empty string elsewhere."""
     lines = Path(path).read_text().splitlines() if Path(path).exists() else []
     return next(
         (value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == key), ""

@@ -1,4 +1,4 @@
-"""The network that everyone computes: one DenseNet, its parameters drawn from their names."""
+"""The network that every contender computes: one DenseNet, with parameters drawn from their names."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CLASSES = 1000
 
 
 def make_model(network: str, activation: str, head: str = "E") -> Model:
-    """A network with parameters of usual sizes, the same in every process."""
+    """Build a network with parameters of typical sizes, the same in every process."""
     symbol = families.embedding_symbol(configured(network, activation, head))
     return random_model(symbol, f"{network} {activation} {head}")
 
 
 def random_model(symbol: mx.sym.Symbol, name: str) -> Model:
-    """Give a symbol parameters of usual sizes, the same in every process."""
+    """Build a model of a symbol with parameters of typical sizes, the same in every process."""
     arguments, _, auxiliary = symbol.infer_shape(data=(1, *FACE))
     return Model(
         symbol,
@@ -61,7 +61,7 @@ def faces(count: int) -> np.ndarray:
 
 
 def labels(count: int) -> np.ndarray:
-    """Whose they are: float32 (count,)."""
+    """Classes of the pictures: float32 (count,)."""
     return np.random.RandomState(1).randint(0, CLASSES, count).astype(np.float32)
 
 

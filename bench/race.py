@@ -19,14 +19,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to measure.
+    """A function to measure.
 
     Attributes
     ----------
     name : str
-        As in the table.
+        Name in the table.
     make : callable
-        A function at the top of its module; called with `arguments` in the contender's process, it gives a callable
+        A function at the top of its module; called with `arguments` in the contender's process, it returns a callable
         that does the work once and returns the output.
     arguments : tuple
     environment : dict of str to str
@@ -43,23 +43,23 @@ class Contender:
 
 
 def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -> list[dict]:
-    """Let contenders work by turns, once they are shown to agree.
+    """Time contenders in turns, after checking that their outputs agree.
 
     Parameters
     ----------
     contenders : list of Contender
-        The first is what the others are held against.
+        The others are compared with the first.
     rounds : int
         How often each is timed.
     log : callable
-        Told who is left out, and why.
+        Called with a line about each contender that is left out, and why.
 
     Returns
     -------
     list of dict
-        One a contender that could run: its ``name``, ``seconds`` (median), ``fastest``, ``processor_seconds`` (median,
-        over its threads; other processes hardly change it), ``difference`` from the first's output and ``cosine`` to it
-        (the least of a batch), and ``peak_memory`` in bytes.
+        One per contender that could run: its ``name``, ``seconds`` (median), ``fastest``, ``processor_seconds``
+        (median, over its threads; other processes hardly change it), ``difference`` from the first's output and
+        ``cosine`` to it (the least of a batch), and ``peak_memory`` in bytes.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def _process(contender) -> Iterator:
 
 @contextlib.contextmanager
 def _environment(variables):
-    """Set variables for a while."""
+    """Set environment variables for a block."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -133,9 +133,9 @@ def _serve(pipe, contender):
     try:
         run = contender.make(*contender.arguments)
         first = run()
-        run()  # some set themselves up at the second call
+        run()  # some finish their set-up at the second call
         pipe.send((None, None))
-    except Exception as error:  # whatever a peer raises, the others go on without it
+    except Exception as error:  # whatever a peer raises, the others continue without it
         pipe.send((f"{type(error).__name__}: {error}".splitlines()[0][:200], None))
         return
     with contextlib.suppress(EOFError):
@@ -150,7 +150,7 @@ def _serve(pipe, contender):
 
 
 def _peak_memory():
-    """Of this process, in bytes."""
+    """Peak memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

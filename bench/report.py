@@ -10,15 +10,15 @@ PEAK = "float32 matrix product"
 
 
 def write(folder: Path, results: Mapping) -> Path:
-    """Write ``results.json`` and ``results.md``; gives the page's path.
+    """Write ``results.json`` and ``results.md``; return the path of the page.
 
     Parameters
     ----------
     folder : Path
-        Made if need be.
+        Created if it does not exist.
     results : dict
-        ``command``, ``machine``, ``limits`` and ``races``; each race has a ``title``, what is ``done`` in a run (how
-        many, and of what), ``rounds``, ``macs`` of a run or 0, and ``rows`` as :func:`bench.race.race` gives them.
+        ``command``, ``machine``, ``limits`` and ``races``; each race has a ``title``, what is ``done`` in a run (count
+        and unit), ``rounds``, ``macs`` of a run or 0, and ``rows`` as :func:`bench.race.race` returns them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -28,7 +28,7 @@ def write(folder: Path, results: Mapping) -> Path:
 
 
 def markdown(results: Mapping) -> str:
-    """The page."""
+    """Return the page."""
     machine = results["machine"]
     packages = ", ".join(f"{name} {version or 'not installed'}" for name, version in machine["packages"].items())
     lines = [
@@ -39,7 +39,7 @@ def markdown(results: Mapping) -> str:
         f"{machine['cores']} cores, {machine['processor']} ({' '.join(machine['instructions'])}), {machine['memory']}; "
         f"load before the run {machine['load before']:.1f}; Python {machine['python']}, {packages}.",
         "",
-        "Each contender has a process of its own; one computes at a time, by turns. Seconds are medians. Outputs were",
+        "Each contender has its own process; they compute in turns, one at a time. Seconds are medians. Outputs were",
         "compared with the first contender's before anything was timed: largest difference, relative to the largest",
         "value, and least cosine.",
         "",

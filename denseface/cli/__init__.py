@@ -1,4 +1,4 @@
-"""The command line: one module a command, each with ``add_parser(subparsers)`` and ``run(args) -> exit code``.
+"""The command line: one module per command, each with ``add_parser(subparsers)`` and ``run(args) -> exit code``.
 
 Modules of commands are imported for their arguments alone, so they import what does the work inside ``run``.
 """

@@ -63,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if counts.skipped:
         said.append(f"{counted(counts.skipped, 'picture')} skipped")
     if counts.several:
-        said.append(
-            f"{counted(counts.several, 'picture')} of several faces, of which the {args.face or 'largest'} was taken"
-        )
+        said.append(f"{counted(counts.several, 'picture')} of several faces; the {args.face or 'largest'} was taken")
     if sources.left_out:
         said.append(f"{counted(len(sources.left_out), 'file')} left out, not pictures: {listed(sources.left_out)}")
     print(f"{args.out}: {', '.join(said)}")

@@ -115,7 +115,7 @@ def _add_sizes(parser):
         type=share,
         default=0.5,
         metavar="SCORE",
-        help="leave out faces of which the detector is less certain, 0 to 1 (default: 0.5)",
+        help="leave out faces with a lower detection score, 0 to 1 (default: 0.5)",
     )
 
 

@@ -62,7 +62,7 @@ class Cropper:
     min_size : float
         Faces are left out whose crop is a square of fewer pixels of the picture, each way.
     min_score : float
-        Faces are left out of which the detector is less certain, 0 to 1.
+        Faces with a lower detection score, 0 to 1, are left out.
 
     Raises
     ------

@@ -299,7 +299,7 @@ class BatchLoader:
             except RecordError as error:
                 bad[key] = str(error)
             else:
-                # A label outside the classes is no broken picture: the set does not fit its property file.
+                # A label outside the classes means that the set does not fit its property file.
                 return self.augmentation(picture, rng), self.reader.records.label(record)
         raise InputError(
             f"{bad[key]}; so were {_MAX_ATTEMPTS} others in a row: check the records with denseface dataset info"

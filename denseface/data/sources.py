@@ -51,7 +51,7 @@ class Source(NamedTuple):
 
 
 class Sources:
-    """All pictures of some paths, in the order of the paths; found anew at each iteration, and never all in memory.
+    """All pictures of some paths, in the order of the paths; searched again at each iteration, and never all in memory.
 
     Parameters
     ----------

@@ -93,7 +93,7 @@ def read(path):
 
 def test_embed_finds_the_largest_face_and_says_so(capsys, caplog, model, here, detector, embedder):
     code, out, _ = run(capsys, "embed", "aligned.png", "nobody.png", "photos", *model, "-o", "out.npz")
-    said = "4 embeddings of 8 values, 1 picture skipped, 1 picture of several faces, of which the largest was taken"
+    said = "4 embeddings of 8 values, 1 picture skipped, 1 picture of several faces; the largest was taken"
     assert (code, out) == (1, f"out.npz: {said}\n")
     assert "skipped: nobody.png: no face is found in it" in caplog.text
     rows, made = read("out.npz")
