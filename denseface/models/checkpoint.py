@@ -29,9 +29,8 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import read_input, replacing
-from denseface.models.embedding_network import embedding_output
 from denseface.models.params_file import FileMark, read_arrays, write_arrays
-from denseface.models.symbol_file import read_symbol, variances
+from denseface.models.symbol_file import embedding_output, read_symbol, variances
 
 import mxnet as mx
 

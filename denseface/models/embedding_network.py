@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError
-from denseface.models.symbol_file import infer_shapes
+from denseface.models.symbol_file import embedding_output, infer_shapes
 
 import mxnet as mx
 
@@ -17,12 +17,6 @@ _COMMON_SIZES = ((112, 112), (112, 96), (64, 64), (96, 96), (128, 128), (160, 16
 
 # Parameters of heads that are depthwise here and not in InsightFace.
 _DEPTHWISE = {"conv_6dw7_7_conv2d_weight": "GDC", "convf_weight": "SFC"}
-
-
-def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """Cut a network at its embedding: at ``fc1_output``, or else at its first output."""
-    internals = symbol.get_internals()
-    return internals["fc1_output"] if "fc1_output" in internals.list_outputs() else symbol[0]
 
 
 def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tuple[mx.sym.Symbol, int]:

@@ -152,6 +152,12 @@ def variances(symbol: mx.sym.Symbol) -> list[str]:
     return sorted({nodes[node["inputs"][4][0]]["name"] for node in nodes if node["op"] == "BatchNorm"})
 
 
+def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+    """Cut a network at its embedding: at ``fc1_output``, or else at its first output."""
+    internals = symbol.get_internals()
+    return internals["fc1_output"] if "fc1_output" in internals.list_outputs() else symbol[0]
+
+
 def infer_shapes(
     symbol: mx.sym.Symbol, name: str, **shapes: tuple[int, ...]
 ) -> tuple[dict[str, tuple[int, ...]], list[tuple[int, ...]]]:

@@ -15,7 +15,7 @@ from denseface.embedding.engines.mxnet_engine import MXNetEngine
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.export.onnx import convert, export
 from denseface.models import families
-from denseface.models.embedding_network import embedding_output
+from denseface.models.symbol_file import embedding_output
 from denseface.rewrites.native import load_operators
 from support.helpers import output
 from support.tiny_models import as_model, tiny_model, tiny_symbol
