@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import denseface  # noqa: F401  makes MXNet importable
-from bench import centers, commands, growth, identities, inference, loader, machine, report, training
+from bench import centers, commands, fisherfaces, growth, identities, inference, loader, machine, report, training
 from bench.model import macs_of, make_model
 from bench.race import Contender, race
 
 _PARTS = ("inference", "latency", "training", "loader", "embed", "start", "centers")
-_ALONE = ("growth", "identities")  # each has its own chart, and runs only if named, alone
+_ALONE = ("growth", "identities", "fisherfaces")  # each has its own results, and runs only if named, alone
 _NETWORKS = ("d63", "d121", "d161", "d169", "d201")
 _ACTIVATIONS = ("relu", "prelu")
 _EMBEDDED = 64
@@ -36,6 +36,8 @@ def main() -> None:
     args = _arguments()
     if args.parts == ["growth"]:
         return growth.measure(args.rounds, args.out, _say)
+    if args.parts == ["fisherfaces"]:
+        return fisherfaces.measure(args.out, _say)
     if args.parts == ["identities"]:
         return identities.measure(args.network, args.training_batch, args.rounds, args.out, _say)
     results = {

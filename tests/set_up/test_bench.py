@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import growth, identities, loader
+from bench import fisherfaces, growth, identities, loader
 from bench.model import faces, make_model
 from bench.race import Contender, race
 from bench.report import PEAK, markdown
@@ -123,7 +123,7 @@ def test_all_readers_go_through_the_same_pictures(tmp_path):
 def test_a_part_that_does_not_exist_is_answered_with_those_that_do():
     found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
     assert found.returncode == 2
-    known = "inference, latency, training, loader, embed, start, centers; and alone growth, identities"
+    known = "inference, latency, training, loader, embed, start, centers; and alone growth, identities, fisherfaces"
     assert found.stderr.endswith(f"there is no part gpu; there are {known}\n")
 
 
@@ -143,3 +143,27 @@ def test_steps_with_few_identities_are_taken(configured):
     run = identities.steps("d63", 2, 20, rate=0.5)
     first, second = run(), run()
     assert np.isfinite([first, second]).all() and first != second
+
+
+def test_discriminants_whiten_the_classes_and_tell_them_apart():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 50)
+    mixing = rng.normal(size=(6, 6))
+    vectors = (rng.normal(size=(200, 6)) + 5 * np.eye(6)[labels]) @ mixing
+    projected = (vectors - vectors.mean(axis=0)) @ fisherfaces.discriminants(
+        vectors - vectors.mean(axis=0), labels, 0.0
+    )
+    means = np.array([projected[labels == label].mean(axis=0) for label in range(4)])
+    within = (projected - means[labels]).T @ (projected - means[labels])
+    np.testing.assert_allclose(within, np.eye(3), atol=1e-9)
+    nearest = np.square(projected[:, None] - means).sum(axis=2).argmin(axis=1)
+    assert (nearest == labels).mean() > 0.95
+
+
+def test_fisherfaces_know_people_whom_they_have_not_seen():
+    rng = np.random.default_rng(1)
+    people = rng.normal(size=(40, 1, 8, 8))
+    faces = people + 0.5 * rng.normal(size=(40, 10, 8, 8))
+    found = fisherfaces.grid(faces, range(1, 31), range(31, 41))
+    assert set(found) == {(60, 0.01), (60, 0.1), (60, 1.0)}  # 64 pixels have no more components
+    assert all(metrics.balanced_accuracy > 0.9 and metrics.tar_2 > 0.7 for metrics in found.values())
