@@ -190,6 +190,7 @@ INSIGHTFACE_NETWORKS = ("m1", "m05", "mnas", "mnas05", "mnas025", "vargfacenet")
 ABSENT_KEYS = dict(
     fp16=(False, "networks are trained in float32 only"),
     memonger=(False, "for less memory use smaller batches, and accumulate several per step"),
+    num_workers=(1, "denseface launch starts several workers"),
     is_shuffled_rec=(False, "records are shuffled by their index, whatever their order in the file"),
 )
 

@@ -210,6 +210,7 @@ def test_later_override_wins():
             "set: is_shuffled_rec=True: not supported: records are shuffled by their index, whatever "
             "their order in the file; leave it out",
         ),
+        ("num_workers=2", "set: num_workers=2: not supported: denseface launch starts several workers; leave it out"),
         ("memonger=much", "set: memonger=much: expected bool, as in memonger=False"),
         ("data_cutoff=True", "set: data_cutoff=True: write the side of the square in pixels, as in data_cutoff=40"),
         ("num_classes=1000", "set: num_classes: the data set's file property has it; leave it out"),
@@ -264,5 +265,5 @@ def test_every_table_is_within_the_bounds():
 def test_insightfaces_own_values_of_keys_that_are_absent_here_change_nothing():
     generate_config("d63", "emore", "arcface")
     before = snapshot()
-    override(["fp16=False", "memonger=False", "is_shuffled_rec=False", "data_cutoff=False"])
+    override(["num_workers=1", "fp16=False", "memonger=False", "is_shuffled_rec=False", "data_cutoff=False"])
     assert snapshot() == before
