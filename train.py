@@ -100,11 +100,12 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     The names of network, data set and loss, --networks and --set come first: they fill the configuration, which then
     gives the other flags their defaults.
     """
+    usual = tables.PRISTINE[1]  # tables.default may still have an earlier call's choice
     names = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag, table, default in (
-        ("network", tables.network, "d121"),
-        ("dataset", tables.dataset, "emore"),
-        ("loss", tables.loss, "arcface"),
+        ("network", tables.network, usual.network),
+        ("dataset", tables.dataset, usual.dataset),
+        ("loss", tables.loss, usual.loss),
     ):
         names.add_argument(f"--{flag}", default=default, help=f"one of {', '.join(table)} (default: {default})")
     names.add_argument("--networks", metavar="FILE", help="JSON file of more networks")
@@ -164,7 +165,10 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     flag("--max-bad", "stop after more than N unreadable pictures (default: no limit)", type=natural, metavar="N")
     for name, advice in INSIGHTFACE_FLAGS.items():
         parser.add_argument(name, action=Refused, advice=advice)
-    return parser.parse_args(argv), config
+    args = parser.parse_args(argv)
+    if args.pretrained_epoch is not None and not args.pretrained:
+        parser.error("argument --pretrained-epoch: the epoch of which model? Name it with --pretrained")
+    return args, config
 
 
 INSIGHTFACE_FLAGS = {

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import config as tables
 import train
 from denseface.core.errors import InputError
 from denseface.core.lock import locked
@@ -213,6 +214,7 @@ def test_wrong_flags_are_usage_errors_that_name_them(data, tmp_path, capsys, wro
         ("--extra-model-name x", "give another --models-root"),
         ("--fp16-scale 1.0", "computes in float32"),
         ("--per-batch-size 0", "0 is InsightFace's way to ask for 128"),
+        ("--pretrained-epoch 3", "Name it with --pretrained"),
     ],
 )
 def test_what_insightface_users_type_is_answered_by_what_to_do(data, tmp_path, capsys, flag, advice):
@@ -230,6 +232,17 @@ def test_a_set_that_cannot_be_verified_on_is_refused_before_the_first_step(data,
     assert train.main(flags(tmp_path / "few", tmp_path, "--max-steps", "1")) == 1
     assert "orl.bin: folds: must be 2 to the number of pairs, 2, not 10; leave orl" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.params"))
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_usual_network_data_set_and_loss_are_those_of_config_py(monkeypatch):
+    usual = tables.PRISTINE[1]
+    for name, value in (("network", "y1"), ("dataset", "retina"), ("loss", "cosface")):
+        monkeypatch.setitem(usual, name, value)
+    train.parse_args(["--network", "d63", "--dataset", "orl", "--loss", "softmax"])  # leaves its choice in the global
+    args, config = train.parse_args([])
+    assert (args.network, args.dataset, args.loss) == ("y1", "retina", "cosface")
+    assert (config.net_name, config.loss_name) == ("fmobilefacenet", "margin_softmax")
 
 
 @pytest.mark.parametrize("names", [[], ["--network", "d63", "--dataset", "orl", "--loss", "triplet"]])
