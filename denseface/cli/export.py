@@ -107,10 +107,14 @@ def _calibration(path, image_size, batch_size):
 
 
 def _load(source, image_size):
+    from denseface.data.cropping import Cropper
     from denseface.data.pictures import load_picture
 
     payload = source.load()
     try:
-        return load_picture(payload, image_size)
+        if source.is_aligned:
+            return load_picture(payload, image_size)
+        (crop,) = Cropper()(load_picture(payload), image_size)
+        return crop.pixels
     except InputError as error:
         raise InputError(f"{source.name}: {error}", option="int8") from error

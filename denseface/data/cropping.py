@@ -57,8 +57,8 @@ class Cropper:
         (n,) and landmarks (n, 5, 2) as `denseface.data.detection.Faces` describes them. By default the detector that is
         installed.
     face : str, optional
-        Which face of several: ``"largest"``, ``"center"`` (the one nearest to the centre of the picture) or ``"all"``.
-        None refuses pictures of several faces.
+        Which face of several: ``"largest"`` by its box, ``"center"`` (the one nearest to the centre of the picture), or
+        ``"all"``. None refuses pictures of several faces.
     min_size : float
         Faces are left out whose crop is a square of fewer pixels of the picture, each way.
     min_score : float
@@ -284,7 +284,8 @@ def _run(detector, picture):
 
 
 def _largest(faces):
-    return int(np.argmax([crop_side(points) for points in faces.landmarks]))
+    """By the box: the landmarks of a face that is cut off by the picture's edge may be anywhere."""
+    return int(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1).argmax())
 
 
 def _nearest(faces, shape):

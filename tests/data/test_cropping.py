@@ -82,12 +82,23 @@ def test_one_face_of_several_is_chosen(choice, seed):
     def detector(picture):
         faces = faces_at(*CORNERS)
         smaller = [0, 2, 3] if choice == "largest" else []
-        faces.landmarks[smaller] = faces.landmarks[smaller] * 0.9
+        faces.boxes[smaller, 2:] -= 2
         return faces
 
     crop = only(Cropper(detector=detector, face=choice)(group(*CORNERS), SHAPE))
     assert crop.others == 3
     np.testing.assert_allclose(crop.pixels.astype(int), face(seed), atol=1)
+
+
+def test_a_face_cut_off_by_the_edge_is_not_the_largest_for_its_landmarks():
+    def detector(picture):
+        faces = faces_at((10, 5), (168, 50))
+        faces.boxes[1, 2:] -= 9
+        faces.landmarks[1] = (168, 50) + POINTS[[0, 1, 2, 4, 3]] * 3
+        return faces
+
+    crop = only(Cropper(detector=detector)(group((10, 5)), SHAPE))
+    np.testing.assert_allclose(crop.pixels.astype(int), face(0), atol=1)
 
 
 def test_all_faces_come_in_reading_order():

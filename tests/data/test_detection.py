@@ -20,6 +20,7 @@ from denseface.data.detection import (
     load_detector,
     suppress_overlaps,
 )
+from denseface.data.pictures import load_picture
 from support.photographs import astronaut, load, orl_faces, photograph
 
 # Where a human sees the eyes, the tip of the nose and the corners of the mouth of skimage's astronaut.
@@ -318,3 +319,15 @@ def test_other_models_of_insightface_are_refused(install, get_model, message):
     install(get_model)
     with pytest.raises(InputError, match=message):
         load_detector("buffalo_l")
+
+
+TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_however_the_camera_was_held_the_face_is_the_same(detect, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(astronaut()).transpose(TURNS[orientation]).save(tmp_path / "phone.png", exif=exif)
+    for array, expected in zip(detect(load_picture(tmp_path / "phone.png")), detect(astronaut())):
+        np.testing.assert_array_equal(array, expected)
