@@ -10,6 +10,7 @@ import pytest
 
 import train
 from denseface import cli
+from denseface.data.cropping import Cropper
 from denseface.embedding import embedder as embedding
 
 PAGE = (Path(__file__).parents[2] / "docs" / "walkthrough.md").read_text(encoding="utf-8")
@@ -50,7 +51,8 @@ def test_the_walkthrough_leads_to_a_model_in_production(tmp_path, monkeypatch, c
         if "unpack" in command:
             leave_three_of_each(tmp_path / "photos")
     for model, names in (("mine/d63-arcface-orl", ("people.npz", "people-onnx.npz")), ("gray/d63-arcface-orl", ())):
-        saved = embedding.Embedder.load(f"models/{model}/model,2", image_shape=(96, 96, 1) if not names else None)
+        options = {} if names else {"image_shape": (96, 96, 1), "crop": Cropper(aligned=True)}
+        saved = embedding.Embedder.load(f"models/{model}/model,2", **options)
         expected = saved.embed(sorted(map(str, Path("photos").rglob("*.jpg")))[:8])
         for name in names or ("gray.npz",):
             with np.load(name) as file:
