@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from denseface.core.errors import InputError
-from denseface.core.signals import handled_by
+from denseface.core.signals import postponed
 
 _CHUNK = 16
 _CHUNKS_AHEAD = 4  # of each process
@@ -102,15 +102,12 @@ def _interrupts_postponed():
     They inherit which signals are blocked. Those are blocked in one thread only: where another thread receives the
     signal, Python would still interrupt this one, halfway through a start.
     """
-    postponed = []
-    with handled_by(lambda number, frame: postponed.append(number)):
+    with postponed():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for number in postponed:
-        signal.raise_signal(number)
 
 
 def _end_with_parent():

@@ -87,3 +87,15 @@ def handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[N
     finally:
         for number in watched:
             signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Handle signals that arrive during the block at its end, so that nothing in it is interrupted halfway."""
+    received: list[int] = []
+    try:
+        with handled_by(lambda number, frame: received.append(number)):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)

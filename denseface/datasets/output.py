@@ -13,6 +13,7 @@ from typing import Any
 
 from denseface.core.errors import InputError
 from denseface.core.files import naming_errors, replacing, sync_folder
+from denseface.core.signals import postponed
 
 Progress = Callable[[int, int], object]  # called with the number of pictures that are done, and of all
 
@@ -46,20 +47,23 @@ def fresh_folder(path: str | Path) -> Iterator[Path]:
     if os.path.lexists(path) and not _is_empty_folder(path):
         raise InputError(f"{path}: already exists; remove it, or name another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
+    made = False
     try:
-        aside.mkdir()
-    except FileExistsError as error:
-        raise InputError(
-            f"{aside}: in use by another run, or left by one that was killed; if none runs, remove it"
-        ) from error
-    try:
+        with postponed():
+            aside.mkdir()
+            made = True
         with naming_errors(path):
             yield aside
             sync_folder(aside)
         os.rename(aside, path)
         sync_folder(path.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+    except BaseException as error:
+        if made:
+            shutil.rmtree(aside, ignore_errors=True)
+        elif isinstance(error, FileExistsError):
+            raise InputError(
+                f"{aside}: in use by another run, or left by one that was killed; if none runs, remove it"
+            ) from error
         raise
 
 

@@ -1,9 +1,12 @@
 import csv
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from denseface.core.errors import InputError
+from denseface.core.signals import Interrupted, raise_on_signals
 from denseface.datasets.output import fresh_folder, replacing_csv
 
 
@@ -85,4 +88,18 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match=message), fresh_folder(tmp_path / "set") as folder:
         (folder / "1.jpg").symlink_to("/dev/full")
         (folder / "1.jpg").write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_right_after_the_folder_was_made_leaves_nothing(tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def interrupted(path, *args, **options):
+        mkdir(path, *args, **options)
+        if path.name == "out.partial":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(Interrupted), raise_on_signals(), fresh_folder(tmp_path / "out"):
+        pytest.fail("the block has begun")
     assert list(tmp_path.iterdir()) == []
