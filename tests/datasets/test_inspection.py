@@ -12,8 +12,8 @@ from denseface.data.recordio import RecordWriter
 from denseface.data.records import Property, write_face_records, write_property
 from denseface.datasets import folder
 from denseface.datasets.inspection import inspect_pairs, inspect_records
-from denseface.datasets.orl import find_faces, load_face
 from denseface.datasets.picture_checks import Pictures
+from support.photographs import orl_square
 from support.picture_folders import face, save_people
 from support.tiny_models import encode
 
@@ -215,7 +215,7 @@ def test_a_manifest_of_other_records_names_nothing(tmp_path):
 
 @pytest.mark.parametrize("resample", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
 def test_blank_and_enlarged_pictures_are_named(tmp_path, resample):
-    faces = [load_face(find_faces() / f"s{person}" / "1.pgm") for person in range(1, 7)]
+    faces = [orl_square(person, 1) for person in range(1, 7)]
     small = Image.fromarray(faces[3]).resize((20, 20), resample)
     faces[3] = np.asarray(small.resize((112, 112), resample))
     faces[5] = np.full((112, 112, 3), 90, np.uint8)

