@@ -22,12 +22,14 @@ import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
+from denseface.core.files import read_input
 from denseface.core.packages import require
 from denseface.data.align import SURELY_FACE, residuals, turned_by
 
 _PACKS = Path("~/.insightface/models")
 _PACK_DETECTORS = ("det_*.onnx", "scrfd_*.onnx")  # how insightface's packs name them
+
+_MAX_BYTES = 1 << 30  # of a detector's file
 
 _STRIDE = 4  # pixels between neighbouring cells of CenterFace's maps
 _MULTIPLE = 32  # height and width that its layers can halve and double again
@@ -102,8 +104,7 @@ class CenterFace:
     def __init__(self, path: str | Path | None = None, threads: int | None = None):
         path = find_centerface() if path is None else Path(path)
         onnxruntime = require("onnxruntime")
-        with open_input(path) as file:
-            content = file.read()
+        content = read_input(path, _MAX_BYTES)
         self.description = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
         self.path, self._threads = path, threads
         options = onnxruntime.SessionOptions()
@@ -222,8 +223,7 @@ class InsightFaceDetector:
     def __init__(self, name: str):
         insightface = require("insightface")
         path = _pack_file(name)
-        with open_input(path) as file:
-            self.description = {"name": name, "sha256": hashlib.sha256(file.read()).hexdigest()}
+        self.description = {"name": name, "sha256": hashlib.sha256(read_input(path, _MAX_BYTES)).hexdigest()}
         try:
             self._model = insightface.model_zoo.get_model(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
