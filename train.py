@@ -45,6 +45,7 @@ from denseface.models import families
 from denseface.models.checkpoint import Checkpoint, Model, load_model, parse_model
 from denseface.training.assembly import adopt, assemble
 from denseface.training.run import Run
+from denseface.training.schedule import SCHEDULES
 
 import mxnet as mx
 
@@ -128,11 +129,11 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     chosen_epoch = any(text.startswith("pretrained_epoch=") for text in chosen.set)
     epoch = default.pretrained_epoch if chosen_epoch else None
 
-    def flag(name: str, help: str, **settings: object) -> None:
+    def flag(name: str, help: str, group: argparse._ActionsContainer = parser, **settings: object) -> None:
         default = settings.get("default")
         if default is not None and default != "":
             help += " (default: %(default)s)"
-        parser.add_argument(name, help=help, **settings)
+        group.add_argument(name, help=help, **settings)
 
     flag("--symbol-path", "folder of network files (InsightFace's symbol folder, say)", metavar="DIR")
     flag("--models-root", "folder of all runs", default=default.models_root, metavar="DIR")
@@ -149,9 +150,18 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     flag("--epochs", "number of epochs", type=positive, default=default.end_epoch, metavar="N")
     flag("--max-steps", "maximum number of steps; 0 for no limit", type=natural, default=config.max_steps, metavar="N")
     flag("--lr", "learning rate", type=within(float, 0, 1000), default=default.lr, metavar="RATE")
+    flag("--lr-schedule", "how the rate falls after the warm-up: to a tenth at some steps, or to 0 at the end of the "
+         "run along a cosine or a parabola (poly)", choices=tuple(SCHEDULES), default=default.lr_schedule)  # fmt: skip
     flag("--lr-steps", "steps at which the learning rate falls to a tenth", type=steps, default=default.lr_steps,
          metavar="N,N,...")  # fmt: skip
-    flag("--warmup-steps", "number of warm-up steps", type=natural, default=default.warmup_steps, metavar="N")
+    warmup = parser.add_mutually_exclusive_group()
+    flag("--warmup-steps", "number of warm-up steps", warmup, type=natural, default=default.warmup_steps, metavar="N")
+    flag("--warmup-epochs", "length of the warm-up in epochs instead", warmup, type=within(float, 0),
+         metavar="E")  # fmt: skip
+    flag("--clip-norm", "shorten gradients to this norm; 0 leaves them as they are", type=within(float, 0),
+         default=default.clip_norm, metavar="NORM")  # fmt: skip
+    flag("--ema", "average the weights with this decay (0.999, say), and verify and save the averages too; 0 for none",
+         type=within(float, 0, 0.999999), default=default.ema, metavar="DECAY")  # fmt: skip
     flag("--wd", "weight decay", type=within(float, 0, 1000), default=default.wd, metavar="DECAY")
     flag("--mom", "momentum", type=within(float, 0, 1), default=default.mom, metavar="MOMENTUM")
     flag("--per-batch-size", "batch size per device", type=batch_size, default=default.per_batch_size, metavar="N")

@@ -13,8 +13,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "plot-run",
         help="draw the curves of a training run",
-        description="Draw loss, accuracy, learning rate and verification against the step, from the files that "
-        "train.py writes beside the model: PREFIX-training.csv and PREFIX-verification.csv.",
+        description="Draw loss, accuracy, learning rate, norm of the gradient and verification (averaged weights as "
+        "SET-ema) against the step, from the files that train.py writes beside the model: PREFIX-training.csv and "
+        "PREFIX-verification.csv.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of the run")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="picture to write: .png, .pdf or .svg")

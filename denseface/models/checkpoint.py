@@ -4,6 +4,8 @@ The checkpoint at step N of prefix P is
 
 ``P-symbol.json``, ``P-N.params``
     The embedding network, in MXNet's format (N has at least four digits).
+``P-ema-symbol.json``, ``P-ema-N.params``
+    With averaged weights: the same network with them, a model of its own with the prefix ``P-ema``.
 ``P-N.states``
     The parameters that only training needs (the class centres) and the momentum of every parameter.
 ``P-N.states-1``, ``P-N.states-2``, ...
@@ -107,6 +109,8 @@ class TrainingState:
         The optimizer's state by parameter.
     progress : dict
         Plain values that the run adds, such as its best score.
+    averages : pair of dict of str to ndarray, optional
+        Averages of the embedding network's parameters and moving averages.
     """
 
     step: int
@@ -114,6 +118,7 @@ class TrainingState:
     auxiliary: Arrays
     momenta: Arrays
     progress: dict
+    averages: tuple[Arrays, Arrays] | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ class Checkpoint:
             auxiliary,
             _with_prefix(states, "momentum:"),
             self.manifest["progress"],
+            _split(self._path("ema"), self._read("ema")) if "ema" in self.manifest["files"] else None,
         )
 
     def _path(self, kind):
@@ -298,12 +304,19 @@ def save(prefix: str | Path, symbol: mx.sym.Symbol, state: TrainingState) -> Non
     large = {name: array for name, array in states.items() if array.nbytes > _LARGE and len(array) > 1}
     small = {name: array for name, array in states.items() if name not in large}
     pieces = [{name: rows} for name, array in large.items() for rows in _cut(array)]
-    files = {"params": params, "states": small, **{f"states-{n}": piece for n, piece in enumerate(pieces, start=1)}}
+    files = {"params": params, "states": small}
+    files.update({f"states-{n}": piece for n, piece in enumerate(pieces, start=1)})
+    symbols = {prefix: symbol}
+    if state.averages:
+        kinds = zip(("arg", "aux"), state.averages)
+        files["ema"] = {f"{kind}:{name}": array for kind, arrays in kinds for name, array in arrays.items()}
+        symbols[f"{prefix}-ema"] = embedding_output(symbol)
     manifest = {"step": state.step, "files": {}, "progress": state.progress}
     if large:
         manifest["rows"] = {name: len(array) for name, array in large.items()}
-    with replacing(f"{prefix}-symbol.json") as file:
-        file.write(symbol.tojson().encode())
+    for stem, network in symbols.items():
+        with replacing(f"{stem}-symbol.json") as file:
+            file.write(network.tojson().encode())
     for kind, arrays in files.items():
         with replacing(_path(prefix, state.step, kind)) as file:
             manifest["files"][kind] = write_arrays(file, arrays)._asdict()
@@ -334,9 +347,11 @@ def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable
     _remove(prefix, r"\.json", but=states)
     _remove(prefix, r"\.states(-\d+)?", but=states)
     if models is not None:
-        _remove(prefix, r"\.params", but={*models, *states})
-        _remove(prefix, r"\.verification\.json", but={*models, *states})
-    for unfinished in _beside(prefix, r"-(symbol\.json|\d{4,}\.(params|states(-\d+)?|json))\.tmp"):
+        kept = {*models, *states}
+        for stem in (prefix, f"{prefix}-ema"):
+            _remove(stem, r"\.params", but=kept)
+            _remove(stem, r"\.verification\.json", but=kept)
+    for unfinished in _beside(prefix, r"-(ema-)?(symbol\.json|\d{4,}\.(params|states(-\d+)?|json))\.tmp"):
         unfinished.unlink(missing_ok=True)
 
 
@@ -347,6 +362,8 @@ def _remove(prefix, ending, but):
 
 
 def _path(prefix, step, kind):
+    if kind == "ema":
+        return Path(f"{prefix}-ema-{step:04d}.params")
     return Path(f"{prefix}-{step:04d}.{kind}")
 
 
@@ -400,7 +417,7 @@ def _is_manifest(manifest):
     pieces = _pieces(manifest)
     marks = [mark for mark in files.values() if isinstance(mark, dict) and set(mark) == set(FileMark._fields)]
     return (
-        {*files} == {"params", "states", *pieces}
+        {*files} - {"ema"} == {"params", "states", *pieces}
         and bool(rows) == bool(pieces)
         and len(marks) == len(files)
         and all(type(number) is int for mark in marks for number in mark.values())
@@ -408,7 +425,8 @@ def _is_manifest(manifest):
 
 
 def _pieces(manifest):
-    return [f"states-{number}" for number in range(1, len(manifest["files"]) - 1)]
+    count = len({*manifest["files"]} - {"params", "states", "ema"})
+    return [f"states-{number}" for number in range(1, count + 1)]
 
 
 def _cut(array):

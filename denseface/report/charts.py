@@ -69,7 +69,7 @@ def draw_comparison(networks: Sequence[Measured]) -> Figure:
 
 
 def draw_run(folder: str | Path) -> Figure:
-    """Draw the curves of a training run: loss, accuracy, learning rate and verification against the step.
+    """Draw the curves of a training run against the step: loss, accuracy, rate, gradient and verification.
 
     Parameters
     ----------
@@ -85,15 +85,16 @@ def draw_run(folder: str | Path) -> Figure:
     training = _read_csv(Path(f"{prefix}-training.csv"), TRAINING_COLUMNS)
     verification_path = Path(f"{prefix}-verification.csv")
     verification = _read_csv(verification_path, VERIFICATION_COLUMNS) if verification_path.exists() else []
-    figure = _laid_out(10, 6.5)
+    figure = _laid_out(10, 9)
     figure.suptitle(_shortened(prefix, 80), fontsize=11)
-    (loss, accuracy), (rate, verified) = figure.subplots(2, 2, sharex=True)
-    for axes, column in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning_rate")):
+    curves = ("loss", "accuracy", "learning_rate", "gradient_norm")
+    panels = figure.subplot_mosaic([curves[:2], curves[2:], ["verified"] * 2], sharex=True)
+    for column in curves:
         steps, values = _line(training, column)
-        axes.plot(steps, values, color=COLORS[0], linewidth=1.2)
-        axes.set_title(
-            {"accuracy": "accuracy in training"}.get(column, column.replace("_", " ")), fontsize=10, loc="left"
-        )
+        panels[column].plot(steps, values, color=COLORS[0], linewidth=1.2)
+        title = {"accuracy": "accuracy in training"}.get(column, column.replace("_", " "))
+        panels[column].set_title(title, fontsize=10, loc="left")
+    verified = panels["verified"]
     verified.set_title("accuracy in verification", fontsize=10, loc="left")
     names = dict.fromkeys(row["set"] for row in verification)
     for name, color in zip(names, _cycled(len(names))):
@@ -103,13 +104,12 @@ def draw_run(folder: str | Path) -> Figure:
         verified.legend(fontsize=8, frameon=False)
     else:
         verified.text(0.5, 0.5, "none yet", color=MUTED, ha="center", transform=verified.transAxes)
-    accuracy.set_ylim(-0.02, 1.02)
-    rate.set_ylim(bottom=0)
+    panels["accuracy"].set_ylim(-0.02, 1.02)
+    panels["learning_rate"].set_ylim(bottom=0)
     for axes in figure.axes:
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in (rate, verified):
-        axes.set_xlabel("step")
+    verified.set_xlabel("step")
     return figure
 
 

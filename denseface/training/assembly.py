@@ -19,11 +19,13 @@ from denseface.models import families
 from denseface.models.checkpoint import Model
 from denseface.models.embedding_network import explain_shape
 from denseface.rewrites.accelerate import accelerate
+from denseface.training.averages import Averages
 from denseface.training.decay import with_decay_multipliers
 from denseface.training.devices import contexts
 from denseface.training.learner import Learner
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
+from denseface.training.schedule import Schedule
 from denseface.training.triplets import METRICS, Mining, TripletLoader, check_share
 
 import mxnet as mx
@@ -67,7 +69,8 @@ def assemble(
     learner = make_learner(config, args, workers, embedding)
     loader = make_loader(config, args, workers, records, learner)
     deployed = embedding if config.ckpt_embedding else families.training_symbol(config, embedding)
-    return Run(learner, loader, make_plan(args, loader), prefix, deployed, verify)
+    averages = make_averages(args.ema, learner, embedding) if args.ema and workers.is_first else None
+    return Run(learner, loader, make_plan(args, loader), prefix, deployed, verify, averages)
 
 
 def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, embedding: mx.sym.Symbol) -> Learner:
@@ -102,6 +105,7 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
         accumulate=args.accumulate,
         kvstore=args.kvstore,
         workers=workers,
+        clip_norm=args.clip_norm,
         num_classes=config.num_classes if classes < config.num_classes else None,
     )
 
@@ -135,22 +139,32 @@ def make_loader(
     )
 
 
+def make_averages(decay: float, learner: Learner, embedding: mx.sym.Symbol) -> Averages:
+    """Make averages of the embedding network's parameters and batch statistics."""
+    deployed = {*embedding.list_arguments(), *embedding.list_auxiliary_states()}
+    bound = [{name: array for name, array in kind.items() if name in deployed} for kind in learner.bound()]
+    return Averages(decay, *bound)
+
+
 def make_plan(args: argparse.Namespace, loader: Loader) -> Plan:
     """Turn epochs into steps, and flags into a plan."""
     batches = args.epochs * loader.steps_per_epoch
     if batches < args.accumulate:
         raise InputError(f"{args.accumulate}: the run has only {batches} batches; use fewer", option="accumulate")
     steps = batches // args.accumulate
+    steps = min(steps, args.max_steps) if args.max_steps > 0 else steps
+    warmup = args.warmup_steps
+    if args.warmup_epochs is not None:
+        warmup = round(args.warmup_epochs * loader.steps_per_epoch / args.accumulate)
     return Plan(
-        steps=min(steps, args.max_steps) if args.max_steps > 0 else steps,
-        learning_rate=args.lr,
-        lr_steps=args.lr_steps,
-        warmup_steps=args.warmup_steps,
+        steps=steps,
+        schedule=Schedule(args.lr_schedule, args.lr, steps, warmup, args.lr_steps),
         frequent=args.frequent,
         verbose=args.verbose,
         keep=args.ckpt,
         accumulate=args.accumulate,
         seed=args.seed,
+        recipe={"ema": args.ema} if args.ema else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,12 +16,25 @@ from denseface.training.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 
 import mxnet as mx
 
+_BLOCK = 1 << 13
+
 
 class StepResult(NamedTuple):
-    """Mean loss of one step (nats for a softmax), and its accuracy, 0 to 1, or None for triplets."""
+    """What one step measured.
+
+    Attributes
+    ----------
+    loss : float
+        Mean loss (nats for a softmax).
+    accuracy : float or None
+        0 to 1; None for triplets.
+    gradient_norm : float
+        Euclidean norm of the mean loss's gradient by all parameters that the step updates, before clipping.
+    """
 
     loss: float
     accuracy: float | None
+    gradient_norm: float
 
 
 class Learner:
@@ -47,6 +61,8 @@ class Learner:
         Type of the MXNet key-value store that sums gradients over several devices; several workers have their own.
     workers : OneWorker or ServerWorkers, optional
         The processes that train together; by default this one alone.
+    clip_norm : float
+        Longer gradients are shortened to this norm; 0 leaves them as they are.
     num_classes : int, optional
         For Partial FC: the number of all classes, if the symbol's classifier has room for a sample of them. Each
         step draws its own sample, the same on every device and worker. By default all classes are trained.
@@ -75,6 +91,7 @@ class Learner:
         accumulate: int = 1,
         kvstore: str = "device",
         workers: Workers | None = None,
+        clip_norm: float = 0,
         num_classes: int | None = None,
     ):
         self.symbol = symbol
@@ -96,10 +113,12 @@ class Learner:
                 option="per_batch_size",
             ) from error
         self._shares = len(contexts) * self.workers.size
+        self._scale = 1 / (self._shares * accumulate)  # of the summed gradient, to that of the mean loss
+        self._clip_norm = clip_norm
         self._optimizer = mx.optimizer.SGD(
             momentum=momentum,
             wd=wd,
-            rescale_grad=1 / (self._shares * accumulate),
+            rescale_grad=self._scale,
             sym=symbol,
             param_idx2name=dict(enumerate(self.parameter_names)),
         )
@@ -144,8 +163,10 @@ class Learner:
         1. draw: dropout follows from the seed, and so does the sample of classes, whose centres go to the devices;
         2. forward and backward: batch by batch, each cut into equal shares for the devices; gradients add up;
         3. sum: gradients over devices and workers;
-        4. update: SGD with momentum, of every parameter on every device, and of the sampled centres in main memory;
-        5. average: moving averages over devices and workers.
+        4. clip: the sum's norm, that of all parameters together (Pascanu et al. 2013, algorithm 1); with a sample of
+           classes, the rows of the sampled centres count as they would in the full layer, where others have none;
+        5. update: SGD with momentum, of every parameter on every device, and of the sampled centres in main memory;
+        6. average: moving averages over devices and workers.
 
         Parameters
         ----------
@@ -193,6 +214,11 @@ class Learner:
                 gradients = [executor.grad_dict[name] for executor in self._executors]
                 self.kvstore.pushpull(index, gradients, priority=-index)
 
+        # clip
+        norm = self._gradient_norm()
+        clipped = 0 < self._clip_norm < norm
+        self._optimizer.rescale_grad = self._scale * (self._clip_norm / norm if clipped else 1)
+
         # update, with one call per parameter: MXNet's aggregated kernel writes past its fixed number of arrays
         self._optimizer.lr = learning_rate
         for executor, momenta in zip(self._executors, self._momenta):
@@ -213,7 +239,7 @@ class Learner:
                 for array in arrays:
                     array *= 1 / self._shares
             mx.nd.waitall()
-        return StepResult(float(np.mean(losses)), float(np.mean(accuracies)) if accuracies else None)
+        return StepResult(float(np.mean(losses)), float(np.mean(accuracies)) if accuracies else None, norm)
 
     def embed(self, data: np.ndarray) -> np.ndarray:
         """Embed a batch with the current parameters, in evaluation mode: moving averages, no dropout.
@@ -234,6 +260,11 @@ class Learner:
             executor.forward(is_train=False, data=mx.nd.array(share))
         embeddings = [executor.outputs[0].asnumpy() for executor in self._executors]
         return np.concatenate(embeddings).reshape(len(data), -1)
+
+    def bound(self) -> tuple[dict[str, mx.nd.NDArray], dict[str, mx.nd.NDArray]]:
+        """Return the arrays of the first device that steps change: parameters and moving averages, by name."""
+        first = self._executors[0]
+        return {name: first.arg_dict[name] for name in self.parameter_names}, dict(first.aux_dict)
 
     def parameters(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return arguments and auxiliary states by name: copies, except ``centers.weights``, which steps change."""
@@ -320,8 +351,12 @@ class Learner:
 
     def _arguments(self):
         """Arrays of the parameters by name: on the first device, or among the centres."""
-        bound = self._executors[0].arg_dict
-        return self._with_centers({name: bound[name] for name in self.parameter_names}, "weights")
+        return self._with_centers(self.bound()[0], "weights")
+
+    def _gradient_norm(self):
+        """The norm of the mean loss's gradient; the sum is the same on all devices and workers."""
+        gradients = self._executors[0].grad_dict
+        return self._scale * math.sqrt(sum(_squared_norm(gradients[name]) for name in self.parameter_names))
 
     def _is_sampled(self, name):
         return self.centers is not None and name in self.centers.weights
@@ -352,6 +387,13 @@ class Learner:
             for name, array in first.aux_dict.items():
                 array.copyto(executor.aux_dict[name])
         mx.nd.waitall()
+
+
+def _squared_norm(array):
+    """Sum of squares: blocks in float32, which BLAS computes on one thread, and their sum in float64."""
+    flat = array.asnumpy().ravel()
+    blocks = (flat[start : start + _BLOCK] for start in range(0, len(flat), _BLOCK))
+    return sum(float(np.dot(block, block)) for block in blocks)
 
 
 def _is_right(prediction, label):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from denseface.core.files import naming_errors, open_input, replacing
 
-TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "loss", "accuracy", "images_per_second")
+TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "loss", "accuracy", "images_per_second", "gradient_norm")
 VERIFICATION_COLUMNS = ("step", "set", "accuracy", "balanced_accuracy", "auc", "tar_1e-1", "tar_1e-2", "tar_1e-3")
 
 

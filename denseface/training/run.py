@@ -8,8 +8,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tqdm import tqdm
@@ -20,8 +20,10 @@ from denseface.core.signals import SIGNALS, Interrupted, handled_by
 from denseface.data.loader import Batch, Loader
 from denseface.models import checkpoint
 from denseface.models.checkpoint import Checkpoint, TrainingState
+from denseface.training.averages import Averages
 from denseface.training.learner import Learner, StepResult
 from denseface.training.log import RunLog
+from denseface.training.schedule import Schedule
 
 import mxnet as mx
 
@@ -38,12 +40,8 @@ class Plan:
     ----------
     steps : int
         Steps of the whole run, whether resumed or not.
-    learning_rate : float
-        Rate after the warm-up.
-    lr_steps : sequence of int
-        Steps at which the rate falls to a tenth.
-    warmup_steps : int
-        Steps over which the rate rises linearly.
+    schedule : Schedule
+        The learning rate of each step.
     frequent : int
         Steps between two rows of the log.
     verbose : int
@@ -55,22 +53,18 @@ class Plan:
         Batches per step.
     seed : int
         Seed of the run.
+    recipe : mapping of str to plain value
+        Options that are set, by name, and that a resumed run has to repeat.
     """
 
     steps: int
-    learning_rate: float
-    lr_steps: Sequence[int]
-    warmup_steps: int
+    schedule: Schedule
     frequent: int
     verbose: int
     keep: int
     accumulate: int
     seed: int
-
-    def rate(self, step: int) -> float:
-        """Learning rate of the step with this number, from 0."""
-        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return self.learning_rate * warmup * 0.1 ** sum(step >= drop for drop in self.lr_steps)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -83,24 +77,27 @@ class Window:
     ----------
     steps : int
         Number of steps.
-    loss, accuracy : float
+    loss, accuracy, gradient_norm : float
         Sums over the steps; accuracy stays 0 for triplets, which have none.
     """
 
     steps: int = 0
     loss: float = 0.0
     accuracy: float = 0.0
+    gradient_norm: float = 0.0
 
     def add(self, result: StepResult) -> None:
         """Add a step."""
         self.steps += 1
         self.loss += result.loss
         self.accuracy += result.accuracy or 0
+        self.gradient_norm += result.gradient_norm
 
     @classmethod
     def restored(cls, saved: dict) -> Window:
         """Make a window of the values that a checkpoint contains."""
-        return cls(int(saved["steps"]), float(saved["loss"]), float(saved["accuracy"]))
+        sums = float(saved["loss"]), float(saved["accuracy"])
+        return cls(int(saved["steps"]), *sums, float(saved.get("gradient_norm", 0)))  # not in early checkpoints
 
 
 class Run:
@@ -124,6 +121,8 @@ class Run:
     verify : callable
         Takes arguments and auxiliary states, returns the metrics of each verification set by name, as
         :class:`denseface.evaluation.metrics.VerificationResult`.
+    averages : Averages, optional
+        Of the deployed network's weights, on the first worker. They are verified and saved beside the weights.
 
     Attributes
     ----------
@@ -141,6 +140,7 @@ class Run:
         prefix: str,
         deployed: mx.sym.Symbol,
         verify: Callable[[dict, dict], Mapping[str, Any]],
+        averages: Averages | None = None,
     ):
         self.learner = learner
         self.workers = learner.workers
@@ -149,6 +149,7 @@ class Run:
         self.prefix = prefix
         self.deployed = deployed
         self.verify = verify
+        self.averages = averages
         self.step = 0
         self.stopped_by: int | None = None
         self._window = Window()
@@ -184,9 +185,7 @@ class Run:
                 f"{self.prefix}: the run to resume has another configuration: {error}; use the options of its start"
             ) from error
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                f"{self.prefix}-{step:04d}.json: its progress is not what a run writes; restore the file from a copy"
-            ) from error
+            raise self._strange_progress(step) from error
         self.step = self._saved_step = step
         return True
 
@@ -206,6 +205,8 @@ class Run:
             If the loss is no longer finite, or MXNet fails (nothing is saved then), or the loader has no next batch
             (after the run is saved).
         """
+        if self.averages and not self.step:
+            self.averages.reset()
         log = self._open_log()
         stream = self.loader.batches(self.step * self.plan.accumulate)
         bar = tqdm(
@@ -227,17 +228,17 @@ class Run:
         """Take the steps that are left, each in these phases, on all workers alike.
 
         1. read the batches of the step; where a loader has none, the run is saved before it ends;
-        2. learn from them: forward, backward, update (:meth:`Learner.step`);
+        2. learn from them: forward, backward, update (:meth:`Learner.step`); average the weights;
         3. agree with the other workers on the mean loss, and whether to stop after this step because one of them got
-           a signal; a loss that is not finite ends the run unsaved;
+           a signal; a loss or gradient that is not finite ends the run unsaved;
         4. log a row, every ``plan.frequent`` steps;
         5. verify and save, every ``plan.verbose`` steps; a verification that fails costs no step.
         """
         timed_steps, seconds = 0, 0.0
-        _, stop = self._agree(StepResult(0.0, None))
+        _, stop = self._agree(StepResult(0.0, None, 0.0))
         while self.step < self.plan.steps and not stop:
             started = time.perf_counter()
-            rate = self.plan.rate(self.step)
+            rate = self.plan.schedule.rate(self.step)
             try:
                 batches = self._read(stream)
             except InputError:
@@ -247,9 +248,12 @@ class Run:
             result = self._learn(batches, rate)
 
             result, stop = self._agree(result)
-            if not math.isfinite(result.loss):
-                raise InputError(self._divergence("the loss", self.step + 1))
+            for name, value in (("loss", result.loss), ("gradient", result.gradient_norm)):
+                if not math.isfinite(value):
+                    raise InputError(self._divergence(f"the {name}", self.step + 1))
             self.step += 1
+            if self.averages:
+                self.averages.update(self.step)
             self._window.add(result)
             bar.update()
             timed_steps, seconds = timed_steps + 1, seconds + time.perf_counter() - started
@@ -291,8 +295,9 @@ class Run:
         What a worker hears of a signal later than here counts at the next step, so that all stop at the same one.
         """
         asked = [self.stopped_by == number for number in SIGNALS]
-        loss, accuracy, *asked = self.workers.sum([result.loss, result.accuracy or 0, *asked]) / self.workers.size
-        mean = StepResult(float(loss), None if result.accuracy is None else float(accuracy))
+        measured = [result.loss, result.accuracy or 0, result.gradient_norm]
+        loss, accuracy, norm, *asked = self.workers.sum([*measured, *asked]) / self.workers.size
+        mean = StepResult(float(loss), None if result.accuracy is None else float(accuracy), float(norm))
         signalled = [number for number, share in zip(SIGNALS, asked) if share]
         if signalled:
             self.stopped_by = signalled[0]
@@ -303,40 +308,62 @@ class Run:
         accuracy = self._window.accuracy / self._window.steps if has_accuracy else None
         speed = steps_per_second * self.plan.accumulate * self.loader.batch_size * self.workers.size
         epoch = self.step * self.plan.accumulate / self.loader.steps_per_epoch
-        log.training(self.step, epoch, rate, loss, accuracy, speed)
+        norm = self._window.gradient_norm / self._window.steps
+        log.training(self.step, epoch, rate, loss, accuracy, speed, norm)
         shown = f"loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if has_accuracy else "")
         bar.set_postfix_str(f"{shown}, lr {rate:.2g}, {speed:.1f} images/s")
         if bar.disable:
             logger.info("step %d/%d, %s, lr %.2g, %.1f images/s", self.step, self.plan.steps, shown, rate, speed)
 
     def _verify(self, log: RunLog) -> None:
-        results = self.verify(*self.learner.parameters())
+        results = dict(self.verify(*self.learner.parameters()))
+        scores = [_score(results)] if results else []
+        if self.averages:
+            averaged = self.verify(*self.averages.values())
+            scores += [_score(averaged)] if averaged else []
+            results.update({f"{name}-ema": result for name, result in averaged.items()})
         for name, result in results.items():
             log.verification(self.step, name, result.to_dict())
             logger.info(
                 "step %d, %s: accuracy %.4f +- %.4f, balanced %.4f", self.step, name, result.accuracy,
                 result.accuracy_std, result.balanced_accuracy,
             )  # fmt: skip
-        if results:
-            score = sum(result.balanced_accuracy for result in results.values()) / len(results)
-            if score > self._best["score"]:
-                self._best = {"step": self.step, "score": score}
-                self._bests = [*self._bests, self.step]
+        if scores and max(scores) > self._best["score"]:
+            self._best = {"step": self.step, "score": max(scores)}
+            self._bests = [*self._bests, self.step]
 
     def _load_newest(self) -> tuple[int, dict] | None:
         """Read the newest checkpoint into the learner; return its step and progress, or None if there is none."""
         newest = Checkpoint.newest(self.prefix)
         if newest is None:
             return None
+        self._check_recipe(newest)
         centers = self.learner.centers
         targets = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
         state = newest.load(**targets)
         try:
             self.learner.set_parameters(state.arguments, state.auxiliary)
             self.learner.set_momenta(state.momenta)
+            if self.averages:
+                self.averages.restore(*(state.averages or ({}, {})))
         except InputError as error:
             raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
         return state.step, state.progress
+
+    def _check_recipe(self, newest: Checkpoint) -> None:
+        """Raise InputError if an option that a resumed run has to repeat is another than at the run's start."""
+        saved = newest.manifest["progress"].get("recipe", {})
+        if not isinstance(saved, dict):
+            raise self._strange_progress(newest.step)
+        for option in sorted({*saved, *self.plan.recipe}):
+            before, now = saved.get(option, "not set"), self.plan.recipe.get(option, "not set")
+            if before != now:
+                raise InputError(f"{now}: the run to resume was started with {before}; repeat that", option=option)
+
+    def _strange_progress(self, step: int) -> InputError:
+        return InputError(
+            f"{self.prefix}-{step:04d}.json: its progress is not what a run writes; restore the file from a copy"
+        )
 
     def _save(self) -> None:
         """Save on the first worker, while the others wait; nothing if this step is saved already."""
@@ -349,13 +376,15 @@ class Run:
     def _write(self) -> None:
         arguments, auxiliary = self.learner.parameters()
         momenta = self.learner.momenta()
+        averages = self.averages.values() if self.averages else None
         for name, array in {**momenta, **arguments, **auxiliary}.items():
             if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # no copy: the array may be large
                 raise InputError(self._divergence(name, self.step))
         progress = {
-            "best": self._best, "bests": self._bests, "loader": self.loader.state(), "window": asdict(self._window)
+            "best": self._best, "bests": self._bests, "loader": self.loader.state(), "window": asdict(self._window),
+            "recipe": dict(self.plan.recipe),
         }  # fmt: skip
-        state = TrainingState(self.step, arguments, auxiliary, momenta, progress)
+        state = TrainingState(self.step, arguments, auxiliary, momenta, progress, averages)
         checkpoint.save(self.prefix, self.deployed, state)
         logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)
 
@@ -373,10 +402,10 @@ class Run:
         return opened[0] if opened else None
 
     def _divergence(self, what: str, step: int) -> str:
-        rate = self.plan.rate(step - 1)
+        rate = self.plan.schedule.rate(step - 1)
         return (
             f"step {step}: {what} is no longer finite (learning rate {rate:.2g}); {self._kept()}; "
-            f"try a learning rate of {rate / 10:.2g}, or more warm-up steps"
+            f"try a learning rate of {rate / 10:.2g}, more warm-up steps, or a clipped gradient"
         )
 
     def _kept(self) -> str:
@@ -396,3 +425,8 @@ class Run:
 
         with handled_by(request):
             yield
+
+
+def _score(results: Mapping[str, Any]) -> float:
+    """Mean balanced accuracy over the verification sets."""
+    return sum(result.balanced_accuracy for result in results.values()) / len(results)

@@ -63,37 +63,41 @@ def places(folder, *names):
 
 def assert_same_ends(one, other, step, tolerance):
     ours, theirs = (checkpoint.Checkpoint.newest(prefix).load() for prefix in (one, other))
-    for kind in ("arguments", "auxiliary", "momenta"):
-        first, second = getattr(ours, kind), getattr(theirs, kind)
+    kinds = [(getattr(ours, kind), getattr(theirs, kind)) for kind in ("arguments", "auxiliary", "momenta")]
+    for first, second in (*kinds, *zip(ours.averages or (), theirs.averages or ())):
         assert first.keys() == second.keys()
         for name in first:
             np.testing.assert_allclose(first[name], second[name], rtol=tolerance, atol=tolerance, err_msg=name)
     return ours, theirs
 
 
-def losses_of(prefix):
+def log_of(prefix, column):
     with open(f"{prefix}-training.csv", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+        return [float(row[column]) for row in csv.DictReader(file)]
 
 
 def test_two_workers_end_where_one_with_their_pictures_does_after_a_stop_too(records, tmp_path):
     """With batch normalisation on fixed statistics: otherwise a worker normalises by its own pictures alone."""
     two, one = places(tmp_path, "two", "one")
-    log = tmp_path / "log"
-    assert launch(records, two, output=log, batch=4, fixed=True, signal_at=8) == 143
+    log, settings = tmp_path / "log", {"fixed": True, "clip_norm": 20, "ema": 0.9}
+    assert launch(records, two, output=log, batch=4, **settings, signal_at=8) == 143
     assert checkpoint.complete_steps(two) == [8]
     assert log.read_text().count("taking step 8") == 2 and "taking step 9" not in log.read_text()
-    assert launch(records, two, batch=4, fixed=True, resume=True) == 0
-    assert alone(records, one, batch=8, fixed=True) == 0
+    assert launch(records, two, batch=4, **settings, resume=True) == 0
+    assert alone(records, one, batch=8, **settings) == 0
     assert_same_ends(one, two, 20, 1e-4)
-    np.testing.assert_allclose(losses_of(one), losses_of(two), rtol=1e-4)
+    np.testing.assert_allclose(log_of(one, "loss"), log_of(two, "loss"), rtol=1e-4)
+    norms = log_of(one, "gradient_norm")
+    np.testing.assert_allclose(norms, log_of(two, "gradient_norm"), rtol=1e-4)
+    assert min(norms) < settings["clip_norm"] < max(norms)
 
 
 def test_two_workers_go_on_with_the_run_of_one_and_its_sampled_classes(records, tmp_path):
     both, one = places(tmp_path, "both", "one")
-    assert alone(records, both, batch=8, fixed=True, sample=10, steps=8) == 0
-    assert launch(records, both, batch=4, fixed=True, sample=10, resume=True) == 0
-    assert alone(records, one, batch=8, fixed=True, sample=10) == 0
+    settings = {"fixed": True, "sample": 10, "clip_norm": 20}
+    assert alone(records, both, batch=8, steps=8, **settings) == 0
+    assert launch(records, both, batch=4, resume=True, **settings) == 0
+    assert alone(records, one, batch=8, **settings) == 0
     assert_same_ends(one, both, 20, 1e-4)
 
 

@@ -85,25 +85,25 @@ def damaged(path, damage):
         path.write_bytes(content + b"X")
 
 
-@pytest.mark.parametrize("kind", ["params", "states", "json"])
+@pytest.mark.parametrize("name", ["0002.params", "0002.states", "0002.json", "ema-0002.params"])
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])
-def test_an_incomplete_checkpoint_does_not_count(prefix, kind, damage):
+def test_an_incomplete_checkpoint_does_not_count(prefix, name, damage):
     for step in (1, 2):
         checkpoint.save(prefix, embedding_symbol(), make_state(step))
-    damaged(Path(f"{prefix}-0002.{kind}"), damage)
+    damaged(Path(f"{prefix}-{name}"), damage)
     assert checkpoint.complete_steps(prefix) == [1]
     assert Checkpoint.newest(prefix).load().step == 1
 
 
-@pytest.mark.parametrize("kind", ["params", "states"])
-def test_a_changed_checkpoint_is_refused_while_it_is_read(prefix, kind):
+@pytest.mark.parametrize("name", ["0002.params", "0002.states", "ema-0002.params"])
+def test_a_changed_checkpoint_is_refused_while_it_is_read(prefix, name):
     for step in (1, 2):
         checkpoint.save(prefix, embedding_symbol(), make_state(step))
-    path = Path(f"{prefix}-0002.{kind}")
+    path = Path(f"{prefix}-{name}")
     content = bytearray(path.read_bytes())
     content[80] ^= 1  # a bit of some value
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"model-0002\.{kind}: damaged, its size or CRC-32 is not what was written"):
+    with pytest.raises(InputError, match=rf"model-{name}: damaged, its size or CRC-32 is not what was written"):
         Checkpoint.newest(prefix).load()
     os.unlink(f"{prefix}-0002.json")  # as the message advises
     assert Checkpoint.newest(prefix).load().step == 1
@@ -120,7 +120,7 @@ def test_resuming_opens_every_file_once(prefix, monkeypatch):
     for module in (files, params_file):
         monkeypatch.setattr(module, "open_input", opening)
     Checkpoint.newest(prefix).load()
-    assert sorted(opened) == [".json", ".params", ".states"]
+    assert sorted(opened) == [".json", ".params", ".params", ".states"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -145,7 +145,7 @@ def test_a_variance_below_zero_is_refused(prefix):
 def test_a_crash_at_any_write_leaves_the_previous_checkpoint_whole(prefix, monkeypatch):
     checkpoint.save(prefix, embedding_symbol(), make_state(1))
     rename, crashes = os.replace, 0
-    for allowed in range(4):
+    for allowed in range(6):
         left = [allowed]
 
         def crashing(source, target, left=left):
@@ -161,18 +161,22 @@ def test_a_crash_at_any_write_leaves_the_previous_checkpoint_whole(prefix, monke
         monkeypatch.setattr(os, "replace", rename)
         assert checkpoint.complete_steps(prefix) == [1]
         Checkpoint.newest(prefix).load()
-    assert crashes == 4
+    assert crashes == 6
 
 
 def test_keeping_removes_the_rest_and_what_a_crash_left(prefix):
     for step in (1, 2, 3):
         checkpoint.save(prefix, embedding_symbol(), make_state(step))
-    for left in ("0004.params.tmp", "0001.verification.json", "0002.verification.json"):
+    for left in (
+        "0004.params.tmp", "ema-0004.params.tmp", "ema-symbol.json.tmp", "0001.verification.json",
+        "0002.verification.json", "ema-0002.verification.json",
+    ):  # fmt: skip
         open(f"{prefix}-{left}", "wb").close()
     checkpoint.keep_only(prefix, models=[1], states=[3])
     left = sorted(name[len("model-") :] for name in os.listdir(os.path.dirname(prefix)))
     assert left == [
-        "0001.params", "0001.verification.json", "0003.json", "0003.params", "0003.states", "symbol.json",
+        "0001.params", "0001.verification.json", "0003.json", "0003.params", "0003.states", "ema-0001.params",
+        "ema-0003.params", "ema-symbol.json", "symbol.json",
     ]  # fmt: skip
     checkpoint.save(prefix, embedding_symbol(), make_state(5))
     checkpoint.keep_only(prefix, models=None, states=[5])

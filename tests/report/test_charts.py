@@ -51,7 +51,7 @@ def run_folder(tmp_path):
     """A run of three steps as the trainer writes it, its accuracy missing once."""
     log = RunLog(tmp_path / "model", start_step=0)
     for step, (loss, accuracy) in enumerate([(4.0, 0.1), (3.0, None), (2.0, 0.5)], start=1):
-        log.training(step, 0.1 * step, 0.01, loss, accuracy, 5.0)
+        log.training(step, 0.1 * step, 0.01, loss, accuracy, 5.0, 7.0 * step)
     for step in (2, 3):
         for name in ("lfw", "orl"):
             figures = {"accuracy": 0.3 * step, "balanced_accuracy": 0.5, "auc": 0.5, "tar": {"0.1": 0.2}}
@@ -62,10 +62,13 @@ def run_folder(tmp_path):
 
 def test_run_shows_what_the_files_hold(run_folder):
     found = panels(draw_run(run_folder))
-    assert list(found) == ["loss", "accuracy in training", "learning rate", "accuracy in verification"]
+    assert list(found) == [
+        "loss", "accuracy in training", "learning rate", "gradient norm", "accuracy in verification",
+    ]  # fmt: skip
     lines = {title: [line.get_xydata().tolist() for line in axes.lines] for title, axes in found.items()}
     assert lines["loss"] == [[[1, 4], [2, 3], [3, 2]]]
     assert lines["learning rate"] == [[[1, 0.01], [2, 0.01], [3, 0.01]]]
+    assert lines["gradient norm"] == [[[1, 7], [2, 14], [3, 21]]]
     assert np.array_equal(lines["accuracy in training"][0], [[1, 0.1], [2, np.nan], [3, 0.5]], equal_nan=True)
     assert np.allclose(lines["accuracy in verification"], [[[2, 0.6], [3, 0.9]]] * 2)
     assert [line.get_label() for line in found["accuracy in verification"].lines] == ["lfw", "orl"]
@@ -80,10 +83,10 @@ def test_plot_run(capsys, run_folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "line"), [("step,loss\n1,2\n", 2), ("HEAD1,2,3,4,5,6\n1,2,x,4,5,6\n", 3), ("HEAD1,2,3\n", 2)]
+    ("content", "line"), [("step,loss\n1,2\n", 2), ("HEAD1,2,3,4,5,6,7\n1,2,x,4,5,6,7\n", 3), ("HEAD1,2,3\n", 2)]
 )
 def test_a_damaged_run_is_named(tmp_path, content, line):
-    head = "step,epoch,learning_rate,loss,accuracy,images_per_second\n"
+    head = "step,epoch,learning_rate,loss,accuracy,images_per_second,gradient_norm\n"
     (tmp_path / "m-training.csv").write_text(content.replace("HEAD", head))
     with pytest.raises(InputError, match=rf"m-training.csv: line {line} was not written by a training run"):
         draw_run(tmp_path)

@@ -14,6 +14,7 @@ from denseface.models import checkpoint, losses
 from denseface.training import run as training
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
+from denseface.training.schedule import Schedule
 from support.tiny_models import encode, pictures
 from support.tiny_runs import BATCH, SIZE, embedding_symbol
 
@@ -32,7 +33,7 @@ def run_on(folder, labels, num_classes=None, rate=0.1, loss=losses.margin_softma
         learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
         learner.initialize(mx.init.Xavier(), seed=1)
         loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation())
-        plan = Plan(6, rate, [], 0, 1, 3, training.KEEP_BEST, 1, 0)
+        plan = Plan(6, Schedule("step", rate, 6), 1, 3, training.KEEP_BEST, 1, 0)
         yield Run(learner, loader, plan, str(folder / "model"), embedding_symbol(), lambda arguments, auxiliary: {})
 
 

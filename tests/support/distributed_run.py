@@ -18,8 +18,10 @@ from denseface.data.records import FaceRecords
 from denseface.distributed.workers import connect
 from denseface.models import losses
 from denseface.training import run as training
+from denseface.training.assembly import make_averages
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
+from denseface.training.schedule import Schedule
 from denseface.training.triplets import METRICS, Mining, TripletLoader
 
 import mxnet as mx
@@ -60,6 +62,8 @@ def main(
     diverge_at: int | None = None,
     max_bad: int | None = None,
     verbose: int = 1000,
+    clip_norm: float = 0,
+    ema: float = 0,
 ) -> int:
     """Train to the end, and give the exit code; signals and divergence come to the last worker alone, at a step."""
     with connect(kvstore) as workers, FaceRecords(records_folder) as records:
@@ -78,10 +82,11 @@ def main(
         learner = Learner(
             with_fixed_statistics(symbol) if fixed else symbol, (batch, 3, SIZE, SIZE),
             [mx.cpu(i) for i in range(devices)], momentum=0.9, wd=1e-3, accumulate=accumulate, workers=workers,
-            num_classes=CLASSES if sample else None,
+            clip_norm=clip_norm, num_classes=CLASSES if sample else None,
         )  # fmt: skip
-        plan = Plan(steps, 0.05, [15], 2, 1, verbose, training.KEEP_BEST, accumulate, 5)
-        run = Run(learner, loader, plan, prefix, embedding, lambda arguments, auxiliary: {})
+        plan = Plan(steps, Schedule("step", 0.05, steps, 2, [15]), 1, verbose, training.KEEP_BEST, accumulate, 5)
+        averages = make_averages(ema, learner, embedding) if ema and workers.is_first else None
+        run = Run(learner, loader, plan, prefix, embedding, lambda arguments, auxiliary: {}, averages)
         if not (resume and run.resume()):
             learner.initialize(mx.init.Xavier(), seed=5)
             learner.broadcast()

@@ -98,6 +98,8 @@ def kill_writes(count: int, folder: Path) -> dict:
         counts["old_left" if found.step == OLD else "new_left"] += 1
         for kind in ("arguments", "auxiliary", "momenta"):
             assert_equal_arrays(getattr(found, kind), getattr(written, kind))
+        for one, other in zip(found.averages, written.averages):
+            assert_equal_arrays(one, other)
         checkpoint.load_model(place / "model")
         save_new(place)
         assert _content(place) == expected, f"moment {moment} left something behind"

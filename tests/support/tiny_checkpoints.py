@@ -26,7 +26,8 @@ def make_state(step, seed=0):
     arguments = {name: array.astype(np.float32) for name, array in arguments.items()}
     auxiliary = {"bn_moving_mean": np.zeros(12, np.float32), "bn_moving_var": np.ones(12, np.float32)}
     momenta = {name: array * 2 for name, array in arguments.items()}
-    return TrainingState(step, arguments, auxiliary, momenta, {"best": {"step": 1, "score": 0.5}})
+    averages = {name: array / 2 for name, array in arguments.items() if name != "fc7_weight"}, auxiliary
+    return TrainingState(step, arguments, auxiliary, momenta, {"best": {"step": 1, "score": 0.5}}, averages)
 
 
 def assert_equal_arrays(one, other):

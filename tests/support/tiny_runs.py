@@ -12,8 +12,10 @@ from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import write_face_records
 from denseface.models import losses
 from denseface.training import run as training
+from denseface.training.assembly import make_averages
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
+from denseface.training.schedule import Schedule
 
 import mxnet as mx
 
@@ -38,12 +40,11 @@ def embedding_symbol():
     return mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
 
 
-def make_run(records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, **changes):
+def make_run(records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, **changes):
+    steps, rate = changes.pop("steps", 10), changes.pop("learning_rate", 0.1)
     settings = {
-        "steps": 10,
-        "learning_rate": 0.1,
-        "lr_steps": [8],
-        "warmup_steps": 2,
+        "steps": steps,
+        "schedule": Schedule("step", rate, steps, 2, [8]),
         "frequent": 2,
         "verbose": 4,
         "keep": training.KEEP_BEST,
@@ -55,7 +56,8 @@ def make_run(records, prefix, verify=lambda arguments, auxiliary: {}, accumulate
     symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
     learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3, accumulate=accumulate)
     learner.initialize(mx.init.Xavier(), seed=5)
-    return Run(learner, loader, plan, str(prefix), symbol if whole else embedding_symbol(), verify)
+    averages = make_averages(ema, learner, embedding_symbol()) if ema else None
+    return Run(learner, loader, plan, str(prefix), symbol if whole else embedding_symbol(), verify, averages)
 
 
 def assert_same_state(one, other):

@@ -14,6 +14,7 @@ from denseface.models import losses
 from denseface.training import run as training
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
+from denseface.training.schedule import Schedule
 from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader
 
 import mxnet as mx
@@ -45,7 +46,7 @@ def embedding_symbol():
 
 def make_run(records, prefix, loss=losses.triplet, contexts=CPU, accumulate=1, batch_size=12, **changes):
     settings = {
-        "steps": 8, "learning_rate": 0.05, "lr_steps": [], "warmup_steps": 0, "frequent": 2, "verbose": 4,
+        "steps": 8, "schedule": Schedule("step", 0.05, 8), "frequent": 2, "verbose": 4,
         "keep": training.KEEP_BEST, "accumulate": accumulate, "seed": 5,
     }  # fmt: skip
     symbol = loss(embedding_symbol(), alpha=0.5)

@@ -25,8 +25,8 @@ def tiny_symbol(dropout=0.0, batch_norm=False):
     return losses.margin_softmax(embedding, 5, CLASSES, s=8, m2=0.2)
 
 
-def make_learner(symbol, contexts=CPU, accumulate=1, shape=SHAPE, momentum=0.9):
-    learner = Learner(symbol, shape, contexts, momentum=momentum, wd=0.01, accumulate=accumulate)
+def make_learner(symbol, contexts=CPU, accumulate=1, shape=SHAPE, momentum=0.9, **settings):
+    learner = Learner(symbol, shape, contexts, momentum=momentum, wd=0.01, accumulate=accumulate, **settings)
     learner.initialize(mx.init.Xavier(), seed=3)
     return learner
 
@@ -106,6 +106,38 @@ def test_two_devices_equal_one():
     two = make_learner(tiny_symbol(), contexts=(mx.cpu(0), mx.cpu(1)))
     for step in range(3):
         assert two.step([batch], 0.1, step).loss == pytest.approx(one.step([batch], 0.1, step).loss, rel=1e-5)
+    assert_same_parameters(one, two, 1e-5)
+
+
+@pytest.mark.parametrize("clip", [0, 0.5, 2])
+def test_a_longer_gradient_is_shortened_before_decay_is_added(clip):
+    """Clipped to a fraction f, a step is the one whose rate is f times as high, and whose decay 1 / f times."""
+    (batch,) = make_batches(1)
+    start = make_learner(tiny_symbol(), momentum=0.0)
+    before, _ = start.parameters()
+    norm = start.step([batch], 0.1, 0).gradient_norm
+    gradients = {
+        name: gradient.asnumpy() for name, gradient in start._executors[0].grad_dict.items() if gradient is not None
+    }
+    assert norm == pytest.approx(np.sqrt(sum((array**2).sum() for array in gradients.values())), rel=1e-5)
+    learner = make_learner(tiny_symbol(), momentum=0.0, clip_norm=clip * norm)
+    assert learner.step([batch], 0.1, 0).gradient_norm == norm
+    after, _ = learner.parameters()
+    for name, gradient in gradients.items():
+        decay = 0 if name.endswith("bias") else 0.01
+        expected = before[name] - 0.1 * (gradient * (0.5 if clip == 0.5 else 1) + decay * before[name])
+        np.testing.assert_allclose(after[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_devices_and_accumulated_batches_are_clipped_as_one():
+    first, second = make_batches(2)
+    together = Batch(np.concatenate([first.data, second.data]), np.concatenate([first.label, second.label]))
+    settings = {"clip_norm": 0.3}
+    one = make_learner(tiny_symbol(), shape=(16, *SHAPE[1:]), **settings)
+    two = make_learner(tiny_symbol(), contexts=(mx.cpu(0), mx.cpu(1)), accumulate=2, **settings)
+    for step in range(3):
+        norms = one.step([together], 0.1, step).gradient_norm, two.step([first, second], 0.1, step).gradient_norm
+        assert norms[0] == pytest.approx(norms[1], rel=1e-5) and norms[0] > 0.3
     assert_same_parameters(one, two, 1e-5)
 
 

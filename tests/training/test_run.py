@@ -15,7 +15,6 @@ from denseface.evaluation.metrics import score_pairs
 from denseface.models import checkpoint, losses
 from denseface.training import run as training
 from denseface.training.learner import Learner
-from denseface.training.run import Plan
 from support.tiny_runs import BATCH, CLASSES, SIZE, assert_same_state, embedding_symbol, make_run
 
 import mxnet as mx
@@ -40,6 +39,16 @@ def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop
     for kind in ("params", "states"):
         one, other = ((tmp_path / f"{name}-0010.{kind}").read_bytes() for name in ("whole", "parts"))
         assert one == other
+
+
+@pytest.mark.parametrize("option, value", [("ema", 0.9), ("ema", 0.5)])
+def test_an_option_that_a_resumed_run_has_to_repeat_is_named(records, tmp_path, option, value):
+    make_run(records, tmp_path / "model", steps=4, recipe={"ema": 0.99}).fit()
+    with pytest.raises(InputError, match=f"^{option}: {value}: the run to resume was started with 0.99; repeat that"):
+        make_run(records, tmp_path / "model", recipe={option: value}).resume()
+    with pytest.raises(InputError, match=r"^ema: not set: the run to resume was started with 0\.99"):
+        make_run(records, tmp_path / "model").resume()
+    assert make_run(records, tmp_path / "model", recipe={"ema": 0.99}).resume()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -150,7 +159,15 @@ def test_a_verification_that_fails_costs_no_step(records, tmp_path):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("best", None), ("best", {"step": 1}), ("bests", 3), ("bests", ["x"]), ("window", {"steps": 1}), ("window", 3)],
+    [
+        ("best", None),
+        ("best", {"step": 1}),
+        ("bests", 3),
+        ("bests", ["x"]),
+        ("window", {"steps": 1}),
+        ("window", 3),
+        ("recipe", 3),
+    ],
 )
 def test_progress_that_no_run_has_written_is_refused(records, tmp_path, key, value):
     run = make_run(records, tmp_path / "model", steps=2)
@@ -207,11 +224,6 @@ def test_a_checkpoint_without_sums_of_the_log_resumes(records, tmp_path):
     assert run.fit()
 
 
-def test_the_rate_warms_up_and_falls_at_its_steps():
-    plan = Plan(10, 1.0, [4, 6], 2, 1, 1, 3, 1, 0)
-    assert [plan.rate(step) for step in range(8)] == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
-
-
 def test_figures_go_to_csv_and_a_resumed_run_does_not_repeat_them(records, tmp_path):
     scores = np.array([0.9, 0.8, 0.3, 0.1] * 5)
     issame = np.array([True, True, False, False] * 5)
@@ -225,7 +237,7 @@ def test_figures_go_to_csv_and_a_resumed_run_does_not_repeat_them(records, tmp_p
     assert [row["step"] for row in rows] == ["2", "4", "6", "7"]
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     with open(path, "a") as file:
-        file.write("9,9,9,9,9,9\r\n")  # as left by a run killed after its last checkpoint
+        file.write("9,9,9,9,9,9,9\r\n")  # as left by a run killed after its last checkpoint
     run = make_run(records, tmp_path / "model", verify)
     run.resume()
     run.fit()

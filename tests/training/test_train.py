@@ -110,6 +110,22 @@ def test_a_share_of_the_classes_is_trained_on_and_a_run_goes_on_with_another(los
     assert train.main(flags(data, tmp_path, "--max-steps", "3", "--resume", "--sample-rate", "0.4", *settings)) == 0
 
 
+def test_schedule_clipping_and_averages_are_chosen_by_flags(data, tmp_path, caplog, capsys):
+    options = ("--lr-schedule", "cosine", "--warmup-epochs", "0.5", "--clip-norm", "2", "--ema", "0.9")
+    assert train.main(flags(data, tmp_path, "--max-steps", "6", *options)) == 0
+    rows = Path(prefix(tmp_path) + "-training.csv").read_text().splitlines()[1:]
+    rates = [float(row.split(",")[2]) for row in rows]  # 3 steps of warm-up, then 1, 1/4 and 3/4 of the way down
+    assert rates == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01, 0.0075, 0.0025])
+    assert "step 6, orl: accuracy" in caplog.text and "step 6, orl-ema: accuracy" in caplog.text
+    one, other = (checkpoint.load_model(prefix(tmp_path) + stem) for stem in ("", "-ema"))
+    assert one.arguments.keys() == other.arguments.keys()
+    assert not np.array_equal(one.arguments["conv_weight"], other.arguments["conv_weight"])
+    assert train.main(flags(data, tmp_path, "--max-steps", "8", "--resume")) == 1
+    assert "--ema: not set: the run to resume was started with 0.9; repeat that" in capsys.readouterr().err
+    assert train.main(flags(data, tmp_path, "--set", "lr_schedule=linear")) == 1
+    assert "--lr-schedule: there is no 'linear'; there are step, cosine, poly" in capsys.readouterr().err
+
+
 def test_resume_without_a_run_starts_one(data, tmp_path):
     assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume", *REAL)) == 0
     assert checkpoint.complete_steps(prefix(tmp_path)) == [1]
