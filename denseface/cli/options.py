@@ -146,9 +146,14 @@ def load_cropper(args: argparse.Namespace) -> Cropper:
 def cut_faces(embedder: Embedder, picture: str, args: argparse.Namespace) -> list[Crop]:
     """Cut the faces out of a picture; a warning says if one of several was taken without ``--face``."""
     crops = embedder.cut(picture)
+    warn_of_several(picture, crops, args)
+    return crops
+
+
+def warn_of_several(picture: str, crops: Sequence[Crop], args: argparse.Namespace) -> None:
+    """Warn if one of several faces was taken without ``--face``."""
     if crops[0].others and not args.face:
         report_warning(f"{picture}: {crops[0].others + 1} faces are in it; the largest is taken (--face chooses)")
-    return crops
 
 
 def embed_faces(embedder: Embedder, faces: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import re
+from functools import partial
 
 from denseface.cli.console import FAILED, OK, print_table, report_error
 from denseface.cli.options import (
     add_example,
     add_face_options,
     add_model_options,
-    cut_faces,
     embed_faces,
     load_cropper,
     load_embedder,
     positive,
+    warn_of_several,
 )
 from denseface.core.errors import InputError
+
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -42,7 +47,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search for each picture."""
-    from denseface.data.cropping import Crop
+    import numpy as np
+
+    from denseface.core.parallel import ordered_map
     from denseface.embedding.gallery import Gallery
 
     gallery = Gallery(args.gallery)
@@ -53,24 +60,54 @@ def run(args: argparse.Namespace) -> int:
     crop = load_cropper(args) if is_said else _cropper_of(gallery, args)
     embedder = load_embedder(args, flip=gallery.model["flip"], crop=crop)
     gallery.require_same(embedder.describe())
-    faces, failures = [], 0
-    for picture in args.pictures:
-        try:
-            if crop.aligned and not is_said:
-                _check_size(picture, embedder, gallery)
-            crops = cut_faces(embedder, picture, args)
-        except InputError as error:
-            crops = [Crop("", None, str(error))]
-        for face in crops:
-            if face.pixels is None:
-                failures += 1
-                report_error(InputError(f"{picture}{face.suffix}: {face.reason}" if face.suffix else face.reason))
-            else:
-                faces.append((picture + face.suffix, face.pixels))
-    if faces:
-        found = gallery.search(embed_faces(embedder, faces), args.k)
-        _print({name: matches for (name, _), matches in zip(faces, found)}, args.json)
+    cut = partial(_cut, embedder, gallery if crop.aligned and not is_said else None)
+    failures: list[InputError] = []
+    faces = _faces(ordered_map(cut, args.pictures, _THREADS, ahead=2 * embedder.batch_size), args, failures)
+    names, rows = [], []
+    while batch := list(itertools.islice(faces, embedder.batch_size)):
+        names += [name for name, _ in batch]
+        rows.append(embed_faces(embedder, batch))
+    if rows:
+        _print(dict(zip(names, gallery.search(np.concatenate(rows), args.k))), args.json)
     return FAILED if failures else OK
+
+
+def _faces(cut, args, failures):
+    """Yield the name and the pixels of every face; report what has none, and add it to `failures`."""
+    from tqdm import tqdm
+
+    with tqdm(zip(args.pictures, cut), total=len(args.pictures), unit="picture", disable=None) as bar:
+        for picture, crops in bar:
+            warn_of_several(picture, crops, args)
+            for face in crops:
+                if face.pixels is None:
+                    named = f"{picture}{face.suffix}: {face.reason}" if face.suffix else face.reason
+                    failures.append(InputError(named))
+                    bar.clear()
+                    report_error(failures[-1])
+                else:
+                    yield picture + face.suffix, face.pixels
+
+
+def _cut(embedder, gallery, picture):
+    """Cut out the faces of a picture, on another thread; a gallery allows only pictures of the network's size."""
+    from denseface.data.cropping import Crop
+    from denseface.data.pictures import load_picture
+
+    try:
+        if gallery is None:
+            return embedder.cut(picture)
+        pixels = load_picture(picture)
+        if pixels.shape[:2] == embedder.image_shape[:2]:
+            return embedder.crop(pixels, embedder.image_shape)
+        # Where nobody says that a picture shows an aligned face, only one of the network's size does.
+        reason = (
+            f"{picture}: not of the network's size, and {gallery.path} was made with --aligned; if this is an aligned "
+            f"face too, search with --aligned; if not, embed the pictures of {gallery.path} again without it"
+        )
+    except InputError as error:
+        reason = str(error)
+    return [Crop("", None, reason)]
 
 
 def _cropper_of(gallery, args):
@@ -85,17 +122,6 @@ def _pack_of(description):
     detector = description.get("detector")
     name = detector.get("name") if isinstance(detector, dict) else None
     return name if isinstance(name, str) and re.fullmatch(r"\w+", name) else None
-
-
-def _check_size(picture, embedder, gallery):
-    """Where nobody says that a picture shows an aligned face, only one of the network's size does."""
-    from denseface.data.pictures import load_picture
-
-    if load_picture(picture).shape[:2] != embedder.image_shape[:2]:
-        raise InputError(
-            f"{picture}: not of the network's size, and {gallery.path} was made with --aligned; if this is an aligned "
-            f"face too, search with --aligned; if not, embed the pictures of {gallery.path} again without it"
-        )
 
 
 def _print(found, as_json):

@@ -6,7 +6,6 @@ they were computed. ``numpy.load`` reads it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zipfile
 from collections.abc import Iterable
@@ -16,15 +15,15 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input, replacing
-from denseface.core.vectors import normalize
+from denseface.core.files import replacing
 from denseface.data.cropping import cut_alike, way_of
+from denseface.embedding.array_file import ArrayFile
+from denseface.embedding.nearest import GROUP, Nearest
 
 _BLOCK = 1 << 20
 _CELLS = 1 << 22  # numbers in one array of a search
 _MAX_SIDE = 4096
 _MAX_SIZE = 1 << 20  # values of an embedding, or bytes of a name
-_MAX_MODEL = 1 << 20
 
 
 def write_gallery(
@@ -52,7 +51,9 @@ def write_gallery(
             _write_header(member, "<f4", shape)
             for block in iter(lambda: rows.read(_BLOCK), b""):
                 member.write(block)
-        with _member(archive, "names", zipfile.ZIP_DEFLATED) as member:
+        # A name that is not compressed is found at once; compression pays for names that are mostly padding.
+        is_short = name_width <= shape[1]
+        with _member(archive, "names", zipfile.ZIP_STORED if is_short else zipfile.ZIP_DEFLATED) as member:
             _write_header(member, f"<U{name_width}", shape[:1])
             for name in names:
                 member.write(name.encode("utf-32-le", "surrogatepass").ljust(4 * name_width, b"\0"))
@@ -115,12 +116,14 @@ class Gallery:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        with self._open("model") as member:
-            self.model = json.loads(_read_text(member))
-        with self._open("embeddings") as member:
-            self.shape, dtype = _read_header(member)
-        with self._open("names") as member:
-            names_shape, names_dtype = _read_header(member)
+        self._file = ArrayFile(path, ("model", "embeddings", "names"))
+        self._is_unit = False  # whether a search has found that all rows have the length 1
+        try:
+            self.model = json.loads(self._file.text("model"))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: not a file that denseface embed wrote, or broken; make it again") from error
+        self.shape, dtype = self._file.shape("embeddings"), self._file.dtype("embeddings")
+        names_shape, names_dtype = self._file.shape("names"), self._file.dtype("names")
         if dtype != np.dtype("<f4") or len(self.shape) != 2 or names_dtype.kind != "U" or not names_dtype.itemsize:
             raise InputError(f"{path}: embeddings must be float32 (N, emb_size) and names text; make it again")
         if not (self.shape[0] >= 0 and 1 <= self.shape[1] <= _MAX_SIZE and names_dtype.itemsize <= _MAX_SIZE):
@@ -225,77 +228,29 @@ class Gallery:
                 f"{self.path}: its embeddings have {self.shape[1]} values, which does not fit queries of shape "
                 f"{queries.shape}"
             )
-        queries = normalize(queries).astype(np.float32)
-        best_rows = np.empty((len(queries), 0), np.int64)
-        best_scores = np.empty((len(queries), 0), np.float32)
-        step = max(1, _CELLS // max(self.shape[1], len(queries)))
-        for start, embeddings in self._chunks(step):
-            scores = queries @ normalize(embeddings).astype(np.float32).T
-            rows = np.broadcast_to(np.arange(start, start + len(embeddings)), scores.shape)
-            rows, scores = np.hstack([best_rows, rows]), np.hstack([best_scores, scores])
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
-            best_rows, best_scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
-        return best_rows, best_scores
+        if not np.isfinite(queries).all():
+            raise InputError("a query is not finite; check the model that it comes from")
+        best = Nearest(queries, count)
+        are_unit = True
+        # Scores are gone through several times, so that a smaller array of them, in the cache, is faster.
+        step = max(1, _CELLS // max(self.shape[1], 4 * min(len(queries), GROUP)))
+        for start, rows in self._file.blocks("embeddings", step):
+            try:
+                are_unit &= best.add(start, rows, is_unit=self._is_unit)
+            except ValueError as error:
+                raise InputError(f"{self.path}: it is broken behind embedding {start}; make it again") from error
+        self._is_unit = are_unit
+        return best.found()
 
     def names(self, rows: Iterable[int]) -> dict[int, str]:
         """Return the names of some embeddings, by their rows."""
-        found = {}
-        with self._open("names") as member:
-            _, dtype = _read_header(member)
-            start = member.tell()
-            for row in sorted({int(row) for row in rows}):
-                member.seek(start + row * dtype.itemsize)
-                found[row] = str(np.frombuffer(member.read(dtype.itemsize), dtype)[0])
-        return found
-
-    @contextlib.contextmanager
-    def _open(self, name):
-        try:
-            with open_input(self.path) as file, zipfile.ZipFile(file) as archive:
-                info = archive.getinfo(f"{name}.npy")
-                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA may ask for 4 GB
-                    raise ValueError(f"{name} is compressed in another way")
-                with archive.open(info) as member:
-                    yield member
-        except InputError:
-            raise
-        except Exception as error:  # zipfile, zlib, NumPy and json have many for a broken file
-            raise InputError(f"{self.path}: not a file that denseface embed wrote, or broken; make it again") from error
-
-    def _chunks(self, step):
-        """Read the embeddings, `step` at a time, with the row of the first."""
-        n, emb_size = self.shape
-        with self._open("embeddings") as member:
-            _read_header(member)
-            for start in range(0, n, step):
-                count = min(step, n - start)
-                rows = np.frombuffer(member.read(4 * emb_size * count), "<f4")
-                if rows.size != emb_size * count or not np.isfinite(rows).all():
-                    raise InputError(f"{self.path}: it is broken behind embedding {start}; make it again")
-                yield start, rows.reshape(count, emb_size)
+        return self._file.texts("names", rows)
 
 
 def _crop_of(description):
     """How faces were cut out; where nothing is said, the pictures were aligned faces."""
     crop = description.get("crop")
     return crop if isinstance(crop, dict) and isinstance(crop.get("by"), str) else {"by": "aligned"}
-
-
-def _read_header(member):
-    """Return the shape and type of an array, from the start of its member."""
-    if np.lib.format.read_magic(member) != (1, 0):  # later versions may ask for 4 GB
-        raise ValueError("the header of an array is of another version")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
-    if fortran_order:
-        raise ValueError("an array is in Fortran's order")
-    return shape, dtype
-
-
-def _read_text(member):
-    shape, dtype = _read_header(member)
-    if shape != () or dtype.kind != "U" or dtype.itemsize > _MAX_MODEL:
-        raise ValueError("model is not a text")
-    return str(np.frombuffer(member.read(dtype.itemsize), dtype)[0])
 
 
 def _says_how(model):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
+from denseface.core.vectors import normalize
 from denseface.embedding.gallery import Gallery, write_gallery
+from denseface.embedding.nearest import Nearest
 
 MODEL = {
     "prefix": "p",
@@ -60,6 +62,77 @@ def test_the_nearest_are_found(tmp_path, monkeypatch):
     np.testing.assert_array_equal(places, expected)
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ rows.T, expected, 1), atol=1e-6)
     assert gallery.names(places[0]) == {int(place): f"face{place}" for place in expected[0]}
+
+
+def expected_nearest(rows, queries, count):
+    scores = (normalize(queries) @ normalize(rows).T).astype(np.float32)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return order, np.take_along_axis(scores, order, 1)
+
+
+@pytest.mark.parametrize("cells", [8, 200, 1 << 20])
+@pytest.mark.parametrize("kind", ["unit", "other lengths", "extreme lengths", "equal"])
+@pytest.mark.parametrize("way", ["as written", "compressed", "at an odd byte"])
+def test_blocks_give_the_answer_of_the_whole(tmp_path, monkeypatch, cells, kind, way):
+    monkeypatch.setattr("denseface.embedding.gallery._CELLS", cells)
+    monkeypatch.setattr("denseface.embedding.nearest._CELLS", 100)
+    monkeypatch.setattr("denseface.embedding.nearest.GROUP", 3)
+    rows, queries = unit_rows(90), 5 * unit_rows(8, seed=1)
+    rows[40:80] = rows[20:60]  # each of these twice
+    if kind == "other lengths":
+        rows *= np.random.RandomState(2).uniform(0.5, 2, (90, 1)).astype(np.float32)
+    if kind == "extreme lengths":
+        rows *= (10.0 ** np.random.RandomState(2).randint(-35, 38, (90, 1))).astype(np.float32)
+        rows[[3, 50]], queries[2] = 0, 0
+    if kind == "equal":
+        rows[:] = rows[0]
+    path = write(tmp_path / "g.npz", rows, ["x" * (99 if way == "compressed" else 1)] * 90)
+    if way != "as written":
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if way == "compressed" else zipfile.ZIP_STORED) as archive:
+            archive.writestr("o", b"")
+            for name, content in members.items():
+                archive.writestr(name, content)
+    gallery = Gallery(path)
+    for count in (1, 5, 200):
+        expected, expected_scores = expected_nearest(rows, queries, count)
+        for _ in range(2):  # the second search relies on what the first has checked
+            found, scores = gallery.nearest(queries, count)
+            np.testing.assert_allclose(scores, expected_scores, rtol=0, atol=1e-7)
+            np.testing.assert_array_equal(found, expected)
+            for query, one, score in zip(queries, found, scores):
+                alone, alone_scores = gallery.nearest(query[np.newaxis], count)
+                np.testing.assert_array_equal((alone[0], alone_scores[0]), (one, score))
+
+
+def test_a_gallery_stays_what_it_was_when_opened(tmp_path):
+    path = write(tmp_path / "g.npz", unit_rows(9), [f"old{i}" for i in range(9)])
+    gallery = Gallery(path)
+    write(path, unit_rows(4, seed=3), [f"new{i}" for i in range(4)])
+    assert gallery.search(unit_rows(9)[7], 1)[0][0] == ("old7", pytest.approx(1))
+    assert Gallery(path).search(unit_rows(4, seed=3)[2], 1)[0][0].name == "new2"
+
+
+def test_a_gallery_that_is_cut_off_while_it_is_open_ends_in_one_line(tmp_path):
+    gallery = Gallery(write(tmp_path / "g.npz", unit_rows(5000)))
+    os.truncate(gallery.path, 8192)
+    with pytest.raises(InputError, match="or broken; make it again"):
+        gallery.nearest(unit_rows(1), 1)
+
+
+def test_a_changed_bit_is_found(tmp_path):
+    path = write(tmp_path / "g.npz", unit_rows(50))
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="or broken; make it again"):
+        Gallery(path).nearest(unit_rows(1), 1)
+
+
+def test_a_query_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a query is not finite"):
+        Gallery(write(tmp_path / "g.npz", unit_rows(3))).nearest(np.full((1, 8), np.nan, np.float32), 1)
 
 
 def test_search_gives_names_and_scores(tmp_path):
@@ -129,8 +202,14 @@ def test_more_than_there_are_gives_all(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_number_of_embeddings(tmp_path, monkeypatch):
-    monkeypatch.setattr("denseface.embedding.gallery._CELLS", 1 << 14)
-    gallery = Gallery(write(tmp_path / "g.npz", np.ones((100_000, 16), np.float32)))  # 6.4 MB
+    for module in ("gallery", "nearest"):
+        monkeypatch.setattr(f"denseface.embedding.{module}._CELLS", 1 << 14)
+    gallery = Gallery(write(tmp_path / "g.npz", np.ones((500_000, 16), np.float32)))  # 32 MB
+    mapped, peaks = file_memory(), []
+    with monkeypatch.context() as patch:
+        patch.setattr(Nearest, "add", lambda *arguments, **options: peaks.append(file_memory()) or False)
+        gallery.nearest(unit_rows(1, 16), 3)
+    assert len(peaks) > 100 and max(peaks) - mapped < 4e6
     tracemalloc.start()
     try:
         places, _ = gallery.nearest(unit_rows(1, 16), 3)
@@ -139,6 +218,12 @@ def test_memory_does_not_grow_with_the_number_of_embeddings(tmp_path, monkeypatc
         tracemalloc.stop()
     assert gallery.names(places[0])[int(places[0, 0])] == f"face{places[0, 0]}"
     assert peak < 2e6
+
+
+def file_memory():
+    """Bytes of files that this process has mapped and touched."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[2]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def broken_gallery(path, damage):

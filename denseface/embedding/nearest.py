@@ -1,0 +1,118 @@
+"""The rows of an array that are nearest to others, exactly, in memory that does not depend on their number.
+
+Products in float32 decide which rows come into question; these are few, and their similarities are computed in float64.
+So the answer is that of float64: it depends neither on how many queries there are nor on how the rows are cut into
+blocks, and equal rows have equal scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from denseface.core.vectors import normalize
+
+GROUP = 256  # queries multiplied at a time
+_CELLS = 1 << 20  # numbers in one array of candidates
+_UNIT = 1e-4  # how far the square of a length may be from 1
+_SQUARES = 2.0**-60, 2.0**60  # squares of lengths that float32 computes without loss
+
+
+class Nearest:
+    """The nearest rows so far, of those that were added.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (q, d)
+        Of any length.
+    count : int
+        How many rows to find for each.
+    """
+
+    def __init__(self, queries: np.ndarray, count: int):
+        self._queries = normalize(queries)
+        self._fast = self._queries.astype(np.float32)
+        self._count = count
+        # More than a float32 product of vectors of length about 1 can be wrong (Higham, 2002, equation 3.5).
+        self._margin = np.float32(_UNIT + (queries.shape[1] + 8) * 2.0**-23)
+        # The best so far: sorted by query, then score, then row.
+        self._query = self._row = np.empty(0, np.int64)
+        self._score = np.empty(0, np.float32)
+        self._floor = np.full(len(queries), -np.inf, np.float32)  # no row with a lower product comes into question
+
+    def add(self, first: int, rows: np.ndarray, *, is_unit: bool = False) -> bool:
+        """Compare all queries with more rows.
+
+        Parameters
+        ----------
+        first : int
+            Number of the first row; it is larger than those of rows added before.
+        rows : ndarray of shape (n, d), float32
+            Of any length.
+        is_unit : bool
+            Whether the rows are known to have the length 1, which saves computing their lengths.
+
+        Returns
+        -------
+        bool
+            Whether they have.
+
+        Raises
+        ------
+        ValueError
+            If a row is not finite.
+        """
+        near, scales = (rows, None) if is_unit else _scaled(rows)
+        for start in range(0, len(self._fast), GROUP):
+            group = slice(start, start + GROUP)
+            with np.errstate(invalid="ignore"):
+                scores = self._fast[group] @ near.T
+                if scales is not None:
+                    scores *= scales
+                floor = self._floor[group]
+                if len(rows) > self._count and np.isneginf(floor).any():
+                    best = np.partition(scores, len(rows) - self._count)[:, len(rows) - self._count]
+                    floor = np.maximum(floor, best - 2 * self._margin)
+                hit = np.flatnonzero(~(scores.max(axis=1) < floor))  # what is not a number is found too
+                if len(hit):
+                    query, row = np.nonzero(~(scores[hit] < floor[hit, np.newaxis]))
+                    self._merge(start + hit[query], first, row, rows)
+        return near is rows and scales is None
+
+    def _merge(self, query, first, row, rows):
+        """Compute some similarities, and keep the best."""
+        score = np.empty(len(query), np.float32)
+        step = max(1, _CELLS // rows.shape[1])
+        for start in range(0, len(query), step):
+            part = slice(start, start + step)
+            score[part] = (_finite(rows[row[part]]) * self._queries[query[part]]).sum(axis=1)
+        query = np.concatenate([self._query, query])
+        row = np.concatenate([self._row, first + row])
+        score = np.concatenate([self._score, score])
+        order = np.lexsort((row, -score, query))
+        rank = np.arange(len(order)) - np.searchsorted(query[order], query[order])
+        best = order[rank < self._count]
+        self._query, self._row, self._score = query[best], row[best], score[best]
+        last = order[rank == self._count - 1]
+        self._floor[query[last]] = score[last] - self._margin
+
+    def found(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows, int64, and scores, float32, both of shape (q, count or as many as there are)."""
+        shape = len(self._queries), -1 if len(self._row) else 0
+        return self._row.reshape(shape), self._score.reshape(shape)
+
+
+def _finite(rows):
+    if not np.isfinite(rows).all():
+        raise ValueError("a row is not finite")
+    return normalize(rows)
+
+
+def _scaled(rows):
+    """Return rows to multiply, and what to multiply the products by, or None if the rows have the length 1."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows)
+    if not (squares.min() > _SQUARES[0] and squares.max() < _SQUARES[1]):
+        return _finite(rows).astype(np.float32), None
+    if np.abs(squares - 1).max() <= _UNIT:
+        return rows, None
+    return rows, 1 / np.sqrt(squares)
