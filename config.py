@@ -108,6 +108,7 @@ loss = EasyDict(
     arcface=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.5, loss_m3=0.0),
     cosface=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.0, loss_m3=0.35),
     combined=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.3, loss_m3=0.2),
+    teacher=dict(loss_name="teacher"),
     triplet=dict(
         loss_name="triplet",
         images_per_identity=5,

@@ -141,6 +141,10 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
          metavar="PREFIX,EPOCH")  # fmt: skip
     flag("--pretrained-epoch", "its epoch, as InsightFace writes it", type=natural,
          default=epoch, metavar="N")  # fmt: skip
+    flag("--teacher", "model whose embeddings of the same pictures the network learns, beside the loss or, with --loss "
+         "teacher, instead of one; or a file .onnx", metavar="PREFIX,EPOCH")  # fmt: skip
+    flag("--teacher-weight", "factor on the teacher's loss", type=within(float, 1e-6, 1e6), default=16.0,
+         metavar="W")  # fmt: skip
     flag("--resume", "continue from the run's newest checkpoint, if there is one", action="store_true")
     flag("--ckpt", "models to keep: 0 none, 1 newest and each best, 2 all, 3 newest and best", type=int,
          choices=range(4), default=default.ckpt)  # fmt: skip
@@ -319,6 +323,8 @@ def announce(run: Run, config: dict) -> None:
     logger.info("%s: %d images of %d identities", config.dataset, len(records), records.num_classes)
     if learner.centers:
         logger.info("a step trains on %d of the %d classes", learner.centers.size, config.num_classes)
+    if learner.teacher:
+        logger.info("teacher: %s, %d values per embedding", learner.teacher.name, learner.teacher.emb_size)
     images = loader.batch_size * plan.accumulate * workers.size
     epochs = plan.steps * plan.accumulate / loader.steps_per_epoch
     where = ", ".join(map(str, learner.devices)) + (f" of {workers.size} workers" if workers.size > 1 else "")

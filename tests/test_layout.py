@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "export": "core rewrites models",
     "embedding": "core data models rewrites export",
     "evaluation": "core data embedding",
-    "training": "core data rewrites models distributed evaluation",
+    "training": "core data rewrites models distributed embedding evaluation",
     "datasets": "core data",
     "report": "core data models rewrites embedding evaluation training",
     "cli": "core data models rewrites distributed export embedding evaluation training datasets report",

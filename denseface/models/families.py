@@ -19,6 +19,7 @@ from easydict import EasyDict
 from denseface.core.errors import InputError
 from denseface.core.files import read_input
 from denseface.models import losses, plugins
+from denseface.models.distillation import with_teacher
 from denseface.models.symbol_file import infer_shapes
 
 import mxnet as mx
@@ -109,6 +110,30 @@ def embedding_symbol(config: EasyDict, folder: str | Path | None = None) -> mx.s
         raise InputError(str(error)) from error
 
 
+def taught_symbol(
+    config: EasyDict, embedding: mx.sym.Symbol, teacher_size: int, weight: float, num_classes: int | None = None
+) -> mx.sym.Symbol:
+    """Put the loss that the configuration describes on an embedding, and the distance to a teacher's.
+
+    Parameters
+    ----------
+    config, embedding, num_classes
+        As for :func:`training_symbol`; with the ``loss_name`` teacher there is no other loss.
+    teacher_size : int
+        Values in an embedding of the teacher.
+    weight : float
+        Factor on its loss.
+
+    Returns
+    -------
+    Symbol
+        As of :func:`denseface.models.distillation.with_teacher`.
+    """
+    class_loss = None if config.loss_name == "teacher" else training_symbol(config, embedding, num_classes)
+    size = embedding_size(embedding, config.image_shape)
+    return with_teacher(embedding, size, teacher_size, weight=weight, class_loss=class_loss)
+
+
 def training_symbol(config: EasyDict, embedding: mx.sym.Symbol, num_classes: int | None = None) -> mx.sym.Symbol:
     """Put the loss that the configuration describes on an embedding.
 
@@ -131,6 +156,8 @@ def training_symbol(config: EasyDict, embedding: mx.sym.Symbol, num_classes: int
     InputError
         For an unknown ``loss_name``, or an ``image_shape`` that does not fit the network.
     """
+    if config.loss_name == "teacher":
+        raise InputError("the loss teacher needs a model that teaches; name it", option="teacher")
     if config.loss_name == "triplet":
         return losses.triplet(embedding, alpha=config.triplet_alpha)
     if config.loss_name == "atriplet":

@@ -26,6 +26,7 @@ from denseface.training.learner import Learner
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
+from denseface.training.teacher import Teacher
 from denseface.training.triplets import METRICS, Mining, TripletLoader, check_share
 
 import mxnet as mx
@@ -68,9 +69,10 @@ def assemble(
     """
     learner = make_learner(config, args, workers, embedding)
     loader = make_loader(config, args, workers, records, learner)
-    deployed = embedding if config.ckpt_embedding else families.training_symbol(config, embedding)
+    whole = not config.ckpt_embedding and config.loss_name != "teacher"
+    deployed = families.training_symbol(config, embedding) if whole else embedding
     averages = make_averages(args.ema, learner, embedding) if args.ema and workers.is_first else None
-    return Run(learner, loader, make_plan(args, loader), prefix, deployed, verify, averages)
+    return Run(learner, loader, make_plan(args, loader, learner.teacher), prefix, deployed, verify, averages)
 
 
 def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, embedding: mx.sym.Symbol) -> Learner:
@@ -89,12 +91,18 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
     batch_size = args.per_batch_size * len(devices)
     classes = config.num_classes
     if args.sample_rate != 1:
-        if config.loss_name in METRICS:
+        if config.loss_name in (*METRICS, "teacher"):
             raise InputError(
                 f"the loss {config.loss_name} has no classes to sample; leave it out", option="sample_rate"
             )
         classes = sample_size(classes, args.sample_rate, batch_size * args.accumulate * workers.size)
-    symbol = with_decay_multipliers(families.training_symbol(config, embedding, classes))
+    teacher = None
+    if args.teacher:
+        teacher = Teacher(args.teacher, config.image_shape, batch_size, devices[0])
+        symbol = families.taught_symbol(config, embedding, teacher.emb_size, args.teacher_weight, classes)
+    else:
+        symbol = families.training_symbol(config, embedding, classes)
+    symbol = with_decay_multipliers(symbol)
     data_shape = PictureShape(*config.image_shape).nchw(batch_size)
     return Learner(
         accelerate(symbol, data_shape) if all(device.device_type == "cpu" for device in devices) else symbol,
@@ -107,6 +115,7 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
         workers=workers,
         clip_norm=args.clip_norm,
         num_classes=config.num_classes if classes < config.num_classes else None,
+        teacher=teacher,
     )
 
 
@@ -146,7 +155,7 @@ def make_averages(decay: float, learner: Learner, embedding: mx.sym.Symbol) -> A
     return Averages(decay, *bound)
 
 
-def make_plan(args: argparse.Namespace, loader: Loader) -> Plan:
+def make_plan(args: argparse.Namespace, loader: Loader, teacher: Teacher | None) -> Plan:
     """Turn epochs into steps, and flags into a plan."""
     batches = args.epochs * loader.steps_per_epoch
     if batches < args.accumulate:
@@ -156,6 +165,7 @@ def make_plan(args: argparse.Namespace, loader: Loader) -> Plan:
     warmup = args.warmup_steps
     if args.warmup_epochs is not None:
         warmup = round(args.warmup_epochs * loader.steps_per_epoch / args.accumulate)
+    recipe = {"ema": args.ema, "teacher": teacher and teacher.identity}
     return Plan(
         steps=steps,
         schedule=Schedule(args.lr_schedule, args.lr, steps, warmup, args.lr_steps),
@@ -164,7 +174,7 @@ def make_plan(args: argparse.Namespace, loader: Loader) -> Plan:
         keep=args.ckpt,
         accumulate=args.accumulate,
         seed=args.seed,
-        recipe={"ema": args.ema} if args.ema else {},
+        recipe={option: value for option, value in recipe.items() if value},
     )
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
 from denseface.data.loader import Batch
 from denseface.distributed.workers import OneWorker, Workers
+from denseface.models.distillation import TEACHER_INPUT
 from denseface.training.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
+from denseface.training.teacher import Teacher
 
 import mxnet as mx
 
@@ -66,6 +68,8 @@ class Learner:
     num_classes : int, optional
         For Partial FC: the number of all classes, if the symbol's classifier has room for a sample of them. Each
         step draws its own sample, the same on every device and worker. By default all classes are trained.
+    teacher : Teacher, optional
+        Embeds the pictures of each batch for a symbol of :mod:`denseface.models.distillation`.
 
     Attributes
     ----------
@@ -93,16 +97,20 @@ class Learner:
         workers: Workers | None = None,
         clip_norm: float = 0,
         num_classes: int | None = None,
+        teacher: Teacher | None = None,
     ):
         self.symbol = symbol
+        self.teacher = teacher
         self.devices = tuple(contexts)
         self.accumulate = accumulate
         self.workers = workers or OneWorker()
         self.kvstore = self.workers.kvstore or (mx.kv.create(kvstore) if len(contexts) > 1 else None)
         share = data_shape[0] // len(contexts)
-        self.parameter_names = [n for n in symbol.list_arguments() if n not in ("data", "softmax_label")]
+        self.parameter_names = [n for n in symbol.list_arguments() if n not in ("data", "softmax_label", TEACHER_INPUT)]
         grad_req = {name: "write" if accumulate == 1 else "add" for name in self.parameter_names}
         shapes = {"data": (share, *data_shape[1:]), "softmax_label": (share,)}
+        if teacher:
+            shapes[TEACHER_INPUT] = (share, teacher.emb_size)
         grad_req.update(dict.fromkeys(shapes, "null"))
         try:
             self._executors = [symbol.simple_bind(context, grad_req=grad_req, **shapes) for context in contexts]
@@ -161,7 +169,8 @@ class Learner:
         Its phases, in this order, the same on every worker:
 
         1. draw: dropout follows from the seed, and so does the sample of classes, whose centres go to the devices;
-        2. forward and backward: batch by batch, each cut into equal shares for the devices; gradients add up;
+        2. forward and backward: batch by batch, each cut into equal shares for the devices; gradients add up. A
+           teacher embeds the whole batch first;
         3. sum: gradients over devices and workers;
         4. clip: the sum's norm, that of all parameters together (Pascanu et al. 2013, algorithm 1); with a sample of
            classes, the rows of the sampled centres count as they would in the full layer, where others have none;
@@ -200,13 +209,17 @@ class Learner:
                     executor.grad_dict[name][:] = 0
         losses, accuracies = [], []
         for batch in batches:
-            shares = list(zip(self._executors, self._cut(batch.data), self._cut(batch.label)))
-            for executor, data, label in shares:
-                executor.forward(is_train=True, data=mx.nd.array(data), softmax_label=mx.nd.array(label))
+            inputs = {"data": batch.data, "softmax_label": batch.label}
+            if self.teacher:
+                inputs[TEACHER_INPUT] = self.teacher(batch.data)
+            cut = {name: self._cut(array) for name, array in inputs.items()}
+            for number, executor in enumerate(self._executors):
+                executor.forward(is_train=True, **{name: mx.nd.array(parts[number]) for name, parts in cut.items()})
                 executor.backward()
-            losses.append(np.mean([executor.outputs[-1].asnumpy().mean() for executor, _, _ in shares]))
+            shares = list(zip(self._executors, cut["softmax_label"]))
+            losses.append(np.mean([executor.outputs[-1].asnumpy().mean() for executor, _ in shares]))
             if self._executors[0].outputs[1].ndim == 2:  # a prediction, which triplets have none of
-                accuracies.append(np.mean([_is_right(executor.outputs[1], label) for executor, _, label in shares]))
+                accuracies.append(np.mean([_is_right(executor.outputs[1], label) for executor, label in shares]))
 
         # sum
         if self.kvstore:

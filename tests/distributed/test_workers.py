@@ -20,7 +20,9 @@ from denseface.distributed.workers import connect
 from denseface.models import checkpoint
 from support import distributed_run
 from support.distributed_run import CLASSES, SIZE
-from support.tiny_models import encode, pictures
+from support.tiny_models import as_ndarrays, encode, pictures, tiny_model
+
+import mxnet as mx
 
 SCRIPT = Path(distributed_run.__file__)
 
@@ -90,6 +92,17 @@ def test_two_workers_end_where_one_with_their_pictures_does_after_a_stop_too(rec
     norms = log_of(one, "gradient_norm")
     np.testing.assert_allclose(norms, log_of(two, "gradient_norm"), rtol=1e-4)
     assert min(norms) < settings["clip_norm"] < max(norms)
+
+
+def test_two_workers_are_taught_what_one_is_after_a_stop_too(records, tmp_path):
+    two, one, teacher = places(tmp_path, "two", "one", "teacher")
+    model = tiny_model((SIZE, SIZE, 3), 7)
+    mx.model.save_checkpoint(str(teacher), 1, model.symbol, *as_ndarrays(model))
+    settings = {"fixed": True, "teacher": f"{teacher},1"}
+    assert launch(records, two, batch=4, steps=8, **settings) == 0
+    assert launch(records, two, batch=4, resume=True, **settings) == 0
+    assert alone(records, one, batch=8, **settings) == 0
+    assert_same_ends(one, two, 20, 1e-4)
 
 
 def test_two_workers_go_on_with_the_run_of_one_and_its_sampled_classes(records, tmp_path):

@@ -17,11 +17,13 @@ from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import connect
 from denseface.models import losses
+from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
+from denseface.training.teacher import Teacher
 from denseface.training.triplets import METRICS, Mining, TripletLoader
 
 import mxnet as mx
@@ -64,6 +66,7 @@ def main(
     verbose: int = 1000,
     clip_norm: float = 0,
     ema: float = 0,
+    teacher: str | None = None,
 ) -> int:
     """Train to the end, and give the exit code; signals and divergence come to the last worker alone, at a step."""
     with connect(kvstore) as workers, FaceRecords(records_folder) as records:
@@ -79,10 +82,13 @@ def main(
                 reader, lambda data: learner.embed(data), Mining(METRICS["triplet"], 0.3, 16, 4), *settings,
                 num_devices=devices, accumulate=accumulate, workers=workers,
             )  # fmt: skip
+        teaches = Teacher(teacher, (SIZE, SIZE, 3), batch, mx.cpu()) if teacher else None
+        if teaches:
+            symbol = with_teacher(embedding, 5, teaches.emb_size, weight=2.0, class_loss=symbol)
         learner = Learner(
             with_fixed_statistics(symbol) if fixed else symbol, (batch, 3, SIZE, SIZE),
             [mx.cpu(i) for i in range(devices)], momentum=0.9, wd=1e-3, accumulate=accumulate, workers=workers,
-            clip_norm=clip_norm, num_classes=CLASSES if sample else None,
+            clip_norm=clip_norm, num_classes=CLASSES if sample else None, teacher=teaches,
         )  # fmt: skip
         plan = Plan(steps, Schedule("step", 0.05, steps, 2, [15]), 1, verbose, training.KEEP_BEST, accumulate, 5)
         averages = make_averages(ema, learner, embedding) if ema and workers.is_first else None

@@ -11,6 +11,7 @@ from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import write_face_records
 from denseface.models import losses
+from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
 from denseface.training.learner import Learner
@@ -40,7 +41,9 @@ def embedding_symbol():
     return mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
 
 
-def make_run(records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, **changes):
+def make_run(
+    records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None, **changes
+):
     steps, rate = changes.pop("steps", 10), changes.pop("learning_rate", 0.1)
     settings = {
         "steps": steps,
@@ -51,10 +54,17 @@ def make_run(records, prefix, verify=lambda arguments, auxiliary: {}, accumulate
         "accumulate": accumulate,
         "seed": 5,
     }
+    if teacher:
+        settings["recipe"] = {"teacher": teacher.identity}
     plan = Plan(**{**settings, **changes})
     loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation(color=1), seed=5)
-    symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
-    learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3, accumulate=accumulate)
+    embedding = embedding_symbol()
+    symbol = losses.margin_softmax(embedding, 5, CLASSES, s=8, m2=0.2)
+    if teacher:
+        symbol = with_teacher(embedding, 5, teacher.emb_size, weight=2.0, class_loss=symbol)
+    learner = Learner(
+        symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3, accumulate=accumulate, teacher=teacher
+    )
     learner.initialize(mx.init.Xavier(), seed=5)
     averages = make_averages(ema, learner, embedding_symbol()) if ema else None
     return Run(learner, loader, plan, str(prefix), symbol if whole else embedding_symbol(), verify, averages)

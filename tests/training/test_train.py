@@ -153,6 +153,20 @@ def test_another_loss_starts_from_a_model(data, tmp_path, caplog):
         np.testing.assert_array_equal(one.arguments[name], other.arguments[name], err_msg=name)
 
 
+@pytest.mark.parametrize("loss", ["teacher", "arcface", "triplet"])
+def test_a_network_is_taught_beside_its_loss_or_without_one(loss, data, tmp_path, caplog, capsys):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--set", "emb_size=24")) == 0
+    more = ["--loss", loss, "--teacher", prefix(tmp_path), "--teacher-weight", "8", "--per-batch-size", "6"]
+    assert train.main(flags(data, tmp_path / "taught", "--max-steps", "2", *more)) == 0
+    assert "24 values per embedding" in caplog.text
+    student = checkpoint.load_model(prefix(tmp_path / "taught", f"d63-{loss}-orl"))
+    assert student.arguments.keys() == {"conv_weight", "conv_bias", "bn_gamma", "bn_beta", "fc1_weight", "fc1_bias"}
+    assert train.main(flags(data, tmp_path / "taught", "--max-steps", "3", "--resume", *more)) == 0
+    more[3] = prefix(tmp_path / "taught", f"d63-{loss}-orl")
+    assert train.main(flags(data, tmp_path / "taught", "--max-steps", "4", "--resume", *more)) == 1
+    assert "--teacher: sha256 " in capsys.readouterr().err
+
+
 def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
     assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
     other = tmp_path / "other"
@@ -188,6 +202,10 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
             ["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"],
             "--sample-rate: the loss triplet has no classes",
         ),
+        (["--loss", "teacher"], "--teacher: the loss teacher needs a model that teaches; name it"),
+        (["--teacher", "nowhere/model"], "--teacher: nowhere/model-NNNN.params"),
+        (["--teacher", "nowhere.onnx"], "--teacher: nowhere.onnx"),
+        (["--loss", "teacher", "--teacher", "a", "--sample-rate", "0.5"], "--sample-rate: the loss teacher has no"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_that_names_it(data, tmp_path, capsys, more, message):
@@ -212,7 +230,8 @@ def test_cuda_visible_devices_decides_without_gpus(data, tmp_path, capsys, monke
         f"--seed {2**64}", "--max-bad -1", "--frequent 0", "--frequent -5", "--verbose 0", "--epochs 0",
         "--sample-rate 0", "--sample-rate 1.1", "--sample-rate nan",
         "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr-steps soon",
-        "--lr-steps 5,-1", "--worker-id 0", "--extra-model-name x", "--fp16-scale 1.0", "--lr " + "9" * 5000,
+        "--lr-steps 5,-1", "--teacher-weight 0", "--teacher-weight nan",
+        "--worker-id 0", "--extra-model-name x", "--fp16-scale 1.0", "--lr " + "9" * 5000,
     ],
 )  # fmt: skip
 def test_wrong_flags_are_usage_errors_that_name_them(data, tmp_path, capsys, wrong):

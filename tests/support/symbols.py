@@ -1,0 +1,41 @@
+"""A loss as a symbol, and what its NumPy references share."""
+
+import numpy as np
+
+import mxnet as mx
+
+
+def run(symbol, **inputs):
+    """Outputs and gradients of a training step, by NumPy arrays."""
+    executor = symbol.simple_bind(
+        mx.cpu(),
+        grad_req={name: "null" if name == "softmax_label" else "write" for name in symbol.list_arguments()},
+        **{name: value.shape for name, value in inputs.items()},
+    )
+    executor.forward(is_train=True, **{name: mx.nd.array(value) for name, value in inputs.items()})
+    executor.backward()
+    gradients = {name: array.asnumpy() for name, array in executor.grad_dict.items() if array is not None}
+    return [output.asnumpy() for output in executor.outputs], gradients
+
+
+def numeric_gradient(function, point, step=1e-6):
+    """Central differences of a function of one array, in float64."""
+    gradient = np.zeros(point.shape)
+    for index in np.ndindex(*point.shape):
+        shift = np.zeros(point.shape)
+        shift[index] = step
+        gradient[index] = (function(point + shift) - function(point - shift)) / (2 * step)
+    return gradient
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def log_softmax(logits):
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(logits, label):
+    return -log_softmax(logits)[np.arange(len(label)), label].mean()

@@ -1,0 +1,136 @@
+"""A teacher: what it sees, what a run keeps of it, and which models cannot be one."""
+
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.data.loader import Batch
+from denseface.embedding.embedder import Embedder
+from denseface.models import checkpoint
+from denseface.models.distillation import with_teacher
+from denseface.training.learner import Learner
+from denseface.training.teacher import Teacher
+from support.distributed_run import embedding_symbol, with_fixed_statistics
+from support.tiny_models import as_ndarrays, tiny_model
+from support.tiny_runs import SIZE, assert_same_state, make_run
+
+import mxnet as mx
+
+SHAPE = (SIZE, SIZE, 3)
+
+
+def save(prefix, emb_size=7, change=lambda model: None):
+    model = tiny_model(SHAPE, emb_size)
+    change(model)
+    mx.model.save_checkpoint(str(prefix), 1, model.symbol, *as_ndarrays(model))
+    return f"{prefix},1"
+
+
+def load(text, batch_size=4):
+    return Teacher(text, SHAPE, batch_size, mx.cpu())
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return load(save(tmp_path / "teacher"))
+
+
+def batch_of(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return Batch(rng.integers(0, 256, (count, 3, SIZE, SIZE)).astype(np.float32), np.zeros(count, np.float32))
+
+
+def test_it_computes_unit_embeddings_of_pictures_as_they_are_without_their_mirror_images(tmp_path):
+    text = save(tmp_path / "teacher")
+    batch = batch_of(11)
+    plain, _ = Embedder.load(text, image_shape=SHAPE, normalize=False, flip=False).compute(batch.data)
+    found = load(text, batch_size=11)(batch.data)
+    np.testing.assert_allclose(found, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_in_an_onnx_file_teaches_the_same(tmp_path):
+    from denseface.export.onnx import export
+
+    text = save(tmp_path / "teacher")
+    model = checkpoint.load_model(tmp_path / "teacher", 1)
+    export(model, (1, 3, SIZE, SIZE), tmp_path / "teacher.onnx")
+    exported, original = load(str(tmp_path / "teacher.onnx")), load(text)
+    batch = batch_of(6)
+    np.testing.assert_allclose(exported(batch.data), original(batch.data), atol=1e-5)
+    assert exported.identity == original.identity.replace(" in mxnet,", " in onnxruntime,")
+
+
+@pytest.mark.parametrize("emb_size", [5, 7])
+def test_a_student_learns_its_teachers_embeddings_alone_with_one_device_or_two(tmp_path, emb_size):
+    teacher = load(save(tmp_path / "teacher", emb_size))
+    symbol = with_fixed_statistics(with_teacher(embedding_symbol(dropout=0), 5, emb_size, weight=1.0))
+    runs = []
+    for devices in (1, 2):
+        seen = []
+
+        class Watched:
+            emb_size = teacher.emb_size
+
+            def __call__(self, data, seen=seen):
+                seen.append(data)
+                return teacher(data)
+
+        contexts = [mx.cpu(number) for number in range(devices)]
+        learner = Learner(symbol, (4, 3, SIZE, SIZE), contexts, momentum=0.9, wd=0, teacher=Watched())
+        learner.initialize(mx.init.Xavier(), seed=3)
+        batch = batch_of(4)
+        losses = [learner.step([batch], 0.05, seed=step).loss for step in range(60)]
+        assert all(data is batch.data for data in seen) and len(seen) == 60
+        assert losses[-1] < 0.2 * losses[0]
+        runs.append(losses)
+    np.testing.assert_allclose(*runs, rtol=1e-3, atol=1e-4)
+
+
+def test_resuming_with_a_teacher_repeats_the_run_and_its_layer_is_not_deployed(records, tmp_path, teacher):
+    whole = make_run(records, tmp_path / "whole", teacher=teacher)
+    untaught = make_run(records, tmp_path / "untaught")
+    assert whole.fit() and untaught.fit()
+    assert make_run(records, tmp_path / "parts", teacher=teacher, steps=3).fit()
+    second = make_run(records, tmp_path / "parts", teacher=teacher)
+    assert second.resume() and second.fit()
+    assert_same_state(whole, second)
+    arguments, momenta = second.learner.parameters()[0], second.learner.momenta()
+    assert arguments["teacher_fc_weight"].shape == (7, 5) and momenta["teacher_fc_weight"].any()
+    assert np.abs(arguments["conv_weight"] - untaught.learner.parameters()[0]["conv_weight"]).max() > 1e-3
+    deployed = checkpoint.load_model(tmp_path / "parts")
+    assert not [name for name in {*deployed.arguments, *deployed.symbol.list_arguments()} if "teacher" in name]
+
+
+def test_a_run_keeps_its_teacher(records, tmp_path, teacher):
+    prefix = tmp_path / "run"
+    assert make_run(records, prefix, teacher=teacher, steps=1).fit()
+    moved = load(save(tmp_path / "moved"))
+    assert make_run(records, prefix, teacher=moved, steps=2).resume()
+    other = load(save(tmp_path / "other", change=lambda model: model.arguments["fc1_beta"].__iadd__(1)))
+    for changed in (other, None):
+        given = changed.identity if changed else "not set"
+        with pytest.raises(InputError, match=f"^teacher: {given}: .* started with {teacher.identity}; repeat that"):
+            make_run(records, prefix, teacher=changed).resume()
+    assert make_run(records, tmp_path / "alone", steps=1).fit()
+    with pytest.raises(InputError, match=r"^teacher: .* started with not set; repeat that"):
+        make_run(records, tmp_path / "alone", teacher=teacher).resume()
+
+
+def test_models_that_cannot_teach_are_refused(tmp_path):
+    def without_direction(model):
+        for array in (model.arguments["pre_fc1_weight"], model.arguments["pre_fc1_bias"], model.arguments["fc1_beta"]):
+            array[:] = 0
+        model.auxiliary["fc1_moving_mean"][:] = 0
+
+    def overflowing(model):
+        for name in ("conv0_weight", "pre_fc1_weight"):
+            model.arguments[name] *= 1e30
+
+    with pytest.raises(InputError, match=r"^teacher: .*none-0001.params"):
+        load(f"{tmp_path}/none,1")
+    text = save(tmp_path / "teacher")
+    with pytest.raises(InputError, match=r"^teacher: .*do not fit pictures of height, width, channels 12,12,3"):
+        Teacher(text, (12, 12, 3), 4, mx.cpu())
+    for change, reason in ((without_direction, "its embedding of a picture is zero"), (overflowing, "is not finite")):
+        with pytest.raises(InputError, match=rf"^teacher: .*{reason}"):
+            load(save(tmp_path / change.__name__, change=change))
