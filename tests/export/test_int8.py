@@ -17,8 +17,7 @@ from denseface.embedding.engines.onnx_model import converted, read_onnx
 from denseface.export import int8
 from denseface.export.int8 import quantize
 from denseface.models import families
-from denseface.models.checkpoint import TrainingState, save
-from support.tiny_models import TINY_SHAPE, as_model, encode, pictures, tiny_model, tiny_symbol
+from support.tiny_models import TINY_SHAPE, as_model, encode, pictures, save_model, tiny_model
 
 SHAPE = (4, 3, 32, 32)
 
@@ -58,7 +57,7 @@ def test_a_network_that_int8_spoils_is_refused(monkeypatch):
 @pytest.fixture
 def saved(tmp_path):
     model = tiny_model()
-    save(tmp_path / "model", tiny_symbol(), TrainingState(1, model.arguments, model.auxiliary, {}, {}))
+    save_model(model, tmp_path / "model")
     (tmp_path / "faces").mkdir()
     for number, picture in enumerate(pictures(5)):
         (tmp_path / "faces" / f"{number}.png").write_bytes(encode(picture))

@@ -196,7 +196,7 @@ class TestMakefile:
         assert set(re.search(r"EXTRAS := (.*)", self.TEXT)[1].split(",")) == set(config["options.extras_require"])
 
     def test_installs_the_mxnet_of_setup_cfg(self, config):
-        assert "mxnet==1.9.1;" in config["options"]["install_requires"]
+        assert "mxnet==1.9.1;" in config["options.extras_require"]["train"]
 
     def test_names_the_pythons_that_the_package_names(self, config):
         tested = re.search(r"TESTED := (.*)", self.TEXT)[1].split()

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from denseface.models.checkpoint import Model
+from denseface.models.checkpoint import Model, TrainingState, save
 from support.helpers import value_of
 
 import mxnet as mx
@@ -36,6 +36,11 @@ def tiny_symbol(emb_size=8):
 def tiny_model(image_shape=TINY_SHAPE, emb_size=8):
     height, width, channels = image_shape
     return as_model(tiny_symbol(emb_size), (1, channels, height, width))
+
+
+def save_model(model, prefix):
+    """Write the model as step 1 of a prefix."""
+    save(prefix, model.symbol, TrainingState(1, model.arguments, model.auxiliary, {}, {}))
 
 
 def as_ndarrays(model):
