@@ -63,12 +63,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _export(args, path):
     from denseface.data.pictures import PictureShape
+    from denseface.evaluation.thresholds import read_metrics
     from denseface.export.onnx import OLDEST_OPSET, export
     from denseface.models.checkpoint import load_model, parse_model
 
     model = load_model(*parse_model(args.model))
     shape = PictureShape(*args.image_size).nchw(args.batch or 1)
-    report = export(model, shape, path, dynamic_batch=args.batch is None, opset=args.opset or OLDEST_OPSET)
+    metrics = None if args.int8 else read_metrics(model)  # other numbers have other thresholds
+    report = export(
+        model,
+        shape,
+        path,
+        dynamic_batch=args.batch is None,
+        opset=args.opset or OLDEST_OPSET,
+        metrics=metrics,
+    )
     return {
         "path": args.out,
         "opset": report.opset,

@@ -1,10 +1,11 @@
-"""The metrics of a model in a JSON file beside it, from which ``denseface match`` takes its threshold."""
+"""The metrics of a model, in a JSON file beside it or within an ONNX file, and the threshold of ``denseface match``."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
@@ -20,7 +21,7 @@ def save_metrics(embedder: Embedder, reports: Iterable[VerificationReport]) -> N
     InputError
         If the file cannot be read or written.
     """
-    sets = _read_sets(embedder)
+    sets = read_metrics(embedder.model)
     for report in reports:
         metrics = report.to_dict()
         sets[metrics.pop("name")] = metrics
@@ -55,42 +56,48 @@ def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, 
     try:
         thresholds = {
             key: (metrics[way]["n_genuine"] + metrics[way]["n_impostor"], float(metrics[way]["threshold"]))
-            for key, metrics in _read_sets(embedder).items()
+            for key, metrics in read_metrics(embedder.model).items()
             if metrics[way]
         }
         if not all(math.isfinite(number) for numbers in thresholds.values() for number in numbers):
             raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if not path.exists():
+            raise InputError(f"{embedder.model.name}: its metrics are damaged; export the model again") from error
         raise _not_ours(path) from error
     if name is None and thresholds:
         name = max(thresholds, key=lambda key: thresholds[key])
     if name is None or name not in thresholds:
         of_set = f" of the set {name}" if name else ""
         raise InputError(
-            f"{path}: no threshold{of_set} for this model; measure it first (denseface verify){_or_copy(embedder)}, or "
-            "state a threshold"
+            f"{path}: no threshold{of_set} for this model; measure it first (denseface verify), or state a threshold"
         )
     return thresholds[name][1], name
 
 
-def _or_copy(embedder):
-    """Say where an exported model finds the metrics of the model that it was made of."""
-    path, origin = embedder.model.metrics_path, embedder.fingerprint
-    original = f"{origin['prefix']}-{origin['epoch']:04d}.verification.json"
-    return "" if str(path) == original or embedder.precision != "float32" else f", copy {original} there"
+def read_metrics(model: Any) -> dict[str, dict]:
+    """Return what was measured of a model, by the name of the set.
 
+    An ONNX file carries what its model had when it was exported; what was measured of the file itself goes before it.
 
-def _read_sets(embedder):
-    """Return the saved metrics of this very model by the name of their set."""
-    path = embedder.model.metrics_path
+    Parameters
+    ----------
+    model : Model or OnnxModel
+
+    Raises
+    ------
+    InputError
+        If the file beside the model is broken.
+    """
+    path = model.metrics_path
     if not path.exists():
-        return {}
+        return dict(model.metrics)
     with open_input(path) as file:
         content = file.read()
     try:
         saved = json.loads(content)
-        same_model = saved["model"]["sha256"] == embedder.fingerprint["sha256"]
-        return dict(saved["sets"]) if same_model else {}
+        same_model = saved["model"]["sha256"] == model.fingerprint["sha256"]
+        return {**model.metrics, **(saved["sets"] if same_model else {})}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_ours(path) from error
 

@@ -13,6 +13,7 @@ import dataclasses
 import io
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,12 +136,13 @@ def export(
     *,
     dynamic_batch: bool = True,
     opset: int = OLDEST_OPSET,
+    metrics: Mapping[str, dict] | None = None,
 ) -> ExportReport:
     """Write the embedding network of a model as an ONNX file, if ONNX Runtime computes from it what MXNet computes.
 
     Both run on noise and on smooth pictures, three at a time and one at a time (N at a time for a fixed batch). The
     file appears whole or not at all, and only if no output differs by more than 1e-4 of the largest. It says which
-    model it was made of.
+    model it was made of; see :mod:`denseface.export.metadata`.
 
     Parameters
     ----------
@@ -150,6 +152,8 @@ def export(
         As for `convert`.
     path : str or Path
         The file to write; an existing one is replaced.
+    metrics : mapping of str to dict, optional
+        What was measured of the model, by set, for the file to carry.
 
     Returns
     -------
@@ -164,7 +168,8 @@ def export(
     path = Path(path)
     symbol, emb_size = checked_embedding(model, input_shape)
     network = dataclasses.replace(model, symbol=symbol)
-    metadata = write_metadata(model.fingerprint)
+    _, channels, height, width = input_shape
+    metadata = write_metadata(model.fingerprint, (height, width, channels), emb_size, metrics)
     proto = convert(network, input_shape, dynamic_batch=dynamic_batch, opset=opset, metadata=metadata)
     content = proto.SerializeToString()
     batch_sizes = (3, 1) if dynamic_batch else (input_shape[0],)

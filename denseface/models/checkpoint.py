@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -66,6 +67,7 @@ class Model:
 
     default_engine = "mxnet"
     precision = "float32"
+    metrics: ClassVar[dict] = {}  # it carries none; they are in the file at `metrics_path`
 
     @property
     def name(self) -> str:

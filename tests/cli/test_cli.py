@@ -19,7 +19,7 @@ from denseface.datasets.orl import find_faces
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.evaluation.verify import verify
-from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_model
+from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, save_model, tiny_model
 
 import mxnet as mx
 
@@ -504,13 +504,34 @@ def test_export_for_a_fixed_batch(capsys, model, tmp_path):
     assert err.startswith("denseface: error: --opset: must be 17 to ")
 
 
-def test_onnx_figures_lie_beside_the_file(capsys, model, pair_sets, faces, tmp_path):
-    path = tmp_path / "tiny.onnx"
+def test_an_exported_file_carries_the_threshold(capsys, model, pair_sets, faces, tmp_path):
+    """On another machine there is nothing beside it."""
+    pictures = (faces / "a.png", faces / "b.png")
+    assert run(capsys, "verify", *pair_sets, *model)[0] == 0
+    path, quantized = tmp_path / "there" / "tiny.onnx", tmp_path / "there" / "int8.onnx"
+    path.parent.mkdir()
     run(capsys, "export", *model, "-o", path)
+    for options in ([], ["--no-flip"], ["--set", "small"]):
+        beside, there = (run(capsys, "match", *pictures, *given, *options) for given in (model, ["--model", path]))
+        assert (beside[0], beside[2]) == (0, "")
+        assert there == beside
+    # What is measured of the file itself goes before it, and int8 has other thresholds.
+    (tmp_path / "there" / "tiny.verification.json").write_text("{}")
+    assert (
+        "tiny.verification.json: not a file that denseface verify"
+        in run(capsys, "match", *pictures, "--model", path)[2]
+    )
+    run(capsys, "export", *model, "-o", quantized, "--int8", faces)
+    assert "measure it first (denseface verify)" in run(capsys, "match", *pictures, "--model", quantized)[2]
+
+
+def test_onnx_figures_lie_beside_the_file(capsys, tmp_path, pair_sets, faces):
+    save_model(tiny_model(), tmp_path / "model")
+    path = tmp_path / "tiny.onnx"
+    run(capsys, "export", "--model", tmp_path / "model", "-o", path, "--image-size", "16,16")
     code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", "--model", path)
-    prefix = model[1].rpartition(",")[0]
     assert code == 1
-    assert f"measure it first (denseface verify), copy {prefix}-0001.verification.json there, or state a" in err
+    assert "measure it first (denseface verify), or state a threshold" in err
     assert run(capsys, "verify", pair_sets[0], "--model", path)[0] == 0
     assert (tmp_path / "tiny.verification.json").exists()
     _, out, _ = run(capsys, "match", faces / "a.png", faces / "b.png", "--model", path)

@@ -121,7 +121,7 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path, model):
 def test_a_window_larger_than_the_picture_is_refused(tmp_path, model):
     """In the slice behind it, the package onnx ends the process."""
     attribute_of(model, "AveragePool", "kernel_shape").ints[0] = 8
-    assert refused(tmp_path, model) == "refused: mean2 has the shape (1, 8, -1, 2), so it has no values"
+    assert refused(tmp_path, model) == "refused: mean2 has the shape (2, 8, -1, 2), so it has no values"
 
 
 def test_tensors_that_do_not_fit_each_other_are_refused(tmp_path, model):

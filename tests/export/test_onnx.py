@@ -500,9 +500,12 @@ def test_export_keeps_what_agrees(tmp_path, d63):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older model")
     given = drawn(symbol, FACE)
-    report = export(given, FACE, path, opset=18)
+    report = export(given, FACE, path, opset=18, metrics={"lfw": {"threshold": 0.5}})
     model = onnx.load(path)
-    assert read_metadata({entry.key: entry.value for entry in model.metadata_props}) == given.fingerprint
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert read_metadata(metadata) == (given.fingerprint, {"lfw": {"threshold": 0.5}})
+    assert json.loads(metadata["denseface.input"]) == {"image_shape": [32, 32, 3], "order": "RGB", "range": [0, 255]}
+    assert json.loads(metadata["denseface.embedding"]) == {"emb_size": 32, "normalize": True, "flip": True}
     assert (report.path, report.opset, report.nodes, report.emb_size) == (path, 18, len(model.graph.node), 32)
     assert 0 <= report.difference < 1e-4
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

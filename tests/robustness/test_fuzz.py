@@ -224,9 +224,9 @@ def figures(folder):
 
 
 def read_figures(path):
-    model = SimpleNamespace(prefix=path.parent / "model", step=1, metrics_path=path)
     mark = {"prefix": "model", "epoch": 1, "sha256": "0"}
-    threshold, _ = find_threshold(SimpleNamespace(model=model, fingerprint=mark, precision="float32", flip=True))
+    model = SimpleNamespace(metrics_path=path, metrics={}, fingerprint=mark, name="model,1")
+    threshold, _ = find_threshold(SimpleNamespace(model=model, flip=True))
     assert -math.inf < threshold < math.inf
 
 

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from denseface.core.errors import InputError
 from denseface.embedding.embedder import Embedder
-from denseface.embedding.engines.onnx_check import OPERATORS
 from denseface.embedding.engines.onnx_model import read_onnx
+from denseface.embedding.engines.onnx_shapes import OPERATORS
 from denseface.export.metadata import write_metadata
 
 SECONDS = 10  # of processor time for one file

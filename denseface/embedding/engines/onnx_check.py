@@ -8,28 +8,20 @@ sense, tensors that are as large as they say, and shapes that follow from a pict
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.packages import require
+from denseface.core.onnx_format import read_model, to_array
+from denseface.embedding.engines.onnx_shapes import OPERATORS, Array, Shape, Unusable, infer
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto
 
-_LAYERS = (
-    "Abs Add AveragePool BatchNormalization Clip Concat Constant Conv DequantizeLinear Div Elu Erf Exp Flatten Gemm "
-    "GlobalAveragePool GlobalMaxPool Identity LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg PRelu Pow "
-    "QuantizeLinear ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Selu Sigmoid Slice Softmax Softplus Softsign "
-    "Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze"
-)
-OPERATORS = frozenset(_LAYERS.split())
-
-_OLDEST_OPSET = 7
-_OLDEST_IR = 3
+# The operators in :data:`OPERATORS` take what they took in all of these.
+_OLDEST_OPSET, _NEWEST_OPSET = 7, 27
+_OLDEST_IR, _NEWEST_IR = 3, 14
 _MAX_NODES = 100_000
 _MAX_NAME = 1000
 _MAX_SIDE = 4096
@@ -54,13 +46,10 @@ _RANGES = {
     "training_mode": (0, 0),
 }
 _ANY = (-(1 << 31), (1 << 31) - 1)
+_TENSOR = 4
 
 
-class _Unusable(Exception):  # noqa: N818
-    """Why a file is refused."""
-
-
-def check_onnx(content: bytes, name: str) -> ModelProto:
+def check_onnx(content: bytes, name: str) -> Message:
     """Read an ONNX file and check it.
 
     Parameters
@@ -72,50 +61,43 @@ def check_onnx(content: bytes, name: str) -> ModelProto:
 
     Returns
     -------
-    ModelProto
-        With one input ``data``, float32 (N, C, H, W), and one output, float32 (N, emb_size), whose shapes are written
-        in it; N is a name, not a number, if it takes any number of pictures.
+    Message
+        A ModelProto with one input, float32 (N, C, H, W), and one output, float32 (N, emb_size), whose shapes are
+        written in it; N is a name, not a number, if it takes any number of pictures.
 
     Raises
     ------
     InputError
         If it is not an ONNX file, or not one that can be trusted; the message says why.
     """
-    onnx = require("onnx")
     try:
-        model = onnx.load_from_string(content)
+        model = read_model(content)
+    except InputError:
+        raise
     except Exception as error:  # protobuf has several
         raise InputError(f"{name}: not an ONNX file; denseface export writes one") from error
     try:
         _check_model(model)
         _check_computation(model)
-    except _Unusable as problem:
+    except Unusable as problem:
         raise InputError(f"{name}: refused: {problem}") from problem
     return model
 
 
-def _check_model(model: ModelProto) -> None:
+def _check_model(model: Message) -> None:
     """Check everything that is written in the file."""
-    import onnx
-
-    # An engine would read any file that such a tensor names.
-    if any(isinstance(part, onnx.TensorProto) and part.external_data for part in _parts(model)):
-        raise _Unusable("it takes values from other files; export the network again")
     versions = {entry.domain: entry.version for entry in model.opset_import}
-    newest = onnx.defs.onnx_opset_version()
     if len(model.opset_import) != 1 or versions.keys() - {"", "ai.onnx"}:
-        raise _Unusable("it needs operators beside those of ONNX")
-    if not _OLDEST_OPSET <= next(iter(versions.values())) <= newest:
-        raise _Unusable(
-            f"its opset is not between {_OLDEST_OPSET} and {newest}, the newest that the package onnx knows"
-        )
-    if not _OLDEST_IR <= model.ir_version <= onnx.IR_VERSION:
-        raise _Unusable(f"its format is not one of {_OLDEST_IR} to {onnx.IR_VERSION}")
+        raise Unusable("it needs operators beside those of ONNX")
+    if not _OLDEST_OPSET <= next(iter(versions.values())) <= _NEWEST_OPSET:
+        raise Unusable(f"its opset is not between {_OLDEST_OPSET} and {_NEWEST_OPSET}")
+    if not _OLDEST_IR <= model.ir_version <= _NEWEST_IR:
+        raise Unusable(f"its format is not one of {_OLDEST_IR} to {_NEWEST_IR}")
     graph = model.graph
     if model.functions or model.training_info or graph.sparse_initializer:
-        raise _Unusable("it defines functions, training steps or sparse tensors")
+        raise Unusable("it defines functions, training steps or sparse tensors")
     if len(graph.node) > _MAX_NODES:
-        raise _Unusable(f"it has {len(graph.node)} nodes; up to {_MAX_NODES} are read")
+        raise Unusable(f"it has {len(graph.node)} nodes; up to {_MAX_NODES} are read")
     for tensor in graph.initializer:
         _check_tensor(tensor)
     for node in graph.node:
@@ -127,160 +109,115 @@ def _check_ends(graph) -> None:
     """Check the input and the output."""
     values = {tensor.name for tensor in graph.initializer}
     inputs = [entry for entry in graph.input if entry.name not in values]
-    if len(inputs) != 1 or len(graph.output) != 1 or inputs[0].name != "data":
-        raise _Unusable("it does not have one input called data and one output")
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise Unusable("it does not have one input and one output")
     del graph.input[:]  # which may list parameters as well
     graph.input.extend(inputs)
-    del graph.value_info[:]  # shapes are inferred, not believed
     kinds = [entry.type.tensor_type for entry in (inputs[0], graph.output[0])]
     if any(kind.elem_type != 1 for kind in kinds):  # TensorProto.FLOAT
-        raise _Unusable("its input and its output are not float32")
-    _, channels, height, width = _sizes(kinds[0], 4, "input")
+        raise Unusable("its input and its output are not float32")
+    sizes = [size.dim_value for size in kinds[0].shape.dim]
+    if len(sizes) != 4 or not 0 <= sizes[0] <= 1 << 16:
+        raise Unusable(f"its input has the shape {tuple(sizes)}, which pictures do not have")
+    _, channels, height, width = sizes
     if channels not in (1, 3) or not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
-        raise _Unusable(f"its input has the shape (N, {channels}, {height}, {width}), which pictures do not have")
+        raise Unusable(f"its input has the shape (N, {channels}, {height}, {width}), which pictures do not have")
 
 
-def _sizes(kind, rank: int, what: str) -> list[int]:
-    sizes = [size.dim_value for size in kind.shape.dim]
-    if len(sizes) != rank or not 0 <= sizes[0] <= 1 << 16 or min(sizes[1:]) < 1:
-        raise _Unusable(f"its {what} has the shape {tuple(sizes)}, where {rank} sizes above 0 should be")
-    return sizes
-
-
-def _check_tensor(tensor: TensorProto) -> None:
-    from onnx import numpy_helper
-
+def _check_tensor(tensor: Message) -> None:
     name = tensor.name[:80]
+    # An engine would read any file that such a tensor names.
+    if tensor.external_data or tensor.data_location:
+        raise Unusable("it takes values from other files; export the network again")
     if min(tensor.dims, default=1) < 1 or len(tensor.dims) > 8 or math.prod(tensor.dims) > _MAX_ELEMENTS:
-        raise _Unusable(f"the tensor {name} has the shape {tuple(tensor.dims)[:9]}")
+        raise Unusable(f"the tensor {name} has the shape {tuple(tensor.dims)[:9]}")
     try:
-        values = numpy_helper.to_array(tensor)
-    except Exception as error:  # NumPy and onnx have several
-        raise _Unusable(f"the tensor {name} does not have as many values as its shape {tuple(tensor.dims)}") from error
+        values = to_array(tensor)
+    except (ValueError, OverflowError) as error:
+        raise Unusable(f"the tensor {name} does not have as many values as its shape {tuple(tensor.dims)}") from error
     finite = values.dtype.kind not in "fc" or (np.isfinite(values).all() if values.size > 1 else not np.isnan(values))
     if not finite:
-        raise _Unusable(f"the tensor {name} contains NaN or infinity")
+        raise Unusable(f"the tensor {name} contains NaN or infinity")
 
 
-def _check_node(node: NodeProto) -> None:
+def _check_node(node: Message) -> None:
     what = f"{node.op_type[:80]} {node.name[:80]}"
     if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
-        raise _Unusable(f"the operator {node.op_type[:80]} is not one that image networks need")
+        raise Unusable(f"the operator {node.op_type[:80]} is not one that image networks need")
     if any(len(name) > _MAX_NAME for name in (node.name, *node.input, *node.output)):
-        raise _Unusable(f"{what}: a name has more than {_MAX_NAME} characters")
+        raise Unusable(f"{what}: a name has more than {_MAX_NAME} characters")
     for attribute in node.attribute:
         _check_attribute(attribute, f"{what}: {attribute.name[:80]}")
 
 
-def _check_attribute(attribute: AttributeProto, what: str) -> None:
-    from onnx import AttributeProto
-
-    kinds = {
-        AttributeProto.INT: [attribute.i],
-        AttributeProto.INTS: attribute.ints,
-        AttributeProto.FLOAT: [attribute.f],
-        AttributeProto.FLOATS: attribute.floats,
-        AttributeProto.STRING: [],
-        AttributeProto.TENSOR: [],
-    }
+def _check_attribute(attribute: Message, what: str) -> None:
+    kinds = {1: [attribute.f], 2: [attribute.i], 3: [], 4: [], 6: attribute.floats, 7: attribute.ints}
     if attribute.type not in kinds or attribute.ref_attr_name:
-        raise _Unusable(f"{what} is of a kind that image networks do not need")
-    if attribute.type == AttributeProto.TENSOR:
+        raise Unusable(f"{what} is of a kind that image networks do not need")
+    if attribute.type == _TENSOR:
         _check_tensor(attribute.t)
     numbers = kinds[attribute.type]
     least, most = _RANGES.get(attribute.name, _ANY)
     if len(numbers) > _MAX_NUMBERS or not all(least <= number <= most for number in numbers):
-        raise _Unusable(f"{what} is not between {least} and {most}")
+        raise Unusable(f"{what} is not between {least} and {most}")
 
 
-def _check_computation(model: ModelProto) -> None:
-    """Check what is computed for one picture, and write the shapes of input and output into the model."""
-    import onnx
-
-    taken = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    try:
-        onnx.checker.check_model(model)
-        shapes = _infer_shapes(model, taken or 1)
-    except _Unusable:
-        raise
-    except Exception as error:  # onnx has several, and lets those of C++ through
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise _Unusable(f"it is not consistent: {lines[0][:200] if lines else type(error).__name__}") from error
-    found, (entry,) = shapes[model.graph.output[0].name], model.graph.output
-    declared = _sizes(entry.type.tensor_type, 2, "output")
-    if len(found) != 2 or found[0] != (taken or 1) or found[1] != declared[1] or found[1] > _MAX_EMB_SIZE:
-        raise _Unusable(
-            f"its output has the shape {found}, which is not one embedding of {declared[1]} values per picture"
-        )
-    for end, sizes in ((model.graph.input[0], shapes["data"]), (entry, found)):
+def _check_computation(model: Message) -> None:
+    """Check what is computed, and write the shapes of input and output into the model."""
+    graph = model.graph
+    (given,), (entry,) = graph.input, graph.output
+    fixed, *picture = (size.dim_value for size in given.type.tensor_type.shape.dim)
+    pictures = fixed or 2  # of two, not one, so that none is mixed up with the others
+    found = _infer_shapes(graph, (pictures, *picture))
+    declared = [size.dim_value for size in entry.type.tensor_type.shape.dim]
+    fits = len(found) == 2 and found[0] == pictures and found[1] <= _MAX_EMB_SIZE
+    if not fits or (declared and declared[1:] not in ([found[1]], [0])):
+        raise Unusable(f"its output has the shape {found}, which is not one embedding per picture of the size declared")
+    for end, sizes in ((given, picture), (entry, found[1:])):
         described = end.type.tensor_type.shape
         del described.dim[:]
+        described.dim.add(**{"dim_value": fixed} if fixed else {"dim_param": "N"})
         for size in sizes:
-            described.dim.add().dim_value = size
-        if not taken:
-            described.dim[0].dim_param = "N"
+            described.dim.add(dim_value=size)
 
 
-def _infer_shapes(model: ModelProto, pictures: int) -> dict[str, tuple[int, ...]]:
-    """Infer every shape and sum up what is computed.
-
-    One node at a time, so that no shape is used before it was checked: of negative sizes, onnx ends the process.
-    """
-    from onnx import defs, helper, shape_inference
-
-    graph, opset = model.graph, model.opset_import[0].version
-    shapes: dict[str, tuple[int, ...]] = {"data": (pictures, *_sizes(graph.input[0].type.tensor_type, 4, "input")[1:])}
-    types = {"data": helper.make_tensor_type_proto(1, shapes["data"])}
-    values = {}
-    for tensor in graph.initializer:
-        types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-        shapes[tensor.name] = tuple(tensor.dims)
-        if math.prod(tensor.dims) <= _MAX_NUMBERS:  # it may be a shape, or axes
-            values[tensor.name] = tensor
+def _infer_shapes(graph: Message, shape: Shape) -> Shape:
+    """Infer the shape of the output, check every shape on the way, and sum up what is computed."""
+    known = {tensor.name: Array.of(tensor) for tensor in graph.initializer}
+    known[graph.input[0].name] = Array(shape)
     computed = products = 0
     for node in graph.node:
-        schema = defs.get_schema(node.op_type, opset, "")
-        inferred = shape_inference.infer_node_outputs(
-            schema, node, types, values, opset_imports=list(model.opset_import), ir_version=model.ir_version
-        )
-        for output in filter(None, node.output):
-            shape = _known_shape(inferred.get(output), output)
-            types[output], shapes[output] = inferred[output], shape
-            computed += math.prod(shape)
-            products += math.prod(shape) * _products_per_element(node, shapes)
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                values[node.output[0]] = attribute.t
-        if computed > _MAX_COMPUTED * pictures or products > _MAX_PRODUCTS * pictures:
-            raise _Unusable("it computes more than any network for faces does")
-    return shapes
+        what = f"{node.op_type} {node.name[:80]}"
+        missing = [name for name in node.input if name and name not in known]
+        if missing:
+            raise Unusable(f"{what} reads {missing[0][:80]}, which does not come before it")
+        inputs = [known.get(name) for name in node.input]
+        try:
+            outputs = infer(node, inputs)
+        except Exception as error:  # NumPy and Python have several, for attributes of another kind
+            raise Unusable(f"it is not consistent: {what}: {' '.join(str(error).split())[:200]}") from error
+        if len(outputs) != len(node.output):
+            raise Unusable(f"it is not consistent: {what} does not have {len(node.output)} outputs")
+        for name, array in zip(node.output, outputs):
+            if name in known:
+                raise Unusable(f"it is not consistent: {name[:80]} is computed twice")
+            if min(array.shape, default=1) < 1:
+                raise Unusable(f"{name[:80]} has the shape {array.shape}, so it has no values")
+            known[name] = array
+            computed += math.prod(array.shape)
+            products += math.prod(array.shape) * _products_per_element(node, inputs)
+        if computed > _MAX_COMPUTED * shape[0] or products > _MAX_PRODUCTS * shape[0]:
+            raise Unusable("it computes more than any network for faces does")
+    if graph.output[0].name not in known:
+        raise Unusable("it is not consistent: no node computes its output")
+    return known[graph.output[0].name].shape
 
 
-def _known_shape(kind: TypeProto | None, name: str) -> tuple[int, ...]:
-    sizes = kind.tensor_type.shape.dim if kind is not None and kind.tensor_type.HasField("shape") else None
-    if sizes is None or not all(size.HasField("dim_value") for size in sizes):
-        raise _Unusable(f"the shape of {name[:80]} does not follow from that of a picture")
-    shape = tuple(size.dim_value for size in sizes)
-    if min(shape, default=1) < 1:
-        raise _Unusable(f"{name[:80]} has the shape {shape}, so it has no values")
-    return shape
-
-
-def _products_per_element(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    operands = [shapes.get(name, ()) for name in node.input]
+def _products_per_element(node: Message, inputs: list[Array | None]) -> int:
     if node.op_type == "Conv":
-        return math.prod(operands[1][1:])
+        return math.prod(inputs[1].shape[1:])
     if node.op_type in ("Gemm", "MatMul"):
-        return max(operands[0], default=1)
+        return max(inputs[0].shape, default=1)
     if node.op_type in ("AveragePool", "MaxPool"):
         return math.prod(next((attribute.ints for attribute in node.attribute if attribute.name == "kernel_shape"), ()))
     return 1
-
-
-def _parts(message: Message) -> Iterator[Message]:
-    """The message and all messages within."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type:
-            for part in [value] if hasattr(value, "ListFields") else value:
-                yield from _parts(part)

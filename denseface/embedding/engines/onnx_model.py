@@ -40,6 +40,9 @@ class OnnxModel:
         Identifies the model that it was made of; see :class:`denseface.models.checkpoint.Model`.
     precision : str
         ``float32``, or ``int8`` if layers were quantized.
+    metrics : dict
+        What verification had measured when the file was written, by set; see
+        :func:`denseface.evaluation.thresholds.read_metrics`.
     """
 
     content: bytes
@@ -49,6 +52,7 @@ class OnnxModel:
     name: str
     fingerprint: dict
     precision: str = "float32"
+    metrics: dict = dataclasses.field(default_factory=dict)
 
     default_engine = "onnxruntime"
 
@@ -73,13 +77,13 @@ def read_onnx(path: str | Path) -> OnnxModel:
     if len(content) > _MAX_BYTES:
         raise InputError(f"{path}: larger than {_MAX_BYTES >> 20} MB; export the network again")
     proto = check_onnx(content, str(path))
-    fingerprint = read_metadata({entry.key: entry.value for entry in proto.metadata_props})
-    if fingerprint is None:
+    origin = read_metadata({entry.key: entry.value for entry in proto.metadata_props})
+    if origin is None:
         raise InputError(
             f"{path}: denseface export did not write it, and it does not say how it wants pictures scaled; export the "
             "network again"
         )
-    return _described(proto, proto.SerializeToString(), str(path), fingerprint)
+    return _described(proto, str(path), *origin)
 
 
 def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
@@ -97,7 +101,7 @@ def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
 
     symbol, _ = checked_embedding(model, shape)
     proto = convert(dataclasses.replace(model, symbol=symbol), shape, dynamic_batch=False)
-    return _described(proto, proto.SerializeToString(), model.name, model.fingerprint)
+    return _described(proto, model.name, model.fingerprint, {})
 
 
 @contextlib.contextmanager
@@ -109,11 +113,20 @@ def loading(model: OnnxModel, library: str) -> Iterator[None]:
         raise InputError(f"{model.name}: {library} cannot load it: {mxnet_reason(error)}") from error
 
 
-def _described(proto, content, name, fingerprint):
+def _described(proto, name, fingerprint, metrics):
     (batch, *input_shape), (_, emb_size) = (
         [size.dim_value for size in value[0].type.tensor_type.shape.dim]
         for value in (proto.graph.input, proto.graph.output)
     )
     channels, height, width = input_shape
     precision = "int8" if any(node.op_type == "DequantizeLinear" for node in proto.graph.node) else "float32"
-    return OnnxModel(content, batch or None, (channels, height, width), emb_size, name, fingerprint, precision)
+    return OnnxModel(
+        content=proto.SerializeToString(),
+        batch_size=batch or None,
+        input_shape=(channels, height, width),
+        emb_size=emb_size,
+        name=name,
+        fingerprint=fingerprint,
+        precision=precision,
+        metrics=metrics if precision == "float32" else {},
+    )
