@@ -1,10 +1,14 @@
-"""The one exception for input that cannot be used, and how errors are written."""
+"""The one exception for input that cannot be used, and how errors and many of them are written."""
 
 from __future__ import annotations
 
+import logging
 import re
 
 from denseface.core.text import printable
+
+_NAMED, _EVERY = 20, 100
+_logger = logging.getLogger("denseface")
 
 _MEMORY = re.compile(
     r"bad.?alloc|out of memory|memory exhausted|not enough memory|(cannot|could not|failed to|unable to) allocate", re.I
@@ -53,3 +57,21 @@ def mxnet_reason(error: Exception) -> str:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory is the cause, in the words of Python or of a library that computes."""
     return isinstance(error, MemoryError) or _MEMORY.search(str(error)) is not None
+
+
+def warn_of_many(count: int, one: str, so_far: str) -> None:
+    """Warn of the latest of many faults of a kind: the first 20 one by one, then of each hundredth.
+
+    Parameters
+    ----------
+    count : int
+        How many there are with this one.
+    one : str
+        What this one is.
+    so_far : str
+        What follows the number of all, as in "200 pictures skipped so far".
+    """
+    if count <= _NAMED:
+        _logger.warning("%s", one)
+    elif count % _EVERY == 0:
+        _logger.warning("%d %s so far", count, so_far)

@@ -6,7 +6,6 @@ epoch, so any step can be computed without the steps before it.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, warn_of_many
 from denseface.data.augment import Augmentation
 from denseface.data.pictures import ImageError, decode
 from denseface.data.recordio import Record, RecordError
@@ -23,9 +22,6 @@ from denseface.data.records import FaceRecords
 
 _PREFETCH = 2  # batches in the making while one is in use
 _MAX_ATTEMPTS = 100
-_NAMED = 20
-
-logger = logging.getLogger("denseface")
 
 
 class Batch(NamedTuple):
@@ -156,10 +152,7 @@ class PictureReader:
                 continue
             self.bad[key] = reason
             count = len(self.bad)
-            if count <= _NAMED:
-                logger.warning("broken picture replaced: %s", reason)
-            elif count % 100 == 0:
-                logger.warning("%d broken pictures so far", count)
+            warn_of_many(count, f"broken picture replaced: {reason}", "broken pictures")
             if self.max_bad is not None and count > self.max_bad:
                 raise InputError(
                     f"{reason}; with it {count} pictures are broken, more than max_bad = {self.max_bad}; "

@@ -6,7 +6,6 @@ During a run, and after it was killed, finished pictures are in the journal ``OU
 from __future__ import annotations
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, warn_of_many
 from denseface.core.files import beside, naming_errors, replacing
 from denseface.core.journal import Journal
 from denseface.core.parallel import parallel_map
@@ -26,10 +25,6 @@ from denseface.data.detection import load_detector
 from denseface.data.landmarks import LandmarkFile, face_lines, heading, reason_line, relative_name
 from denseface.data.pictures import decode, load_picture
 from denseface.data.sources import Source
-
-_NAMED = 20
-
-logger = logging.getLogger("denseface")
 
 
 @dataclass
@@ -209,7 +204,4 @@ def _count(counts, source, faces, reason):
         counts.faces += faces
         return
     counts.without += 1
-    if counts.without <= _NAMED:
-        logger.warning("no face: %s: %s", source.name, reason)
-    elif counts.without % 100 == 0:
-        logger.warning("%d pictures without a face so far", counts.without)
+    warn_of_many(counts.without, f"no face: {source.name}: {reason}", "pictures without a face")

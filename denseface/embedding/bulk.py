@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, warn_of_many
 from denseface.core.files import beside, naming_errors, open_own
 from denseface.core.journal import Journal
 from denseface.core.parallel import ordered_map
@@ -38,7 +38,6 @@ from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.embedding.gallery import write_gallery
 
 _THREADS = min(4, os.cpu_count() or 1)
-_NAMED = 20
 
 logger = logging.getLogger("denseface")
 
@@ -237,10 +236,7 @@ class _Work:
         if self._strict:
             raise InputError(reason)
         self.counts.skipped += 1
-        if self.counts.skipped <= _NAMED:
-            logger.warning("skipped: %s", reason)
-        elif self.counts.skipped % 100 == 0:
-            logger.warning("%d pictures skipped so far", self.counts.skipped)
+        warn_of_many(self.counts.skipped, f"skipped: {reason}", "pictures skipped")
 
     def _names(self):
         for *_, results, _ in self._log:
