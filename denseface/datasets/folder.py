@@ -59,6 +59,7 @@ def build_from_folder(
     quality: int = 95,
     crop: Cropper = ONE_FACE,
     min_pictures: int = 1,
+    unlabelled: bool = False,
     holdout: int | float = 0,
     max_pairs: int | None = DEFAULT_PAIRS,
     seed: int = 0,
@@ -89,6 +90,9 @@ def build_from_folder(
         As for `denseface.datasets.faces.encode_faces`.
     min_pictures : int
         People with fewer usable pictures are left out.
+    unlabelled : bool
+        The pictures have no identities: those in ``source`` and its subfolders become one class, for a network that
+        learns from a teacher. Without ``holdout``.
     holdout : int or float
         The number of people in the verification set, or their fraction as a float below 1. They are drawn from the
         people with at least two pictures, and at least ``min_pictures``; nobody trains on them.
@@ -110,7 +114,9 @@ def build_from_folder(
     """
     source = Path(source)
     _check_apart(source, out)
-    people, bad = find_people(source)
+    if unlabelled and holdout:
+        raise InputError("pictures without identities make no pairs to verify on; leave it out", option="holdout")
+    people, bad = find_people(source, unlabelled)
     held_out, training = _draw_people(people, holdout, max(2, min_pictures), seed)
     # People held out come first: pairs are drawn before training records are written, and from usable pictures only.
     files = [file for person in held_out + training for file in person.files]

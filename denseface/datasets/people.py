@@ -26,7 +26,7 @@ class Person(NamedTuple):
     files: list[str]
 
 
-def find_people(source: str | Path) -> tuple[list[Person], dict[str, str]]:
+def find_people(source: str | Path, unlabelled: bool = False) -> tuple[list[Person], dict[str, str]]:
     """List the people of a folder that contains one folder of pictures per person.
 
     Hidden files and folders are skipped. Links to files in the folder are followed, links to folders or out of it are
@@ -36,6 +36,8 @@ def find_people(source: str | Path) -> tuple[list[Person], dict[str, str]]:
     ----------
     source : path-like
         The folder of all people.
+    unlabelled : bool
+        The pictures in it and in its subfolders have no identities: they all belong to one person without a name.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def find_people(source: str | Path) -> tuple[list[Person], dict[str, str]]:
     Raises
     ------
     InputError
-        If ``source`` is not a folder, or contains no picture in a folder of a person.
+        If ``source`` is not a folder, or contains no picture that belongs to a person.
     """
     if not os.path.isdir(source):
         raise InputError(f"{source}: not a folder")
@@ -55,7 +57,7 @@ def find_people(source: str | Path) -> tuple[list[Person], dict[str, str]]:
     people: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
     for file, entry, error in walk(source):
-        name, below, _ = file.partition("/")
+        name, below, _ = ("", True, file) if unlabelled else file.partition("/")
         if below:
             people.setdefault(name, [])
         fault = _fault(entry, root, error) or (None if below else "not in a person's folder")
@@ -65,7 +67,8 @@ def find_people(source: str | Path) -> tuple[list[Person], dict[str, str]]:
             people[name].append(file)
     if not any(people.values()):
         example = "".join(f"; {file}: {fault}" for file, fault in list(left_out.items())[:1])
-        raise InputError(f"{source}: contains no picture in a folder below it; make one folder per person{example}")
+        what = "contains no picture" if unlabelled else "contains no picture in a folder below it; make one per person"
+        raise InputError(f"{source}: {what}{example}")
     return [Person(*item) for item in people.items()], left_out
 
 

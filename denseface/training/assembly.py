@@ -67,6 +67,10 @@ def assemble(
     InputError
         If configuration, flags, devices and records do not go together.
     """
+    if records.num_classes == 1 and config.loss_name != "teacher":
+        raise InputError(
+            f"{config.loss} tells identities apart, but {config.dataset_path} has only one; take teacher", option="loss"
+        )
     learner = make_learner(config, args, workers, embedding)
     loader = make_loader(config, args, workers, records, learner)
     whole = not config.ckpt_embedding and config.loss_name != "teacher"

@@ -50,5 +50,5 @@ def test_every_command_of_the_page_does_what_it_says(photos, capsys):
 
 
 def test_no_command_of_the_page_stands_elsewhere():
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
     assert PAGE.count(PREFIX) == sum(commands.count("\n") for commands, _ in BLOCKS)

@@ -167,6 +167,17 @@ def test_a_network_is_taught_beside_its_loss_or_without_one(loss, data, tmp_path
     assert "--teacher: sha256 " in capsys.readouterr().err
 
 
+def test_pictures_of_one_identity_are_for_a_teacher_alone(data, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    write_face_records(tmp_path / "one", [(0, picture(rng)) for _ in range(6)], (SIZE, SIZE))
+    (tmp_path / "one" / "fdensenet.py").symlink_to(data / "fdensenet.py")
+    assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
+    settings = flags(tmp_path / "one", tmp_path / "taught", "--max-steps", "1", "--teacher", prefix(tmp_path))
+    assert train.main(settings) == 1
+    assert "--loss: arcface tells identities apart, but " in capsys.readouterr().err
+    assert train.main([*settings, "--loss", "teacher"]) == 0
+
+
 def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
     assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
     other = tmp_path / "other"

@@ -29,6 +29,11 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         help="leave out people with fewer usable pictures (default: 1)",
     )
     parser.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="DIR contains pictures without identities, for train.py --loss teacher; with or without subfolders",
+    )
+    parser.add_argument(
         "--holdout",
         type=_holdout,
         default=0,
@@ -65,13 +70,15 @@ def run(args: argparse.Namespace) -> int:
             args.source,
             args.out,
             min_pictures=args.min_pictures,
+            unlabelled=args.unlabelled,
             holdout=args.holdout,
             max_pairs=args.pairs,
             seed=args.seed,
             on_progress=show,
             **encoding_options(args),
         )
-    print(f"{args.out}: {counted(made.num_images, 'picture')} of {counted(made.num_classes, 'person')} to train on")
+    people = "without identities" if args.unlabelled else f"of {counted(made.num_classes, 'person')}"
+    print(f"{args.out}: {counted(made.num_images, 'picture')} {people} to train on")
     if made.num_holdout:
         print(
             f"{args.out}/holdout.bin: {made.num_genuine} genuine and {made.num_impostor} impostor pairs of the "
