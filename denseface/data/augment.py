@@ -102,20 +102,20 @@ class Augmentation:
 
         Returns
         -------
-        ndarray of shape (H, W, C), uint8, C-contiguous
-            ``image`` itself if nothing was drawn that changes it.
+        ndarray of shape (H, W, C), uint8
+            ``image`` itself if nothing was drawn that changes it; a mirrored view of it if only that was drawn.
         """
         if self.rotate or self.scale or self.shift:
             image = self._warp(image, rng)
         if self.mirror and rng.random() < 0.5:
-            image = _from_pillow(_to_pillow(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+            image = image[:, ::-1]
         if self.color >= 2 and rng.random() < 0.5:
             image = _recompress(image, quality=int(rng.integers(_WORST_QUALITY, _BEST_QUALITY + 1)))
         if self.color >= 1:
             image = _jitter_color(image, rng)
         if self.cutoff and rng.random() < 0.5:
             image = _cut_square(image, self.cutoff, rng)
-        return np.ascontiguousarray(image)
+        return image
 
     def _warp(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         height, width = image.shape[:2]

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, read_input
+from denseface.data.fast_jpeg import fast_jpeg_decoder
 
 Picture = Union[np.ndarray, Image.Image, str, Path, bytes]
 
@@ -170,6 +171,10 @@ def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, u
     ImageError
         If the picture is broken, of another format, of more than 8 bits per channel, or larger than 64 megapixels.
     """
+    if not upright and image_shape is not None and (decode_jpeg := fast_jpeg_decoder()):
+        pixels = decode_jpeg(payload, image_shape)
+        if pixels is not None:
+            return pixels
     with _opened(payload) as picture:
         _checked(picture)
         return _as_array(_upright(picture) if upright else picture, image_shape)
