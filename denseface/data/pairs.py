@@ -1,14 +1,18 @@
 """Verification sets in InsightFace's ``.bin`` format, read without trusting the file, and written.
 
 A set of n pairs is a pickle of (2n encoded images, n bools): images 2i and 2i + 1 are pair i, and bool i says whether
-they show the same person. Whole numbers 0 and 1 may stand for the bools.
+they show the same person. Whole numbers 0 and 1 may stand for the bools. The format has no place for names, so
+``NAME.people.csv`` beside ``NAME.bin`` may say who is in its images, by their SHA-256.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import pickle
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
 from denseface.core.text import counted
 from denseface.data import plain_pickle
+
+_PEOPLE_COLUMNS = ("sha256", "person")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +38,14 @@ class PairSet:
         Whether the pair shows one person.
     name : str
         The file's name without its suffix, as in ``lfw``.
+    people : dict of str to str
+        The person in an image, by its SHA-256 in hexadecimal digits; empty if nobody says.
     """
 
     images: list[bytes]
     issame: np.ndarray
     name: str
+    people: dict[str, str] = field(default_factory=dict)
 
     def unique(self) -> tuple[list[bytes], np.ndarray]:
         """Find the distinct images, so that each need be embedded only once.
@@ -51,6 +60,24 @@ class PairSet:
         index_of: dict[bytes, int] = {}
         indices = [index_of.setdefault(image, len(index_of)) for image in self.images]
         return list(index_of), np.array(indices, np.int64).reshape(-1, 2)
+
+    def people_of(self, images: Iterable[bytes]) -> list[str] | None:
+        """Return the person in each of some images of the set; None if nobody says.
+
+        Raises
+        ------
+        InputError
+            If an image is not in the table: it was made for another set.
+        """
+        if not self.people:
+            return None
+        try:
+            return [self.people[_digest(image)] for image in images]
+        except KeyError:
+            raise InputError(
+                f"{self.name}.people.csv is of another set, since it lacks pictures of this one; remove it, or make "
+                "both again"
+            ) from None
 
 
 def read_pairs(path: str | Path) -> PairSet:
@@ -88,10 +115,12 @@ def read_pairs(path: str | Path) -> PairSet:
     if issame is None:
         raise InputError(f"{path}: the second part must be a list of bools, or of 0 and 1, one per pair")
     _check_counts(len(images), len(issame), path)
-    return PairSet(images, issame, path.stem)
+    return PairSet(images, issame, path.stem, _read_people(_people_path(path)))
 
 
-def write_pairs(path: str | Path, images: Sequence[bytes], issame: Iterable[bool]) -> None:
+def write_pairs(
+    path: str | Path, images: Sequence[bytes], issame: Iterable[bool], people: Sequence[str] | None = None
+) -> None:
     """Write a verification set that InsightFace, Python 2 and Python 3 read.
 
     It is written aside, synced and renamed. Equal images are stored once.
@@ -104,6 +133,8 @@ def write_pairs(path: str | Path, images: Sequence[bytes], issame: Iterable[bool
         The encoded images; pair i is made of 2i and 2i + 1.
     issame : iterable of bool, of length n
         Whether the pair shows one person.
+    people : sequence of str, of length 2n, optional
+        The person in each image, for the table beside the set. It is left out if equal images are of two people.
 
     Raises
     ------
@@ -115,8 +146,39 @@ def write_pairs(path: str | Path, images: Sequence[bytes], issame: Iterable[bool
     _check_counts(len(images), len(issame), path)
     first_copies: dict[bytes, bytes] = {}
     images = [first_copies.setdefault(image, image) for image in images]
+    _people_path(path).unlink(missing_ok=True)  # of the set that is replaced
     with replacing(path) as file:
         pickle.dump((images, issame), file, protocol=2)
+    owners = {*zip(map(_digest, images), people or ())}
+    table = dict(sorted(owners))
+    if table and len(table) == len(owners):
+        with replacing(_people_path(path)) as file:
+            text = io.StringIO(newline="")
+            csv.writer(text, lineterminator="\n").writerows([_PEOPLE_COLUMNS, *table.items()])
+            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _people_path(path: Path) -> Path:
+    return path.with_suffix(".people.csv")
+
+
+def _digest(image: bytes) -> str:
+    return hashlib.sha256(image).hexdigest()
+
+
+def _read_people(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    try:
+        with io.TextIOWrapper(open_input(path), "utf-8", "surrogateescape", newline="") as file:
+            heading, *rows = csv.reader(file)
+        if tuple(heading) != _PEOPLE_COLUMNS or not rows:
+            raise ValueError("columns")
+        return {digest: person for digest, person in rows}
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path}: not a table of {' and '.join(_PEOPLE_COLUMNS)}; remove it, or make the set again"
+        ) from error
 
 
 def _check_counts(num_images: int, num_pairs: int, path: Path) -> None:

@@ -222,7 +222,8 @@ def _write_holdout(folder: Path, people: Mapping[str, list[Face]], max_pairs: in
     faces = [face for found in people.values() for face in found]
     owners = np.repeat(np.arange(len(people)), [len(found) for found in people.values()])
     pairs, issame = draw_pairs(owners, max_pairs, seed)
-    write_pairs(folder / "holdout.bin", [faces[index].payload for index in pairs.ravel().tolist()], issame)
+    names = np.array(list(people), object)[owners[pairs.ravel()]].tolist()
+    write_pairs(folder / "holdout.bin", [faces[index].payload for index in pairs.ravel().tolist()], issame, names)
     with replacing_csv(folder / "holdout.csv", ("file1", "file2", "same")) as table:
         for (first, second), same in zip(pairs.tolist(), issame.tolist()):
             table.writerow((faces[first].file, faces[second].file, int(same)))

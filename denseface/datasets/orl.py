@@ -108,8 +108,10 @@ def build_orl(
     (folder / "property").unlink(missing_ok=True)
     pairs_path = folder / "orl.bin"
     images = [image for person in held_out for image in encoded[person]]
-    pairs, issame = draw_pairs(np.repeat(held_out, [len(encoded[person]) for person in held_out]))
-    write_pairs(pairs_path, [images[index] for index in pairs.ravel().tolist()], issame)
+    owners = np.repeat(held_out, [len(encoded[person]) for person in held_out])
+    pairs, issame = draw_pairs(owners)
+    names = [f"s{person}" for person in owners[pairs.ravel()].tolist()]
+    write_pairs(pairs_path, [images[index] for index in pairs.ravel().tolist()], issame, names)
     _write_pictures(folder / "holdout", {person: encoded[person] for person in held_out})
     labelled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
     files = ((label, file) for label, person in enumerate(training) for file in people[person])

@@ -148,8 +148,15 @@ def build_from_list(
                 raise InputError(f"{path}: line {line}: {face.file}: {face.reason}")
             payloads[face.file] = face.payload
             on_progress(len(payloads), len(distinct))
-    write_pairs(out, [payloads[file] for file in pairs.files], pairs.issame)
+    write_pairs(out, [payloads[file] for file in pairs.files], pairs.issame, _people(pairs))
     return int(pairs.issame.sum()), int((~pairs.issame).sum())
+
+
+def _people(pairs):
+    """Return the folder of each picture, if that is the person's: no pair of the list contradicts it."""
+    people = [os.path.dirname(file) for file in pairs.files]
+    equal = [one == other for one, other in zip(people[::2], people[1::2])]
+    return people if equal == pairs.issame.tolist() else None
 
 
 class _Folder:

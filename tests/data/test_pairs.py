@@ -25,6 +25,25 @@ def test_a_set_comes_back(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["lfw.bin"]
 
 
+def test_people_come_back_and_belong_to_their_set(tmp_path):
+    people = ["anna", "bert", "carl", "anna", "bert", "anna"]
+    write_pairs(tmp_path / "lfw.bin", IMAGES, ISSAME, people)
+    pairs = read_pairs(tmp_path / "lfw.bin")
+    assert pairs.people_of(pairs.images) == people
+    with pytest.raises(InputError, match=r"lfw.people.csv is of another set"):
+        pairs.people_of([b"another"])
+    (tmp_path / "lfw.people.csv").write_text("name\nanna\n")
+    with pytest.raises(InputError, match=r"lfw.people.csv: not a table of sha256 and person"):
+        read_pairs(tmp_path / "lfw.bin")
+    write_pairs(tmp_path / "lfw.bin", IMAGES, ISSAME)
+    assert read_pairs(tmp_path / "lfw.bin").people_of(IMAGES) is None
+
+
+def test_equal_images_of_two_people_name_nobody(tmp_path):
+    write_pairs(tmp_path / "a.bin", IMAGES, ISSAME, ["anna", "bert", "carl", "dora", "bert", "anna"])
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
 def test_insightface_reads_the_file(tmp_path):
     write_pairs(tmp_path / "lfw.bin", IMAGES, np.array(ISSAME))
     data = (tmp_path / "lfw.bin").read_bytes()

@@ -120,9 +120,9 @@ def test_the_same_arguments_give_the_same_files(tmp_path):
     for folder in ("a", "b"):
         build(tmp_path / folder, holdout=[1, 2])
     build(tmp_path / "b", holdout=(2, 1, 1))
-    for name in ("train.rec", "train.idx", "property", "manifest.csv", "orl.bin"):
+    for name in ("train.rec", "train.idx", "property", "manifest.csv", "orl.bin", "orl.people.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert len(list((tmp_path / "b").iterdir())) == 6
+    assert len(list((tmp_path / "b").iterdir())) == 7
 
 
 def test_an_interrupted_build_leaves_no_set_trained_on_its_own_test(tmp_path, monkeypatch):

@@ -33,8 +33,15 @@ def test_lfw_lists_become_pairs_in_their_order(tmp_path, images):
     assert pairs.issame.tolist() == [True, True, False, False, True, True, True, True]
     expected = [(0, 1), (0, 3), (1, 2), (1, 1), (0, 2), (1, 1), (1, 2), (0, 3)] + [(1, 1), (1, 2)] * 4
     assert [who(image) for image in pairs.images] == expected
+    assert pairs.people_of(pairs.images[:4]) == ["Ann_Lee", "Ann_Lee", "Bo", "Bo"]
     with open(images / "Ann_Lee" / "Ann_Lee_0001.jpg", "rb") as file:
         assert pairs.images[0] == file.read()  # a JPEG of the size
+
+
+def test_folders_that_are_not_people_are_not_taken_for_them(tmp_path, images):
+    path = write(tmp_path, "Bo 1 2\nBo/Bo_0001.png Ann_Lee/Ann_Lee_0002.jpg 1\n")
+    build_from_list(path, tmp_path / "set.bin", images=images, size=16)
+    assert not read_pairs(tmp_path / "set.bin").people
 
 
 @pytest.mark.parametrize("heading", ["", "1\n", "1 1\n", "\n1\n\n"])
