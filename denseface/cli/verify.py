@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 
@@ -12,6 +13,16 @@ from denseface.core.errors import InputError
 
 logger = logging.getLogger("denseface")
 
+_NAMES = {
+    "accuracy over {} folds": "accuracy",
+    "standard deviation of folds": "accuracy_std",
+    "best balanced accuracy": "balanced_accuracy",
+    "area under the ROC curve": "auc",
+    "equal error rate": "eer",
+    "d'": "d_prime",
+    "threshold of best accuracy": "threshold",
+}
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
@@ -19,9 +30,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "verify",
         help="measure a model on verification sets",
         description="Measure how well a model tells whether two pictures show the same person: accuracy over folds, "
-        "best balanced accuracy, area under the ROC curve, and the true accept rate (TAR) at false accept rates (FAR) "
-        "of 1e-1 to 1e-6, as far as there are enough pairs to measure them. A set that cannot be used is reported, the "
-        "others are still measured, and the exit code is 1. The metrics are saved beside the model, in "
+        "best balanced accuracy, area under the ROC curve, equal error rate, d', and the true accept rate (TAR) at "
+        "false accept rates (FAR) of 1e-1 to 1e-6, as far as there are enough pairs to measure them. The 95 % "
+        "intervals respect that pairs share people; with --against, so do those of the differences of two models. A "
+        "set that cannot be used is reported, the others are still measured, and the exit code is 1. The metrics are "
+        "saved beside the model, in "
         "PREFIX-EPOCH.verification.json, where match finds its threshold.",
     )
     parser.add_argument("sets", nargs="+", metavar="SET.bin", help="verification sets in InsightFace's format")
@@ -60,17 +73,35 @@ def run(args: argparse.Namespace) -> int:
         for model in dict.fromkeys([args.model, *args.against])
     ]
     measured = {embedder.model.name: _measure(embedder, args) for embedder in embedders}
+    first = next(iter(measured))
     if args.json:
-        content = [{"model": name, "sets": [row.to_dict() for row in rows]} for name, rows in measured.items()]
+        content = [_content(name, reports, measured[first]) for name, reports in measured.items()]
         print(json.dumps(content if args.against else content[0], indent=2))
     else:
         for name, reports in measured.items():
-            for report in reports:
+            for report in reports.values():
                 print(f"{report.name}, {name}" if args.against else report.name)
                 print_table(_rows(report))
+                print(f"intervals for {report.shared.count} people, {report.people.source}")
+        for path, name in itertools.product(args.sets, list(measured)[1:]):
+            if path in measured[first] and path in measured[name]:
+                print(f"{measured[name][path].name}, {first} minus {name}")
+                print_table(_compared(measured[first][path], measured[name][path]))
     if args.out and any(measured.values()):
         _draw(measured, args.out)
-    return OK if all(len(reports) == len(args.sets) for reports in measured.values()) else FAILED
+    return OK if all(reports.keys() == set(args.sets) for reports in measured.values()) else FAILED
+
+
+def _content(name, reports, first):
+    """What JSON says of a model; of those after the first also the differences, first minus this."""
+    sets = []
+    for path, report in reports.items():
+        sets.append(report.to_dict())
+        if reports is not first and path in first:
+            differences = _compare(first[path], report)
+            tar = {f"{far:g}": found for far, found in differences["tar"].items()}
+            sets[-1]["first_minus_this"] = {**differences, "tar": tar}
+    return {"model": name, "sets": sets}
 
 
 def _measure(embedder, args):
@@ -79,16 +110,18 @@ def _measure(embedder, args):
     from denseface.evaluation.thresholds import save_metrics
     from denseface.evaluation.verify import verify
 
-    reports = []
+    reports = {}
     for path in args.sets:
         try:
             pairs = read_pairs(path)
-            reports.append(verify(embedder, pairs, folds=args.folds, thresholds=args.thresholds, progress=True))
+            report = verify(embedder, pairs, folds=args.folds, thresholds=args.thresholds, progress=True)
+            report.intervals  # noqa: B018 - fails here, before the report counts, if the table of people is faulty
+            reports[path] = report
         except InputError as error:
             report_error(error)
     if reports:
         try:
-            save_metrics(embedder, reports)
+            save_metrics(embedder, reports.values())
         except (InputError, OSError) as error:
             logger.warning("the metrics are not saved: %s", error)
     return reports
@@ -98,29 +131,53 @@ def _draw(measured, path):
     from denseface.report.charts import draw_verification
     from denseface.report.plotting import save_figure
 
-    results = {
-        f"{report.name}, {name}": report.flip or report.plain for name, rows in measured.items() for report in rows
-    }
-    save_figure(draw_verification(results), path)
+    reports = {f"{report.name}, {name}": report for name, reports in measured.items() for report in reports.values()}
+    results = {title: report.flip or report.plain for title, report in reports.items()}
+    save_figure(draw_verification(results, {title: report.shared for title, report in reports.items()}), path)
 
 
 def _rows(report):
-    """One row per metric, one column with flip and one without."""
-    ways = {"flip": report.flip, "plain": report.plain}
-    results = {way: result for way, result in ways.items() if result is not None}
-    plain = report.plain
-    rows = [("", *results)]
-    rows.append(
-        (f"accuracy over {plain.folds} folds", *(f"{r.accuracy:.4f} +- {r.accuracy_std:.4f}" for r in results.values()))
-    )
-    for name, attribute in (
-        ("best balanced accuracy", "balanced_accuracy"),
-        ("area under the ROC curve", "auc"),
-        ("threshold of best accuracy", "threshold"),
-    ):
-        rows.append((name, *(f"{getattr(result, attribute):.4f}" for result in results.values())))
+    """One row per metric; with flip and without, a column of values and one of their 95 % intervals."""
+    plain, ways = report.plain, report.ways
+    rows = [("", *(heading for way in ways for heading in (way, "95 % interval")))]
+
+    def add(name, values, intervals=None):
+        cells = zip(values, intervals or [None] * len(values))
+        rows.append((name, *(cell for value, interval in cells for cell in (value, _interval(interval)))))
+
+    found = list(report.intervals.values())
+    for name, attribute in _NAMES.items():
+        values = [getattr(result, attribute) for result in ways.values()]
+        add(
+            name.format(plain.folds),
+            ["-" if value is None else f"{value:.4f}" for value in values],
+            [each.get(attribute) for each in found],
+        )
     for far, tar in plain.tar.items():
         if tar is not None:
-            rows.append((f"TAR at FAR {far:g}", *(f"{result.tar[far]:.4f}" for result in results.values())))
+            values = [f"{result.tar[far]:.4f}" for result in ways.values()]
+            add(f"TAR at FAR {far:g}", values, [each["tar"][far] for each in found])
     rows.append(("genuine + impostor pairs", f"{plain.n_genuine} + {plain.n_impostor}"))
+    return rows
+
+
+def _interval(interval):
+    return f"{interval.low:.4f}-{interval.high:.4f}" if interval else ""
+
+
+def _compare(report, other):
+    from denseface.evaluation.influence import compare
+
+    way = next(iter(report.ways))
+    return compare(report.ways[way], other.ways[way], report.shared)
+
+
+def _compared(report, other):
+    """One row per metric: the difference of two models on the same pairs, and its 95 % interval."""
+    differences = _compare(report, other)
+    tar = {f"TAR at FAR {far:g}": found for far, found in differences.pop("tar").items() if found}
+    rows = [("", "difference", "95 % interval")]
+    for name, (value, interval) in {**differences, **tar}.items():
+        name = next((title for title, attribute in _NAMES.items() if attribute == name), name)
+        rows.append((name.format(report.plain.folds), f"{value:+.4f}", f"{interval.low:+.4f} to {interval.high:+.4f}"))
     return rows

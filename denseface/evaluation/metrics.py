@@ -50,6 +50,12 @@ class VerificationResult:
         True accept rate at each false accept rate: the one at the most lenient threshold whose false accept rate does
         not exceed it, without interpolation.  None where there are too few impostor pairs to measure that rate
         (``n_impostor * far < 1``).
+    eer, eer_threshold : float
+        The equal error rate, at which as many impostor pairs are accepted as genuine pairs rejected, in shares of each
+        kind, between two thresholds by linear interpolation; and the threshold nearest to it.
+    d_prime : float or None
+        Distance of the mean scores of genuine and impostor pairs, in units of their standard deviation: the root of the
+        mean of both variances. None where that is 0.
     n_genuine, n_impostor : int
         Number of pairs that show the same person, and two persons.
     folds : int
@@ -58,6 +64,8 @@ class VerificationResult:
         False and true accept rates, from the strictest threshold (0, 0) to the most lenient (1, 1).
     scores : tuple of two ndarray, of shape (n_genuine,) and (n_impostor,)
         Scores of the genuine and of the impostor pairs.
+    right : tuple of two ndarray of bool, of the same shapes
+        Whether the answer at the threshold of the pair's fold was right.
     """
 
     accuracy: float
@@ -67,15 +75,30 @@ class VerificationResult:
     balanced_threshold: float
     auc: float
     tar: dict[float, float | None]
+    eer: float
+    eer_threshold: float
+    d_prime: float | None
     n_genuine: int
     n_impostor: int
     folds: int
     roc: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
     scores: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
+    right: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
+
+    def threshold_at(self, far: float) -> float | None:
+        """Return the most lenient threshold whose false accept rate does not exceed `far`.
+
+        None where there are too few impostor pairs to measure that rate.
+        """
+        return _threshold_at(far, *self.scores)
+
+    def tar_at(self, far: float) -> float | None:
+        """Return the true accept rate at that threshold."""
+        return _tar(far, *self.scores)
 
     def to_dict(self) -> dict:
         """Return all metrics but the ROC curve, in types that JSON knows; keys of ``tar`` become "1e-06" and so on."""
-        metrics = {name: value for name, value in vars(self).items() if name not in ("roc", "scores")}
+        metrics = {name: value for name, value in vars(self).items() if name not in ("roc", "scores", "right")}
         return {**metrics, "tar": {f"{far:g}": tar for far, tar in self.tar.items()}}
 
 
@@ -181,7 +204,11 @@ def score_pairs(
     # Whole numbers over a common denominator, so that equal thresholds compare as equal.
     balance = true_accepts * n_impostor + (n_impostor - false_accepts) * n_genuine
     most_balanced = int(np.argmax(balance))
-    accuracies = (_fold_accuracies if thresholds == "scores" else _insightface_accuracies)(scores, issame, folds)
+    parts = np.array_split(np.arange(len(scores)), folds)
+    accepted = (_accepted if thresholds == "scores" else _accepted_as_insightface)(scores, issame, parts)
+    right = accepted == issame
+    accuracies = np.array([right[part].mean() for part in parts])
+    eer, eer_threshold = _equal_error_rate(tried, false_rates, 1 - true_rates)
     return VerificationResult(
         accuracy=float(accuracies.mean()),
         accuracy_std=float(accuracies.std()),
@@ -189,12 +216,16 @@ def score_pairs(
         balanced_accuracy=float(balance[most_balanced] / (2 * n_genuine * n_impostor)),
         balanced_threshold=float(tried[most_balanced]),
         auc=float(np.sum(np.diff(false_rates) * (true_rates[1:] + true_rates[:-1]) / 2)),
-        tar={far: _tar(far, n_impostor, false_accepts, true_rates) for far in fars},
+        tar={far: _tar(far, scores[issame], scores[~issame]) for far in fars},
+        eer=eer,
+        eer_threshold=eer_threshold,
+        d_prime=_d_prime(scores[issame], scores[~issame]),
         n_genuine=n_genuine,
         n_impostor=n_impostor,
         folds=folds,
         roc=(false_rates, true_rates),
         scores=(scores[issame], scores[~issame]),
+        right=(right[issame], right[~issame]),
     )
 
 
@@ -228,32 +259,56 @@ def _most_accurate_threshold(scores, issame):
     return float(thresholds[np.argmax(true_accepts - false_accepts)])
 
 
-def _fold_accuracies(scores, issame, folds):
-    accuracies = []
-    for fold in np.array_split(np.arange(len(scores)), folds):
-        threshold = _most_accurate_threshold(np.delete(scores, fold), np.delete(issame, fold))
-        accuracies.append(np.mean((scores[fold] >= threshold) == issame[fold]))
-    return np.array(accuracies)
+def _accepted(scores, issame, parts):
+    """Return which pairs of each fold the best threshold of all others accepts."""
+    accepted = np.empty(len(scores), bool)
+    for part in parts:
+        threshold = _most_accurate_threshold(np.delete(scores, part), np.delete(issame, part))
+        accepted[part] = scores[part] >= threshold
+    return accepted
 
 
-def _insightface_accuracies(scores, issame, folds):
-    """The same as :func:`_fold_accuracies` with InsightFace's thresholds, of which it takes the smallest best one."""
+def _accepted_as_insightface(scores, issame, parts):
+    """The same as :func:`_accepted` with InsightFace's thresholds, of which it takes the smallest best one."""
     distances = np.arange(0, 4, 0.01)
     # The first threshold that accepts a pair; for a pair at distance 4, one beyond the last.
     first = np.searchsorted(distances, 2 - 2 * scores, side="right")
-    gains = np.zeros((folds, len(distances) + 1), np.int64)  # correct answers that a threshold has and the last has not
-    sizes, impostors = np.zeros(folds, np.int64), np.zeros(folds, np.int64)
-    for number, fold in enumerate(np.array_split(np.arange(len(scores)), folds)):
-        np.add.at(gains[number], first[fold], np.where(issame[fold], 1, -1))
-        sizes[number], impostors[number] = len(fold), np.count_nonzero(~issame[fold])
-    correct = np.cumsum(gains[:, :-1], axis=1) + impostors[:, None]
-    best = np.argmax(correct.sum(axis=0) - correct, axis=1)
-    return correct[np.arange(folds), best] / sizes
+    gains = np.zeros((len(parts), len(distances) + 1), np.int64)  # right answers that a threshold adds to the last one
+    for number, part in enumerate(parts):
+        np.add.at(gains[number], first[part], np.where(issame[part], 1, -1))
+    right = np.cumsum(gains[:, :-1], axis=1)  # less a constant per fold, the number of impostor pairs
+    accepted = np.empty(len(scores), bool)
+    for part, best in zip(parts, np.argmax(right.sum(axis=0) - right, axis=1)):
+        accepted[part] = first[part] <= best
+    return accepted
 
 
-def _tar(far, n_impostor, false_accepts, true_rates):
-    # The margin absorbs rounding of the product: 0.29 * 100 is just below 29.
-    allowed = math.floor(far * n_impostor + 1e-9)
+def _equal_error_rate(thresholds, false_accepts, false_rejects):
+    """Return the rate where two curves cross, the one rising and the other falling, and the nearest threshold."""
+    after = int(np.argmax(false_accepts >= false_rejects))
+    gaps = (false_rejects - false_accepts)[after - 1 : after + 1]
+    share = gaps[0] / (gaps[0] - gaps[1])
+    rate = false_accepts[after - 1] + share * (false_accepts[after] - false_accepts[after - 1])
+    return float(rate), float(thresholds[after - (gaps[0] < -gaps[1])])
+
+
+def _d_prime(genuine, impostor):
+    deviation = math.sqrt((np.var(genuine) + np.var(impostor)) / 2)
+    distance = float(genuine.mean() - impostor.mean())
+    return distance / deviation if deviation else None
+
+
+def _threshold_at(far, genuine, impostor):
+    allowed = math.floor(far * len(impostor) + 1e-9)  # absorbs rounding of the product: 0.29 * 100 is just below 29
     if allowed < 1:
         return None
-    return float(true_rates[np.searchsorted(false_accepts, allowed, side="right") - 1])
+    if allowed == len(impostor):
+        return float(min(genuine.min(), impostor.min()))
+    first_refused = np.partition(impostor, -allowed - 1)[-allowed - 1]
+    accepted = np.concatenate([genuine[genuine > first_refused], impostor[impostor > first_refused]])
+    return float(accepted.min() if len(accepted) else np.nextafter(first_refused, np.inf))
+
+
+def _tar(far, genuine, impostor):
+    threshold = _threshold_at(far, genuine, impostor)
+    return None if threshold is None else float(np.mean(genuine >= threshold))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from tqdm import tqdm
@@ -11,7 +12,10 @@ from tqdm import tqdm
 from denseface.core.errors import InputError
 from denseface.data.pairs import PairSet
 from denseface.embedding.embedder import Embedder, PictureError
+from denseface.evaluation.influence import measure_intervals, order_people
+from denseface.evaluation.intervals import SharedPeople
 from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores, score_pairs
+from denseface.evaluation.people import PairPeople, find_people
 
 
 @dataclass(frozen=True)
@@ -27,19 +31,55 @@ class VerificationReport:
         not `flip`.
     plain : VerificationResult
         With the embedding of the picture alone.
+    pair_set : PairSet
+        The set.
     """
 
     name: str
     flip: VerificationResult | None
     plain: VerificationResult
+    pair_set: PairSet = field(repr=False, compare=False)
+
+    @cached_property
+    def people(self) -> PairPeople:
+        """Who is in the pairs.
+
+        Raises
+        ------
+        InputError
+            If the table of people beside the set is of another set, or contradicts it.
+        """
+        pictures, pairs = self.pair_set.unique()
+        names = self.pair_set.people_of(pictures)
+        try:
+            return find_people(pairs, self.pair_set.issame, names)
+        except InputError as error:
+            raise InputError(f"{self.name}.people.csv: {error}; correct it, or remove it") from error
+
+    @cached_property
+    def shared(self) -> SharedPeople:
+        """Which pairs share people, on which intervals depend."""
+        return order_people(self.people.numbers, self.pair_set.issame)
+
+    @cached_property
+    def intervals(self) -> dict[str, dict]:
+        """The 95 % intervals by way; see :func:`denseface.evaluation.influence.measure_intervals`."""
+        return {way: measure_intervals(result, self.shared) for way, result in self.ways.items()}
+
+    @property
+    def ways(self) -> dict[str, VerificationResult]:
+        """The results that there are, by their names."""
+        return {way: result for way, result in (("flip", self.flip), ("plain", self.plain)) if result is not None}
 
     def to_dict(self) -> dict:
         """Return all metrics but the ROC curves, in types that JSON knows."""
-        return {
-            "name": self.name,
-            "flip": self.flip and self.flip.to_dict(),
-            "plain": self.plain.to_dict(),
-        }
+        ways = {way: {**result.to_dict(), "intervals": self._intervals(way)} for way, result in self.ways.items()}
+        people = {"count": self.shared.count, "source": self.people.source}
+        return {"name": self.name, "flip": None, **ways, "people": people}
+
+    def _intervals(self, way):
+        intervals = self.intervals[way]
+        return {**intervals, "tar": {f"{far:g}": interval for far, interval in intervals["tar"].items()}}
 
 
 def verify(
@@ -84,6 +124,7 @@ def verify(
             name=pair_set.name,
             flip=None if summed is None else _measure(summed, pairs, pair_set, folds, thresholds),
             plain=_measure(plain, pairs, pair_set, folds, thresholds),
+            pair_set=pair_set,
         )
     except PictureError as error:
         pair = int(np.argwhere(pairs == error.position)[0, 0])

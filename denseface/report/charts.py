@@ -13,16 +13,19 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
+from denseface.evaluation.influence import tar_intervals
 from denseface.report.plotting import COLORS, MUTED, new_figure
 from denseface.training.log import TRAINING_COLUMNS, VERIFICATION_COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from denseface.evaluation.intervals import SharedPeople
     from denseface.evaluation.metrics import VerificationResult
     from denseface.report.comparison import Measured
 
 _BINS = 50
+_BAND = 30  # points of the band about a ROC curve
 _GUESSING = 0.5
 
 
@@ -113,16 +116,19 @@ def draw_run(folder: str | Path) -> Figure:
     return figure
 
 
-def draw_verification(results: dict[str, VerificationResult]) -> Figure:
+def draw_verification(results: dict[str, VerificationResult], shared: dict[str, SharedPeople]) -> Figure:
     """Draw the ROC curves of some measurements in one panel, and the scores of each in another.
 
     The false accept rate has a logarithmic axis, which starts at the rate of half an impostor pair, drawn for none.
-    The point of each curve is its threshold of best accuracy.
+    The point of each curve is its threshold of best accuracy, and the band about it the 95 % interval of the true
+    accept rate at each false accept rate.
 
     Parameters
     ----------
     results : dict of str to VerificationResult
         By title; the title of a panel has the colour of its curve.
+    shared : dict of str to SharedPeople
+        Which pairs share people, by the same titles.
 
     Raises
     ------
@@ -138,12 +144,15 @@ def draw_verification(results: dict[str, VerificationResult]) -> Figure:
         false_rates, true_rates = result.roc
         false_rates = np.maximum(false_rates, 0.5 / result.n_impostor)
         roc.plot(false_rates, true_rates, color=color, drawstyle="steps-post", linewidth=1.5)
+        band = np.geomspace(1 / result.n_impostor, 1, _BAND)
+        low, high = zip(*tar_intervals(result, band.tolist(), shared[name]).values())
+        roc.fill_between(band, low, high, color=color, alpha=0.15, linewidth=0)
         genuine, impostor = (np.mean(scores >= result.threshold) for scores in result.scores)
         at_threshold = f"threshold {result.threshold:.3f}"
         roc.plot(max(impostor, 0.5 / result.n_impostor), genuine, "o", color=color, label=at_threshold)
         first = _draw_scores(figure.add_subplot(grid[row, 1], sharex=first), name, result, color)
     roc.set(xscale="log", xlabel="false accept rate (logarithmic)", ylabel="true accept rate", ylim=(0, 1.02))
-    roc.set_title("ROC: genuine pairs accepted against impostor pairs accepted", fontsize=10, loc="left")
+    roc.set_title("ROC with 95 % intervals: genuine against impostor pairs accepted", fontsize=10, loc="left")
     roc.legend(fontsize=8, frameon=False, loc="lower right")
     roc.grid(color="#dddddd", linewidth=0.6)
     first.set_xlabel("score: cosine similarity")

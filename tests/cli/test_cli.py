@@ -221,16 +221,27 @@ def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
     code, out, err = run(capsys, "verify", *pair_sets, *model)
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
-    flip, plain = expected_report(pair_sets[1]).flip, expected_report(pair_sets[1]).plain
+    report = expected_report(pair_sets[1])
     columns = [re.split("  +", line.strip()) for line in out[out.index("large") :].splitlines()]
-    assert columns == [
-        ["large"],
-        ["flip", "plain"],
-        ["accuracy over 10 folds", *(f"{way.accuracy:.4f} +- {way.accuracy_std:.4f}" for way in (flip, plain))],
-        ["best balanced accuracy", f"{flip.balanced_accuracy:.4f}", f"{plain.balanced_accuracy:.4f}"],
-        ["area under the ROC curve", f"{flip.auc:.4f}", f"{plain.auc:.4f}"],
-        ["threshold of best accuracy", f"{flip.threshold:.4f}", f"{plain.threshold:.4f}"],
+    assert columns[:2] == [["large"], ["flip", "95 % interval", "plain", "95 % interval"]]
+
+    def row(name, attribute, has_interval=True):
+        cells = []
+        for way, result in report.ways.items():
+            cells.append(f"{getattr(result, attribute):.4f}")
+            cells += ["{:.4f}-{:.4f}".format(*report.intervals[way][attribute])] if has_interval else []
+        return [name, *cells]
+
+    assert columns[2:] == [
+        row("accuracy over 10 folds", "accuracy"),
+        row("standard deviation of folds", "accuracy_std", has_interval=False),
+        row("best balanced accuracy", "balanced_accuracy"),
+        row("area under the ROC curve", "auc"),
+        row("equal error rate", "eer"),
+        row("d'", "d_prime", has_interval=False),
+        row("threshold of best accuracy", "threshold", has_interval=False),
         ["genuine + impostor pairs", "13 + 7"],  # seven impostors are too few for any rate
+        [f"intervals for {report.shared.count} people, {report.people.source}"],
     ]
 
 
@@ -245,7 +256,7 @@ def test_verify_takes_the_thresholds_of_insightface(capsys, model, figures, pair
     _, out, _ = run(capsys, "verify", pair_sets[0], *model, "--thresholds", "insightface", "--json")
     embedder = Embedder(tiny_model(), image_shape=TINY_SHAPE)
     expected = verify(embedder, read_pairs(pair_sets[0]), thresholds="insightface").to_dict()
-    assert json.loads(out)["sets"] == [expected]
+    assert json.loads(out)["sets"] == json.loads(json.dumps([expected]))
 
 
 def test_verify_gives_json_alone(capsys, model, figures, pair_sets):
@@ -253,12 +264,12 @@ def test_verify_gives_json_alone(capsys, model, figures, pair_sets):
     assert (code, err) == (0, "")
     content = json.loads(out)
     assert content["model"] == model[1]
-    assert content["sets"] == [expected_report(pair_sets[0]).to_dict()]
+    assert content["sets"] == json.loads(json.dumps([expected_report(pair_sets[0]).to_dict()]))
 
 
 def test_verify_without_flip(capsys, model, figures, pair_sets):
     _, out, _ = run(capsys, "verify", pair_sets[0], *model, "--no-flip", "--json")
-    assert json.loads(out)["sets"] == [expected_report(pair_sets[0], flip=False).to_dict()]
+    assert json.loads(out)["sets"] == json.loads(json.dumps([expected_report(pair_sets[0], flip=False).to_dict()]))
 
 
 def test_verify_with_another_engine(capsys, model, figures, pair_sets):

@@ -28,6 +28,14 @@ def best_threshold(measure, scores, issame):
     return max(candidates(scores), key=lambda threshold: measure(threshold, scores, issame))
 
 
+def crossing(points):
+    """Where a line through points (FMR, FNMR) meets FMR = FNMR."""
+    for (false, miss), (next_false, next_miss) in zip(points, points[1:]):
+        if next_false >= next_miss:
+            step = (miss - false) / (miss - false + next_false - next_miss)
+            return false + step * (next_false - false)
+
+
 def brute_force(scores, issame, folds, fars):
     scores, issame = list(scores), list(issame)
     n_genuine, n_impostor = issame.count(True), issame.count(False)
@@ -51,6 +59,7 @@ def brute_force(scores, issame, folds, fars):
             else None
             for far in fars
         },
+        "eer": crossing([(false / n_impostor, 1 - true / n_genuine) for false, true in points]),
         "roc": (
             [false / n_impostor for false, _ in points],
             [true / n_genuine for _, true in points],
@@ -68,7 +77,7 @@ def test_agrees_with_trying_every_threshold(n_pairs, folds, decimals):
     fars = (0.5, 0.1, 0.05, 0.01)
     result, expected = score_pairs(scores, issame, folds, fars), brute_force(scores, issame, folds, fars)
 
-    for name in ("accuracy", "accuracy_std", "balanced_accuracy", "auc"):
+    for name in ("accuracy", "accuracy_std", "balanced_accuracy", "auc", "eer"):
         assert getattr(result, name) == pytest.approx(expected[name], abs=1e-12), name
     assert accuracy_at(result.threshold, scores, issame) == expected["best_accuracy"]
     assert balanced_accuracy_at(result.balanced_threshold, scores, issame) == pytest.approx(result.balanced_accuracy)
@@ -76,6 +85,28 @@ def test_agrees_with_trying_every_threshold(n_pairs, folds, decimals):
     assert np.allclose(result.roc[0], expected["roc"][0], rtol=0, atol=1e-12)
     assert np.allclose(result.roc[1], expected["roc"][1], rtol=0, atol=1e-12)
     assert (result.n_genuine, result.n_impostor) == (issame.sum(), (~issame).sum())
+
+
+def test_the_threshold_at_a_rate_accepts_no_more_and_the_next_one_does():
+    random = np.random.RandomState(7)
+    issame = random.rand(300) < 0.3
+    result = score_pairs(np.round(random.normal(issame * 0.8, 0.5), 2), issame)
+    genuine, impostor = result.scores
+    for far in (0.5, 0.1, 0.02, 1.0):
+        threshold, tar = result.threshold_at(far), result.tar_at(far)
+        assert np.mean(impostor >= threshold) <= far and np.mean(genuine >= threshold) == tar
+        below = np.concatenate(result.scores)
+        below = below[below < threshold]
+        assert far == 1.0 or np.mean(impostor >= below.max()) > far
+    assert result.threshold_at(1e-3) is result.tar_at(1e-3) is None
+
+
+def test_d_prime_of_normal_scores():
+    random = np.random.RandomState(0)
+    issame = np.arange(20000) % 2 > 0
+    scores = np.where(issame, random.normal(2, 1, 20000), random.normal(0, 0.5, 20000))
+    assert score_pairs(scores, issame).d_prime == pytest.approx(2 / 0.625**0.5, rel=0.02)
+    assert score_pairs([1, 0] * 10, [True, False] * 10).d_prime is None
 
 
 def test_separable_pairs_are_all_right():
@@ -160,6 +191,9 @@ def test_to_dict_is_json():
         "balanced_threshold": pytest.approx(0.8),
         "auc": 1.0,
         "tar": {"0.5": 1.0, "1e-06": None},
+        "eer": 0.0,
+        "eer_threshold": pytest.approx(0.8),
+        "d_prime": pytest.approx(0.65 / (0.0025 / 2) ** 0.5),
         "n_genuine": 2,
         "n_impostor": 2,
         "folds": 2,

@@ -1,11 +1,16 @@
 """Charts are held to the numbers that they are made of, read back from the figure."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
 from denseface import cli
 from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
+from denseface.evaluation.influence import tar_intervals
+from denseface.evaluation.intervals import SharedPeople
 from denseface.evaluation.metrics import score_pairs
 from denseface.report.charts import draw_comparison, draw_run, draw_verification
 from denseface.report.comparison import Measured
@@ -103,7 +108,8 @@ def test_no_run_and_several_runs_are_refused(tmp_path):
 
 def test_roc_and_scores():
     result = score_pairs([0.9, 0.2, 0.8, 0.1, 0.3, 0.7], [True, False, True, False, True, False], folds=2)
-    figure = draw_verification({"new": result, "old": result})
+    shared = SharedPeople(np.arange(12).reshape(6, 2))
+    figure = draw_verification({"new": result, "old": result}, {"new": shared, "old": shared})
     roc, *histograms = figure.axes
     assert roc.get_xscale() == "log"
     none = 0.5 / 3  # half of one of three impostor pairs
@@ -111,6 +117,9 @@ def test_roc_and_scores():
     for line in roc.lines[::2]:
         assert np.allclose(line.get_xdata(), [none, none, none, 1 / 3, 1 / 3, 2 / 3, 1])
         assert np.allclose(line.get_ydata(), [0, 1 / 3, 2 / 3, 2 / 3, 1, 1, 1])
+    band = roc.collections[0].get_paths()[0].vertices
+    low, high = tar_intervals(result, [1.0], shared)[1.0]
+    assert band[:, 1].max() == high and low in band[:, 1]
     point = roc.lines[1]
     assert (point.get_xdata().item(), point.get_ydata().item()) == (none, 2 / 3)
     assert point.get_label() == f"threshold {result.threshold:.3f}"
@@ -134,6 +143,13 @@ def test_verify_several_models_with_a_plot(capsys, tmp_path):
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     assert out.index(f"small, {tmp_path}/new,1\n") < out.index(f"small, {tmp_path}/old,1\n")
+    assert re.search(
+        rf"small, {tmp_path}/new,1 minus {tmp_path}/old,1\n +difference  95 % interval\naccuracy over", out
+    )
     assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main([*command, "--json"]) == 0
+    new, old = json.loads(capsys.readouterr().out)
+    auc, (low, high) = old["sets"][0]["first_minus_this"]["auc"]
+    assert low <= auc <= high and auc == new["sets"][0]["flip"]["auc"] - old["sets"][0]["flip"]["auc"]
     assert cli.main([*command[:-1], str(tmp_path / "roc.doc")]) == 1
     assert capsys.readouterr().out == ""

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+
+from bench import coverage
+from denseface.core.errors import InputError
+from denseface.evaluation.influence import METRICS, compare, measure, measure_intervals, order_people, tar_intervals
+from denseface.evaluation.intervals import SharedPeople, difference_interval, t_quantile, wilson
+from denseface.evaluation.metrics import score_pairs
+from denseface.evaluation.people import find_people
+
+
+def a_set(seed=0, people=12, pictures=4):
+    owners, issame, scores = coverage.simulate(np.random.default_rng(seed), people, pictures)
+    return owners, issame, scores, order_people(owners, issame)
+
+
+def test_the_variance_adds_up_all_pairs_of_pairs_that_share_people():
+    random = np.random.default_rng(0)
+    people = random.integers(0, 9, (150, 2))
+    contributions = random.normal(size=150)
+    contributions -= contributions.mean()
+    contributions += 5 * np.isin(people, [3]).any(axis=1)  # a person whose pairs agree
+    share = [[len({*one} & {*other}) > 0 for other in people] for one in people]
+    expected = contributions @ np.array(share) @ contributions * 9 / 7
+    found = SharedPeople(people * 10).spread(contributions)
+    assert found.variance == pytest.approx(expected)
+    assert found.people == 9 and 1 <= found.freedom <= 8
+
+
+def test_pairs_that_share_nobody_are_independent():
+    contributions = np.random.default_rng(1).normal(size=400)
+    contributions -= contributions.mean()
+    found = SharedPeople(np.arange(800).reshape(400, 2)).spread(contributions)
+    assert found.variance == pytest.approx(np.sum(contributions**2), rel=0.01)
+
+
+def test_wilson_and_student_agree_with_tables():
+    assert wilson(0.1, 100) == pytest.approx((0.0552, 0.1744), abs=1e-4)
+    assert wilson(0.0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson(1.0, 10) == pytest.approx((0.7225, 1), abs=1e-4)
+    table = {3: 3.182, 9: 2.262, 30: 2.042, 1e9: 1.960}
+    assert [t_quantile(freedom) for freedom in table] == pytest.approx(list(table.values()), rel=0.01)
+
+
+def test_contributions_predict_what_leaving_a_person_out_does():
+    """The jackknife's estimate of the variance is nearly that of the contributions."""
+    owners, issame, scores, shared = a_set(people=30, pictures=3)
+    result = score_pairs(scores, issame, 2)
+    without = [(owners != person).all(axis=1) for person in range(30)]
+    others = [score_pairs(scores[kept], issame[kept], 2) for kept in without]
+    for metric in METRICS[1:]:  # all but the accuracy, for which folds change too
+        value, contributions, _ = measure(result, metric, shared)
+        assert value == getattr(result, metric)
+        assert abs(contributions.sum()) < 1e-9
+        jackknife = np.var([getattr(other, metric) for other in others]) * 29
+        assert shared.spread(contributions).variance == pytest.approx(jackknife, rel=0.5), metric
+
+
+def test_intervals_contain_the_value_and_lower_bounds_never_fall():
+    _, issame, scores, shared = a_set()
+    result = score_pairs(scores, issame)
+    found = measure_intervals(result, shared)
+    for name in METRICS:
+        assert 0 <= found[name].low < getattr(result, name) < found[name].high <= 1, name
+    for far, tar in result.tar.items():
+        assert (found["tar"][far] is None) if tar is None else found["tar"][far].low <= tar <= found["tar"][far].high
+    rates = np.geomspace(1e-3, 1, 30).tolist()
+    lows = [interval.low for interval in tar_intervals(result, rates, shared).values()]
+    assert lows == sorted(lows)
+
+
+def test_no_errors_do_not_mean_certainty():
+    """What few people show without an error is as uncertain as few people are, however many pairs they have."""
+    _, issame, scores, shared = a_set(people=10, pictures=10)
+    result = score_pairs(scores + 2 * issame, issame)
+    assert result.tar[0.1] == 1
+    assert 0.6 < measure_intervals(result, shared)["tar"][0.1].low < 0.95
+    assert (
+        measure_intervals(result, order_people(np.arange(2 * len(scores)).reshape(-1, 2), issame))["tar"][0.1].low
+        > 0.99
+    )
+
+
+def test_a_model_compared_with_itself_is_not_different():
+    _, issame, scores, shared = a_set()
+    result = score_pairs(scores, issame)
+    differences = compare(result, result, shared)
+    assert all(differences[name] == (0, (0, 0)) for name in METRICS)
+    better = score_pairs(scores + 0.3 * issame, issame)
+    value, interval = compare(better, result, shared)["eer"]
+    assert value == better.eer - result.eer < 0 and interval.low < value < interval.high < 0
+
+
+def test_a_paired_comparison_is_sharper_than_two_intervals():
+    _, issame, scores, shared = a_set(people=40)
+    noise = np.random.default_rng(5).normal(0, 0.01, len(scores))
+    one, other = (score_pairs(each, issame) for each in (scores, scores + noise))
+    _, interval = compare(one, other, shared)["auc"]
+    alone = measure_intervals(one, shared)["auc"]
+    assert interval.high - interval.low < (alone.high - alone.low) / 2
+
+
+def test_intervals_cover_and_a_bootstrap_over_pairs_does_not():
+    found = coverage.cover(40, 3, 80, seed=2, bootstrapped=15)
+    for name in coverage.truths():
+        assert found["denseface"][name] >= 88, found
+        assert found["bootstrap over pairs"][name] <= 85, found
+
+
+@pytest.mark.torture
+def test_intervals_cover_95_percent():
+    found = coverage.cover(40, 5, 1000, seed=1)["denseface"]
+    print(found)
+    assert all(93 <= percentage <= 97 for percentage in found.values()), found
+
+
+def test_genuine_pairs_tell_people_apart():
+    pairs = np.array([[4, 1], [1, 0], [2, 3], [0, 2], [5, 6]])
+    numbers, names = find_people(pairs, np.array([True, True, True, False, False]))
+    assert numbers.tolist() == [[0, 0], [0, 0], [2, 2], [0, 2], [5, 6]] and names is None
+
+
+def test_names_are_people_and_must_fit_the_pairs():
+    pairs, issame = np.array([[0, 1], [0, 2]]), np.array([True, False])
+    numbers, names = find_people(pairs, issame, ["anna", "anna", "bert"])
+    assert numbers.tolist() == [[0, 0], [0, 1]] and names == ["anna", "bert"]
+    with pytest.raises(InputError, match="pair 1 is said to show two people, but its pictures are of anna and anna"):
+        find_people(pairs, issame, ["anna"] * 3)
+
+
+def test_a_difference_without_variance_has_no_width():
+    assert difference_interval(0.0, np.zeros(4), SharedPeople(np.arange(8).reshape(4, 2))) == (0, 0)
