@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from denseface.cli.console import OK
-from denseface.cli.options import add_example, batch_size, image_size
+from denseface.cli.options import add_example, add_scaling, batch_size, given_scaling, image_size
 from denseface.core.errors import InputError
 from denseface.core.text import counted
 
@@ -41,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="let layers compute with whole numbers of 8 bits, in ranges measured on the pictures of PATH (as for "
         "embed); fast with --engine openvino-bf16",
     )
+    add_scaling(parser)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     add_example(parser, "denseface export --model models/d63-arcface-orl/model -o model.onnx")
     parser.set_defaults(run=run)
@@ -63,11 +64,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _export(args, path):
     from denseface.data.pictures import PictureShape
+    from denseface.embedding.scaling import make_scaling, scaled
     from denseface.evaluation.thresholds import read_metrics
     from denseface.export.onnx import OLDEST_OPSET, export
     from denseface.models.checkpoint import load_model, parse_model
 
-    model = load_model(*parse_model(args.model))
+    scaling = make_scaling(**given_scaling(args), image_shape=args.image_size)
+    model = scaled(load_model(*parse_model(args.model)), scaling)
     shape = PictureShape(*args.image_size).nchw(args.batch or 1)
     metrics = None if args.int8 else read_metrics(model)  # other numbers have other thresholds
     report = export(

@@ -33,7 +33,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="PREFIX,EPOCH",
-        help="PREFIX-symbol.json and PREFIX-EPOCH.params; PREFIX alone means the newest; or a file that export wrote",
+        help="PREFIX-symbol.json and PREFIX-EPOCH.params; PREFIX alone means the newest; or an ONNX file",
     )
     parser.add_argument(
         "--engine",
@@ -54,6 +54,25 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="pictures computed at a time (default: 2, which a CPU does as fast as more; take 64 or more on a GPU)",
     )
     parser.add_argument("--gpu", type=gpu_number, metavar="N", help="compute on this GPU instead of the CPU")
+    add_scaling(parser)
+
+
+def add_scaling(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`given_scaling` reads."""
+    parser.add_argument(
+        "--input-mean",
+        type=float,
+        metavar="X",
+        help="for a network from elsewhere that does not scale its pictures itself: subtract X from pixels, 0 to 255 "
+        "(default: 0; for an ONNX file of others, what the insightface package does)",
+    )
+    parser.add_argument("--input-scale", type=float, metavar="X", help="then multiply by X, such as 0.0078125")
+    parser.add_argument("--bgr", action="store_true", help="such a network takes blue first")
+
+
+def given_scaling(args: argparse.Namespace) -> dict:
+    """Return what the options say of pixels, as arguments for ``Embedder.load``."""
+    return {"input_mean": args.input_mean, "input_scale": args.input_scale, "bgr": args.bgr}
 
 
 def add_no_flip(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +197,7 @@ def load_embedder(args: argparse.Namespace, flip: bool = True, crop: Cropper | N
         image_shape=args.image_size,
         crop=crop,
         context=None if args.gpu is None else _gpu(args.gpu),
+        **given_scaling(args),
     )
 
 

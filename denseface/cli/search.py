@@ -15,6 +15,7 @@ from denseface.cli.options import (
     add_face_options,
     add_model_options,
     embed_faces,
+    given_scaling,
     load_cropper,
     load_embedder,
     positive,
@@ -51,11 +52,14 @@ def run(args: argparse.Namespace) -> int:
 
     from denseface.core.parallel import ordered_map
     from denseface.embedding.gallery import Gallery
+    from denseface.embedding.scaling import make_scaling
 
     gallery = Gallery(args.gallery)
     args.image_size = args.image_size or tuple(gallery.model["image_shape"])
     if gallery.model["precision"] != "float32":
         args.engine = args.engine or gallery.model["engine"]
+    if not args.model.endswith(".onnx") and make_scaling(**given_scaling(args)) is None:
+        args.input_mean, args.input_scale, args.bgr = gallery.scaling or (None, None, False)
     is_said = bool(args.aligned or args.landmarks or args.detector)
     crop = load_cropper(args) if is_said else _cropper_of(gallery, args)
     embedder = load_embedder(args, flip=gallery.model["flip"], crop=crop)

@@ -19,6 +19,7 @@ from denseface.data.cropping import Crop, Cropper
 from denseface.data.pictures import Picture, PictureShape, load_picture
 from denseface.embedding.engines import make_engine
 from denseface.embedding.engines.onnx_model import read_onnx
+from denseface.embedding.scaling import make_scaling, scaled
 
 if TYPE_CHECKING:
     from denseface.embedding.engines.onnx_model import OnnxModel
@@ -127,13 +128,25 @@ class Embedder:
         self.emb_size = self._engine.emb_size
 
     @classmethod
-    def load(cls, text: str, **options: object) -> Embedder:
+    def load(
+        cls,
+        text: str,
+        *,
+        input_mean: float | None = None,
+        input_scale: float | None = None,
+        bgr: bool = False,
+        **options: object,
+    ) -> Embedder:
         """Load a model and make an embedder of it.
 
         Parameters
         ----------
         text : str
-            ``PREFIX,EPOCH``, ``PREFIX`` for its newest model, or a file ``.onnx`` that ``denseface export`` wrote.
+            ``PREFIX,EPOCH``, ``PREFIX`` for its newest model, or a file ``.onnx``.
+        input_mean, input_scale, bgr : float, float and bool, optional
+            For a network from elsewhere that leaves it to its caller to scale pixels: it gets (pixel - mean) * scale,
+            with blue first if `bgr`. By default pixels as they are, except for an ONNX file from elsewhere, which is
+            read by the rule of the insightface package.
         **options
             As for the class.
 
@@ -142,11 +155,12 @@ class Embedder:
         InputError
             If there is no such model, or it is damaged.
         """
+        scaling = make_scaling(input_mean, input_scale, bgr)
         if text.endswith(".onnx"):
-            return cls(read_onnx(text), **options)
+            return cls(read_onnx(text, scaling), **options)
         from denseface.models.checkpoint import load_model, parse_model
 
-        return cls(load_model(*parse_model(text)), **options)
+        return cls(scaled(load_model(*parse_model(text)), scaling), **options)
 
     @property
     def fingerprint(self) -> dict:
@@ -167,10 +181,12 @@ class Embedder:
         -------
         dict
             ``prefix``, ``epoch`` and ``sha256`` of the model, ``engine``, ``precision``, ``flip``, ``normalize``,
-            ``image_shape`` (height, width, channels), and ``crop``, how faces are cut out of pictures.
+            ``image_shape`` (height, width, channels), and ``crop``, how faces are cut out of pictures; ``scaling``
+            (mean, scale, bgr) if the network leaves it to its caller.
         """
         return {
             **self.fingerprint,
+            **({"scaling": list(self.model.scaling)} if self.model.scaling else {}),
             "engine": self.engine,
             "precision": self.precision,
             "flip": self.flip,

@@ -143,6 +143,13 @@ class Gallery:
         """How its faces were cut out; see :attr:`denseface.data.cropping.Cropper.description`."""
         return _crop_of(self.model)
 
+    @property
+    def scaling(self) -> tuple[float, float, bool] | None:
+        """How the pixels of a network from elsewhere were scaled (mean, scale, blue first); None if nothing is said."""
+        said = self.model.get("scaling")
+        kinds = [type(value) for value in said] if isinstance(said, list) else []
+        return tuple(said) if kinds == [float, float, bool] else None
+
     def require_same(self, description: dict) -> None:
         """Refuse embeddings that were not computed as those of the gallery.
 
@@ -158,6 +165,12 @@ class Gallery:
         """
         theirs, ours = self.model, description
         if theirs["sha256"] != ours["sha256"]:
+            if self.scaling is not None and list(self.scaling) != ours.get("scaling"):
+                mean, scale, bgr = self.scaling
+                raise InputError(
+                    f"{self.path}: its network took (pixel - {mean:g}) * {scale:g}{', blue first' if bgr else ''}; "
+                    "search with this scaling and this model, or embed the pictures again"
+                )
             raise InputError(
                 f"{self.path}: its embeddings come from another model, {theirs.get('prefix')},{theirs.get('epoch')}; "
                 "search with that model, or embed the pictures again"

@@ -71,16 +71,19 @@ def write_metadata(
 
 
 def read_metadata(metadata: Mapping[str, str]) -> Origin | None:
-    """Return what a file says about its model; None if denseface did not write it."""
-    fingerprint, metrics = (_json(metadata, key) for key in (_MODEL, _VERIFICATION))
-    if any(type(fingerprint.get(key)) is not kind for key, kind in _KINDS.items()):
+    """Return what a file says about its model; None if denseface did not write it.
+
+    Raises
+    ------
+    ValueError
+        If what it says is damaged.
+    """
+    if _MODEL not in metadata:
         return None
-    return Origin({key: fingerprint[key] for key in _KINDS}, metrics)
-
-
-def _json(metadata, key):
     try:
-        value = json.loads(metadata.get(key, "{}"))
-    except (ValueError, RecursionError):
-        value = {}
-    return value if isinstance(value, dict) else {}
+        fingerprint, metrics = (json.loads(metadata.get(key, "{}")) for key in (_MODEL, _VERIFICATION))
+        if any(type(fingerprint[key]) is not kind for key, kind in _KINDS.items()) or not isinstance(metrics, dict):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError("what it says about its model is damaged") from error
+    return Origin({key: fingerprint[key] for key in _KINDS}, metrics)

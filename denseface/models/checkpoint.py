@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class Model:
         Where it was read from: ``prefix-symbol.json`` and ``prefix-NNNN.params``.
     step : int
         NNNN.
+    scaling : Scaling, optional
+        What was put before its first layer; see :mod:`denseface.embedding.scaling`.
     """
 
     symbol: mx.sym.Symbol
@@ -64,6 +66,7 @@ class Model:
     auxiliary: Arrays
     prefix: str
     step: int
+    scaling: Any = None
 
     default_engine = "mxnet"
     precision = "float32"
@@ -85,11 +88,11 @@ class Model:
 
         ``prefix`` and ``epoch`` say where it was read from. ``sha256`` is the hash, in hexadecimal, of the names and
         values of the parameters that its embedding depends on: the same for every copy of the model, saved with its
-        training symbol or without.
+        training symbol or without, unless its pictures are scaled otherwise.
         """
         symbol = embedding_output(self.symbol)
         given = {**self.arguments, **self.auxiliary}
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.scaling.mark() if self.scaling else b"")
         for name in sorted({*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {"data"}):
             values = np.ascontiguousarray(given[name], np.float32)
             digest.update(f"{name} {values.shape}\n".encode())

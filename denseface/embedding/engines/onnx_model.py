@@ -1,20 +1,28 @@
-"""Models as ONNX: converted in memory, or read from a file that ``denseface export`` wrote."""
+"""Models as ONNX: converted in memory, or read from a file of ``denseface export`` or from elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.files import open_input
+from denseface.core.onnx_format import from_array, message
 from denseface.core.packages import require
 from denseface.embedding.engines.onnx_check import check_onnx
+from denseface.embedding.scaling import Scaling, scales_itself, scaling_by_insightface
 from denseface.export.metadata import read_metadata
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from denseface.models.checkpoint import Model
 
 _MAX_BYTES = 1 << 30
@@ -43,6 +51,8 @@ class OnnxModel:
     metrics : dict
         What verification had measured when the file was written, by set; see
         :func:`denseface.evaluation.thresholds.read_metrics`.
+    scaling : Scaling or None
+        What was put before the first layer of a network from elsewhere.
     """
 
     content: bytes
@@ -53,6 +63,7 @@ class OnnxModel:
     fingerprint: dict
     precision: str = "float32"
     metrics: dict = dataclasses.field(default_factory=dict)
+    scaling: Scaling | None = None
 
     default_engine = "onnxruntime"
 
@@ -62,10 +73,18 @@ class OnnxModel:
         return Path(self.name).with_suffix(".verification.json")
 
 
-def read_onnx(path: str | Path) -> OnnxModel:
-    """Read a file that ``denseface export`` wrote.
+def read_onnx(path: str | Path, scaling: Scaling | None = None) -> OnnxModel:
+    """Read an ONNX file.
 
-    Others are refused: nothing in them says how they want pictures scaled.
+    A file of ``denseface export`` takes pixels as they are. Others are read by the rule of the insightface package,
+    unless a scaling is given, and scale their pixels by themselves from then on.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    scaling : Scaling, optional
+        How a network from elsewhere wants its pixels.
 
     Raises
     ------
@@ -77,13 +96,57 @@ def read_onnx(path: str | Path) -> OnnxModel:
     if len(content) > _MAX_BYTES:
         raise InputError(f"{path}: larger than {_MAX_BYTES >> 20} MB; export the network again")
     proto = check_onnx(content, str(path))
-    origin = read_metadata({entry.key: entry.value for entry in proto.metadata_props})
-    if origin is None:
-        raise InputError(
-            f"{path}: denseface export did not write it, and it does not say how it wants pictures scaled; export the "
-            "network again"
-        )
-    return _described(proto, str(path), *origin)
+    try:
+        origin = read_metadata({entry.key: entry.value for entry in proto.metadata_props})
+    except ValueError as error:
+        raise InputError(f"{path}: refused: {error}; export the network again") from error
+    if origin is not None:
+        if scaling is not None:
+            raise InputError(
+                f"{path}: denseface export wrote it, and it scales its pictures itself; leave --input-mean, "
+                "--input-scale and --bgr out"
+            )
+        return _described(proto, str(path), *origin)
+    if scaling is None:
+        nodes = [(node.op_type, node.input, node.output) for node in proto.graph.node]
+        is_inside = scales_itself(proto.graph.input[0].name, nodes)
+        scaling = scaling_by_insightface([node.name for node in proto.graph.node], is_inside, str(path))
+    _scale(proto.graph, scaling, str(path))
+    digest = hashlib.sha256(content + scaling.mark()).hexdigest()
+    fingerprint = {"prefix": str(path), "epoch": 0, "sha256": digest}
+    return _described(proto, str(path), fingerprint, {}, scaling)
+
+
+def _scale(graph: Message, scaling: Scaling, name: str) -> None:
+    """Call the input ``data``, and scale it before the first layer."""
+    (given,) = graph.input
+    if given.type.tensor_type.shape.dim[1].dim_value == 1 and scaling.bgr:
+        raise InputError(f"{name}: takes gray pictures, which have no order of colours", option="bgr")
+    taken = {tensor.name for tensor in graph.initializer}.union(*([*node.input, *node.output] for node in graph.node))
+    prefix = next(prefix for prefix in map("scaling{}_".format, itertools.count()) if not _starts(taken, prefix))
+    if "data" in taken - {given.name}:
+        raise InputError(f"{name}: refused: it calls another tensor than its input data")
+    for node in graph.node:
+        node.input[:] = [f"{prefix}input" if tensor == given.name else tensor for tensor in node.input]
+    given.name = "data"
+    steps = [("Gather", np.array([2, 1, 0]), {"axis": 1})] if scaling.bgr else []
+    steps += [("Sub", np.array(scaling.mean, np.float32), {}), ("Mul", np.array(scaling.scale, np.float32), {})]
+    made, source = [], "data"
+    for op, value, attributes in steps:
+        graph.initializer.append(from_array(value, f"{prefix}{op}"))
+        node = message("NodeProto", op_type=op, name=f"{prefix}{op}", input=[source, f"{prefix}{op}"])
+        node.attribute.extend(message("AttributeProto", name=k, i=v, type=2) for k, v in attributes.items())
+        source = f"{prefix}{op}_output"
+        node.output.append(source)
+        made.append(node)
+    made[-1].output[0] = f"{prefix}input"
+    made.extend(graph.node)
+    del graph.node[:]
+    graph.node.extend(made)
+
+
+def _starts(names, prefix):
+    return any(name.startswith(prefix) for name in names)
 
 
 def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
@@ -113,7 +176,7 @@ def loading(model: OnnxModel, library: str) -> Iterator[None]:
         raise InputError(f"{model.name}: {library} cannot load it: {mxnet_reason(error)}") from error
 
 
-def _described(proto, name, fingerprint, metrics):
+def _described(proto, name, fingerprint, metrics, scaling=None):
     (batch, *input_shape), (_, emb_size) = (
         [size.dim_value for size in value[0].type.tensor_type.shape.dim]
         for value in (proto.graph.input, proto.graph.output)
@@ -129,4 +192,5 @@ def _described(proto, name, fingerprint, metrics):
         fingerprint=fingerprint,
         precision=precision,
         metrics=metrics if precision == "float32" else {},
+        scaling=scaling,
     )
