@@ -32,6 +32,8 @@ config = EasyDict(
     fc7_lr_mult=1.0,
     fc7_wd_mult=1.0,
     fc7_no_bias=False,
+    loss_k=1,  # centres per class
+    interclass_filtering_threshold=0.0,  # cosine beyond which another class counts as the same person, 0 for none
     # data
     val_targets=["lfw", "cfp_fp", "agedb_30"],
     data_rand_mirror=True,
@@ -108,6 +110,8 @@ loss = EasyDict(
     arcface=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.5, loss_m3=0.0),
     cosface=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.0, loss_m3=0.35),
     combined=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.3, loss_m3=0.2),
+    subcenter=dict(loss_name="margin_softmax", loss_s=64.0, loss_m1=1.0, loss_m2=0.5, loss_m3=0.0, loss_k=3),
+    adaface=dict(loss_name="adaface", loss_s=64.0, loss_m=0.4, loss_h=0.333, loss_t_alpha=0.01),
     teacher=dict(loss_name="teacher"),
     triplet=dict(
         loss_name="triplet",
@@ -168,6 +172,11 @@ BOUNDS = dict(
     loss_m1=(0.01, 100),
     loss_m2=(-math.pi, math.pi),
     loss_m3=(-2, 2),
+    loss_k=(1, 64),
+    loss_m=(0, math.pi / 2),
+    loss_h=(0.001, 100),
+    loss_t_alpha=(0.0001, 1),
+    interclass_filtering_threshold=(0, 1),
     images_per_identity=(2, 65536),
     triplet_alpha=(0, 4),
     triplet_bag_size=(1, 1 << 24),

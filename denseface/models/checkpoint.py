@@ -7,7 +7,7 @@ The checkpoint at step N of prefix P is
 ``P-ema-symbol.json``, ``P-ema-N.params``
     With averaged weights: the same network with them, a model of its own with the prefix ``P-ema``.
 ``P-N.states``
-    The parameters that only training needs (the class centres) and the momentum of every parameter.
+    What only training needs: the class centres and statistics of the loss, and the momentum of every parameter.
 ``P-N.states-1``, ``P-N.states-2``, ...
     Rows of arrays that are too large for one file.
 ``P-N.json``
@@ -183,7 +183,7 @@ class Checkpoint:
         return TrainingState(
             self.step,
             {**deployed, **_with_prefix(states, "arg:")},
-            auxiliary,
+            {**auxiliary, **_with_prefix(states, "aux:")},
             _with_prefix(states, "momentum:"),
             self.manifest["progress"],
             _split(self._path("ema"), self._read("ema")) if "ema" in self.manifest["files"] else None,
@@ -297,13 +297,14 @@ def save(prefix: str | Path, symbol: mx.sym.Symbol, state: TrainingState) -> Non
         What to save.
     """
     prefix = str(prefix)
-    deployed = set(symbol.list_arguments())
+    deployed = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
     params = {
         **{f"arg:{name}": array for name, array in state.arguments.items() if name in deployed},
-        **{f"aux:{name}": array for name, array in state.auxiliary.items()},
+        **{f"aux:{name}": array for name, array in state.auxiliary.items() if name in deployed},
     }
     states = {
         **{f"arg:{name}": array for name, array in state.arguments.items() if name not in deployed},
+        **{f"aux:{name}": array for name, array in state.auxiliary.items() if name not in deployed},
         **{f"momentum:{name}": array for name, array in state.momenta.items()},
     }
     large = {name: array for name, array in states.items() if array.nbytes > _LARGE and len(array) > 1}

@@ -19,12 +19,17 @@ from easydict import EasyDict
 from denseface.core.errors import InputError
 from denseface.core.files import read_input
 from denseface.models import losses, plugins
+from denseface.models.adaface import adaface
 from denseface.models.distillation import with_teacher
 from denseface.models.symbol_file import infer_shapes
 
 import mxnet as mx
 
 _MAX_SCRIPT_SIZE = 1 << 24  # bytes of a file of a network family
+_EXTRAS = (
+    ("loss_k", 1, ("margin_softmax",)),
+    ("interclass_filtering_threshold", 0, ("margin_softmax", "adaface")),
+)
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _MODULES = {"config": "config.py", "symbol_utils": "symbol_utils.py", "symbol": "symbol/__init__.py"}
 
@@ -156,6 +161,9 @@ def training_symbol(config: EasyDict, embedding: mx.sym.Symbol, num_classes: int
     InputError
         For an unknown ``loss_name``, or an ``image_shape`` that does not fit the network.
     """
+    for key, usual, takers in _EXTRAS:
+        if config[key] != usual and config.loss_name not in takers:
+            raise InputError(f"{key}: the loss {config.loss} does not have it; leave it out", option="set")
     if config.loss_name == "teacher":
         raise InputError("the loss teacher needs a model that teaches; name it", option="teacher")
     if config.loss_name == "triplet":
@@ -171,11 +179,15 @@ def training_symbol(config: EasyDict, embedding: mx.sym.Symbol, num_classes: int
     }
     if config.loss_name == "softmax":
         return losses.softmax(embedding, no_bias=config.fc7_no_bias, **classifier)
+    filtering = {"filter_threshold": config.interclass_filtering_threshold}
     if config.loss_name == "margin_softmax":
-        margins = {"s": config.loss_s, "m1": config.loss_m1, "m2": config.loss_m2, "m3": config.loss_m3}
-        return losses.margin_softmax(embedding, **margins, **classifier)
+        margins = {name: config[f"loss_{name}"] for name in ("s", "m1", "m2", "m3", "k")}
+        return losses.margin_softmax(embedding, **margins, **filtering, **classifier)
+    if config.loss_name == "adaface":
+        margins = {name: config[f"loss_{name}"] for name in ("s", "m", "h", "t_alpha")}
+        return adaface(embedding, **margins, **filtering, **classifier)
     raise InputError(
-        f"loss_name: no loss {config.loss_name!r}; there are softmax, margin_softmax, triplet and atriplet"
+        f"loss_name: no loss {config.loss_name!r}; there are softmax, margin_softmax, adaface, triplet and atriplet"
     )
 
 

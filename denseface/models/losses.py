@@ -7,6 +7,7 @@ embedding and a softmax's cross-entropy are there to be read; they send no gradi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from denseface.core.errors import InputError
 import mxnet as mx
 
 _COS_LIMIT = 1 - 1e-6  # arccos has no finite slope at 1
+_IMPOSSIBLE = -1e6  # a logit whose probability is 0
 
 
 def softmax(
@@ -65,6 +67,8 @@ def margin_softmax(
     m1: float = 1.0,
     m2: float = 0.0,
     m3: float = 0.0,
+    k: int = 1,
+    filter_threshold: float = 0.0,
     lr_mult: float = 1.0,
     wd_mult: float = 1.0,
     ce_loss: bool = True,
@@ -78,6 +82,10 @@ def margin_softmax(
     (Deng et al. 2019, ArcFace, eq. 4). psi is the cosine up to pi and keeps falling beyond it (Liu et al. 2017,
     SphereFace, section 3.2), so that a larger angle is never rewarded.
 
+    With k above 1 a class has k centres, and its cosine is the largest of theirs (Deng et al. 2020, Sub-center ArcFace,
+    section 3.2): mislabelled and unusual faces gather at centres of their own. Where several are equally near, all of
+    them move.
+
     Parameters
     ----------
     embedding, embedding_size, num_classes, lr_mult, wd_mult, ce_loss
@@ -87,22 +95,82 @@ def margin_softmax(
     m1, m2, m3 : float
         Margins: a factor on the angle (SphereFace), a term on the angle in radians (ArcFace), a term on the cosine
         (CosFace).
+    k : int
+        Centres per class.
+    filter_threshold : float
+        Other classes whose cosine with a face is larger take no part in its softmax (An et al. 2022, "Killing Two Birds
+        with One Stone", the inter-class filter): the face may be one of theirs. 0 turns the filter off.
 
     Returns
     -------
     Symbol
         As for :func:`softmax`.
     """
+
+    def with_margin(cosine):
+        return (cosine if (m1, m2) == (1.0, 0.0) else psi(angle_of(cosine) * m1 + m2)) - m3
+
+    return cosine_softmax(
+        embedding, embedding_size, num_classes, None if (m1, m2, m3) == (1.0, 0.0, 0.0) else with_margin,
+        s=s, k=k, filter_threshold=filter_threshold, lr_mult=lr_mult, wd_mult=wd_mult, ce_loss=ce_loss,
+    )  # fmt: skip
+
+
+def cosine_softmax(
+    embedding: mx.sym.Symbol,
+    embedding_size: int,
+    num_classes: int,
+    with_margin: Callable[[mx.sym.Symbol], mx.sym.Symbol] | None,
+    *,
+    s: float,
+    k: int = 1,
+    filter_threshold: float = 0.0,
+    lr_mult: float = 1.0,
+    wd_mult: float = 1.0,
+    ce_loss: bool = True,
+) -> mx.sym.Symbol:
+    """Softmax over cosines, with any margin on the true class.
+
+    Parameters
+    ----------
+    embedding, embedding_size, num_classes, s, k, filter_threshold, lr_mult, wd_mult, ce_loss
+        As for :func:`margin_softmax`.
+    with_margin : callable, optional
+        Takes the cosines of the true classes, (N,), and returns what takes their place. By default nothing does.
+
+    Returns
+    -------
+    Symbol
+        As for :func:`softmax`. ``fc7_weight`` is (num_classes, embedding_size), or (num_classes, k, embedding_size).
+    """
     label = mx.sym.Variable("softmax_label")
-    weight = mx.sym.L2Normalization(_class_weight(num_classes, embedding_size, lr_mult, wd_mult), mode="instance")
+    weight = _class_weight(num_classes, embedding_size, lr_mult, wd_mult, k)
+    weight = mx.sym.L2Normalization(mx.sym.reshape(weight, (-1, embedding_size)) if k > 1 else weight, mode="instance")
     direction = mx.sym.L2Normalization(mx.sym.Flatten(embedding), mode="instance", name="fc1n")
-    fc7 = mx.sym.FullyConnected(direction * s, weight=weight, num_hidden=num_classes, no_bias=True, name="fc7")
-    if (m1, m2, m3) != (1.0, 0.0, 0.0):
+    fc7 = mx.sym.FullyConnected(direction * s, weight=weight, num_hidden=num_classes * k, no_bias=True, name="fc7")
+    if k > 1:
+        fc7 = mx.sym.max(mx.sym.reshape(fc7, (-1, num_classes, k)), axis=2)
+    on_target = mx.sym.one_hot(label, depth=num_classes)
+    if filter_threshold:
+        filtered = (fc7 > filter_threshold * s) * (1 - on_target)
+        fc7 = mx.sym.where(filtered, mx.sym.zeros_like(fc7) + _IMPOSSIBLE, fc7)
+    if with_margin:
         cosine = mx.sym.pick(fc7, label, axis=1) / s  # (N,)
-        change = _margin_cosine(cosine, m1, m2) - m3 - cosine
-        on_target = mx.sym.one_hot(label, depth=num_classes)
+        change = with_margin(cosine) - cosine
         fc7 = fc7 + mx.sym.broadcast_mul(on_target, mx.sym.expand_dims(change * s, axis=1))
     return _with_cross_entropy(embedding, fc7, label, ce_loss)
+
+
+def angle_of(cosine: mx.sym.Symbol) -> mx.sym.Symbol:
+    """Return the angle of a cosine, with a finite slope everywhere: it stops 0.0014 short of 0 and pi."""
+    return mx.sym.arccos(mx.sym.clip(cosine, -_COS_LIMIT, _COS_LIMIT))
+
+
+def psi(angle: mx.sym.Symbol) -> mx.sym.Symbol:
+    """Return the cosine of an angle from 0, continued beyond pi so that it keeps falling; see `margin_softmax`."""
+    turns = mx.sym.floor(angle / math.pi)
+    sign = 1 - 2 * (turns - 2 * mx.sym.floor(turns / 2))
+    return sign * mx.sym.cos(angle) - 2 * turns
 
 
 def triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
@@ -131,7 +199,7 @@ def angular_triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
     """Triplet loss on angles, margin ``alpha`` in radians; otherwise as :func:`triplet` (InsightFace's "atriplet")."""
 
     def angle(a, b):
-        return mx.sym.arccos(mx.sym.clip(mx.sym.sum(a * b, axis=1), -_COS_LIMIT, _COS_LIMIT))
+        return angle_of(mx.sym.sum(a * b, axis=1))
 
     return _with_triplet_loss(embedding, angle, alpha)
 
@@ -149,25 +217,15 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
         raise InputError(f"label {wrong[0]:.9g} is not one of the {num_classes} classes (0 to {num_classes - 1})")
 
 
-def _class_weight(num_classes, embedding_size, lr_mult, wd_mult):
-    """Class centres, one row per class."""
+def _class_weight(num_classes, embedding_size, lr_mult, wd_mult, k=1):
+    """Class centres: one row per class, or k rows."""
     return mx.sym.Variable(
         "fc7_weight",
-        shape=(num_classes, embedding_size),
+        shape=(num_classes, embedding_size) if k == 1 else (num_classes, k, embedding_size),
         lr_mult=lr_mult,
         wd_mult=wd_mult,
         init=mx.init.Normal(0.01),
     )
-
-
-def _margin_cosine(cosine, m1, m2):
-    """psi(m1 theta + m2) of the cosine of theta."""
-    if (m1, m2) == (1.0, 0.0):
-        return cosine
-    angle = mx.sym.arccos(mx.sym.clip(cosine, -_COS_LIMIT, _COS_LIMIT)) * m1 + m2
-    turns = mx.sym.floor(angle / math.pi)
-    sign = 1 - 2 * (turns - 2 * mx.sym.floor(turns / 2))
-    return sign * mx.sym.cos(angle) - 2 * turns
 
 
 def _with_cross_entropy(embedding, logits, label, ce_loss):

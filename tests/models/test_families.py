@@ -57,7 +57,7 @@ def test_every_loss_of_the_table_builds(loss, head):
     else:
         assert outputs[1:] == [(6, 30), (1,)]
         size = 258 * 7 * 7 if head == "Z" else 512
-        assert dict(zip(symbol.list_arguments(), shapes))["fc7_weight"] == (30, size)
+        assert dict(zip(symbol.list_arguments(), shapes))["fc7_weight"] == (30, *(3,) * (loss == "subcenter"), size)
 
 
 @pytest.mark.parametrize("loss", [name for name in configuration.loss if name != "teacher"])
@@ -66,7 +66,8 @@ def test_every_loss_of_the_table_runs_with_its_figures(loss):
     config, _ = families.configure("d63", "emore", loss, ["image_shape=1,1,4"])
     symbol = families.training_symbol(config, mx.sym.Flatten(mx.sym.Variable("data"), name="fc1"), num_classes=2)
     data = np.array([[3, 0, 0, 0], [1, 1, 0, 0], [0, 2, 0, 0]], "float32")
-    values = {"fc7_weight": np.eye(2, 4), "fc7_bias": np.zeros(2), "softmax_label": np.zeros(3)}
+    centres = np.eye(2, 4)[:, np.newaxis].repeat(3, axis=1) if loss == "subcenter" else np.eye(2, 4)
+    values = {"fc7_weight": centres, "fc7_bias": np.zeros(2), "softmax_label": np.zeros(3)}
     executor = symbol.simple_bind(mx.cpu(), data=(3, 4, 1, 1), softmax_label=(3,))
     for name, array in executor.arg_dict.items():
         array[:] = values[name] if name in values else data.reshape(3, 4, 1, 1)
@@ -76,10 +77,20 @@ def test_every_loss_of_the_table_runs_with_its_figures(loss):
         expected = np.log1p(np.exp(differences)).mean()
     elif loss == "triplet":
         expected = max((2 - np.sqrt(2)) - 2 + 0.3, 0)
+    elif loss == "adaface":  # the statistics are 0 at first, so that every face counts as clear
+        cosines = np.array([1, np.sqrt(0.5), 0])
+        differences = 64 * (np.sqrt(1 - cosines**2) - np.cos(np.maximum(np.arccos(cosines) - 0.4, 0)) + 0.8)
+        expected = np.log1p(np.exp(differences)).mean()
     elif loss == "atriplet":
         expected = max(np.pi / 4 - np.pi / 2 + 0.35, 0)
     else:
-        m2, m3 = {"nsoftmax": (0, 0), "arcface": (0.5, 0), "cosface": (0, 0.35), "combined": (0.3, 0.2)}[loss]
+        m2, m3 = {
+            "nsoftmax": (0, 0),
+            "arcface": (0.5, 0),
+            "cosface": (0, 0.35),
+            "combined": (0.3, 0.2),
+            "subcenter": (0.5, 0),
+        }[loss]
         angles = np.array([0, np.pi / 4, np.pi / 2])
         differences = 64 * (np.sin(angles) - np.cos(angles + m2) + m3)
         expected = np.log1p(np.exp(differences)).mean()
@@ -116,6 +127,14 @@ def test_bias_and_ce_loss_can_be_left_out():
         (("d63", "orl", "arcface"), ["net_output=Q"], "net_output: no head 'Q'; there are E, F, "),
         (("d63", "orl", "arcface"), ["emb_size=0"], "set: emb_size=0: it must be from 1 to 65536"),
         (("d63", "orl", "arcface"), ["densenet_dropout=2"], "densenet_dropout: 2.0 is not a rate from 0 to below 1"),
+        (("d63", "orl", "arcface"), ["loss_m=0.4"], "set: loss_m: no such key"),
+        (("d63", "orl", "softmax"), ["loss_k=2"], "set: loss_k: the loss softmax does not have it; leave it out"),
+        (("d63", "orl", "adaface"), ["loss_k=2"], "set: loss_k: the loss adaface does not have it"),
+        (
+            ("d63", "orl", "triplet"),
+            ["interclass_filtering_threshold=0.4"],
+            "set: interclass_filtering_threshold: the loss triplet does not have it",
+        ),
         (("d63", "orl", "arcface"), ["loss_name=hinge"], "set: loss_name: each loss has keys of its own"),
         (("d63", "orl", "arcface"), ["image_shape=8,8,3"], "image_shape: the network does not work on pictures of 8x8"),
     ],

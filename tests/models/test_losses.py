@@ -20,6 +20,11 @@ MARGINS = {
     "SphereFace, mild": {"s": 64.0, "m1": 1.35},
     "SphereFace": {"s": 16.0, "m1": 4.0},
 }
+EXTRAS = {
+    "sub-centres": {"s": 16.0, "m2": 0.5, "k": 3},
+    "filter": {"s": 16.0, "m2": 0.5, "filter_threshold": 0.2},
+    "both, without margin": {"s": 16.0, "k": 2, "filter_threshold": 0.4},
+}
 TRIPLETS = {"triplet": losses.triplet, "atriplet": losses.angular_triplet}
 
 
@@ -27,9 +32,14 @@ def margin_symbol(num_classes=CLASSES, size=SIZE, **margins):
     return losses.margin_softmax(mx.sym.Variable("embedding"), size, num_classes, **margins)
 
 
-def margin_logits(embedding, weight, label, s, m1=1.0, m2=0.0, m3=0.0):
-    """SphereFace's piecewise psi on ArcFace's combined margin."""
-    logits = unit(embedding) @ unit(weight).T
+def margin_logits(embedding, weight, label, s, m1=1.0, m2=0.0, m3=0.0, k=1, filter_threshold=0.0):
+    """SphereFace's piecewise psi on ArcFace's combined margin, of the nearest of k centres; and the filter."""
+    centres = unit(weight).reshape(-1, k, embedding.shape[1])
+    logits = np.einsum("nd,ckd->nck", unit(embedding), centres).max(axis=2)
+    if filter_threshold:
+        filtered = logits > filter_threshold
+        filtered[np.arange(len(label)), label] = False
+        logits = np.where(filtered, -np.inf, logits)
     for row, column in enumerate(label):
         angle = m1 * np.arccos(logits[row, column]) + m2
         turns = int(angle // np.pi)
@@ -79,9 +89,12 @@ def test_softmax_against_numpy(problem, no_bias):
         assert relative_error(gradients["fc7_bias"], numeric_gradient(lambda x: loss(bias=x), bias)) < 1e-4
 
 
-@pytest.mark.parametrize("margins", MARGINS.values(), ids=MARGINS)
+@pytest.mark.parametrize("margins", [*MARGINS.values(), *EXTRAS.values()], ids=[*MARGINS, *EXTRAS])
 def test_margins_against_numpy(problem, margins):
     embedding, weight, label = problem
+    if margins.get("k", 1) > 1:
+        others = np.random.default_rng(4).standard_normal((CLASSES, margins["k"] - 1, SIZE))
+        weight = np.concatenate([weight[:, np.newaxis], others], axis=1)
     outputs, gradients = run(margin_symbol(**margins), embedding=embedding, fc7_weight=weight, softmax_label=label)
 
     def loss(embedding=embedding, weight=weight):
@@ -168,6 +181,23 @@ def test_exactly_at_and_opposite_the_class_is_finite(margins, cosine):
             margin_symbol(**margins), embedding=cosine * length * weight, fc7_weight=weight, softmax_label=label
         )
         assert all(np.isfinite(array).all() for array in [*outputs, *gradients.values()])
+
+
+def test_one_class_of_sub_centres_learns_nothing_and_is_finite():
+    weight = np.random.default_rng(7).standard_normal((1, 3, SIZE))
+    for embedding in (np.zeros((1, SIZE)), weight[:, 0], -weight[:, 0]):
+        outputs, gradients = run(
+            margin_symbol(1, s=16.0, m2=0.5, k=3, filter_threshold=0.1),
+            embedding=embedding, fc7_weight=weight, softmax_label=np.zeros(1),
+        )  # fmt: skip
+        assert abs(outputs[-1]) < 1e-5 and not any(gradient.any() for gradient in gradients.values())
+
+
+def test_where_every_other_class_is_filtered_nothing_is_learned():
+    embedding, weight = np.array([[1.0, 1.0]]), np.array([[1.0, 1.1], [1, 0.9], [1.0, 1.0]])
+    symbol = margin_symbol(3, 2, s=64.0, m2=0.5, filter_threshold=0.4)
+    outputs, gradients = run(symbol, embedding=embedding, fc7_weight=weight, softmax_label=np.zeros(1))
+    assert abs(outputs[-1]) < 1e-5 and not any(gradient.any() for gradient in gradients.values())
 
 
 @pytest.mark.parametrize("name", TRIPLETS)

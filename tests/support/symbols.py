@@ -5,17 +5,21 @@ import numpy as np
 import mxnet as mx
 
 
-def run(symbol, **inputs):
-    """Outputs and gradients of a training step, by NumPy arrays."""
+def run(symbol, states=None, **inputs):
+    """Outputs and gradients of a training step, by NumPy arrays; with states, also what they are afterwards."""
     executor = symbol.simple_bind(
         mx.cpu(),
         grad_req={name: "null" if name == "softmax_label" else "write" for name in symbol.list_arguments()},
         **{name: value.shape for name, value in inputs.items()},
     )
+    for name, value in (states or {}).items():
+        executor.aux_dict[name][:] = value
     executor.forward(is_train=True, **{name: mx.nd.array(value) for name, value in inputs.items()})
     executor.backward()
+    mx.nd.waitall()
     gradients = {name: array.asnumpy() for name, array in executor.grad_dict.items() if array is not None}
-    return [output.asnumpy() for output in executor.outputs], gradients
+    found = [output.asnumpy() for output in executor.outputs], gradients
+    return found if states is None else (*found, {name: executor.aux_dict[name].asnumpy() for name in states})
 
 
 def numeric_gradient(function, point, step=1e-6):

@@ -42,8 +42,9 @@ def embedding_symbol():
 
 
 def make_run(
-    records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None, **changes
-):
+    records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None,
+    loss=losses.margin_softmax, margins=None, **changes,
+):  # fmt: skip
     steps, rate = changes.pop("steps", 10), changes.pop("learning_rate", 0.1)
     settings = {
         "steps": steps,
@@ -59,7 +60,7 @@ def make_run(
     plan = Plan(**{**settings, **changes})
     loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation(color=1), seed=5)
     embedding = embedding_symbol()
-    symbol = losses.margin_softmax(embedding, 5, CLASSES, s=8, m2=0.2)
+    symbol = loss(embedding, 5, CLASSES, **(margins or {"s": 8, "m2": 0.2}))
     if teacher:
         symbol = with_teacher(embedding, 5, teacher.emb_size, weight=2.0, class_loss=symbol)
     learner = Learner(

@@ -6,6 +6,7 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.data.loader import Batch
 from denseface.models import checkpoint, losses
+from denseface.models.adaface import adaface
 from denseface.training.learner import Learner
 from denseface.training.partial_fc import CLASS_PARAMETERS, draw_sample, sample_size
 from support import tiny_runs
@@ -22,13 +23,16 @@ LOSSES = {
     "arcface": {"s": 16.0, "m2": 0.5},
     "cosface": {"s": 16.0, "m3": 0.35},
     "combined": {"s": 16.0, "m2": 0.3, "m3": 0.2},
+    "subcenter": {"s": 16.0, "m2": 0.5, "k": 3},
+    "arcface, filtered": {"s": 16.0, "m2": 0.5, "filter_threshold": 0.2},
+    "adaface": {"s": 16.0},
 }
 
 
 def symbol_of(loss, classes):
     body = mx.sym.Convolution(mx.sym.Variable("data") * (1 / 255), num_filter=4, kernel=(3, 3), name="conv")
     embedding = mx.sym.FullyConnected(mx.sym.Dropout(body, p=0.2), num_hidden=EMBEDDING, name="fc1")
-    build = losses.softmax if loss.startswith("softmax") else losses.margin_softmax
+    build = {"softmax": losses.softmax, "adaface": adaface}.get(loss.split()[0], losses.margin_softmax)
     return build(embedding, EMBEDDING, classes, **LOSSES[loss])
 
 
@@ -113,7 +117,8 @@ def test_a_step_is_that_of_a_network_with_the_sampled_classes_alone(loss):
     before = copies(learner)
     sample = draw_sample(batch.label, CLASSES, 12, seed=7)
     rows = {name: array[sample] if name.startswith("fc7") else array for name, array in before.items()}
-    small.set_parameters({name: array for name, array in rows.items() if "momentum" not in name}, {})
+    auxiliary = learner.parameters()[1]
+    small.set_parameters({name: array for name, array in rows.items() if "momentum" not in name}, auxiliary)
     small.set_momenta({name.split()[0]: array for name, array in rows.items() if "momentum" in name})
     positions = np.array([list(sample).index(label) for label in batch.label], np.float32)
     assert learner.step([batch], 0.1, seed=7) == small.step([Batch(batch.data, positions)], 0.1, seed=7)

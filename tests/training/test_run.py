@@ -13,6 +13,7 @@ from denseface.core.errors import InputError
 from denseface.core.signals import SIGNALS
 from denseface.evaluation.metrics import score_pairs
 from denseface.models import checkpoint, losses
+from denseface.models.adaface import adaface
 from denseface.training import run as training
 from denseface.training.learner import Learner
 from support.tiny_runs import BATCH, CLASSES, SIZE, assert_same_state, embedding_symbol, make_run
@@ -49,6 +50,18 @@ def test_an_option_that_a_resumed_run_has_to_repeat_is_named(records, tmp_path, 
     with pytest.raises(InputError, match=r"^ema: not set: the run to resume was started with 0\.99"):
         make_run(records, tmp_path / "model").resume()
     assert make_run(records, tmp_path / "model", recipe={"ema": 0.99}).resume()
+
+
+@pytest.mark.parametrize(
+    "loss, margins", [(adaface, {"s": 8, "t_alpha": 0.3}), (losses.margin_softmax, {"s": 8, "m2": 0.2, "k": 2})]
+)
+def test_resuming_repeats_runs_with_sub_centres_and_with_statistics_of_the_loss(records, tmp_path, loss, margins):
+    settings = {"loss": loss, "margins": margins}
+    whole, second = (make_run(records, tmp_path / name, **settings) for name in ("whole", "parts"))
+    assert whole.fit() and make_run(records, tmp_path / "parts", steps=3, **settings).fit()
+    assert second.resume() and second.fit()
+    assert_same_state(whole, second)
+    assert not [name for name in checkpoint.load_model(tmp_path / "parts").auxiliary if "adaface" in name]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

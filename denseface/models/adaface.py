@@ -1,0 +1,100 @@
+"""AdaFace: the margin of a face depends on the length of its embedding, which stands for the picture's quality."""
+
+from __future__ import annotations
+
+import json
+
+from denseface.models.losses import angle_of, cosine_softmax, psi
+
+import mxnet as mx
+
+# Names of the averages' states, and their values before the first step: those of the authors' release, with which the
+# margins of all pictures are alike at first.
+_MEAN = ("adaface_norm_mean", 20.0)
+_DEVIATION = ("adaface_norm_deviation", 100.0)
+_SHORTEST, _LONGEST = 0.001, 100.0
+_EPS = 0.001
+
+
+def adaface(
+    embedding: mx.sym.Symbol,
+    embedding_size: int,
+    num_classes: int,
+    *,
+    s: float,
+    m: float = 0.4,
+    h: float = 0.333,
+    t_alpha: float = 0.01,
+    filter_threshold: float = 0.0,
+    lr_mult: float = 1.0,
+    wd_mult: float = 1.0,
+    ce_loss: bool = True,
+) -> mx.sym.Symbol:
+    r"""Softmax over cosines, with a margin that adapts to the picture (Kim et al. 2022, AdaFace).
+
+    The logit of the true class is s (cos(theta + g_angle) - g_add), with
+
+    .. math:: g_{angle} = -m \hat z, \quad g_{add} = m \hat z + m, \quad
+        \hat z = \left[ \frac{|z| - \mu}{\sigma / h} \right]_{-1}^{1}
+
+    (section 3.3). mu and sigma are exponential moving averages of the mean and the standard deviation of the lengths
+    \|z\| of a batch. A short embedding, of a picture that shows little, gets ArcFace's margin, one of usual length
+    CosFace's, and a long one the reverse of ArcFace's beside CosFace's doubled: hard faces count more in clear
+    pictures than in poor ones. No gradient passes through the lengths.
+
+    The angle with its margin stays above 0, and beyond pi it continues as in
+    :func:`denseface.models.losses.margin_softmax`. The deviation is that of the population, which a batch of one has
+    too: 0. Lengths are cut to 0.001 ... 100. Several devices and workers each measure their own share of a batch, and
+    the averages are averaged after the step.
+
+    Parameters
+    ----------
+    embedding, embedding_size, num_classes, s, filter_threshold, lr_mult, wd_mult, ce_loss
+        As for :func:`denseface.models.losses.margin_softmax`.
+    m : float
+        Margin.
+    h : float
+        How fast the margin changes with the length: it is at its limits from a distance of sigma / h to mu.
+    t_alpha : float
+        Weight of a batch in the moving averages, 0 to 1.
+
+    Returns
+    -------
+    Symbol
+        As for :func:`denseface.models.losses.softmax`. mu and sigma are the auxiliary states ``adaface_norm_mean`` and
+        ``adaface_norm_deviation``, (1,); every forward pass updates them.
+    """
+    squared = mx.sym.sum(mx.sym.square(mx.sym.Flatten(embedding)), axis=1)
+    length = mx.sym.BlockGrad(mx.sym.clip(mx.sym.sqrt(squared), _SHORTEST, _LONGEST))  # (N,)
+    mean = mx.sym.mean(length)
+    deviation = mx.sym.sqrt(mx.sym.mean(mx.sym.square(mx.sym.broadcast_sub(length, mean))))
+    mu = _moving_average(mean, t_alpha, *_MEAN)
+    sigma = _moving_average(deviation, t_alpha, *_DEVIATION)
+    scaled = mx.sym.broadcast_div(mx.sym.broadcast_sub(length, mu), sigma + _EPS) * h
+    quality = mx.sym.clip(scaled, -1, 1)
+
+    def with_margin(cosine):
+        angle = mx.sym.maximum(angle_of(cosine) - m * quality, 0)
+        return psi(angle) - (m * quality + m)
+
+    return cosine_softmax(
+        embedding, embedding_size, num_classes, with_margin,
+        s=s, filter_threshold=filter_threshold, lr_mult=lr_mult, wd_mult=wd_mult, ce_loss=ce_loss,
+    )  # fmt: skip
+
+
+def _moving_average(value, weight, name, first):
+    """Move the state of this name towards a batch's value, (1,), in every forward pass, and return it.
+
+    MXNet's update of SGD with momentum is the one operator that keeps such an average: with zeros for the parameter it
+    sets state = momentum * state - rate * value, and returns the state. Its inputs have no names, which symbols'
+    functions need, so the operator is written as JSON.
+    """
+    inputs = [mx.sym.Variable(name) for name in ("value", "state")]
+    graph = json.loads(mx.sym.Group([mx.sym.zeros_like(inputs[0]), *inputs]).tojson())
+    attrs = {"lr": str(-weight), "momentum": str(1 - weight), "wd": "0"}
+    graph["nodes"].append({"op": "sgd_mom_update", "name": f"{name}_next", "attrs": attrs, "inputs": graph["heads"]})
+    heads = [[len(graph["nodes"]) - 1, 0, 0]]
+    average = mx.sym.load_json(json.dumps({**graph, "heads": heads, "node_row_ptr": [*range(len(graph["nodes"]) + 1)]}))
+    state = mx.sym.Variable(name, shape=(1,), init=mx.init.Constant(first), stype="default")
+    return mx.sym.BlockGrad(average(value=value, state=state))
