@@ -21,6 +21,8 @@ _NAMES = {
     "equal error rate": "eer",
     "d'": "d_prime",
     "threshold of best accuracy": "threshold",
+    "its false match rate": "fmr",
+    "its false non-match rate": "fnmr",
 }
 
 
@@ -51,6 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="thresholds among which the accuracy finds the best: every score (default), or InsightFace's, in steps of "
         "0.01 of the squared distance, to compare with published numbers",
     )
+    parser.add_argument(
+        "--groups",
+        metavar="FILE.csv",
+        help="error rates of groups of people too: a table with a column person and others to group by, such as sex",
+    )
     parser.add_argument("-o", "--out", metavar="FILE", help="draw ROC curves and scores: .png, .pdf or .svg")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     add_example(
@@ -68,6 +75,11 @@ def run(args: argparse.Namespace) -> int:
 
         check_format(args.out)
         new_figure(1, 1)  # fails now, not after the measurement, if matplotlib is missing
+    groups = {}
+    if args.groups:
+        from denseface.evaluation.groups import read_groups
+
+        groups = read_groups(args.groups)
     embedders = [
         load_embedder(argparse.Namespace(**{**vars(args), "model": model}), flip=not args.no_flip)
         for model in dict.fromkeys([args.model, *args.against])
@@ -81,8 +93,11 @@ def run(args: argparse.Namespace) -> int:
         for name, reports in measured.items():
             for report in reports.values():
                 print(f"{report.name}, {name}" if args.against else report.name)
-                print_table(_rows(report))
+                print_table(_rows(report, reports.values()))
                 print(f"intervals for {report.shared.count} people, {report.people.source}")
+                for column, group_of in groups.items():
+                    print(f"{report.name}, by {column}")
+                    print_table(_grouped(report, group_of))
         for path, name in itertools.product(args.sets, list(measured)[1:]):
             if path in measured[first] and path in measured[name]:
                 print(f"{measured[name][path].name}, {first} minus {name}")
@@ -97,6 +112,9 @@ def _content(name, reports, first):
     sets = []
     for path, report in reports.items():
         sets.append(report.to_dict())
+        for other, checks in _checks(report, reports.values()).items():
+            for way, check in checks.items():
+                sets[-1][way]["probability"].setdefault("brier_fitted_on", {})[other] = check.brier
         if reports is not first and path in first:
             differences = _compare(first[path], report)
             tar = {f"{far:g}": found for far, found in differences["tar"].items()}
@@ -132,11 +150,10 @@ def _draw(measured, path):
     from denseface.report.plotting import save_figure
 
     reports = {f"{report.name}, {name}": report for name, reports in measured.items() for report in reports.values()}
-    results = {title: report.flip or report.plain for title, report in reports.items()}
-    save_figure(draw_verification(results, {title: report.shared for title, report in reports.items()}), path)
+    save_figure(draw_verification(reports), path)
 
 
-def _rows(report):
+def _rows(report, reports):
     """One row per metric; with flip and without, a column of values and one of their 95 % intervals."""
     plain, ways = report.plain, report.ways
     rows = [("", *(heading for way in ways for heading in (way, "95 % interval")))]
@@ -157,12 +174,52 @@ def _rows(report):
         if tar is not None:
             values = [f"{result.tar[far]:.4f}" for result in ways.values()]
             add(f"TAR at FAR {far:g}", values, [each["tar"][far] for each in found])
+    checks = report.checks.values()
+    add("Brier score, other people", ["-" if check is None else f"{check.brier:.4f}" for check in checks])
+    for name, checks in _checks(report, reports).items():
+        add(f"Brier score, fitted on {name}", [f"{check.brier:.4f}" for check in checks.values()])
     rows.append(("genuine + impostor pairs", f"{plain.n_genuine} + {plain.n_impostor}"))
+    return rows
+
+
+def _grouped(report, groups):
+    """One column per group: what it has, and its error rates at the thresholds of all people."""
+    from denseface.evaluation.groups import measure_groups
+
+    found = measure_groups(report, next(iter(report.ways)), groups, (1e-2, 1e-3))
+    rows = [("", *found)]
+    for name in ("people", "n_genuine", "n_impostor"):
+        rows.append(
+            (
+                name.replace("n_", "") + (" pairs" if "_" in name else ""),
+                *(str(getattr(g, name)) for g in found.values()),
+            )
+        )
+    for title in next(iter(found.values())).rates:
+        for index, name in enumerate(("FMR", "FNMR")):
+            rates = [group.rates[title][index] for group in found.values()]
+            rows.append(
+                (
+                    f"{name} at {title}",
+                    *("-" if rate is None else f"{rate[0]:.4f} ({_interval(rate[1])})" for rate in rates),
+                )
+            )
     return rows
 
 
 def _interval(interval):
     return f"{interval.low:.4f}-{interval.high:.4f}" if interval else ""
+
+
+def _checks(report, reports):
+    """How true the probabilities are that were fitted on the model's other sets, by set and way."""
+    from denseface.evaluation.calibration import check
+
+    return {
+        other.name: {way: check(other.calibrations[way], *result.scores) for way, result in report.ways.items()}
+        for other in reports
+        if other is not report
+    }
 
 
 def _compare(report, other):

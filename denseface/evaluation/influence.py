@@ -19,6 +19,7 @@ from denseface.evaluation.intervals import Interval, SharedPeople, difference_in
 from denseface.evaluation.metrics import VerificationResult
 
 METRICS = ("accuracy", "balanced_accuracy", "auc", "eer")
+RATES = ("fmr", "fnmr")
 
 
 class Measured(NamedTuple):
@@ -56,10 +57,10 @@ def measure_intervals(result: VerificationResult, shared: SharedPeople) -> dict:
     Returns
     -------
     dict
-        Interval by the names in ``METRICS``, and under ``tar`` a dict of false accept rate to Interval, or None where
-        that rate cannot be measured.
+        Interval by the names in ``METRICS`` and ``RATES``, and under ``tar`` a dict of false accept rate to Interval,
+        or None where that rate cannot be measured.
     """
-    found = {name: _interval(measure(result, name, shared), shared) for name in METRICS}
+    found = {name: _interval(measure(result, name, shared), shared) for name in (*METRICS, *RATES)}
     return {**found, "tar": tar_intervals(result, result.tar, shared)}
 
 
@@ -102,9 +103,18 @@ def compare(ours: VerificationResult, theirs: VerificationResult, shared: Shared
 
 
 def measure(result: VerificationResult, metric: str, shared: SharedPeople) -> Measured:
-    """Return one of ``METRICS`` with the contributions of the pairs."""
+    """Return one of ``METRICS`` or ``RATES`` with the contributions of the pairs."""
     n_genuine, n_impostor = result.n_genuine, result.n_impostor
     genuine, impostor = result.scores
+    if metric in RATES:
+        false = metric == "fmr"
+        value, *parts = (
+            _measured_error(impostor >= result.threshold, impostor)
+            if false
+            else _measured_error(genuine < result.threshold, genuine)
+        )
+        zeros = np.zeros(n_genuine if false else n_impostor)
+        return Measured(value, *(np.concatenate([zeros, part] if false else [part, zeros]) for part in parts))
     halves = np.repeat([0.5 / n_genuine, 0.5 / n_impostor], [n_genuine, n_impostor])
     if metric == "accuracy":
         right = np.concatenate(result.right)
@@ -124,6 +134,26 @@ def measure(result: VerificationResult, metric: str, shared: SharedPeople) -> Me
     return Measured(result.eer, np.concatenate([misses, slope * false]) / (1 + slope), halves * _standardised(result))
 
 
+def measure_error(errors: np.ndarray, scores: np.ndarray, shared: SharedPeople) -> tuple[float, Interval] | None:
+    """Return the fraction of errors among pairs of one kind, at a threshold that does not depend on them.
+
+    Parameters
+    ----------
+    errors : ndarray of shape (m,), bool
+    scores : ndarray of shape (m,)
+    shared : SharedPeople
+        Of these pairs.
+
+    Returns
+    -------
+    rate, interval
+        None if there is no pair.
+    """
+    if not len(errors):
+        return None
+    return float(np.mean(errors)), _interval(_measured_error(errors, scores), shared)
+
+
 def _measure_tar(result, far, shared):
     value = result.tar_at(far)
     if value is None:
@@ -133,8 +163,13 @@ def _measure_tar(result, far, shared):
     accepts = _centered(genuine >= threshold) / result.n_genuine
     false = _centered(impostor >= threshold) / result.n_impostor
     moved = np.concatenate([accepts, -_slope(result, far, false, shared) * false])
-    scores = np.concatenate([_centered(genuine) / (_deviation(genuine) * len(genuine)), np.zeros(len(impostor))])
-    return Measured(value, moved, scores)
+    _, _, scores = _measured_error(genuine < threshold, genuine)
+    return Measured(value, moved, np.concatenate([scores, np.zeros(len(impostor))]))
+
+
+def _measured_error(errors, scores):
+    n = len(scores)
+    return Measured(float(np.mean(errors)), _centered(errors) / n, _centered(scores) / (_deviation(scores) * n))
 
 
 def _interval(measured, shared):

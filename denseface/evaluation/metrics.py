@@ -41,6 +41,9 @@ class VerificationResult:
         as InsightFace prints it.
     threshold : float
         The score threshold with the best accuracy over all pairs: the one to use in production.
+    fmr, fnmr : float
+        The false match rate and the false non-match rate at that threshold: the fractions of impostor pairs that are
+        accepted, and of genuine pairs that are rejected.
     balanced_accuracy, balanced_threshold : float
         The best mean of two rates over all pairs, accepted genuine pairs and rejected impostor pairs, and the threshold
         that reaches it.  Unlike `accuracy` it does not depend on the number of pairs of each kind.
@@ -71,6 +74,8 @@ class VerificationResult:
     accuracy: float
     accuracy_std: float
     threshold: float
+    fmr: float
+    fnmr: float
     balanced_accuracy: float
     balanced_threshold: float
     auc: float
@@ -207,12 +212,15 @@ def score_pairs(
     parts = np.array_split(np.arange(len(scores)), folds)
     accepted = (_accepted if thresholds == "scores" else _accepted_as_insightface)(scores, issame, parts)
     right = accepted == issame
+    threshold = _most_accurate_threshold(scores, issame)
     accuracies = np.array([right[part].mean() for part in parts])
     eer, eer_threshold = _equal_error_rate(tried, false_rates, 1 - true_rates)
     return VerificationResult(
         accuracy=float(accuracies.mean()),
         accuracy_std=float(accuracies.std()),
-        threshold=_most_accurate_threshold(scores, issame),
+        threshold=threshold,
+        fmr=float(np.mean(scores[~issame] >= threshold)),
+        fnmr=float(np.mean(scores[issame] < threshold)),
         balanced_accuracy=float(balance[most_balanced] / (2 * n_genuine * n_impostor)),
         balanced_threshold=float(tried[most_balanced]),
         auc=float(np.sum(np.diff(false_rates) * (true_rates[1:] + true_rates[:-1]) / 2)),

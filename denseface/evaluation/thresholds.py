@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
 from denseface.embedding.embedder import Embedder
+from denseface.evaluation.calibration import Calibration
+from denseface.evaluation.intervals import Interval
 from denseface.evaluation.verify import VerificationReport
 
 
@@ -29,7 +31,31 @@ def save_metrics(embedder: Embedder, reports: Iterable[VerificationReport]) -> N
         file.write(json.dumps({"model": embedder.fingerprint, "sets": sets}, indent=1).encode())
 
 
-def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, str]:
+class Threshold(NamedTuple):
+    """From which score on two pictures are taken for the same person.
+
+    Attributes
+    ----------
+    value : float
+        The threshold with the highest accuracy on a verification set.
+    name : str
+        The set.
+    fmr : float or None
+        Its false match rate there, and
+    fmr_interval : Interval or None
+        the 95 % interval of that. None in a file of an earlier version.
+    probability : Calibration or None
+        What makes probabilities of scores; None as above.
+    """
+
+    value: float
+    name: str
+    fmr: float | None
+    fmr_interval: Interval | None
+    probability: Calibration | None
+
+
+def find_threshold(embedder: Embedder, name: str | None = None) -> Threshold:
     """Find the score from which on two pictures are taken for the same person.
 
     Parameters
@@ -41,10 +67,7 @@ def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, 
 
     Returns
     -------
-    threshold : float
-        The threshold with the highest accuracy on this set.
-    name : str
-        The set.
+    Threshold
 
     Raises
     ------
@@ -54,25 +77,38 @@ def find_threshold(embedder: Embedder, name: str | None = None) -> tuple[float, 
     way = "flip" if embedder.flip else "plain"
     path = embedder.model.metrics_path
     try:
-        thresholds = {
-            key: (metrics[way]["n_genuine"] + metrics[way]["n_impostor"], float(metrics[way]["threshold"]))
-            for key, metrics in read_metrics(embedder.model).items()
-            if metrics[way]
-        }
-        if not all(math.isfinite(number) for numbers in thresholds.values() for number in numbers):
-            raise ValueError
+        measured = {key: metrics[way] for key, metrics in read_metrics(embedder.model).items() if metrics[way]}
+        thresholds = {key: _threshold(key, metrics) for key, metrics in measured.items()}
+        sizes = {key: (metrics["n_genuine"] + metrics["n_impostor"]) for key, metrics in measured.items()}
+        _require_finite(sizes.values())
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if not path.exists():
             raise InputError(f"{embedder.model.name}: its metrics are damaged; export the model again") from error
         raise _not_ours(path) from error
     if name is None and thresholds:
-        name = max(thresholds, key=lambda key: thresholds[key])
+        name = max(thresholds, key=lambda key: (sizes[key], thresholds[key].value))
     if name is None or name not in thresholds:
         of_set = f" of the set {name}" if name else ""
         raise InputError(
             f"{path}: no threshold{of_set} for this model; measure it first (denseface verify), or state a threshold"
         )
-    return thresholds[name][1], name
+    return thresholds[name]
+
+
+def _threshold(name, metrics):
+    """Take one from saved metrics; those of an earlier version have neither rates nor probabilities."""
+    value, fmr, interval, line = float(metrics["threshold"]), None, None, None
+    if "probability" in metrics:
+        line = Calibration(float(metrics["probability"]["slope"]), float(metrics["probability"]["offset"]))
+        fmr, interval = float(metrics["fmr"]), Interval(*map(float, metrics["intervals"]["fmr"]))
+        _require_finite([fmr, *interval, *line])
+    _require_finite([value])
+    return Threshold(value, name, fmr, interval, line)
+
+
+def _require_finite(numbers):
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError
 
 
 def read_metrics(model: Any) -> dict[str, dict]:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from denseface.core.errors import InputError
 from denseface.data.pairs import PairSet
 from denseface.embedding.embedder import Embedder, PictureError
+from denseface.evaluation.calibration import Calibration, Check, check_on_others, fit
 from denseface.evaluation.influence import measure_intervals, order_people
 from denseface.evaluation.intervals import SharedPeople
 from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores, score_pairs
@@ -71,15 +72,29 @@ class VerificationReport:
         """The results that there are, by their names."""
         return {way: result for way, result in (("flip", self.flip), ("plain", self.plain)) if result is not None}
 
+    @cached_property
+    def calibrations(self) -> dict[str, Calibration]:
+        """The probability of a score, fitted on all pairs, by way."""
+        return {way: fit(*result.scores) for way, result in self.ways.items()}
+
+    @cached_property
+    def checks(self) -> dict[str, Check | None]:
+        """How true such probabilities are on people whom they were not fitted on, by way."""
+        issame, numbers = self.pair_set.issame, self.people.numbers
+        people = numbers[issame], numbers[~issame]
+        return {way: check_on_others(result.scores, people) for way, result in self.ways.items()}
+
     def to_dict(self) -> dict:
         """Return all metrics but the ROC curves, in types that JSON knows."""
-        ways = {way: {**result.to_dict(), "intervals": self._intervals(way)} for way, result in self.ways.items()}
+        ways = {way: {**result.to_dict(), **self._certainty(way)} for way, result in self.ways.items()}
         people = {"count": self.shared.count, "source": self.people.source}
         return {"name": self.name, "flip": None, **ways, "people": people}
 
-    def _intervals(self, way):
-        intervals = self.intervals[way]
-        return {**intervals, "tar": {f"{far:g}": interval for far, interval in intervals["tar"].items()}}
+    def _certainty(self, way):
+        intervals, checked = self.intervals[way], self.checks[way]
+        tar = {f"{far:g}": interval for far, interval in intervals["tar"].items()}
+        probability = {**self.calibrations[way]._asdict(), "brier_on_others": checked and checked.brier}
+        return {"intervals": {**intervals, "tar": tar}, "probability": probability}
 
 
 def verify(

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +21,14 @@ from denseface.training.log import TRAINING_COLUMNS, VERIFICATION_COLUMNS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from denseface.evaluation.intervals import SharedPeople
-    from denseface.evaluation.metrics import VerificationResult
+    from denseface.evaluation.verify import VerificationReport
     from denseface.report.comparison import Measured
 
 _BINS = 50
 _BAND = 30  # points of the band about a ROC curve
+_DET_POINTS = 300
+_DET_TICKS = (1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5, 0.8)
+_DET_LABELS = ("0.01 %", "0.1 %", "1 %", "5 %", "20 %", "50 %", "80 %")
 _GUESSING = 0.5
 
 
@@ -116,47 +119,74 @@ def draw_run(folder: str | Path) -> Figure:
     return figure
 
 
-def draw_verification(results: dict[str, VerificationResult], shared: dict[str, SharedPeople]) -> Figure:
-    """Draw the ROC curves of some measurements in one panel, and the scores of each in another.
+def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
+    """Draw ROC and DET curves of some measurements, the scores of each, and how true their probabilities are.
 
-    The false accept rate has a logarithmic axis, which starts at the rate of half an impostor pair, drawn for none.
-    The point of each curve is its threshold of best accuracy, and the band about it the 95 % interval of the true
-    accept rate at each false accept rate.
+    The false accept rate of the ROC curve has a logarithmic axis, which starts at the rate of half an impostor pair,
+    drawn for none. The point of each curve is its threshold of best accuracy, and the band about it the 95 % interval
+    of the true accept rate at each false accept rate. On the axes of the DET curve, normal scores are a straight line
+    (Martin et al., "The DET Curve in Assessment of Detection Task Performance", 1997).
 
     Parameters
     ----------
-    results : dict of str to VerificationResult
-        By title; the title of a panel has the colour of its curve.
-    shared : dict of str to SharedPeople
-        Which pairs share people, by the same titles.
+    reports : dict of str to VerificationReport
+        By title; the title of a panel has the colour of its curve. With mirror images where there are any.
 
     Raises
     ------
     InputError
         If matplotlib is not installed.
     """
-    rows = len(results)
-    figure = _laid_out(11, max(4.5, 1.6 * rows + 0.4))
-    grid = figure.add_gridspec(rows, 2, width_ratios=(1.15, 1))
-    roc = figure.add_subplot(grid[:, 0])
+    rows = len(reports) + 1
+    figure = _laid_out(15, max(5.0, 1.6 * rows + 0.4))
+    grid = figure.add_gridspec(rows, 3, width_ratios=(1.15, 1.15, 1))
+    roc, det = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[:, 1])
+    reliability = figure.add_subplot(grid[-1, 2])
     first = None
-    for row, ((name, result), color) in enumerate(zip(results.items(), _cycled(rows))):
-        false_rates, true_rates = result.roc
-        false_rates = np.maximum(false_rates, 0.5 / result.n_impostor)
-        roc.plot(false_rates, true_rates, color=color, drawstyle="steps-post", linewidth=1.5)
-        band = np.geomspace(1 / result.n_impostor, 1, _BAND)
-        low, high = zip(*tar_intervals(result, band.tolist(), shared[name]).values())
-        roc.fill_between(band, low, high, color=color, alpha=0.15, linewidth=0)
-        genuine, impostor = (np.mean(scores >= result.threshold) for scores in result.scores)
-        at_threshold = f"threshold {result.threshold:.3f}"
-        roc.plot(max(impostor, 0.5 / result.n_impostor), genuine, "o", color=color, label=at_threshold)
-        first = _draw_scores(figure.add_subplot(grid[row, 1], sharex=first), name, result, color)
+    for row, ((name, report), color) in enumerate(zip(reports.items(), _cycled(len(reports)))):
+        way, result = next(iter(report.ways.items()))
+        _draw_roc(roc, result, report.shared, color)
+        _draw_det(det, result, color)
+        if report.checks[way]:
+            reliability.plot(report.checks[way].predicted, report.checks[way].observed, "o-", color=color, markersize=3)
+        first = _draw_scores(figure.add_subplot(grid[row, 2], sharex=first), name, result, color)
     roc.set(xscale="log", xlabel="false accept rate (logarithmic)", ylabel="true accept rate", ylim=(0, 1.02))
     roc.set_title("ROC with 95 % intervals: genuine against impostor pairs accepted", fontsize=10, loc="left")
     roc.legend(fontsize=8, frameon=False, loc="lower right")
-    roc.grid(color="#dddddd", linewidth=0.6)
+    det.set_title("DET: errors of both kinds, on axes of normal scores", fontsize=10, loc="left")
+    det.set(xlabel="false match rate", ylabel="false non-match rate")
+    det.set_xticks(_probit(_DET_TICKS), _DET_LABELS)
+    det.set_yticks(_probit(_DET_TICKS), _DET_LABELS)
+    reliability.set_title("probability said (across) and true share (up), other people", fontsize=9, loc="left")
+    reliability.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
+    for axes in (roc, det, reliability):
+        axes.grid(color="#dddddd", linewidth=0.6)
     first.set_xlabel("score: cosine similarity")
     return figure
+
+
+def _draw_roc(axes, result, shared, color):
+    false_rates, true_rates = result.roc
+    none = 0.5 / result.n_impostor
+    axes.plot(np.maximum(false_rates, none), true_rates, color=color, drawstyle="steps-post", linewidth=1.5)
+    band = np.geomspace(1 / result.n_impostor, 1, _BAND)
+    low, high = zip(*tar_intervals(result, band.tolist(), shared).values())
+    axes.fill_between(band, low, high, color=color, alpha=0.15, linewidth=0)
+    at_threshold = f"threshold {result.threshold:.3f}"
+    axes.plot(max(result.fmr, none), 1 - result.fnmr, "o", color=color, label=at_threshold)
+
+
+def _draw_det(axes, result, color):
+    """Draw at most some hundred points; of rates from none to all, which normal scores do not have, those between."""
+    false_rates, true_rates = result.roc
+    sampled = np.geomspace(1 / result.n_impostor, 1, _DET_POINTS)
+    misses = 1 - true_rates[np.searchsorted(false_rates, sampled, side="right") - 1]
+    inner = (misses > 0) & (misses < 1) & (sampled < 1)
+    axes.plot(_probit(sampled[inner]), _probit(misses[inner]), color=color, linewidth=1.5)
+
+
+def _probit(rates):
+    return [NormalDist().inv_cdf(float(rate)) for rate in rates]
 
 
 def _laid_out(width, height):

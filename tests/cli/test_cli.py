@@ -18,6 +18,7 @@ from denseface.data.pairs import read_pairs, write_pairs
 from denseface.datasets.orl import find_faces
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import read_onnx
+from denseface.evaluation.calibration import check
 from denseface.evaluation.verify import verify
 from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, save_model, tiny_model
 
@@ -223,6 +224,7 @@ def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
     assert max(map(len, out.splitlines())) <= 80
     report = expected_report(pair_sets[1])
     columns = [re.split("  +", line.strip()) for line in out[out.index("large") :].splitlines()]
+    fitted = expected_report(pair_sets[0]).calibrations
     assert columns[:2] == [["large"], ["flip", "95 % interval", "plain", "95 % interval"]]
 
     def row(name, attribute, has_interval=True):
@@ -240,6 +242,13 @@ def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
         row("equal error rate", "eer"),
         row("d'", "d_prime", has_interval=False),
         row("threshold of best accuracy", "threshold", has_interval=False),
+        row("its false match rate", "fmr"),
+        row("its false non-match rate", "fnmr"),
+        ["Brier score, other people", *(f"{each.brier:.4f}" for each in report.checks.values())],
+        [
+            "Brier score, fitted on small",
+            *(f"{check(fitted[way], *each.scores).brier:.4f}" for way, each in report.ways.items()),
+        ],
         ["genuine + impostor pairs", "13 + 7"],  # seven impostors are too few for any rate
         [f"intervals for {report.shared.count} people, {report.people.source}"],
     ]
@@ -325,9 +334,15 @@ def test_match_uses_the_threshold_of_the_largest_set(capsys, model, figures, pai
     score = float(similarity(*Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(pair)))
     code, out, _ = run(capsys, "match", *pair, *model, "--json")
     assert code == 0
+    way, report = expected_report(pair_sets[1]).flip, expected_report(pair_sets[1])
     assert json.loads(out) == {
         "same": score >= threshold, "score": score, "threshold": threshold, "threshold_of": "large",
+        "probability": float(report.calibrations["flip"].probability(score)),
+        "false_match_rate": way.fmr, "interval": list(report.intervals["flip"]["fmr"]),
     }  # fmt: skip
+    _, out, _ = run(capsys, "match", *pair, *model, "--prior", "0.01")
+    probability = float(report.calibrations["flip"].probability(score, 0.01))
+    assert f"probability of one person {probability:.4f} if it was 0.01 before" in out
     _, out, _ = run(capsys, "match", *pair, *model, "--set", "small")
     assert f"threshold {expected_report(pair_sets[0]).flip.threshold:.4f} (small)" in out
     _, out, _ = run(capsys, "match", *pair, *model, "--no-flip", "--json")

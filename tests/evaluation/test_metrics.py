@@ -187,6 +187,8 @@ def test_to_dict_is_json():
         "accuracy": 1.0,
         "accuracy_std": 0.0,
         "threshold": pytest.approx(0.8),
+        "fmr": 0.0,
+        "fnmr": 0.0,
         "balanced_accuracy": 1.0,
         "balanced_threshold": pytest.approx(0.8),
         "auc": 1.0,

@@ -2,16 +2,17 @@
 
 import json
 import re
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from denseface import cli
 from denseface.core.errors import InputError
-from denseface.data.pairs import write_pairs
+from denseface.data.pairs import PairSet, write_pairs
 from denseface.evaluation.influence import tar_intervals
-from denseface.evaluation.intervals import SharedPeople
 from denseface.evaluation.metrics import score_pairs
+from denseface.evaluation.verify import VerificationReport
 from denseface.report.charts import draw_comparison, draw_run, draw_verification
 from denseface.report.comparison import Measured
 from denseface.report.summary import Costs
@@ -106,11 +107,13 @@ def test_no_run_and_several_runs_are_refused(tmp_path):
         draw_run(tmp_path)
 
 
-def test_roc_and_scores():
-    result = score_pairs([0.9, 0.2, 0.8, 0.1, 0.3, 0.7], [True, False, True, False, True, False], folds=2)
-    shared = SharedPeople(np.arange(12).reshape(6, 2))
-    figure = draw_verification({"new": result, "old": result}, {"new": shared, "old": shared})
-    roc, *histograms = figure.axes
+def test_roc_det_scores_and_probabilities():
+    scores, issame = np.array([0.9, 0.2, 0.8, 0.1, 0.3, 0.7]), np.array([True, False, True, False, True, False])
+    result = score_pairs(scores, issame, folds=2)
+    pair_set = PairSet([bytes([number]) for number in range(1, 13)], issame, "made")
+    report = VerificationReport("made", None, result, pair_set)
+    figure = draw_verification({"new": report, "old": report})
+    roc, det, reliability, *histograms = figure.axes
     assert roc.get_xscale() == "log"
     none = 0.5 / 3  # half of one of three impostor pairs
     assert "logarithmic" in roc.get_xlabel() and roc.get_title(loc="left")
@@ -118,11 +121,14 @@ def test_roc_and_scores():
         assert np.allclose(line.get_xdata(), [none, none, none, 1 / 3, 1 / 3, 2 / 3, 1])
         assert np.allclose(line.get_ydata(), [0, 1 / 3, 2 / 3, 2 / 3, 1, 1, 1])
     band = roc.collections[0].get_paths()[0].vertices
-    low, high = tar_intervals(result, [1.0], shared)[1.0]
+    low, high = tar_intervals(result, [1.0], report.shared)[1.0]
     assert band[:, 1].max() == high and low in band[:, 1]
     point = roc.lines[1]
-    assert (point.get_xdata().item(), point.get_ydata().item()) == (none, 2 / 3)
+    assert (point.get_xdata().item(), point.get_ydata().item()) == (none, pytest.approx(2 / 3))
     assert point.get_label() == f"threshold {result.threshold:.3f}"
+    misses = [NormalDist().cdf(miss) for miss in det.lines[0].get_ydata()]
+    assert np.allclose(sorted(set(np.round(misses, 9))), [1 / 3])  # no rate of 0 or 1 has a place on these axes
+    assert list(reliability.lines[-1].get_xdata()) == [0, 1]
     titles = [axes.get_title(loc="left") for axes in histograms]
     assert titles == [f"{name}: AUC {result.auc:.4f}" for name in ("new", "old")]
     genuine = [bar for bar in histograms[0].patches[:49] if bar.get_height()]

@@ -226,7 +226,7 @@ def figures(folder):
 def read_figures(path):
     mark = {"prefix": "model", "epoch": 1, "sha256": "0"}
     model = SimpleNamespace(metrics_path=path, metrics={}, fingerprint=mark, name="model,1")
-    threshold, _ = find_threshold(SimpleNamespace(model=model, flip=True))
+    threshold = find_threshold(SimpleNamespace(model=model, flip=True)).value
     assert -math.inf < threshold < math.inf
 
 

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.data.pairs import PairSet
+from denseface.evaluation.groups import measure_groups, read_groups
+from denseface.evaluation.metrics import score_pairs
+from denseface.evaluation.people import PairPeople
+from denseface.evaluation.verify import VerificationReport
+
+
+def report_of(names, numbers, issame, scores):
+    report = VerificationReport("made", None, score_pairs(scores, issame), PairSet([], issame, "made"))
+    report.__dict__["people"] = PairPeople(numbers, names)  # as if it had been found already
+    return report
+
+
+def test_groups_are_measured_at_the_thresholds_of_all():
+    random = np.random.default_rng(0)
+    names = [f"p{number}" for number in range(12)]
+    groups = {name: "ab"[number % 2] for number, name in enumerate(names[:10])}
+    numbers = random.integers(0, 12, (3000, 2))
+    numbers[::3, 1] = numbers[::3, 0]
+    issame = numbers[:, 0] == numbers[:, 1]
+    scores = random.normal(issame * 0.5, 0.2)
+    report = report_of(names, numbers, issame, scores)
+    found = measure_groups(report, "plain", groups, (1e-2, 1e-9))
+    assert list(found) == ["a", "b"] and found["a"].people == 5
+    for group, measured in found.items():
+        inside = np.array([all(groups.get(names[n]) == group for n in pair) for pair in numbers])
+        for title, threshold in (
+            ("best accuracy", report.plain.threshold),
+            ("FAR 0.01", report.plain.threshold_at(1e-2)),
+        ):
+            (fmr, fmr_interval), (fnmr, fnmr_interval) = measured.rates[title]
+            assert fmr == np.mean(scores[inside & ~issame] >= threshold)
+            assert fnmr == np.mean(scores[inside & issame] < threshold)
+            assert fmr_interval.low <= fmr <= fmr_interval.high and fnmr_interval.low <= fnmr <= fnmr_interval.high
+        assert (measured.n_genuine, measured.n_impostor) == ((inside & issame).sum(), (inside & ~issame).sum())
+        assert list(measured.rates) == ["best accuracy", "FAR 0.01"]
+
+
+def test_groups_need_names():
+    pairs = np.array([[0, 0], [0, 1]] * 5), np.array([True, False] * 5), np.array([0.9, 0.1] * 5)
+    with pytest.raises(InputError, match="groups: nobody says who is in made"):
+        measure_groups(report_of(None, *pairs), "plain", {"anna": "f"}, ())
+    with pytest.raises(InputError, match="groups: none of the people in made is in a group, such as carl"):
+        measure_groups(report_of(["carl", "dora"], *pairs), "plain", {"anna": "f"}, ())
+    alone = measure_groups(report_of(["anna", "dora"], *pairs), "plain", {"anna": "f"}, ())["f"]
+    assert alone.rates["best accuracy"][0] is None and alone.rates["best accuracy"][1][0] == 0
+
+
+def test_a_table_of_groups(tmp_path):
+    path = tmp_path / "groups.csv"
+    path.write_text("person,sex,age\nanna,f,30\nbert,m,\n")
+    assert read_groups(path) == {"sex": {"anna": "f", "bert": "m"}, "age": {"anna": "30"}}
+    for text in ("name,sex\nanna,f\n", "person\nanna\n", "person,sex\nanna\n", "person,sex\nanna,f\nanna,m\n", ""):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"groups.csv: (the first line must name|line [23]: a row needs)"):
+            read_groups(path)
