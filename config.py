@@ -203,7 +203,7 @@ INSIGHTFACE_NETWORKS = ("m1", "m05", "mnas", "mnas05", "mnas025", "vargfacenet")
 
 # Keys that InsightFace has and this project has not: the one value that changes nothing, and the advice for others.
 ABSENT_KEYS = dict(
-    fp16=(False, "networks are trained in float32 only"),
+    fp16=(False, "--dtype bfloat16 trains with half of the bits"),
     memonger=(False, "for less memory use smaller batches, and accumulate several per step"),
     num_workers=(1, "denseface launch starts several workers"),
     is_shuffled_rec=(False, "records are shuffled by their index, whatever their order in the file"),

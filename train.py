@@ -169,6 +169,8 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     flag("--wd", "weight decay", type=within(float, 0, 1000), default=default.wd, metavar="DECAY")
     flag("--mom", "momentum", type=within(float, 0, 1), default=default.mom, metavar="MOMENTUM")
     flag("--per-batch-size", "batch size per device", type=batch_size, default=default.per_batch_size, metavar="N")
+    flag("--dtype", "multiply in float32, or in dense blocks in bfloat16 where the processor has instructions for that",
+         choices=("float32", "bfloat16"), default="float32")  # fmt: skip
     flag("--accumulate", "batches per step", type=positive, default=1, metavar="K")
     flag("--sample-rate", "fraction of the classes that a step trains on (Partial FC)", type=within(float, 1e-6, 1),
          default=1.0, metavar="R")  # fmt: skip
@@ -188,7 +190,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
 INSIGHTFACE_FLAGS = {
     "--worker-id": "the launcher numbers workers (docs/distributed.md); leave it out",
     "--extra-model-name": "each --models-root has its own run of this name; give another --models-root",
-    "--fp16-scale": "training computes in float32 here; leave it out",
+    "--fp16-scale": "--dtype bfloat16 needs no scale; leave it out",
 }
 
 

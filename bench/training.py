@@ -10,20 +10,33 @@ from bench.race import Contender
 
 _HEAD = "FC"  # the head E without its dropout, so that all see the same loss
 _RATE, _MOMENTUM, _DECAY = 0.001, 0.9, 0.0005
+_HALF = 2e-2  # difference of losses in bfloat16
+_TORCH = {  # channels_last, bfloat16 autocast, compiled
+    "PyTorch eager": (False, False, False),
+    "PyTorch channels_last": (True, False, False),
+    "PyTorch eager, bfloat16": (False, True, False),
+    "PyTorch channels_last, bfloat16": (True, True, False),
+    "PyTorch compiled": (True, False, True),
+    "PyTorch compiled, bfloat16": (True, True, True),
+}
 
 
 def contenders(network: str, activation: str, batch_size: int) -> list[Contender]:
     """Everyone who can take a step; the first is PyTorch."""
     task = (network, activation, batch_size)
     return [
-        Contender("PyTorch eager", torch_step, task),
+        *(
+            Contender(name, torch_step, (*task, *options), tolerance=_HALF if options[1] else 1e-3)
+            for name, options in _TORCH.items()
+        ),
         Contender("plain symbol in MXNet", mxnet_step, (*task, False)),
         Contender("denseface, without a compiler", mxnet_step, (*task, True), {"CXX": "none"}),
         Contender("denseface", mxnet_step, (*task, True)),
+        Contender("denseface, bfloat16", mxnet_step, (*task, True, True), tolerance=_HALF),
     ]
 
 
-def mxnet_step(network, activation, batch_size, accelerated):
+def mxnet_step(network, activation, batch_size, accelerated, half=False):
     """This project's learner, on the plain symbol or on what ``train.py`` makes of it."""
     from denseface.data.loader import Batch
     from denseface.rewrites.accelerate import accelerate
@@ -34,7 +47,7 @@ def mxnet_step(network, activation, batch_size, accelerated):
     model = make_model(network, activation, _HEAD)
     symbol, shape = training_symbol(model), (batch_size, *FACE)
     if accelerated:
-        symbol = accelerate(symbol, shape)
+        symbol = accelerate(symbol, shape, bfloat16=half)
     learner = Learner(symbol, shape, [mx.cpu()], momentum=_MOMENTUM, wd=_DECAY)
     learner.set_parameters({**model.arguments, "fc7_weight": class_weights()}, model.auxiliary)
     batch = Batch(faces(batch_size), labels(batch_size))
@@ -47,8 +60,8 @@ def mxnet_step(network, activation, batch_size, accelerated):
     return run
 
 
-def torch_step(network, activation, batch_size):
-    """PyTorch as it is."""
+def torch_step(network, activation, batch_size, channels_last, half, compiled):
+    """PyTorch, as fast as its options make it."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -59,9 +72,14 @@ def torch_step(network, activation, batch_size):
     weights = torch.nn.Parameter(torch.from_numpy(class_weights()))
     optimizer = torch.optim.SGD([*body.parameters(), weights], _RATE, _MOMENTUM, weight_decay=_DECAY)
     pictures, classes = torch.from_numpy(faces(batch_size)), torch.from_numpy(labels(batch_size)).long()
+    if channels_last:
+        body, pictures = body.to(memory_format=torch.channels_last), pictures.to(memory_format=torch.channels_last)
+    embed = torch.compile(body) if compiled else body
 
     def run():
-        loss = cross_entropy(body(pictures) @ weights.T, classes)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            predictions = embed(pictures) @ weights.T
+        loss = cross_entropy(predictions.float(), classes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,10 +11,13 @@ from denseface.rewrites.graph import Edge, Graph, Node, Shape
 
 import mxnet as mx
 
+TRAINING_OPERATOR = "denseface_dense_block"
 _BLOCK = 16  # must divide the numbers of channels that layers compute; the block's input may have any number
 
 
-def with_dense_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
+def with_dense_blocks(
+    symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int], *, bfloat16: bool = False
+) -> mx.sym.Symbol:
     """Replace every dense block with ReLU or PReLU by one operator for training.
 
     A dense block is a chain of layers BN - activation - 1x1 convolution - BN - activation - 3x3 convolution, each
@@ -26,6 +29,9 @@ def with_dense_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, in
         A network; its input is ``data``.
     data_shape : tuple of int
         (N, C, H, W).
+    bfloat16 : bool
+        Let the operators multiply in bfloat16, and keep what the backward pass reads in it, where the processor has
+        instructions for that. Their inputs, outputs, parameters, statistics and sums are float32.
 
     Returns
     -------
@@ -40,8 +46,9 @@ def with_dense_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, in
             for parameter in unit.parameters:
                 has_gradient = parameter not in (unit.moving_mean, unit.moving_variance)
                 inputs.append((_copied(parameter) if has_gradient else parameter, 0))
-        attrs = {**_attributes(layers), "momentum": repr(layers[0].growth.settings.momentum)}
-        return Node("denseface_dense_block", name, attrs, inputs)
+        momentum = layers[0].growth.settings.momentum
+        attrs = {**_attributes(layers), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
+        return Node(TRAINING_OPERATOR, name, attrs, inputs)
 
     return _with_operators(symbol, data_shape, operator)
 

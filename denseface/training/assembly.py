@@ -108,8 +108,13 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
         symbol = families.training_symbol(config, embedding, classes)
     symbol = with_decay_multipliers(symbol)
     data_shape = PictureShape(*config.image_shape).nchw(batch_size)
+    bfloat16 = args.dtype == "bfloat16"
+    if all(device.device_type == "cpu" for device in devices):
+        symbol = accelerate(symbol, data_shape, bfloat16=bfloat16)
+    elif bfloat16:
+        raise InputError("GPUs are trained on in float32 only; leave it out", option="dtype")
     return Learner(
-        accelerate(symbol, data_shape) if all(device.device_type == "cpu" for device in devices) else symbol,
+        symbol,
         data_shape,
         devices,
         momentum=args.mom,

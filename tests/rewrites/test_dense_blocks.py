@@ -1,6 +1,7 @@
 """Dense blocks as one operator: the same outputs, gradients and moving averages as from MXNet's operators."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from denseface.rewrites.dense_blocks import with_dense_blocks, with_inference_blocks
 from denseface.rewrites.graph import nodes_of, rewrite
-from denseface.rewrites.native import load_operators
+from denseface.rewrites.native import bfloat16_instructions, load_operators
 from denseface.rewrites.prelu import with_fast_slopes
 
 import mxnet as mx
@@ -38,13 +39,13 @@ def ops(symbol):
     return [node.op for node in nodes_of(symbol)]
 
 
-def bind(symbol, shape, grad_req="write"):
+def bind(symbol, shape, grad_req="write", slopes=(0.3, 1.2)):
     executor = symbol.simple_bind(mx.cpu(), data=shape, grad_req=grad_req)
     rng = np.random.default_rng(0)
     for name in sorted(executor.arg_dict):
         array = executor.arg_dict[name]
         if name.endswith(("gamma", "alpha")):
-            array[:] = rng.uniform(0.3, 1.2, array.shape)
+            array[:] = rng.uniform(*(slopes if name.endswith("alpha") else (0.3, 1.2)), array.shape)
         elif name.endswith("weight"):
             array[:] = rng.normal(0, np.sqrt(2 / np.prod(array.shape[1:])), array.shape)
         else:
@@ -70,6 +71,20 @@ def assert_same(found, expected):
     for name, array in expected.items():
         error = np.linalg.norm(found[name] - array) / (np.linalg.norm(array) + 1e-6)
         assert error < 2e-3, (name, error)
+
+
+def assert_close(found, expected):
+    """The same up to 8 significant bits, of which most are lost in sums that nearly cancel."""
+    assert found.keys() == expected.keys()
+    errors = {}
+    for name, array in expected.items():
+        # Later normalisations cancel most of a shift's gradient, so the scale's is what it is compared with.
+        scale = expected.get(re.sub("prelu(.*)_(alpha)|batchnorm(.*)_(beta)", r"batchnorm\1\3_gamma", name), array)
+        size = np.linalg.norm(array) + np.linalg.norm(scale)
+        errors[name] = np.linalg.norm(found[name] - array) / size
+        assert errors[name] < 0.3, (name, errors[name])
+    assert errors["output"] < 2**-7
+    assert np.median(list(errors.values())) < 2**-6
 
 
 networks = pytest.mark.parametrize(
@@ -108,6 +123,32 @@ def test_training_step(shape, settings):
     assert_same(*results)
 
 
+@networks
+def test_training_step_in_bfloat16(shape, settings):
+    # At the kink of a steeper activation, a rounding error would change gradients by more than its size.
+    plain = network(**{**settings, "act_type": "prelu"})
+    results = []
+    for bfloat16 in (False, True):
+        fast = with_fast_slopes(with_dense_blocks(plain, shape, bfloat16=bfloat16), shape)
+        executor = bind(fast, shape, slopes=(0.5, 0.52))
+        for _ in range(2):
+            executor.forward(is_train=True)
+            executor.backward()
+        results.append(arrays(executor))
+    assert_close(results[1], results[0])
+    is_rounded = not np.allclose(results[1]["output"], results[0]["output"], rtol=1e-5)
+    assert is_rounded == bool(os.environ.get("INSTRUCTIONS", bfloat16_instructions()))
+
+
+@pytest.mark.parametrize("absent, instructions", [("amx-bf16", "AVX-512"), ("avx512bf16", "")])
+def test_bfloat16_without_some_instructions(absent, instructions, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo {absent}\nexec c++ "$@" -mno-{absent}\n')
+    compiler.chmod(0o755)
+    environment = {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path), "INSTRUCTIONS": instructions}
+    run_again("step_in_bfloat16 and (shape1 or shape3 or shape7)", **environment)
+
+
 def test_evaluation_uses_moving_averages_and_keeps_them():
     shape = (2, 3, 16, 16)
     results = []
@@ -138,10 +179,15 @@ def test_inference(shape, settings):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("threads", [1, 3])  # whole pictures per thread, and parts of them
+@pytest.mark.parametrize("threads", ["1", "3"])  # whole pictures per thread, and parts of them
 def test_any_number_of_threads(threads):
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_inference or test_training_step"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    run_again("test_inference or test_training_step", OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
+
+
+def run_again(tests, **environment):
+    """Run tests of this file in a new process."""
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", tests]
+    environment = {**os.environ, **environment}
     run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
 

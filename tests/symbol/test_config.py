@@ -199,7 +199,7 @@ def test_later_override_wins():
         ("loss_m1=0", "set: loss_m1=0: it must be from 0.01 to 100"),
         ("fc7_lr_mult=-1", "set: fc7_lr_mult=-1: it must be from 0 to 1000"),
         (f"emb_size={10**400}", f"set: emb_size={10**400}: it must be from 1 to 65536"),
-        ("fp16=true", "set: fp16=true: not supported: networks are trained in float32 only; leave it out"),
+        ("fp16=true", "set: fp16=true: not supported: --dtype bfloat16 trains with half of the bits; leave it out"),
         (
             "memonger=1",
             "set: memonger=1: not supported: for less memory use smaller batches, and accumulate several per step; "

@@ -22,6 +22,7 @@ from denseface.core.lock import locked
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 from denseface.models import checkpoint
+from denseface.rewrites.native import bfloat16_instructions
 
 ROOT = Path(train.__file__).parent
 SIZE = 32
@@ -124,6 +125,33 @@ def test_schedule_clipping_and_averages_are_chosen_by_flags(data, tmp_path, capl
     assert "--ema: not set: the run to resume was started with 0.9; repeat that" in capsys.readouterr().err
     assert train.main(flags(data, tmp_path, "--set", "lr_schedule=linear")) == 1
     assert "--lr-schedule: there is no 'linear'; there are step, cosine, poly" in capsys.readouterr().err
+
+
+def test_a_run_in_bfloat16_is_resumed_exactly_and_stays_near_float32(data, tmp_path, caplog):
+    if not bfloat16_instructions():
+        pytest.skip("this processor computes in float32")
+    runs = {"whole": [3], "parts": [2, 3], "float32": [3]}
+    for name, ends in runs.items():
+        for end in ends:
+            options = ("--max-steps", str(end), "--resume", "--lr", "0.001", *REAL, "--set", "ckpt_embedding=false")
+            dtype = "float32" if name == "float32" else "bfloat16"
+            assert train.main(flags(data, tmp_path / name, *options, "--dtype", dtype)) == 0
+    assert caplog.text.count("4 dense blocks compute in bfloat16") == 3
+    whole, parts, plain = (checkpoint.load_model(prefix(tmp_path / name)) for name in runs)
+    logs = [Path(prefix(tmp_path / name) + "-training.csv").read_text().splitlines() for name in runs]
+    losses = [[float(row.split(",")[3]) for row in rows[1:]] for rows in logs]
+    for saved in ("arguments", "auxiliary"):
+        for name, array in getattr(whole, saved).items():
+            np.testing.assert_array_equal(array, getattr(parts, saved)[name])
+            assert array.dtype == np.float32
+    assert losses[0] == losses[1] != losses[2]
+    assert losses[0][0] == pytest.approx(losses[2][0], rel=0.02)
+    assert not np.array_equal(whole.arguments["fc7_weight"], plain.arguments["fc7_weight"])
+
+
+def test_bfloat16_says_where_it_changes_nothing(data, tmp_path, caplog):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--dtype", "bfloat16")) == 0
+    assert "training in float32: " in caplog.text
 
 
 def test_resume_without_a_run_starts_one(data, tmp_path):
@@ -258,7 +286,7 @@ def test_wrong_flags_are_usage_errors_that_name_them(data, tmp_path, capsys, wro
     [
         ("--worker-id 3", "the launcher numbers workers"),
         ("--extra-model-name x", "give another --models-root"),
-        ("--fp16-scale 1.0", "computes in float32"),
+        ("--fp16-scale 1.0", "needs no scale"),
         ("--per-batch-size 0", "0 is InsightFace's way to ask for 128"),
         ("--pretrained-epoch 3", "Name it with --pretrained"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import logging
@@ -41,23 +42,37 @@ def load_operators() -> bool:
         Whether MXNet knows the operators.
     """
     with _loading:  # MXNet must not load them twice
-        return _load_once()
+        return _load_once() is not None
+
+
+def bfloat16_instructions() -> str:
+    """Name the instructions by which the operators multiply in bfloat16.
+
+    Returns
+    -------
+    str
+        Empty if the operators cannot be loaded, or the processor has no such instructions: they compute in float32.
+    """
+    with _loading:
+        return _load_once() or ""
 
 
 @functools.cache
-def _load_once() -> bool:
+def _load_once() -> str | None:
+    """Return the instructions of the operators, or None if these cannot be loaded."""
     try:
         compiler, version = _compiler()
         with cached(f"operators-{_key(version)}.so", functools.partial(_compile, compiler)) as library:
             mx.library.load(str(library), verbose=False)
+            instructions = ctypes.CDLL(str(library)).denseface_bfloat16_instructions
+            instructions.restype = ctypes.c_char_p
+            return instructions().decode()
     except (_CompilerError, CacheError, OSError, UnicodeEncodeError) as error:
         reason = str(error)
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1].replace("MXNetError: ", "")
-    else:
-        return True
     logger.info("computing with MXNet's own operators only (%s)", reason)
-    return False
+    return None
 
 
 def _compiler() -> tuple[str, bytes]:

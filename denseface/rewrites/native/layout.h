@@ -4,25 +4,37 @@
 #define DENSEFACE_LAYOUT_H_
 
 #include <algorithm>
+#include <cstring>
 
+#include "bfloat16.h"
 #include "vectors.h"
 
 namespace {
 
 // Copy (channels, pixels) to blocks of (pixels, BLOCK), the last one zero-padded.
-void to_blocks(const float* plain, int channels, long pixels, float* blocks) {
+template <class Value>
+void to_blocks(const float* plain, int channels, long pixels, Value* blocks) {
   for (int first = 0; first < channels; first += BLOCK, blocks += pixels * BLOCK)
-    for (long p = 0; p < pixels; ++p)
-      for (int k = 0; k < BLOCK; ++k) {
-        bool exists = first + k < channels;
-        blocks[p * BLOCK + k] = exists ? plain[(first + k) * pixels + p] : 0.0f;
-      }
+    for (long p = 0; p < pixels; p += BLOCK) {
+      int count = int(std::min<long>(BLOCK, pixels - p)), rows = std::min(BLOCK, channels - first);
+      Vec tile[BLOCK] = {};
+      for (int k = 0; k < rows; ++k) std::memcpy(&tile[k], plain + (first + k) * pixels + p, count * sizeof(float));
+      transpose(tile);
+      for (int k = 0; k < count; ++k) store(blocks + (p + k) * BLOCK, tile[k]);
+    }
 }
 
 // Copy blocks to (channels, pixels), without the padding.
-void from_blocks(const float* blocks, int channels, long pixels, float* plain) {
-  for (int c = 0; c < channels; ++c)
-    for (long p = 0; p < pixels; ++p) plain[c * pixels + p] = blocks[(c / BLOCK * pixels + p) * BLOCK + c % BLOCK];
+template <class Value>
+void from_blocks(const Value* blocks, int channels, long pixels, float* plain) {
+  for (int first = 0; first < channels; first += BLOCK, blocks += pixels * BLOCK)
+    for (long p = 0; p < pixels; p += BLOCK) {
+      int count = int(std::min<long>(BLOCK, pixels - p)), rows = std::min(BLOCK, channels - first);
+      Vec tile[BLOCK] = {};
+      for (int k = 0; k < count; ++k) tile[k] = load(blocks + (p + k) * BLOCK);
+      transpose(tile);
+      for (int k = 0; k < rows; ++k) std::memcpy(plain + (first + k) * pixels + p, &tile[k], count * sizeof(float));
+    }
 }
 
 // Where a dense block's features are: the channels of its input, zero-padded to whole blocks, then those that its
@@ -40,7 +52,8 @@ struct Layout {
   }
 
   // Picture n of MXNet's arrays: the input's (N, input, H, W), and the output's (N, input + appended, H, W).
-  void read_input(const float* plain, int n, float* features) const {
+  template <class Value>
+  void read_input(const float* plain, int n, Value* features) const {
     to_blocks(plain + n * input_size(), input, pixels, picture(features, n).data);
   }
   void write_input(const float* features, int n, float* plain) const {
@@ -51,7 +64,8 @@ struct Layout {
     to_blocks(from, input, pixels, picture(features, n).data);
     to_blocks(from + input_size(), appended(), pixels, picture(features, n)[padded_input / BLOCK]);
   }
-  void write_output(const float* features, int n, float* plain) const {
+  template <class Value>
+  void write_output(const Value* features, int n, float* plain) const {
     float* to = plain + n * output_size();
     from_blocks(picture(features, n).data, input, pixels, to);
     from_blocks(picture(features, n)[padded_input / BLOCK], appended(), pixels, to + input_size());

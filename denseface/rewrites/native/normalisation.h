@@ -9,6 +9,7 @@
 #include <cmath>
 #include <vector>
 
+#include "bfloat16.h"
 #include "vectors.h"
 
 namespace {
@@ -43,11 +44,12 @@ class MomentSums : public Sums {
   explicit MomentSums(int channels) : Sums(channels, KINDS) {}
 
   // Add a strip. Distances from its first value are squared, so that a large mean costs no digits.
-  void add_strip(int block, const float* values, int rows, int width, int pitch) {
-    Vec pivot = at(values), sum{}, square{};
+  template <class Value>
+  void add_strip(int block, const Value* values, int rows, int width, int pitch) {
+    Vec pivot = load(values), sum{}, square{};
     for (int row = 0; row < rows; ++row)
       for (int column = 0; column < width; ++column) {
-        Vec distance = at(values + (row * pitch + column) * BLOCK) - pivot;
+        Vec distance = load(values + (row * pitch + column) * BLOCK) - pivot;
         sum += distance;
         square += distance * distance;
       }
@@ -103,6 +105,15 @@ class NormSums : public Sums {
 
 // A normalisation with known statistics, and its activation: v = scale x + shift, then v where v > 0, else slope v.
 struct Affine {
+  // Of one block of channels.
+  struct Activation {
+    Vec scale, shift, slope;
+    Vec operator()(const Vec& x) const {
+      Vec value = x * scale + shift;
+      return value > 0 ? value : slope * value;
+    }
+  };
+
   Buffer buffer;
   float *scale, *shift, *slope, *mean, *inverse;  // inverse: 1 / standard deviation
 
@@ -118,31 +129,39 @@ struct Affine {
     }
   }
 
-  // next: distance in pixels to those that are read after these, which are fetched into the cache meanwhile.
-  void apply(int block, const float* in, float* out, int pixels, long next) const {
-    Vec scales = at(scale + block * BLOCK), shifts = at(shift + block * BLOCK), slopes = at(slope + block * BLOCK);
+  Activation activation(int block) const {
+    return {at(scale + block * BLOCK), at(shift + block * BLOCK), at(slope + block * BLOCK)};
+  }
+
+  // PITCH: distance from the channels of one pixel in out to those of the next. next: distance in pixels to those that
+  // are read after these, which are fetched into the cache meanwhile.
+  template <int PITCH = BLOCK, class Value, class Out>
+  void apply(int block, const Value* in, Out* out, int pixels, long next) const {
+    Activation activate = activation(block);
     for (int p = 0; p < pixels; ++p) {
       __builtin_prefetch(in + (next + p) * BLOCK);
-      Vec value = at(in + p * BLOCK) * scales + shifts;
-      at(out + p * BLOCK) = value > 0 ? value : slopes * value;
+      store(out + p * PITCH, activate(load(in + p * BLOCK)));
     }
   }
 
   // From gradients of outputs, compute those of v and call store(pixel, gradient); add to the sums for the parameters.
-  template <class Store>
-  void backward(int block, const float* in, const float* out_grads, int pixels, NormSums* sums, Store store) const {
+  // Rows of in follow each other; those of out_grads have a pitch.
+  template <class Value, class Store>
+  void backward(int block, const Value* in, const float* out_grads, int rows, int width, int pitch, NormSums* sums,
+                Store store) const {
     Vec scales = at(scale + block * BLOCK), shifts = at(shift + block * BLOCK), slopes = at(slope + block * BLOCK);
     Vec means = at(mean + block * BLOCK), inverses = at(inverse + block * BLOCK);
     Vec beta_sum{}, gamma_sum{}, slope_sum{};
-    for (int p = 0; p < pixels; ++p) {
-      Vec x = at(in + p * BLOCK), value = x * scales + shifts, grad = at(out_grads + p * BLOCK);
-      Vec negative = value > 0 ? Vec{} : grad;
-      slope_sum += negative * value;
-      grad = value > 0 ? grad : slopes * grad;
-      beta_sum += grad;
-      gamma_sum += grad * (x - means);
-      store(p, grad);
-    }
+    for (int row = 0; row < rows; ++row, in += width * BLOCK, out_grads += pitch * BLOCK)
+      for (int column = 0; column < width; ++column) {
+        Vec x = load(in + column * BLOCK), value = x * scales + shifts, grad = at(out_grads + column * BLOCK);
+        Vec negative = value > 0 ? Vec{} : grad;
+        slope_sum += negative * value;
+        grad = value > 0 ? grad : slopes * grad;
+        beta_sum += grad;
+        gamma_sum += grad * (x - means);
+        store(row * width + column, grad);
+      }
     sums->add(NormSums::BETA, block, beta_sum);
     sums->add(NormSums::GAMMA, block, gamma_sum * inverses);
     sums->add(NormSums::SLOPE, block, slope_sum);
@@ -165,11 +184,12 @@ class MeanTerms {
   }
 
   // out = scale * grads - (offset + factor * x)
-  void subtract(int block, const Vec& scale, const float* x, const float* grads, float* out, int pixels) const {
+  template <int PITCH = BLOCK, class Value, class Grad, class Out>
+  void subtract(int block, const Vec& scale, const Value* x, const Grad* grads, Out* out, int pixels) const {
     Vec offset, factor;
     for (int k = 0; k < BLOCK; ++k) offset[k] = offset_[block * BLOCK + k], factor[k] = factor_[block * BLOCK + k];
     for (int p = 0; p < pixels; ++p)
-      at(out + p * BLOCK) = scale * at(grads + p * BLOCK) - (offset + factor * at(x + p * BLOCK));
+      store(out + p * PITCH, scale * load(grads + p * BLOCK) - (offset + factor * load(x + p * BLOCK)));
   }
 
  private:

@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bfloat16_block.h"
 #include "inference_block.h"
 #include "layer.h"
 #include "mxnet/lib_api.h"
@@ -67,7 +68,7 @@ std::vector<Layer> read_layers(const Attributes& attributes, MXTensor* parameter
 // Inputs: near 1 in inference and 0 in training; the data; parameters of the layers.
 class TrainingOperator : public CustomStatefulOp {
  public:
-  TrainingOperator(TrainingBlock* block, const Attributes& attributes) : block_(block), attributes_(attributes) {}
+  TrainingOperator(DenseBlock* block, const Attributes& attributes) : block_(block), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     bool training = inputs->at(0).data<float>()[0] < 0.5f;
@@ -86,7 +87,7 @@ class TrainingOperator : public CustomStatefulOp {
   }
 
  private:
-  std::unique_ptr<TrainingBlock> block_;
+  std::unique_ptr<DenseBlock> block_;
   Attributes attributes_;
 };
 
@@ -152,8 +153,13 @@ float number(const Attributes& attributes, const char* name) { return std::stof(
 
 MXReturnValue create_training(const Attributes& attributes, const MXContext&, const Shapes& inputs,
                               const std::vector<int>, CustomStatefulOp** created) {
-  auto* block = new TrainingBlock(block_shape<TRAINING>(attributes, inputs), number(attributes, "eps"),
-                                  number(attributes, "momentum"));
+  BlockShape shape = block_shape<TRAINING>(attributes, inputs);
+  float eps = number(attributes, "eps"), momentum = number(attributes, "momentum");
+  DenseBlock* block = nullptr;
+#ifdef DENSEFACE_HAS_BFLOAT16
+  if (attributes.at("bfloat16") == "1") block = new HalfBlock(shape, eps, momentum);
+#endif
+  if (!block) block = new TrainingBlock(shape, eps, momentum);
   *created = CustomStatefulOp::create<TrainingOperator>(block, attributes);
   return MX_SUCCESS;
 }
@@ -181,3 +187,12 @@ REGISTER_OP(denseface_dense_block_inference)
 }  // namespace
 
 MXReturnValue initialize(int version) { return version >= 10901 ? MX_SUCCESS : MX_FAIL; }
+
+// How products of bfloat16 are computed; empty if there are none.
+extern "C" const char* denseface_bfloat16_instructions() {
+#ifdef DENSEFACE_HAS_BFLOAT16
+  return has_tiles() ? "AMX" : "AVX-512";
+#else
+  return "";
+#endif
+}

@@ -1,13 +1,4 @@
-// A dense block in training as one operator of MXNet: every layer of
-//   BN - activation - 1x1 convolution - BN - activation - 3x3 convolution, appended to its input.
-//
-// What it saves, compared with one operator per step:
-// - Features are in one array that every layer reads and appends to; nothing is concatenated.
-// - A feature's batch statistics are computed once, not by every later layer.
-// - Normalised and activated values exist for one strip of a picture at a time, in the cache, and are computed again in
-//   the backward pass. Only the features and the outputs of the 1x1 convolutions are kept.
-// - Gradients of features are summed in one array; the terms of batch means (see MeanTerms) are summed apart, and
-//   subtracted from a feature's gradient once all layers that read the feature have added theirs.
+// A dense block in training in float32.
 
 #ifndef DENSEFACE_TRAINING_BLOCK_H_
 #define DENSEFACE_TRAINING_BLOCK_H_
@@ -15,95 +6,20 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <mutex>
 #include <vector>
 
 #include "convolutions.h"
-#include "layer.h"
-#include "layout.h"
-#include "normalisation.h"
-#include "padding.h"
-#include "vectors.h"
+#include "dense_block.h"
 
 namespace {
 
-class TrainingBlock {
+class TrainingBlock : public StoredBlock<float> {
  public:
   TrainingBlock(const BlockShape& shape, float eps, float momentum)
-      : padding_(shape.channels, shape.bottleneck, shape.growth), batch_(shape.batch), height_(shape.height),
-        width_(shape.width), channels_(padding_.channels()), bottleneck_(shape.bottleneck), growth_(shape.growth),
-        layers_(shape.layers), total_(channels_ + layers_ * growth_), pixels_(long(height_) * width_),
-        layout_{shape.channels, channels_, total_, pixels_}, eps_(eps), momentum_(momentum),
-        count_(double(batch_) * pixels_), rows_(std::max(1, std::min(height_, 224 / width_))), pitch_(width_ + 2),
-        hidden_(layers_), hidden_moments_(layers_) {
-    feature_moments_.resize(total_);
-    for (auto& moments : hidden_moments_) moments.resize(bottleneck_);
-    for (int row = 0; row < 3; ++row)
-      for (int column = 0; column < 3; ++column) taps_3x3_.push_back(row * pitch_ + column);
-  }
-
-  // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W)
-  void forward(const std::vector<Layer>& given, const float* in, float* out, bool training) {
-    std::lock_guard<std::mutex> lock(mutex);
-    float* features = features_.get(batch_ * layout_.size());
-    std::vector<Layer> layers = padding_.padded(given);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, features);
-    if (training) measure_input(features);
-    for (int l = 0; l < layers_; ++l) forward_layer(layers[l], l, features, training);
-    if (training) padding_.write_moving_averages(layers, given);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.write_output(features, n, out);
-  }
-
-  // out_grad: gradient of the output; in_grad: gradient of the input, which is written.
-  void backward(const std::vector<Layer>& given, const float* out_grad, float* in_grad) {
-    std::lock_guard<std::mutex> lock(mutex);
-    const float* features = features_.data();
-    float* feature_grads = feature_grads_space.get(batch_ * layout_.size());
-    float* hidden_grads = hidden_grads_space.get(batch_ * hidden_size());
-    std::vector<Layer> layers = padding_.padded(given);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.read_output(out_grad, n, feature_grads);
-    feature_terms_ = MeanTerms(total_);
-    for (int l = layers_ - 1; l >= 0; --l) backward_layer(layers[l], l, features, feature_grads, hidden_grads);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) {
-      View<float> grads = layout_.picture(feature_grads, n);
-      for (int b = 0; b < channels_ / BLOCK; ++b)
-        feature_terms_.subtract(b, ONES, layout_.picture(features, n)[b], grads[b], grads[b], int(pixels_));
-      layout_.write_input(feature_grads, n, in_grad);
-    }
-    padding_.write_gradients(layers, given);
-  }
+      : StoredBlock(shape, eps, momentum), rows_(std::max(1, std::min(height_, 224 / width_))) {}
 
  private:
-  // Part of the work of a layer: pixels of picture n from the first on, or rows; scratch is the thread's own memory.
-  struct Job {
-    int n, first, count;
-    float* scratch;
-  };
-
-  void measure_input(const float* features) {
-    MomentSums sums(channels_);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n)
-      for (int b = 0; b < channels_ / BLOCK; ++b)
-        for (long first = 0; first < pixels_; first += 256) {
-          int pixels = int(std::min(256L, pixels_ - first));
-          sums.add_strip(b, layout_.picture(features, n).from_pixel(first)[b], 1, pixels, 0);
-        }
-    feature_moments_.set(sums, 0, channels_, count_);
-  }
-
-  void forward_layer(const Layer& layer, int index, float* features, bool training) {
-    float* hidden = hidden_[index].get(batch_ * hidden_size());
-    forward_1x1(layer, index, features, hidden, training);
-    forward_3x3(layer, index, hidden, features, training);
-  }
-
-  // From features to the hidden array, the outputs of the 1x1 convolution.
-  void forward_1x1(const Layer& layer, int index, const float* features, float* hidden, bool training) {
+  void forward_1x1(const Layer& layer, int index, const float* features, float* hidden, bool training) override {
     int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
     float* weights = weights_space.get(size_t(bottleneck_) * channels);
     pack(layer.weight1, order_1x1(channels), hidden_blocks, in_blocks, 1, weights);
@@ -122,8 +38,7 @@ class TrainingBlock {
     if (training) hidden_moments_[index].set(sums, 0, bottleneck_, count_);
   }
 
-  // From the hidden array to the features that the layer appends.
-  void forward_3x3(const Layer& layer, int index, const float* hidden, float* features, bool training) {
+  void forward_3x3(const Layer& layer, int index, const float* hidden, float* features, bool training) override {
     int appended = inputs(index), hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
     float* weights = weights_space.get(9L * bottleneck_ * growth_);
     pack(layer.weight2, order_3x3(bottleneck_), out_blocks, hidden_blocks, 9, weights);
@@ -142,19 +57,8 @@ class TrainingBlock {
     if (training) feature_moments_.set(sums, appended, growth_, count_);
   }
 
-  // Add to the gradients of the features that a layer reads, and write the gradients of its parameters.
-  void backward_layer(const Layer& layer, int index, const float* features, float* feature_grads, float* hidden_grads) {
-    Affine affine2;
-    affine2.set(layer.norm2, hidden_moments_[index].mean.data(), hidden_moments_[index].variance.data(), bottleneck_,
-                eps_);
-    MeanTerms hidden_terms = backward_3x3(layer, index, affine2, features, feature_grads, hidden_grads);
-    backward_1x1(layer, index, affine2, hidden_terms, features, hidden_grads, feature_grads);
-  }
-
-  // From the gradients of the appended features, through the 3x3 convolution, to hidden_grads: those of the second
-  // normalisation's output. The terms of its batch means are returned.
   MeanTerms backward_3x3(const Layer& layer, int index, const Affine& affine2, const float* features,
-                         const float* feature_grads, float* hidden_grads) {
+                         const float* feature_grads, float* hidden_grads) override {
     int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK, appended = inputs(index) / BLOCK;
     long weights_size = 9L * bottleneck_ * growth_;
     const float* hidden = hidden_[index].data();
@@ -182,7 +86,7 @@ class TrainingBlock {
       convolve(out_grads, strip, taps_3x3_, out_blocks, weights, in_grads, width_, hidden_blocks);
       for (int b = 0; b < hidden_blocks; ++b) {
         float* grads = in_grads[b];
-        affine2.backward(b, in[b], grads, job.count * width_, &sums,
+        affine2.backward(b, in[b], grads, 1, job.count * width_, 0, &sums,
                          [=](int pixel, const Vec& grad) { at(grads + pixel * BLOCK) = grad; });
       }
     });
@@ -193,10 +97,8 @@ class TrainingBlock {
     return terms;
   }
 
-  // From hidden_grads, through the second normalisation, the 1x1 convolution and the first normalisation, to the
-  // gradients of the features that the layer reads; the first normalisation's terms go to feature_terms_.
   void backward_1x1(const Layer& layer, int index, const Affine& affine2, const MeanTerms& hidden_terms,
-                    const float* features, const float* hidden_grads, float* feature_grads) {
+                    const float* features, const float* hidden_grads, float* feature_grads) override {
     int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
     long weights_size = long(bottleneck_) * channels;
     const float* hidden = hidden_[index].data();
@@ -224,7 +126,7 @@ class TrainingBlock {
       for (int b = 0; b < in_blocks; ++b) {
         Vec scale = at(affine1.scale + b * BLOCK);
         float* in_grads = layout_.picture(feature_grads, job.n).from_pixel(job.first)[b];
-        affine1.backward(b, in[b], activated_grads[b], job.count, &sums, [=](int pixel, const Vec& grad) {
+        affine1.backward(b, in[b], activated_grads[b], 1, job.count, 0, &sums, [=](int pixel, const Vec& grad) {
           __builtin_prefetch(in_grads + (pixels_ + pixel) * BLOCK, 1);  // of the next block
           at(in_grads + pixel * BLOCK) += scale * grad;
         });
@@ -233,28 +135,6 @@ class TrainingBlock {
     sums.write_gradients(layer.norm1, channels);
     write_weight_gradient(weight_sums, weights_size, layer.weight1_grad, order, hidden_blocks, in_blocks, 1);
     feature_terms_.add(sums, affine1, channels, count_);
-  }
-
-  // Statistics for a normalisation in the forward pass; in training the moving averages follow those of the batch.
-  void set_forward(Affine* affine, const Norm& norm, const Moments& moments, int channels, bool training) const {
-    if (!training) return affine->set(norm, norm.moving_mean, norm.moving_variance, channels, eps_);
-    affine->set(norm, moments.mean.data(), moments.variance.data(), channels, eps_);
-    for (int c = 0; c < channels; ++c) {
-      norm.moving_mean[c] = momentum_ * norm.moving_mean[c] + (1 - momentum_) * moments.mean[c];
-      norm.moving_variance[c] = momentum_ * norm.moving_variance[c] + (1 - momentum_) * moments.variance[c];
-    }
-  }
-
-  // Cut every picture into strips of `step` out of `length` rows or pixels, and do the work for each, on all threads.
-  template <class Work>
-  void for_each_strip(int length, int step, long scratch_size, Work work) const {
-    int strips = (length + step - 1) / step;
-    float* scratch = threads_space.get(omp_get_max_threads() * scratch_size);
-#pragma omp parallel for schedule(static)
-    for (int job = 0; job < batch_ * strips; ++job) {
-      int first = job % strips * step;
-      work(Job{job / strips, first, std::min(step, length - first), scratch + omp_get_thread_num() * scratch_size});
-    }
   }
 
   // Normalise and activate the rows of a job, with one row and one column of neighbours, or zeros, around them.
@@ -270,11 +150,6 @@ class TrainingBlock {
     pad(padded, pitch_, width_, job.first - 1, job.first + job.count + 1, height_, fill);
   }
 
-  static float* zeros_per_thread(float* sums, long size) {
-    std::fill(sums, sums + omp_get_max_threads() * size, 0.0f);
-    return sums;
-  }
-
   static void write_weight_gradient(const float* sums, long size, float* gradients, WeightOrder order, int out_blocks,
                                     int in_blocks, int taps) {
     int threads = omp_get_max_threads();
@@ -285,43 +160,15 @@ class TrainingBlock {
     });
   }
 
-  int inputs(int layer) const { return channels_ + layer * growth_; }
   int pixels_at_once(int channels) const { return int(std::min<long>(cached_pixels(channels), pixels_)); }
-  long hidden_size() const { return bottleneck_ * pixels_; }  // of one picture
   long padded_size() const { return long(rows_ + 2) * pitch_ * BLOCK; }  // of one block of a padded strip
 
-  // A picture of the hidden array.
-  template <class Float>
-  View<Float> picture(Float* hidden, int n) const {
-    return {hidden + n * hidden_size(), pixels_ * BLOCK};
-  }
+  int rows_;  // of a strip of the 3x3 convolution
 
-  static constexpr Vec ONES = Vec{} + 1.0f;
-
-  Padding padding_;
-  int batch_, height_, width_;
-  int channels_, bottleneck_, growth_, layers_, total_;  // channels_ and total_ include the padding
-  long pixels_;
-  Layout layout_;
-  float eps_, momentum_;
-  double count_;  // values per channel
-  int rows_;      // of a strip of the 3x3 convolution
-  int pitch_;     // pixels of a zero-padded row
-  std::vector<int> taps_3x3_;
-  Buffer features_;
-  std::vector<Buffer> hidden_;  // outputs of the 1x1 convolutions, per layer
-  Moments feature_moments_;
-  std::vector<Moments> hidden_moments_;
-  MeanTerms feature_terms_;
-
-  // Shared by all blocks: one computes at a time, on all cores.
-  static std::mutex mutex;
-  static Buffer feature_grads_space, hidden_grads_space, weights_space, threads_space;
+  static Buffer weights_space;
 };
 
-std::mutex TrainingBlock::mutex;
-Buffer TrainingBlock::feature_grads_space, TrainingBlock::hidden_grads_space, TrainingBlock::weights_space,
-    TrainingBlock::threads_space;
+Buffer TrainingBlock::weights_space;
 
 }  // namespace
 

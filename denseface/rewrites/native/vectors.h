@@ -5,6 +5,10 @@
 #ifndef DENSEFACE_VECTORS_H_
 #define DENSEFACE_VECTORS_H_
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -25,6 +29,39 @@ constexpr int BLOCK = 8, TILE = 6;  // 2 x 6 sums, 2 weights and 1 input take 15
 typedef float Vec __attribute__((vector_size(4 * BLOCK)));
 const Vec& at(const float* values) { return *reinterpret_cast<const Vec*>(values); }
 Vec& at(float* values) { return *reinterpret_cast<Vec*>(values); }
+Vec load(const float* values) { return at(values); }
+void store(float* to, const Vec& values) { at(to) = values; }
+
+// Transpose BLOCK x BLOCK values.
+void transpose(Vec rows[BLOCK]) {
+#if defined(__AVX512F__)
+  __m512i t[BLOCK], u[BLOCK];
+  for (int i = 0; i < BLOCK; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(__m512i(rows[i]), __m512i(rows[i + 1]));
+    t[i + 1] = _mm512_unpackhi_epi32(__m512i(rows[i]), __m512i(rows[i + 1]));
+  }
+  for (int i = 0; i < BLOCK; i += 4)
+    for (int k = 0; k < 2; ++k) {
+      u[i + 2 * k] = _mm512_unpacklo_epi64(t[i + k], t[i + k + 2]);
+      u[i + 2 * k + 1] = _mm512_unpackhi_epi64(t[i + k], t[i + k + 2]);
+    }
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < BLOCK; k += 8) {
+      t[k + i] = _mm512_shuffle_i32x4(u[k + i], u[k + i + 4], 0x88);
+      t[k + i + 4] = _mm512_shuffle_i32x4(u[k + i], u[k + i + 4], 0xdd);
+    }
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = Vec(_mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
+    rows[i + 8] = Vec(_mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
+  }
+#else
+  for (int i = 0; i < BLOCK; ++i)
+    for (int k = 0; k < i; ++k) {
+      float value = rows[i][k];
+      rows[i][k] = rows[k][i], rows[k][i] = value;
+    }
+#endif
+}
 
 // Blocks of channels of a picture, or of a part of it: block b starts at data + b * stride.
 template <class Float>
@@ -41,28 +78,30 @@ struct View {
 };
 
 struct Free {
-  void operator()(float* values) const { std::free(values); }
+  void operator()(void* values) const { std::free(values); }
 };
 
-// Aligned floats. The memory only grows, is not initialised, and loses its contents when it grows.
-class Buffer {
+// Aligned values. The memory only grows, is not initialised, and loses its contents when it grows.
+template <class Value>
+class Array {
  public:
-  float* get(size_t size) {
+  Value* get(size_t size) {
     if (size > size_) {
       values_.reset();
-      values_.reset(static_cast<float*>(std::aligned_alloc(64, (4 * size + 63) / 64 * 64)));
+      values_.reset(static_cast<Value*>(std::aligned_alloc(64, (sizeof(Value) * size + 63) / 64 * 64)));
       if (!values_) throw std::bad_alloc();
       size_ = size;
     }
     return values_.get();
   }
 
-  float* data() const { return values_.get(); }
+  Value* data() const { return values_.get(); }
 
  private:
-  std::unique_ptr<float, Free> values_;
+  std::unique_ptr<Value, Free> values_;
   size_t size_ = 0;
 };
+using Buffer = Array<float>;
 
 }  // namespace
 
