@@ -29,7 +29,6 @@ def contenders(network: str, activation: str, batch_size: int) -> list[Contender
         Contender("plain symbol in MXNet, on half the cores as MXNet chooses", plain_symbol, task, half),
         Contender("plain symbol in MXNet, on all cores", plain_symbol, task),
         Contender("denseface, mxnet", engine, ("mxnet", *task)),
-        Contender("denseface, mxnet-bf16", engine, ("mxnet-bf16", *task), tolerance=_BF16),
         Contender("denseface, onnxruntime", engine, ("onnxruntime", *task)),
         Contender("denseface, openvino", engine, ("openvino", *task)),
         Contender("denseface, openvino-bf16", engine, ("openvino-bf16", *task), tolerance=_BF16),

@@ -22,6 +22,7 @@ from denseface.cli.options import (
     warn_of_several,
 )
 from denseface.core.errors import InputError
+from denseface.embedding.engines import ENGINES
 
 _THREADS = min(4, os.cpu_count() or 1)
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     gallery = Gallery(args.gallery)
     args.image_size = args.image_size or tuple(gallery.model["image_shape"])
-    if gallery.model["precision"] != "float32":
+    if gallery.model["precision"] != "float32" and gallery.model["engine"] in ENGINES:
         args.engine = args.engine or gallery.model["engine"]
     if not args.model.endswith(".onnx") and make_scaling(**given_scaling(args)) is None:
         args.input_mean, args.input_scale, args.bgr = gallery.scaling or (None, None, False)

@@ -157,7 +157,7 @@ def test_queries_of_another_length_are_refused(tmp_path):
         ({"sha256": "cd"}, "from another model, p,1; search with that model"),
         ({"flip": False}, "with flip True, not False"),
         ({"image_shape": [16, 16, 1]}, r"with image_shape \[16, 16, 3\], not \[16, 16, 1\]"),
-        ({"precision": "bfloat16", "engine": "mxnet-bf16"}, "with precision float32, not bfloat16"),
+        ({"precision": "bfloat16", "engine": "openvino-bf16"}, "with precision float32, not bfloat16"),
         ({"crop": DETECTED}, "made with aligned pictures, and this search is with the detector d.onnx"),
         ({"engine": "openvino", "prefix": "q", "normalize": False}, None),
     ],

@@ -203,7 +203,7 @@ def try_graph(number):
         1,
     )
     try:
-        engine = MXNetEngine(model, graph.data_shape[1:], graph.data_shape[0], bf16=number % 4 == 0)
+        engine = MXNetEngine(model, graph.data_shape[1:], graph.data_shape[0])
         engine(values["data"])
     except (InputError, mx.base.MXNetError):
         return "refused as a model"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import mxnet as mx
 
-ENGINES = ("mxnet", "mxnet-bf16", "onnxruntime", "openvino", "openvino-bf16")
+ENGINES = ("mxnet", "onnxruntime", "openvino", "openvino-bf16")
 
 _INPUT_SHAPE = (3, 112, 112)
 
@@ -67,7 +67,7 @@ def make_engine(
     Parameters
     ----------
     name : str
-        One of ``ENGINES``. Those with ``-bf16`` compute in bfloat16, with 8 significant bits, where the processor can.
+        One of ``ENGINES``. ``openvino-bf16`` computes in bfloat16, with 8 significant bits, where the processor can.
     model : Model or OnnxModel
         MXNet takes a Model; the others convert it, or take a model from an ONNX file as it is.
     batch_size : int
@@ -85,12 +85,12 @@ def make_engine(
     is_onnx = model.default_engine == "onnxruntime"
     if name not in ENGINES:
         raise InputError(f"{name} is not one of {', '.join(ENGINES)}", option="engine")
-    if name.startswith("mxnet"):
+    if name == "mxnet":
         from denseface.embedding.engines.mxnet_engine import MXNetEngine
 
         if is_onnx:
             raise InputError(f"MXNet cannot run {model.name}, an ONNX file; choose onnxruntime", option="engine")
-        return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context, bf16=name == "mxnet-bf16")
+        return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context)
     if context is not None:
         raise InputError(f"{name} computes on the CPU; only mxnet takes a GPU", option="engine")
     if not is_onnx:

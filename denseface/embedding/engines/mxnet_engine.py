@@ -9,7 +9,6 @@ import numpy as np
 
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.models.embedding_network import checked_embedding
-from denseface.rewrites.bfloat16 import in_bfloat16
 from denseface.rewrites.dense_blocks import with_inference_blocks
 from denseface.rewrites.freeze import freeze
 from denseface.rewrites.graph import Node, rewrite
@@ -39,13 +38,11 @@ class MXNetEngine:
         Pictures per call.
     context : Context, optional
         Where to compute; the CPU by default.
-    bf16 : bool
-        Compute in bfloat16; on the CPU only.
 
     Raises
     ------
     InputError
-        If the parameters do not fit, there is no such GPU, or the processor cannot compute in bfloat16.
+        If the parameters do not fit, or there is no such GPU.
     """
 
     def __init__(
@@ -54,37 +51,22 @@ class MXNetEngine:
         input_shape: tuple[int, int, int],
         batch_size: int,
         context: mx.Context | None = None,
-        bf16: bool = False,
     ):
-        if bf16 and context is not None and context.device_type != "cpu":
-            raise InputError("mxnet-bf16 computes on the CPU; only mxnet takes a GPU", option="engine")
         self.input_shape = input_shape
         self.batch_size = batch_size
         data_shape = (batch_size, *input_shape)
         symbol, self.emb_size = checked_embedding(model, data_shape)
-        if not bf16 and (context is None or context.device_type == "cpu") and load_operators():
+        if (context is None or context.device_type == "cpu") and load_operators():
             symbol = with_inference_blocks(symbol, data_shape)
         symbol, *parameters = freeze(symbol, model.arguments, model.auxiliary)
         symbol = rewrite(symbol, _with_flat_input)
-        if bf16:
-            symbol = in_bfloat16(symbol, data_shape)
         with _ONE_AT_A_TIME:
             self._executor = _bind(symbol, parameters, data_shape, context or mx.cpu(), model.name)
-        if bf16:
-            self._try_out(model.name)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed a batch, float32 (B, C, H, W), 0 to 255; return float32 (B, emb_size)."""
         with _ONE_AT_A_TIME:
             return self._executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy()
-
-    def _try_out(self, name):
-        try:
-            self(np.zeros((self.batch_size, *self.input_shape), np.float32))
-        except mx.MXNetError as error:
-            raise InputError(
-                f"MXNet cannot compute {name} in bfloat16 here ({mxnet_reason(error)}); choose mxnet", option="engine"
-            ) from error
 
 
 def _with_flat_input(node):
