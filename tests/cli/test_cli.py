@@ -223,7 +223,7 @@ def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
     report = expected_report(pair_sets[1])
-    columns = [re.split("  +", line.strip()) for line in out[out.index("large") :].splitlines()]
+    columns = [re.split("  +", line.strip()) for line in out[out.index("\nlarge\n") + 1 :].splitlines()]
     fitted = expected_report(pair_sets[0]).calibrations
     assert columns[:2] == [["large"], ["flip", "95 % interval", "plain", "95 % interval"]]
 
