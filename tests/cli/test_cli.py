@@ -244,7 +244,10 @@ def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
         row("threshold of best accuracy", "threshold", has_interval=False),
         row("its false match rate", "fmr"),
         row("its false non-match rate", "fnmr"),
-        ["Brier score, other people", *(f"{each.brier:.4f}" for each in report.checks.values())],
+        [
+            "Brier score, other people",
+            *("-" if each is None else f"{each.brier:.4f}" for each in report.checks.values()),
+        ],
         [
             "Brier score, fitted on small",
             *(f"{check(fitted[way], *each.scores).brier:.4f}" for way, each in report.ways.items()),
