@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from denseface.core import signals
+from denseface.core.cpus import usable_cpus
 from denseface.core.streams import prepare_streams
 
 
@@ -12,6 +14,8 @@ def main() -> int:
     """Run the command of this process."""
     signals.use_default_sigint()
     prepare_streams()
+    if not {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & {*os.environ}:  # NumPy heeds an affinity, but no quota
+        os.environ["OPENBLAS_NUM_THREADS"] = str(usable_cpus())
     from denseface import cli
 
     return cli.main()

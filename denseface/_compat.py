@@ -59,8 +59,10 @@ class _MXNetFinder:
                 "MXNet needs distutils, which Python 3.12 removed; bring it back with: pip install setuptools",
                 name="distutils",
             )
+        from denseface.core.cpus import usable_cores
+
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on stderr at every bind otherwise
-        os.environ.setdefault("OMP_NUM_THREADS", str(_cores()))  # MXNet takes half the processors otherwise
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))  # MXNet takes half the processors otherwise
         check_environment()
         _restore_numpy_names(Path(spec.origin).parent)
         if os.environ.get("DMLC_ROLE") in ("scheduler", "server"):  # the import does not return then
@@ -76,9 +78,10 @@ def check_environment() -> None:
     InputError
         If ``OMP_NUM_THREADS`` is not a number of threads, or the address space is limited to less than MXNet needs.
     """
+    from denseface.core.cpus import usable_cores
     from denseface.core.errors import InputError
 
-    text = os.environ.get("OMP_NUM_THREADS") or str(_cores())
+    text = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
         raise InputError(f"OMP_NUM_THREADS={text}: MXNet needs one whole number here, from 1 to {_MOST_THREADS}")
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -97,16 +100,6 @@ def _watch_peers() -> None:
         heartbeats.watch_as_server()
     except InputError as error:
         sys.exit(f"denseface: error: {error}")
-
-
-def _cores() -> int:
-    """Number of cores this process may use, two hyperthreads counting as one where the system tells."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    siblings = [
-        Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in os.sched_getaffinity(0)
-    ]
-    return len({path.read_text() if path.exists() else path for path in siblings})
 
 
 def _restore_numpy_names(mxnet_folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import re
 from functools import partial
 
@@ -24,7 +23,7 @@ from denseface.cli.options import (
 from denseface.core.errors import InputError
 from denseface.embedding.engines import ENGINES
 
-_THREADS = min(4, os.cpu_count() or 1)
+_MOST_THREADS = 4
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -51,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Search for each picture."""
     import numpy as np
 
+    from denseface.core.cpus import usable_cpus
     from denseface.core.parallel import ordered_map
     from denseface.embedding.gallery import Gallery
     from denseface.embedding.scaling import make_scaling
@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     gallery.require_same(embedder.describe())
     cut = partial(_cut, embedder, gallery if crop.aligned and not is_said else None)
     failures: list[InputError] = []
-    faces = _faces(ordered_map(cut, args.pictures, _THREADS, ahead=2 * embedder.batch_size), args, failures)
+    faces = _faces(
+        ordered_map(cut, args.pictures, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size), args, failures
+    )
     names, rows = [], []
     while batch := list(itertools.islice(faces, embedder.batch_size)):
         names += [name for name, _ in batch]

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from denseface.core.cpus import usable_cores
 from denseface.core.errors import InputError
 from denseface.data.align import align, crop_side
-from denseface.data.detection import CenterFace, Detector, Faces, installed_detector, load_detector, usable_cpus
+from denseface.data.detection import CenterFace, Detector, Faces, installed_detector, load_detector
 from denseface.data.landmarks import LandmarkFile, Located
 from denseface.data.pictures import load_picture
 
@@ -148,7 +149,7 @@ class Cropper:
         detector = self.detector or installed_detector()
         if processes < 2 or not isinstance(detector, CenterFace):
             return self
-        return replace(self, detector=CenterFace(detector.path, max(1, usable_cpus() // processes)))
+        return replace(self, detector=CenterFace(detector.path, max(1, usable_cores() // processes)))
 
     def find(self, picture: np.ndarray) -> Faces:
         """Find the faces that are large and certain enough in a picture, in reading order.

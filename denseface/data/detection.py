@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.core.files import read_input
+from denseface.core.onnx_session import open_session
 from denseface.core.packages import require
 from denseface.data.align import SURELY_FACE, residuals, turned_by
 
@@ -103,16 +103,13 @@ class CenterFace:
 
     def __init__(self, path: str | Path | None = None, threads: int | None = None):
         path = find_centerface() if path is None else Path(path)
-        onnxruntime = require("onnxruntime")
+        require("onnxruntime")
         content = read_input(path, _MAX_BYTES)
         self.description = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
         self.path, self._threads = path, threads
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cpus()
-        options.log_severity_level = 3  # it warns of constants that are listed as inputs
         try:
             model = _without_fixed_size(content)
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = open_session(model, self._threads)
             self._input = self._session.get_inputs()[0].name
             channels = [output.shape[1] for output in self._session.get_outputs()]
         except InputError:
@@ -226,6 +223,8 @@ class InsightFaceDetector:
         self.description = {"name": name, "sha256": hashlib.sha256(read_input(path, _MAX_BYTES)).hexdigest()}
         try:
             self._model = insightface.model_zoo.get_model(str(path), providers=["CPUExecutionProvider"])
+            if hasattr(self._model, "session"):  # it takes as many threads as the machine has cores otherwise
+                self._model.session = open_session(path.read_bytes())
         except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
             raise InputError(f"{path}: insightface cannot load it; copy the file again") from error
         if getattr(self._model, "taskname", None) != "detection" or not self._model.use_kps:
@@ -380,11 +379,6 @@ def _pack_file(name):
             option="detector",
         )
     return found[0]
-
-
-def usable_cpus():
-    """How many CPUs this process may use; macOS cannot say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rounded_up(length):

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
 from denseface.data.augment import Augmentation
 from denseface.data.pictures import ImageError, decode
@@ -75,8 +76,8 @@ class PictureReader:
         The training set.
     image_shape : tuple (height, width, channels)
         Input of the network; channels 1 (gray) or 3 (RGB). Pictures of another kind or size are converted.
-    threads : int
-        Threads on which a loader reads and augments.
+    threads : int, optional
+        Threads on which a loader reads and augments; by default 2, if this process may keep two CPUs busy.
     max_bad : int, optional
         Stop when more pictures than this are unreadable; by default there is no limit.
 
@@ -95,9 +96,10 @@ class PictureReader:
         self,
         records: FaceRecords,
         image_shape: tuple[int, int, int],
-        threads: int = 2,
+        threads: int | None = None,
         max_bad: int | None = None,
     ):
+        threads = usable_cpus(most=2) if threads is None else threads
         _check_range("threads", threads, 1)
         if max_bad is not None:
             _check_range("max_bad", max_bad, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from denseface.core.cpus import usable_cpus
 from denseface.core.parallel import ordered_map
 from denseface.core.text import counted, listed
 from denseface.data.pairs import read_pairs
@@ -22,7 +22,7 @@ from denseface.datasets.output import Progress, no_progress
 from denseface.datasets.pairing import FOLDS
 from denseface.datasets.picture_checks import Checked, Pictures, Tally, check_picture
 
-_THREADS = min(4, os.cpu_count() or 1)
+_MOST_THREADS = 4
 _AHEAD = 64
 _NAMED = 5  # of a group of equal pictures
 _ENLARGED = "blurred, or enlarged from less than a quarter of its size"
@@ -109,7 +109,9 @@ def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> 
         labels = np.full(len(keys), -1)
         faults = []
         tally = Tally()
-        for index, found in enumerate(ordered_map(partial(_check_record, records), keys, _THREADS, _AHEAD)):
+        for index, found in enumerate(
+            ordered_map(partial(_check_record, records), keys, usable_cpus(most=_MOST_THREADS), _AHEAD)
+        ):
             tally.add(found.picture)
             if found.label_fault:
                 faults.append(found.label_fault)
@@ -159,7 +161,7 @@ def inspect_pairs(path: str | Path, on_progress: Progress = no_progress) -> Pair
     _, firsts = np.unique(pairs, return_index=True)
     names = [f"image {first} (pair {first // 2})" for first in firsts.tolist()]
     tally = Tally()
-    for index, checked in enumerate(ordered_map(check_picture, images, _THREADS, _AHEAD)):
+    for index, checked in enumerate(ordered_map(check_picture, images, usable_cpus(most=_MOST_THREADS), _AHEAD)):
         tally.add(checked._replace(fault=checked.fault and f"{path}: {names[index]}: {checked.fault}"))
         on_progress(index + 1, len(images))
     pictures = tally.pictures(names.__getitem__)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
 from denseface.core.files import beside, naming_errors, open_own
 from denseface.core.journal import Journal
@@ -37,7 +37,7 @@ from denseface.data.sources import Source
 from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.embedding.gallery import write_gallery
 
-_THREADS = min(4, os.cpu_count() or 1)
+_MOST_THREADS = 4
 
 logger = logging.getLogger("denseface")
 
@@ -108,7 +108,9 @@ def embed_all(
     folder = beside(out, ".partial")
     with _Work(folder, embedder, strict) as work:
         remaining = work.take_over(iter(sources), on_progress)
-        decoded = ordered_map(partial(_decode, embedder), remaining, _THREADS, ahead=2 * embedder.batch_size)
+        decoded = ordered_map(
+            partial(_decode, embedder), remaining, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size
+        )
         try:
             while batch := list(itertools.islice(decoded, embedder.batch_size)):
                 work.add(batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
 from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize as normalized
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import mxnet as mx
 
-_DECODERS = min(4, os.cpu_count() or 1)
+_MOST_DECODERS = 4
 
 
 class PictureError(InputError):
@@ -272,7 +272,7 @@ class Embedder:
         if _is_single(images):
             decoded = map(load, [(0, images)])  # starting threads would take longer
         else:
-            decoded = ordered_map(load, enumerate(images), _DECODERS, ahead=2 * self.batch_size)
+            decoded = ordered_map(load, enumerate(images), usable_cpus(most=_MOST_DECODERS), 2 * self.batch_size)
         first = 0
         while loaded := list(itertools.islice(decoded, self.batch_size)):
             names, pictures = zip(*loaded)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from denseface.core.errors import InputError
+from denseface.core.onnx_session import open_session
 from denseface.core.packages import require
 
 # Below this, rounding changes the embeddings too much.
@@ -102,9 +103,7 @@ def _quiet():
 
 
 def _least_cosine(content, quantized, batches):
-    import onnxruntime
-
-    sessions = [onnxruntime.InferenceSession(c, providers=["CPUExecutionProvider"]) for c in (content, quantized)]
+    sessions = [open_session(c) for c in (content, quantized)]
     expected, found = (np.concatenate([s.run(None, {"data": batch})[0] for batch in batches]) for s in sessions)
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     return float(((expected * found).sum(axis=1) / lengths).min())

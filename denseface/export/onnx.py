@@ -21,6 +21,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
+from denseface.core.onnx_session import open_session
 from denseface.core.packages import require
 from denseface.export.metadata import write_metadata
 from denseface.export.operators import OnnxGraph
@@ -282,10 +283,8 @@ def _pictures(shape):
 
 
 def _run_onnxruntime(content, pictures):
-    import onnxruntime
-
     try:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session = open_session(content)
         return [session.run(None, {"data": batch})[0] for batch in pictures]
     except Exception as error:  # its exceptions share no other base
         raise InputError(f"ONNX Runtime cannot run the converted network: {_one_line(error)}") from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 
 from denseface.cli.options import add_face_options, load_cropper, positive
+from denseface.core.cpus import usable_cpus
 
 
 def add_encoding_options(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +25,9 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes",
         type=positive,
-        default=os.cpu_count() or 1,
+        default=usable_cpus(),
         metavar="N",
-        help="number of processes; the result does not depend on it (default: one per CPU)",
+        help="number of processes; the result does not depend on it (default: one per CPU that may be used)",
     )
 
 

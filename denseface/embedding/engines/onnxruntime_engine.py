@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from denseface.core.onnx_session import open_session
 from denseface.core.packages import require
 from denseface.embedding.engines.onnx_model import OnnxModel, loading
 
@@ -25,14 +26,12 @@ class ONNXRuntimeEngine:
     """
 
     def __init__(self, model: OnnxModel, batch_size: int):
-        onnxruntime = require("onnxruntime")
+        require("onnxruntime")
         self.input_shape = model.input_shape
         self.batch_size = model.batch_size or batch_size
         self.emb_size = model.emb_size
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # it would print what it raises as well
         with loading(model, "ONNX Runtime"):
-            self._session = onnxruntime.InferenceSession(model.content, options, providers=["CPUExecutionProvider"])
+            self._session = open_session(model.content)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed a batch, float32 (B, C, H, W), 0 to 255; return float32 (B, emb_size)."""

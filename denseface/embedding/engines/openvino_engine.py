@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from denseface.core.cpus import usable_cores
 from denseface.core.packages import require
 from denseface.embedding.engines.onnx_model import OnnxModel, loading
 
@@ -42,7 +43,11 @@ class OpenVINOEngine:
         self.batch_size = model.batch_size or batch_size
         self.emb_size = model.emb_size
         # Without the hint OpenVINO computes in bfloat16 by itself where that is fast.
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "INFERENCE_NUM_THREADS": usable_cores(),
+        }
         with loading(model, "OpenVINO"):
             network = core.read_model(model.content)
             network.reshape([self.batch_size, *self.input_shape])
