@@ -1,0 +1,120 @@
+"""How far the pictures of a training set are from the centres of their own classes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from denseface.core.errors import InputError
+from denseface.core.parallel import ordered_map
+from denseface.core.vectors import normalize
+from denseface.data.loader import PictureReader
+from denseface.data.pictures import PictureShape
+from denseface.data.recordio import RecordError
+from denseface.data.records import FaceRecords
+from denseface.embedding.embedder import Embedder, as_batch
+from denseface.models.checkpoint import Checkpoint, load_model
+
+_BATCH = 8
+
+
+def angles_to_dominant(embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Measure the angle between each face and the dominant centre of its class.
+
+    The dominant centre of a class is the one that is nearest to most of its faces (Deng et al. 2020, Sub-center
+    ArcFace, section 3.3). Of two with the same number, the first counts.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (N, D)
+        Any length; an embedding of zeros is at a right angle to everything.
+    labels : ndarray of shape (N,), int
+        Classes, 0 to C - 1.
+    centers : ndarray of shape (C, K, D)
+        K centres per class.
+
+    Returns
+    -------
+    ndarray of shape (N,), float64
+        In degrees, 0 to 180.
+    """
+    directions = normalize(centers.reshape(-1, centers.shape[2])).reshape(centers.shape)
+    cosines = np.einsum("nd,nkd->nk", normalize(embeddings), directions[labels])
+    votes = np.zeros(centers.shape[:2], int)
+    np.add.at(votes, (labels, cosines.argmax(axis=1)), 1)
+    dominant = cosines[np.arange(len(labels)), votes.argmax(axis=1)[labels]]
+    return np.degrees(np.arccos(np.clip(dominant, -1, 1)))
+
+
+def measure_angles(
+    prefix: str,
+    records: FaceRecords,
+    channels: int = 3,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> dict[int, float | str]:
+    """Measure the angles of a training set's pictures by a run that was trained on it.
+
+    Parameters
+    ----------
+    prefix : str
+        Prefix of the run; its newest checkpoint is used.
+    records : FaceRecords
+        The training set.
+    channels : int
+        3 if the run was trained on RGB, 1 if on gray.
+    on_progress : callable
+        Called with the number of pictures that are done, and of all.
+
+    Returns
+    -------
+    dict of int to float or str
+        The angle of each picture by key, as of `angles_to_dominant`; or why the picture cannot be read.
+
+    Raises
+    ------
+    InputError
+        If there is no such run, it has no class centres, or not as many classes as the set.
+    """
+    newest = Checkpoint.newest(prefix)
+    weight = newest and newest.load().arguments.get("fc7_weight")
+    if weight is None:
+        raise InputError(f"{prefix}: a run with class centres is needed, as train.py saves it", option="run")
+    if len(weight) != records.num_classes:
+        raise InputError(
+            f"{prefix}: it has centres of {len(weight)} classes, and {records.folder} has {records.num_classes}; name "
+            "the set that it was trained on",
+            option="run",
+        )
+    image_shape = PictureShape(*records.image_shape, channels)
+    reader = PictureReader(records, image_shape)
+    embedder = Embedder(load_model(prefix, newest.step), image_shape=image_shape, batch_size=_BATCH, flip=False)
+
+    def read(key):
+        try:
+            record, picture = reader.read(key)
+            return key, records.label(record), picture
+        except RecordError as error:
+            return key, str(error), None
+
+    found: dict[int, float | str] = {}
+    keys, labels, embeddings = [], [], []
+    pictures = ordered_map(read, records.keys.tolist(), reader.threads, ahead=2 * _BATCH)
+    with contextlib.closing(pictures):
+        while rows := list(itertools.islice(pictures, _BATCH)):
+            readable = [row for row in rows if row[2] is not None]
+            found.update((key, reason) for key, reason, picture in rows if picture is None)
+            if readable:
+                new_keys, new_labels, faces = zip(*readable)
+                keys += new_keys
+                labels += new_labels
+                embeddings.append(embedder.compute(as_batch(faces, image_shape))[0])
+            on_progress(len(found) + len(keys), len(records))
+    if keys:
+        angles = angles_to_dominant(
+            np.concatenate(embeddings), np.array(labels), weight.reshape(len(weight), -1, weight.shape[-1])
+        )
+        found.update(zip(keys, angles.tolist()))
+    return found
