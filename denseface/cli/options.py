@@ -27,11 +27,11 @@ def add_example(parser: argparse.ArgumentParser, *lines: str) -> None:
     parser.epilog = "\n  ".join(["example:" if len(lines) == 1 else "examples:", *lines])
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add what :func:`load_embedder` reads."""
     parser.add_argument(
         "--model",
-        required=True,
+        required=required,
         metavar="PREFIX,EPOCH",
         help="PREFIX-symbol.json and PREFIX-EPOCH.params; PREFIX alone means the newest; or an ONNX file",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -254,6 +254,24 @@ class Gallery:
                 raise InputError(f"{self.path}: it is broken behind embedding {start}; make it again") from error
         self._is_unit = are_unit
         return best.found()
+
+    def blocks(self, step: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Read all embeddings, `step` at a time.
+
+        Yields
+        ------
+        start, rows : int, ndarray of shape (n, emb_size), float32
+            The number of the first row; the rows are valid until the next are asked for.
+
+        Raises
+        ------
+        InputError
+            If the file is broken, or an embedding in it is not finite.
+        """
+        for start, rows in self._file.blocks("embeddings", step):
+            if not np.isfinite(rows).all():
+                raise InputError(f"{self.path}: it is broken behind embedding {start}; make it again")
+            yield start, rows
 
     def names(self, rows: Iterable[int]) -> dict[int, str]:
         """Return the names of some embeddings, by their rows."""

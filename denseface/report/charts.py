@@ -19,8 +19,10 @@ from denseface.report.plotting import COLORS, MUTED, new_figure
 from denseface.training.log import TRAINING_COLUMNS, VERIFICATION_COLUMNS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from denseface.evaluation.metrics import VerificationResult
     from denseface.evaluation.verify import VerificationReport
     from denseface.report.comparison import Measured
 
@@ -56,7 +58,7 @@ def draw_comparison(networks: Sequence[Measured]) -> Figure:
 
     names = [_shortened(row.name) for row in networks]
     rows = math.ceil(len(panels) / 3)
-    figure = _laid_out(12, rows * (1.1 + 0.36 * len(networks)))
+    figure = lay_out(12, rows * (1.1 + 0.36 * len(networks)))
     grid = figure.subplots(rows, 3, squeeze=False, sharey=True).flatten()
     for axes, (title, value) in zip(grid, panels.items()):
         values = [value(row) for row in networks]
@@ -91,7 +93,7 @@ def draw_run(folder: str | Path) -> Figure:
     training = _read_csv(Path(f"{prefix}-training.csv"), TRAINING_COLUMNS)
     verification_path = Path(f"{prefix}-verification.csv")
     verification = _read_csv(verification_path, VERIFICATION_COLUMNS) if verification_path.exists() else []
-    figure = _laid_out(10, 9)
+    figure = lay_out(10, 9)
     figure.suptitle(_shortened(prefix, 80), fontsize=11)
     curves = ("loss", "accuracy", "learning_rate", "gradient_norm")
     panels = figure.subplot_mosaic([curves[:2], curves[2:], ["verified"] * 2], sharex=True)
@@ -138,7 +140,7 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
         If matplotlib is not installed.
     """
     rows = len(reports) + 1
-    figure = _laid_out(15, max(5.0, 1.6 * rows + 0.4))
+    figure = lay_out(15, max(5.0, 1.6 * rows + 0.4))
     grid = figure.add_gridspec(rows, 3, width_ratios=(1.15, 1.15, 1))
     roc, det = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[:, 1])
     reliability = figure.add_subplot(grid[-1, 2])
@@ -146,7 +148,7 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
     for row, ((name, report), color) in enumerate(zip(reports.items(), _cycled(len(reports)))):
         way, result = next(iter(report.ways.items()))
         _draw_roc(roc, result, report.shared, color)
-        _draw_det(det, result, color)
+        draw_det(det, result, color)
         if report.checks[way]:
             reliability.plot(report.checks[way].predicted, report.checks[way].observed, "o-", color=color, markersize=3)
         first = _draw_scores(figure.add_subplot(grid[row, 2], sharex=first), name, result, color)
@@ -154,9 +156,7 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
     roc.set_title("ROC with 95 % intervals: genuine against impostor pairs accepted", fontsize=10, loc="left")
     roc.legend(fontsize=8, frameon=False, loc="lower right")
     det.set_title("DET: errors of both kinds, on axes of normal scores", fontsize=10, loc="left")
-    det.set(xlabel="false match rate", ylabel="false non-match rate")
-    det.set_xticks(_probit(_DET_TICKS), _DET_LABELS)
-    det.set_yticks(_probit(_DET_TICKS), _DET_LABELS)
+    set_det_axes(det, "false match rate", "false non-match rate")
     reliability.set_title("probability said (across) and true share (up), other people", fontsize=9, loc="left")
     reliability.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
     for axes in (roc, det, reliability):
@@ -176,8 +176,15 @@ def _draw_roc(axes, result, shared, color):
     axes.plot(max(result.fmr, none), 1 - result.fnmr, "o", color=color, label=at_threshold)
 
 
-def _draw_det(axes, result, color):
-    """Draw at most some hundred points; of rates from none to all, which normal scores do not have, those between."""
+def set_det_axes(axes: Axes, across: str, up: str) -> None:
+    """Name the axes of a DET curve, and mark rates on them."""
+    axes.set(xlabel=across, ylabel=up)
+    axes.set_xticks(_probit(_DET_TICKS), _DET_LABELS)
+    axes.set_yticks(_probit(_DET_TICKS), _DET_LABELS)
+
+
+def draw_det(axes: Axes, result: VerificationResult, color: str) -> None:
+    """Draw a DET curve by some hundred points; rates of none and of all have no place on such axes."""
     false_rates, true_rates = result.roc
     sampled = np.geomspace(1 / result.n_impostor, 1, _DET_POINTS)
     misses = 1 - true_rates[np.searchsorted(false_rates, sampled, side="right") - 1]
@@ -189,7 +196,8 @@ def _probit(rates):
     return [NormalDist().inv_cdf(float(rate)) for rate in rates]
 
 
-def _laid_out(width, height):
+def lay_out(width: float, height: float) -> Figure:
+    """Make a figure that finds room for its panels; width and height in inches."""
     figure = new_figure(width, height)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     return figure

@@ -576,3 +576,26 @@ def test_no_file_takes_the_place_of_a_folder(capsys, model, faces, tmp_path, mon
         assert code == 1
         assert err == f"denseface: error: {out or '.'}: it cannot be written (Is a directory); name a file\n"
     assert [path.name for path in tmp_path.rglob("*") if path.name.endswith((".partial", ".tmp"))] == []
+
+
+def test_identify_folders_and_galleries(capsys, model, tmp_path):
+    made = iter(pictures(16))
+    for person in range(4):
+        for number, part in enumerate(("enrolled", "enrolled", "probes", "probes")):
+            place = tmp_path / (part if person < 3 else "strangers") / f"p{person}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.png").write_bytes(encode(next(made)))
+    command = ["identify", "--probes", tmp_path / "probes", "--unknown", tmp_path / "strangers", *model]
+    code, out, err = run(capsys, *command, "--gallery", tmp_path / "enrolled", "-o", tmp_path / "cmc.png")
+    assert (code, err) == (0, "")
+    assert out.startswith("enrolled: 3 people with 6 pictures\n")
+    assert re.search(r"mated searches +6\n", out) and re.search(r"other searches +4\n", out)
+    assert (tmp_path / "cmc.png").read_bytes().startswith(b"\x89PNG")
+    run(capsys, "embed", tmp_path / "enrolled", *model, "-o", tmp_path / "enrolled.npz")
+    code, again, _ = run(capsys, *command, "--gallery", tmp_path / "enrolled.npz")
+    assert (code, again) == (0, out)
+    code, out, _ = run(capsys, *command, "--gallery", tmp_path / "enrolled.npz", "--json", "--fuse", "max")
+    content = json.loads(out)
+    assert (content["people"], content["mated"], content["others"], content["fuse"]) == (3, 6, 4, "max")
+    code, _, err = run(capsys, "identify", "--gallery", tmp_path / "enrolled.npz", "--probes", tmp_path / "probes")
+    assert code == 1 and err.startswith("denseface: error: --model: needed to embed ")

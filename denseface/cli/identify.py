@@ -1,0 +1,151 @@
+"""``denseface identify``: who is in a picture, and how often is the answer right?"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+
+from denseface.cli.console import OK, print_table
+from denseface.cli.options import (
+    add_example,
+    add_face_options,
+    add_model_options,
+    add_no_flip,
+    load_cropper,
+    load_embedder,
+    positive,
+)
+from denseface.core.errors import InputError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "identify",
+        help="measure how often people are found in a gallery",
+        description="Search for every probe among the people of a gallery, and measure how often the right one is "
+        "found: the fraction of searches within ranks (closed set), and the false negative identification rate (FNIR) "
+        "at false positive identification rates (FPIR), with thresholds (open set), in the terms of NIST's FRTE 1:N. "
+        "Each is a folder with one folder of pictures per person, which is embedded first, or what denseface embed "
+        "made of one. Probes of people who are not in the gallery count for FPIR, and so do those of --unknown.",
+    )
+    for name, explained in (("gallery", "the people enrolled"), ("probes", "the pictures to search for")):
+        parser.add_argument(f"--{name}", required=True, metavar="DIR", help=f"{explained}: a folder, or a file .npz")
+    parser.add_argument("--unknown", metavar="DIR", help="probes of people who are not enrolled, in the same form")
+    parser.add_argument(
+        "--fuse",
+        choices=("mean", "max"),
+        default="mean",
+        help="score of a person with several pictures: of the mean of their embeddings (default), or the highest",
+    )
+    parser.add_argument(
+        "--rank", type=positive, default=1, metavar="R", help="FNIR counts mates up to this rank (default: 1)"
+    )
+    add_model_options(parser, required=False)
+    add_face_options(parser)
+    add_no_flip(parser)
+    parser.add_argument("-o", "--out", metavar="FILE", help="draw CMC and DET curves: .png, .pdf or .svg")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    add_example(
+        parser,
+        "denseface identify --gallery enrolled/ --probes probes/ --unknown strangers/ --model models/new/model",
+        "denseface identify --gallery million.npz --probes probes.npz -o cmc.png",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search for all probes."""
+    from tqdm import tqdm
+
+    from denseface.evaluation.identification import identify
+    from denseface.report.plotting import check_format, new_figure, save_figure
+
+    if args.out:
+        check_format(args.out)
+        new_figure(1, 1)  # fails now, not after the searches, if matplotlib is missing
+    with contextlib.ExitStack() as opened:
+        gallery, probes, unknown = _open(args, Path(opened.enter_context(tempfile.TemporaryDirectory())))
+        total = len(probes) + (len(unknown) if unknown else 0)
+        with tqdm(total=total, desc="searching", unit="probe", leave=False, disable=None) as bar:
+            searches = identify(gallery, probes, unknown, fusion=args.fuse, on_progress=bar.update)
+    open_set = searches.open_set(args.rank)
+    if args.out:
+        from denseface.report.searches import draw_searches
+
+        save_figure(draw_searches(searches, open_set), args.out)
+    if args.json:
+        print(json.dumps(_content(searches, open_set, args), indent=2))
+    else:
+        print(f"enrolled: {searches.num_people} people with {searches.num_pictures} pictures")
+        print_table(_rows(searches, open_set, args))
+    return OK
+
+
+def _open(args, folder):
+    """Open the three files of embeddings; folders are embedded into files in a folder for the time being."""
+    from tqdm import tqdm
+
+    from denseface.data.sources import Sources
+    from denseface.embedding.bulk import embed_all
+    from denseface.embedding.gallery import Gallery
+
+    paths = {name: getattr(args, name) for name in ("gallery", "probes", "unknown") if getattr(args, name)}
+    ready = {name: Gallery(path) for name, path in paths.items() if path.endswith(".npz")}
+    if len(ready) < len(paths):
+        if not args.model:
+            name = next(name for name in paths if name not in ready)
+            raise InputError(f"needed to embed {paths[name]}; or name a file .npz", option="model")
+        embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
+        for name in paths.keys() - ready.keys():
+            with Sources([paths[name]]) as sources:
+                out = folder / f"{name}.npz"
+                with tqdm(total=len(sources), desc=name, unit="picture", leave=False, disable=None) as bar:
+                    embed_all(embedder, sources, out, on_progress=bar.update)
+            ready[name] = Gallery(out)
+    return ready["gallery"], ready["probes"], ready.get("unknown")
+
+
+def _ranks(searches):
+    from denseface.evaluation.identification import RANKS
+
+    return [rank for rank in RANKS if rank <= searches.num_people]
+
+
+def _rows(searches, open_set, args):
+    rows = [("", "", "95 % interval", "threshold"), ("mated searches", str(len(searches.ranks)))]
+    for rank in _ranks(searches):
+        found = searches.hit_rate(rank)
+        if found:
+            rows.append((f"found at rank {rank}", f"{found[0]:.4f}", _interval(found[1])))
+    rows.append(("other searches", str(len(searches.top_scores))))
+    for fpir, rates in (open_set.rates if open_set else {}).items():
+        if rates:
+            threshold, fnir, interval = rates
+            rows.append(
+                (f"FNIR (rank {args.rank}) at FPIR {fpir:g}", f"{fnir:.4f}", _interval(interval), f"{threshold:.4f}")
+            )
+    return rows
+
+
+def _content(searches, open_set, args):
+    rates = open_set.rates if open_set else {}
+    return {
+        "people": searches.num_people,
+        "pictures": searches.num_pictures,
+        "fuse": args.fuse,
+        "mated": len(searches.ranks),
+        "others": len(searches.top_scores),
+        "ranks": {str(rank): searches.hit_rate(rank) for rank in _ranks(searches)},
+        "rank": args.rank,
+        "fnir": {
+            f"{fpir:g}": rate and dict(zip(("threshold", "fnir", "interval"), rate)) for fpir, rate in rates.items()
+        },
+    }
+
+
+def _interval(interval):
+    return f"{interval.low:.4f}-{interval.high:.4f}"
