@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from denseface.core.errors import InputError
 
@@ -20,14 +20,20 @@ _CONFIG_KEYS = {
     "rotate": "data_rotate",
     "scale": "data_scale",
     "shift": "data_shift",
+    "crop": "data_crop",
+    "downsample": "data_downsample",
+    "blur": "data_blur",
 }
 
-# Beyond these limits a face leaves its picture.
-_GEOMETRY_LIMITS = {"rotate": 180.0, "scale": 0.5, "shift": 0.5}
+# Beyond these limits a face leaves its picture, or cannot be recognised.
+_LIMITS = {"rotate": 180.0, "scale": 0.5, "shift": 0.5, "crop": 0.95, "downsample": 16.0, "blur": 10.0}
 
 _JITTER = 0.125
 _WORST_QUALITY, _BEST_QUALITY = 2, 20
 _CUTOFF_VALUE = 128
+_POOR = 0.2  # probability of each loss of quality
+_CROP_ASPECTS = (3 / 4, 4 / 3)
+_FILTERS = tuple(Image.Resampling[name] for name in ("NEAREST", "BOX", "BILINEAR", "BICUBIC", "LANCZOS"))
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -35,7 +41,8 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 class Augmentation:
     """Random augmentation; calling it applies it.
 
-    The order is: rotation, scale and shift as one warp, mirror, JPEG compression, colour, cutoff.
+    The order is: rotation, scale and shift as one warp, mirror, crop, downsampling, blur, JPEG compression, colour,
+    cutoff. Crop and downsampling are those with which AdaFace was trained (Kim et al. 2022, section 4).
 
     Parameters
     ----------
@@ -53,6 +60,14 @@ class Augmentation:
         Largest change of size as a fraction: 0.1 gives factors in [0.9, 1.1]; up to 0.5 (``data_scale``).
     shift : float
         Largest shift along each axis as a fraction of that side, up to 0.5 (``data_shift``).
+    crop : float
+        Largest fraction of the picture's area outside a random rectangle that is set to 128, with probability 0.2, up
+        to 0.95; AdaFace has 0.8 (``data_crop``).
+    downsample : float
+        Largest factor by which the picture is reduced and enlarged again, by random interpolation, with probability
+        0.2, up to 16; AdaFace has 5 (``data_downsample``).
+    blur : float
+        Largest standard deviation of a Gaussian blur in pixels, with probability 0.2, up to 10 (``data_blur``).
 
     Raises
     ------
@@ -66,6 +81,9 @@ class Augmentation:
     rotate: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
+    crop: float = 0.0
+    downsample: float = 0.0
+    blur: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mirror not in (False, True):
@@ -74,7 +92,7 @@ class Augmentation:
             value = getattr(self, name)
             if value is True or not isinstance(value, Integral) or value < 0:
                 raise InputError(f"{_CONFIG_KEYS[name]} must be a whole number, 0 (off) or more, got {value!r}")
-        for name, limit in _GEOMETRY_LIMITS.items():
+        for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if value is True or not isinstance(value, Real) or not 0 <= float(value) <= limit:
                 raise InputError(f"{_CONFIG_KEYS[name]} must be a number from 0 (off) to {limit:g}, got {value!r}")
@@ -109,6 +127,13 @@ class Augmentation:
             image = self._warp(image, rng)
         if self.mirror and rng.random() < 0.5:
             image = image[:, ::-1]
+        if self.crop and rng.random() < _POOR:
+            image = _crop(image, self.crop, rng)
+        if self.downsample and rng.random() < _POOR:
+            image = _downsample(image, self.downsample, rng)
+        if self.blur and rng.random() < _POOR:
+            blur = ImageFilter.GaussianBlur(rng.uniform(0, self.blur))
+            image = _from_pillow(_to_pillow(image).filter(blur))
         if self.color >= 2 and rng.random() < 0.5:
             image = _recompress(image, quality=int(rng.integers(_WORST_QUALITY, _BEST_QUALITY + 1)))
         if self.color >= 1:
@@ -148,6 +173,31 @@ def _to_pillow(image: np.ndarray) -> Image.Image:
 def _from_pillow(picture: Image.Image) -> np.ndarray:
     image = np.asarray(picture)
     return image[:, :, np.newaxis] if image.ndim == 2 else image
+
+
+def _crop(image: np.ndarray, largest: float, rng: np.random.Generator) -> np.ndarray:
+    """Set everything but a rectangle to gray; the face stays in its place."""
+    height, width = image.shape[:2]
+    area = rng.uniform(1 - largest, 1)
+    aspect = math.exp(rng.uniform(*map(math.log, _CROP_ASPECTS)))
+    side = math.sqrt(area)
+    rows, columns = min(side / math.sqrt(aspect), 1), min(side * math.sqrt(aspect), 1)  # as fractions
+    cut = []
+    for size, fraction in ((height, rows), (width, columns)):
+        kept = max(1, round(size * fraction))
+        first = int(rng.integers(size - kept + 1))
+        cut.append(slice(first, first + kept))
+    cropped = np.full_like(image, _CUTOFF_VALUE)
+    cropped[tuple(cut)] = image[tuple(cut)]
+    return cropped
+
+
+def _downsample(image: np.ndarray, largest: float, rng: np.random.Generator) -> np.ndarray:
+    height, width = image.shape[:2]
+    fraction = rng.uniform(min(1 / largest, 1), 1)
+    down, up = (_FILTERS[int(rng.integers(len(_FILTERS)))] for _ in range(2))
+    small = _to_pillow(image).resize((max(1, round(width * fraction)), max(1, round(height * fraction))), down)
+    return _from_pillow(small.resize((width, height), up))
 
 
 def _recompress(image: np.ndarray, quality: int) -> np.ndarray:

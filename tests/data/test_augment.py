@@ -26,7 +26,8 @@ def outcomes(augmentation, image, count=60):
 @pytest.mark.parametrize(
     "values",
     [{}, {"color": 1}, {"color": 2}, {"cutoff": 9}, {"rotate": 15}, {"scale": 0.2}, {"shift": 0.1}]
-    + [{"color": 2, "cutoff": 9, "rotate": 15, "scale": 0.2, "shift": 0.1}],
+    + [{"crop": 0.8}, {"downsample": 5}, {"blur": 3}]
+    + [{"color": 2, "cutoff": 9, "rotate": 15, "scale": 0.2, "shift": 0.1, "crop": 0.8, "downsample": 5, "blur": 3}],
 )
 def test_equal_generators_give_equal_pictures_and_the_input_is_kept(values, channels):
     image = picture(channels)
@@ -200,8 +201,45 @@ def test_from_config_reads_insightface_keys_and_misses_mean_off():
         ("data_scale", 0.6),
         ("data_shift", float("inf")),
         ("data_shift", None),
+        ("data_crop", 0.96),
+        ("data_downsample", True),
+        ("data_blur", -1),
     ],
 )
 def test_nonsense_is_refused_by_key(key, value):
     with pytest.raises(InputError, match=key):
         Augmentation.from_config({key: value})
+
+
+def test_a_crop_keeps_a_rectangle_in_its_place_one_time_in_five():
+    image = picture()
+    cropped = [new for new in outcomes(Augmentation(crop=0.8, **OFF), image, 1000) if (new != image).any()]
+    assert 140 < len(cropped) < 260
+    areas = []
+    for outcome in cropped:
+        rows, columns = np.nonzero((outcome != 128).any(axis=2))
+        kept = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+        np.testing.assert_array_equal(outcome[kept], image[kept])
+        outside = outcome.copy()
+        outside[kept] = 128
+        assert (outside == 128).all()
+        areas.append(image[kept].size / image.size)
+    assert min(areas) > 0.15 and max(areas) > 0.9 and np.mean(areas) == pytest.approx(0.6, abs=0.06)
+
+
+@pytest.mark.parametrize("values", [{"downsample": 5}, {"blur": 3}])
+def test_detail_is_lost_one_time_in_five_and_brightness_is_not(values):
+    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    lost = [new for new in outcomes(Augmentation(**values, **OFF), image, 1000) if (new != image).any()]
+    assert 140 < len(lost) < 260
+    assert np.mean([new.std() for new in lost]) < 0.8 * image.std()
+    assert np.mean([new.mean() for new in lost]) == pytest.approx(image.mean(), abs=2)
+
+
+def test_a_factor_of_one_or_less_and_pictures_of_one_pixel_stay():
+    image = picture()
+    for factor in (0.5, 1):
+        assert all((new == image).all() for new in outcomes(Augmentation(downsample=factor, **OFF), image))
+    pixel = np.full((1, 1, 3), 7, np.uint8)
+    for new in outcomes(Augmentation(crop=0.9, downsample=16, blur=10, **OFF), pixel):
+        np.testing.assert_array_equal(new, pixel)

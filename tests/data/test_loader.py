@@ -20,7 +20,7 @@ from denseface.data.records import FaceRecords, write_face_records
 
 SIDE = 16
 SHAPE = (SIDE, SIDE, 3)
-EVERYTHING = Augmentation(color=2, cutoff=5, rotate=10, scale=0.1, shift=0.1)
+EVERYTHING = Augmentation(color=2, cutoff=5, rotate=10, scale=0.1, shift=0.1, crop=0.8, downsample=5, blur=2)
 PLAIN = Augmentation(mirror=False)
 
 
