@@ -37,15 +37,17 @@ from denseface.core.files import replacing
 from denseface.core.lock import locked
 from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
-from denseface.distributed.workers import connect
+from denseface.distributed.workers import Workers, connect
 from denseface.embedding.embedder import Embedder
 from denseface.evaluation.metrics import score_pairs
 from denseface.evaluation.verify import verify
 from denseface.models import families
 from denseface.models.checkpoint import Checkpoint, Model, load_model, parse_model
-from denseface.training.assembly import adopt, assemble
+from denseface.training.assembly import assemble
+from denseface.training.pretrained import adopt, pretrained_network
 from denseface.training.run import Run
 from denseface.training.schedule import SCHEDULES
+from denseface.training.warm_centres import warm_centres
 
 import mxnet as mx
 
@@ -80,9 +82,9 @@ def train(args: argparse.Namespace, config: dict) -> int:
 
         records = stack.enter_context(FaceRecords(config.dataset_path, config.data_images_filter))
         config.num_classes = records.num_classes
-        embedding = families.embedding_symbol(config, args.symbol_path)
+        embedding = make_network(args, config, workers)
         run = assemble(config, args, workers, records, embedding, prefix, make_verify(config, embedding))
-        start(run, args, config)
+        start(run, args, config, embedding)
         workers.from_first(lambda: rehearse(run, config))
         workers.from_first(lambda: save_configuration(prefix, args, config))
 
@@ -108,7 +110,8 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         ("dataset", tables.dataset, usual.dataset),
         ("loss", tables.loss, usual.loss),
     ):
-        names.add_argument(f"--{flag}", default=default, help=f"one of {', '.join(table)} (default: {default})")
+        there = f"one of {', '.join(table)}" + (", or pretrained for that model's own" if flag == "network" else "")
+        names.add_argument(f"--{flag}", default=default, help=f"{there} (default: {default})")
     names.add_argument("--networks", metavar="FILE", help="JSON file of more networks")
     names.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the configuration"
@@ -131,7 +134,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
 
     def flag(name: str, help: str, group: argparse._ActionsContainer = parser, **settings: object) -> None:
         default = settings.get("default")
-        if default is not None and default != "":
+        if default not in (None, "", []):
             help += " (default: %(default)s)"
         group.add_argument(name, help=help, **settings)
 
@@ -145,6 +148,13 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
          "teacher, instead of one; or a file .onnx", metavar="PREFIX,EPOCH")  # fmt: skip
     flag("--teacher-weight", "factor on the teacher's loss", type=within(float, 1e-6, 1e6), default=16.0,
          metavar="W")  # fmt: skip
+    flag("--freeze", "keep parameters and batch statistics whose names match, as in 'stage1_*'; may be repeated",
+         action="append", default=[], metavar="PATTERN")  # fmt: skip
+    flag("--lr-mult", "multiply the learning rate of parameters whose names match; may be repeated",
+         action="append", default=[], type=rate_factor, metavar="PATTERN=FACTOR")  # fmt: skip
+    flag("--warm-centres", "start class centres at the mean embeddings of their pictures by the pretrained model",
+         action="store_true")  # fmt: skip
+    flag("--head-steps", "train the head alone for the first N steps", type=natural, default=0, metavar="N")
     flag("--resume", "continue from the run's newest checkpoint, if there is one", action="store_true")
     flag("--ckpt", "models to keep: 0 none, 1 newest and each best, 2 all, 3 newest and best", type=int,
          choices=range(4), default=default.ckpt)  # fmt: skip
@@ -182,8 +192,14 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     for name, advice in INSIGHTFACE_FLAGS.items():
         parser.add_argument(name, action=Refused, advice=advice)
     args = parser.parse_args(argv)
-    if args.pretrained_epoch is not None and not args.pretrained:
-        parser.error("argument --pretrained-epoch: the epoch of which model? Name it with --pretrained")
+    if not args.pretrained:
+        for name, needed in (
+            ("--pretrained-epoch", args.pretrained_epoch is not None),
+            ("--network pretrained", args.network == families.PRETRAINED),
+            ("--warm-centres", args.warm_centres),
+        ):
+            if needed:
+                parser.error(f"argument {name}: of which model? Name it with --pretrained")
     return args, config
 
 
@@ -236,6 +252,15 @@ def steps(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"write {text} as whole numbers, as in 100000,160000") from None
 
 
+def rate_factor(text: str) -> tuple[str, float]:
+    """Read a pattern of names with a factor on the learning rate."""
+    pattern, equals, factor = text.rpartition("=")
+    try:
+        return pattern, within(float, 0, 1000)(factor if equals else "")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write {text} as PATTERN=FACTOR, as in fc7_weight=10") from None
+
+
 def run_prefix(args: argparse.Namespace) -> str:
     """Return the prefix of a run's checkpoints."""
     return str(Path(args.models_root, f"{args.network}-{args.loss}-{args.dataset}", "model"))
@@ -247,6 +272,13 @@ def locked_run_folder(prefix: str) -> Iterator[None]:
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     with locked(prefix):
         yield
+
+
+def make_network(args: argparse.Namespace, config: dict, workers: Workers) -> mx.sym.Symbol:
+    """Build the network that the configuration describes, or read that of the pretrained model."""
+    if args.network != families.PRETRAINED:
+        return families.embedding_symbol(config, args.symbol_path)
+    return mx.sym.load_json(workers.from_first(lambda: pretrained_network(args.pretrained).tojson()))
 
 
 def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict], dict]:
@@ -271,7 +303,7 @@ def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict]
     return verify_all
 
 
-def start(run: Run, args: argparse.Namespace, config: dict) -> None:
+def start(run: Run, args: argparse.Namespace, config: dict, embedding: mx.sym.Symbol) -> None:
     """Set a run's parameters."""
     workers = run.workers
     if not args.resume:
@@ -281,7 +313,9 @@ def start(run: Run, args: argparse.Namespace, config: dict) -> None:
         return
     run.learner.initialize(families.initializer(config), args.seed)
     if args.pretrained:
-        workers.from_first(lambda: start_from(run, args.pretrained, args.pretrained_epoch))
+        workers.from_first(lambda: start_from(run, embedding, args.pretrained, args.pretrained_epoch))
+    if args.warm_centres:
+        workers.from_first(lambda: warm_centres(run.learner, run.loader.reader, run.loader.batch_size))
     run.learner.broadcast()
 
 
@@ -294,12 +328,12 @@ def refuse_to_overwrite(prefix: str) -> None:
         )
 
 
-def start_from(run: Run, pretrained: str, epoch: int | None) -> None:
+def start_from(run: Run, embedding: mx.sym.Symbol, pretrained: str, epoch: int | None) -> None:
     """Copy the parameters that another model has in common with the run's."""
     prefix, named = parse_model(pretrained)
     if named is not None and epoch not in (None, named):
         raise InputError(f"{pretrained}: --pretrained-epoch {epoch} says something else; give one", option="pretrained")
-    adopt(run.learner, load_model(prefix, epoch if named is None else named))
+    adopt(run.learner, embedding, load_model(prefix, epoch if named is None else named))
 
 
 def rehearse(run: Run, config: dict) -> None:
@@ -323,6 +357,10 @@ def announce(run: Run, config: dict) -> None:
     learner, loader, plan, workers = run.learner, run.loader, run.plan, run.workers
     records = loader.reader.records
     logger.info("%s: %d images of %d identities", config.dataset, len(records), records.num_classes)
+    if learner.frozen:
+        logger.info("%d parameters and batch statistics are frozen", len(learner.frozen))
+    if plan.head_steps:
+        logger.info("the first %d steps train the head alone", plan.head_steps)
     if learner.centers:
         logger.info("a step trains on %d of the %d classes", learner.centers.size, config.num_classes)
     if learner.teacher:

@@ -6,9 +6,10 @@ epoch, so any step can be computed without the steps before it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
+from denseface.core.parallel import ordered_map
 from denseface.data.augment import Augmentation
 from denseface.data.pictures import ImageError, decode
 from denseface.data.recordio import Record, RecordError
@@ -135,6 +137,36 @@ class PictureReader:
             return record, decode(record.payload, self.image_shape, upright=False)
         except ImageError as error:
             raise RecordError(f"{self.records.reader.path}: key {key}: {error}") from error
+
+    def readable(self, keys: np.ndarray, ahead: int) -> Generator[tuple[int, int, np.ndarray], None, None]:
+        """Yield key, class and picture, read on threads; an unreadable picture is noted and left out.
+
+        Parameters
+        ----------
+        keys : ndarray of shape (n,), int64
+            Keys of the records.
+        ahead : int
+            Pictures to read before they are needed.
+
+        Raises
+        ------
+        InputError
+            If more than ``max_bad`` pictures are unreadable, or a label is not one of the classes.
+        """
+        pictures = ordered_map(self._labelled, keys.tolist(), self.threads, ahead)
+        with contextlib.closing(pictures):
+            for key, label, picture in pictures:
+                if isinstance(picture, RecordError):
+                    self.note_bad({key: str(picture)})
+                else:
+                    yield key, label, picture
+
+    def _labelled(self, key: int) -> tuple[int, int, np.ndarray | RecordError]:
+        try:
+            record, picture = self.read(key)
+        except RecordError as error:
+            return key, -1, error
+        return key, self.records.label(record), picture
 
     def note_bad(self, bad: Mapping[int, str]) -> None:
         """Add unreadable pictures to :attr:`bad`. The first 20 are named in a warning, later ones counted.
@@ -312,3 +344,11 @@ def _generator(seed: int, epoch: int, position: int = 0, attempt: int = 0) -> np
     key = np.array([seed, epoch], np.uint64)
     counter = np.array([0, attempt, position, 0], np.uint64)  # the first word is what drawing advances
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def padded_batch(images: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Stack pictures (H, W, C) as float32 (size, C, H, W), filled up with zeros."""
+    height, width, channels = images[0].shape
+    data = np.zeros((size, channels, height, width), np.float32)
+    data[: len(images)] = np.stack(images).transpose(0, 3, 1, 2)
+    return data

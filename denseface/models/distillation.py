@@ -5,6 +5,7 @@ from __future__ import annotations
 import mxnet as mx
 
 TEACHER_INPUT = "teacher_embedding"
+INPUTS = ("data", "softmax_label", TEACHER_INPUT)  # of training symbols; their other variables are parameters
 
 
 def with_teacher(

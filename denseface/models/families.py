@@ -10,7 +10,7 @@ import copy
 import importlib.util
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +31,11 @@ _EXTRAS = (
     ("interclass_filtering_threshold", 0, ("margin_softmax", "adaface")),
 )
 _CHECKOUT = Path(__file__).resolve().parents[2]
+PRETRAINED = "pretrained"  # in place of a network's name: the graph is that of a pretrained model
+_NETWORK_KEYS = (
+    "emb_size", "num_layers", "net_act", "net_output", "net_multiplier", "net_blocks", "net_input", "net_se",
+    "net_unit", "densenet_dropout", "bn_mom", "workspace",
+)  # fmt: skip
 _MODULES = {"config": "config.py", "symbol_utils": "symbol_utils.py", "symbol": "symbol/__init__.py"}
 
 
@@ -38,7 +43,7 @@ def configure(
     network: str,
     dataset: str,
     loss: str,
-    assignments: Iterable[str] = (),
+    assignments: Collection[str] = (),
     networks_file: str | Path | None = None,
 ) -> tuple[EasyDict, EasyDict]:
     """Resolve the configuration for one network, data set and loss.
@@ -46,8 +51,8 @@ def configure(
     Parameters
     ----------
     network, dataset, loss : str
-        Names in the tables of ``config.py``.
-    assignments : iterable of str
+        Names in the tables of ``config.py``; or ``PRETRAINED`` for a network that is not built from keys.
+    assignments : collection of str
         ``key=value`` texts that override single keys.
     networks_file : str or Path, optional
         JSON file of more networks; see :func:`denseface.models.plugins.read_networks`.
@@ -70,6 +75,11 @@ def configure(
         networks = plugins.read_networks(networks_file, known, configuration.BOUNDS, configuration.ABSENT_KEYS)
         for name in networks.keys() & configuration.network.keys():
             raise InputError(f"{networks_file}: {name} is a network of config.py; choose another name")
+    if network == PRETRAINED:
+        networks[PRETRAINED] = {"net_name": PRETRAINED}
+        for key in (assignment.partition("=")[0] for assignment in assignments):
+            if key in _NETWORK_KEYS:
+                raise InputError(f"{key}: the pretrained model's network is what it is; leave it out", option="set")
     configuration.generate_config(network, dataset, loss, networks)
     configuration.override(assignments)
     return copy.deepcopy(configuration.config), copy.deepcopy(configuration.default)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,13 +17,13 @@ from denseface.data.pictures import PictureShape
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import Workers
 from denseface.models import families
-from denseface.models.checkpoint import Model
-from denseface.models.embedding_network import explain_shape
+from denseface.models.distillation import INPUTS
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.averages import Averages
 from denseface.training.decay import with_decay_multipliers
 from denseface.training.devices import contexts
-from denseface.training.learner import Learner
+from denseface.training.frozen import frozen_names, with_fixed_statistics, with_rates
+from denseface.training.learner import Head, Learner
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
@@ -31,7 +32,7 @@ from denseface.training.triplets import METRICS, Mining, TripletLoader, check_sh
 
 import mxnet as mx
 
-logger = logging.getLogger("denseface")
+RECIPE = ("ema", "freeze", "lr_mult", "head_steps")  # options that a resumed run has to repeat
 
 
 def assemble(
@@ -76,7 +77,8 @@ def assemble(
     whole = not config.ckpt_embedding and config.loss_name != "teacher"
     deployed = families.training_symbol(config, embedding) if whole else embedding
     averages = make_averages(args.ema, learner, embedding) if args.ema and workers.is_first else None
-    return Run(learner, loader, make_plan(args, loader, learner.teacher), prefix, deployed, verify, averages)
+    plan = make_plan(args, loader, make_recipe(args, embedding, learner.teacher))
+    return Run(learner, loader, plan, prefix, deployed, verify, averages)
 
 
 def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, embedding: mx.sym.Symbol) -> Learner:
@@ -106,15 +108,27 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
         symbol = families.taught_symbol(config, embedding, teacher.emb_size, args.teacher_weight, classes)
     else:
         symbol = families.training_symbol(config, embedding, classes)
-    symbol = with_decay_multipliers(symbol)
+    symbol = with_rates(with_decay_multipliers(symbol), args.lr_mult)
     data_shape = PictureShape(*config.image_shape).nchw(batch_size)
+    on_cpu = all(device.device_type == "cpu" for device in devices)
     bfloat16 = args.dtype == "bfloat16"
-    if all(device.device_type == "cpu" for device in devices):
-        symbol = accelerate(symbol, data_shape, bfloat16=bfloat16)
-    elif bfloat16:
+    if bfloat16 and not on_cpu:
         raise InputError("GPUs are trained on in float32 only; leave it out", option="dtype")
+    frozen, averages = frozen_names(args.freeze, embedding), embedding.list_auxiliary_states()
+    above = {*symbol.list_arguments()} - {*embedding.list_arguments(), *INPUTS}
+    if not above and (args.head_steps or frozen >= {*embedding.list_arguments()} - {"data"}):
+        option = "head_steps" if args.head_steps else "freeze"
+        raise InputError(
+            f"the loss {config.loss_name} has no parameters of its own, so nothing is left to train", option=option
+        )
+    head = None
+    if args.head_steps:
+        fixed = with_fixed_statistics(symbol, averages)
+        head = Head(accelerate(fixed, data_shape) if on_cpu else fixed, above, averages)
+    if frozen:
+        symbol = with_fixed_statistics(symbol, frozen)
     return Learner(
-        symbol,
+        accelerate(symbol, data_shape, bfloat16=bfloat16) if on_cpu else symbol,
         data_shape,
         devices,
         momentum=args.mom,
@@ -125,6 +139,8 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
         clip_norm=args.clip_norm,
         num_classes=config.num_classes if classes < config.num_classes else None,
         teacher=teacher,
+        frozen=frozen,
+        head=head,
     )
 
 
@@ -164,7 +180,7 @@ def make_averages(decay: float, learner: Learner, embedding: mx.sym.Symbol) -> A
     return Averages(decay, *bound)
 
 
-def make_plan(args: argparse.Namespace, loader: Loader, teacher: Teacher | None) -> Plan:
+def make_plan(args: argparse.Namespace, loader: Loader, recipe: dict[str, Any]) -> Plan:
     """Turn epochs into steps, and flags into a plan."""
     batches = args.epochs * loader.steps_per_epoch
     if batches < args.accumulate:
@@ -174,7 +190,6 @@ def make_plan(args: argparse.Namespace, loader: Loader, teacher: Teacher | None)
     warmup = args.warmup_steps
     if args.warmup_epochs is not None:
         warmup = round(args.warmup_epochs * loader.steps_per_epoch / args.accumulate)
-    recipe = {"ema": args.ema, "teacher": teacher and teacher.identity}
     return Plan(
         steps=steps,
         schedule=Schedule(args.lr_schedule, args.lr, steps, warmup, args.lr_steps),
@@ -183,28 +198,17 @@ def make_plan(args: argparse.Namespace, loader: Loader, teacher: Teacher | None)
         keep=args.ckpt,
         accumulate=args.accumulate,
         seed=args.seed,
-        recipe={option: value for option, value in recipe.items() if value},
+        head_steps=args.head_steps,
+        recipe=recipe,
     )
 
 
-def adopt(learner: Learner, model: Model) -> None:
-    """Copy the parameters of a pretrained model that fit the learner, by name and shape, and log what was copied.
-
-    Raises
-    ------
-    InputError
-        If less than half of the learner's parameters are among them.
-    """
-    loaded, fresh, left_over = learner.adopt(model.arguments, model.auxiliary)
-    logger.info("%s: %d parameters loaded", model.name, len(loaded))
-    for names, fate in ((fresh, "start fresh"), (left_over, "are not used here")):
-        if names:
-            logger.info("  %d %s: %s", len(names), fate, ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
-    shapes = {name: array.shape for name, array in learner.parameters()[0].items()}
-    for name in {*fresh} & {*left_over} & {*shapes}:
-        logger.info("  %s", explain_shape(name, model.arguments[name].shape, shapes[name]))
-    if len(loaded) < len(fresh):
-        raise InputError(
-            f"{model.name} fits only {len(loaded)} of {len(loaded) + len(fresh)} parameters; check the network",
-            option="pretrained",
-        )
+def make_recipe(args: argparse.Namespace, embedding: mx.sym.Symbol, teacher: Teacher | None) -> dict[str, Any]:
+    """Collect the options that a resumed run has to repeat, as plain values."""
+    recipe = {name: vars(args)[name] for name in RECIPE if vars(args)[name]}
+    if teacher:
+        recipe["teacher"] = teacher.identity
+    if args.network == families.PRETRAINED:
+        digest = hashlib.sha256(embedding.tojson().encode()).hexdigest()
+        recipe["network"] = f"{families.PRETRAINED} (graph {digest[:12]})"
+    return json.loads(json.dumps(recipe))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
 from denseface.data.loader import Batch
 from denseface.distributed.workers import OneWorker, Workers
-from denseface.models.distillation import TEACHER_INPUT
+from denseface.models.distillation import INPUTS, TEACHER_INPUT
 from denseface.training.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 from denseface.training.teacher import Teacher
 
@@ -37,6 +37,24 @@ class StepResult(NamedTuple):
     loss: float
     accuracy: float | None
     gradient_norm: float
+
+
+class Head(NamedTuple):
+    """What learns while the network below it stays as it is.
+
+    Attributes
+    ----------
+    symbol : Symbol
+        The training symbol, in which the network uses its moving averages.
+    parameters : collection of str
+        Those that learn.
+    kept : collection of str
+        The network's moving averages.
+    """
+
+    symbol: mx.sym.Symbol
+    parameters: Collection[str]
+    kept: Collection[str]
 
 
 class Learner:
@@ -70,11 +88,17 @@ class Learner:
         step draws its own sample, the same on every device and worker. By default all classes are trained.
     teacher : Teacher, optional
         Embeds the pictures of each batch for a symbol of :mod:`denseface.models.distillation`.
+    frozen : collection of str
+        Parameters and moving averages that never change.
+    head : Head, optional
+        For steps that train the head alone.
 
     Attributes
     ----------
     devices : tuple of Context
         Devices that it trains on.
+    frozen : collection of str
+        As given.
     centers : Centers or None
         The parameters of all classes, with ``num_classes``.
 
@@ -98,6 +122,8 @@ class Learner:
         clip_norm: float = 0,
         num_classes: int | None = None,
         teacher: Teacher | None = None,
+        frozen: Collection[str] = (),
+        head: Head | None = None,
     ):
         self.symbol = symbol
         self.teacher = teacher
@@ -106,20 +132,27 @@ class Learner:
         self.workers = workers or OneWorker()
         self.kvstore = self.workers.kvstore or (mx.kv.create(kvstore) if len(contexts) > 1 else None)
         share = data_shape[0] // len(contexts)
-        self.parameter_names = [n for n in symbol.list_arguments() if n not in ("data", "softmax_label", TEACHER_INPUT)]
-        grad_req = {name: "write" if accumulate == 1 else "add" for name in self.parameter_names}
+        self.parameter_names = [name for name in symbol.list_arguments() if name not in INPUTS]
+        self._grad_req = "write" if accumulate == 1 else "add"
+        learning = [name for name in self.parameter_names if name not in frozen]
+        grad_req = {**dict.fromkeys(self.parameter_names, "null"), **dict.fromkeys(learning, self._grad_req)}
         shapes = {"data": (share, *data_shape[1:]), "softmax_label": (share,)}
         if teacher:
             shapes[TEACHER_INPUT] = (share, teacher.emb_size)
         grad_req.update(dict.fromkeys(shapes, "null"))
         try:
             self._executors = [symbol.simple_bind(context, grad_req=grad_req, **shapes) for context in contexts]
+            self._parts = [(self._executors, self._numbered(learning), frozen)]
+            if head:
+                names = [name for name in learning if name in head.parameters]
+                self._parts.append((self._bind_head(head.symbol, names), self._numbered(names), head.kept))
         except RuntimeError as error:  # simple_bind makes one of every MXNetError
             advice = "; try a smaller one" if is_out_of_memory(error) else ""
             raise InputError(
                 f"MXNet cannot train on a batch of {data_shape} ({mxnet_reason(error)}){advice}",
                 option="per_batch_size",
             ) from error
+        self.frozen = frozen
         self._shares = len(contexts) * self.workers.size
         self._scale = 1 / (self._shares * accumulate)  # of the summed gradient, to that of the mean loss
         self._clip_norm = clip_norm
@@ -133,7 +166,7 @@ class Learner:
         if self.kvstore:
             keys = [*range(len(self.parameter_names)), *(index for index, _ in self._auxiliary_keys())]
             first = self._executors[0]
-            self.kvstore.init(keys, [*map(first.grad_dict.get, self.parameter_names), *first.aux_dict.values()])
+            self.kvstore.init(keys, [*map(first.arg_dict.get, self.parameter_names), *first.aux_dict.values()])
         self.centers = None
         if num_classes is not None:
             bound = self._executors[0].arg_dict
@@ -142,7 +175,7 @@ class Learner:
         self._momenta = [
             {
                 name: None if self._is_sampled(name) else self._optimizer.create_state(index, executor.arg_dict[name])
-                for index, name in enumerate(self.parameter_names)
+                for index, name in self._numbered(learning)
             }
             for executor in self._executors
         ]
@@ -163,7 +196,7 @@ class Learner:
             initializer(mx.init.InitDesc(name, attributes.get(name, {})), array)
         self._share_parameters()
 
-    def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
+    def step(self, batches: Sequence[Batch], learning_rate: float, seed: int, head_alone: bool = False) -> StepResult:
         """Take one step.
 
         Its phases, in this order, the same on every worker:
@@ -186,12 +219,16 @@ class Learner:
         seed : int
             Decides the dropout of this step, and its sample of classes, so that a step does not depend on the steps
             before it. Workers drop different units.
+        head_alone : bool
+            Train the head alone: the network below keeps its parameters, momenta and moving averages.
 
         Returns
         -------
         StepResult
             Averages over the batches, with the parameters from before the update.
         """
+        executors, learning, kept = self._parts[head_alone]
+
         # draw
         mx.random.seed((seed * self.workers.size + self.workers.rank) % 2**31)
         sample = None
@@ -199,13 +236,13 @@ class Learner:
             labels = self._all_labels(batches)
             sample = draw_sample(labels, self.centers.num_classes, self.centers.size, seed)
             batches = [Batch(batch.data, np.searchsorted(sample, batch.label)) for batch in batches]
-            for executor in self._executors:
+            for executor in executors:
                 self.centers.load(sample, executor.arg_dict)
 
         # forward and backward
         if self.accumulate > 1:
-            for executor in self._executors:
-                for name in self.parameter_names:
+            for executor in executors:
+                for _, name in learning:
                     executor.grad_dict[name][:] = 0
         losses, accuracies = [], []
         for batch in batches:
@@ -213,40 +250,42 @@ class Learner:
             if self.teacher:
                 inputs[TEACHER_INPUT] = self.teacher(batch.data)
             cut = {name: self._cut(array) for name, array in inputs.items()}
-            for number, executor in enumerate(self._executors):
+            for number, executor in enumerate(executors):
                 executor.forward(is_train=True, **{name: mx.nd.array(parts[number]) for name, parts in cut.items()})
                 executor.backward()
-            shares = list(zip(self._executors, cut["softmax_label"]))
+            shares = list(zip(executors, cut["softmax_label"]))
             losses.append(np.mean([executor.outputs[-1].asnumpy().mean() for executor, _ in shares]))
-            if self._executors[0].outputs[1].ndim == 2:  # a prediction, which triplets have none of
+            if executors[0].outputs[1].ndim == 2:  # a prediction, which triplets have none of
                 accuracies.append(np.mean([_is_right(executor.outputs[1], label) for executor, label in shares]))
 
         # sum
         if self.kvstore:
-            for index, name in enumerate(self.parameter_names):
-                gradients = [executor.grad_dict[name] for executor in self._executors]
+            for index, name in learning:
+                gradients = [executor.grad_dict[name] for executor in executors]
                 self.kvstore.pushpull(index, gradients, priority=-index)
 
         # clip
-        norm = self._gradient_norm()
+        norm = self._scale * math.sqrt(sum(_squared_norm(executors[0].grad_dict[name]) for _, name in learning))
         clipped = 0 < self._clip_norm < norm
         self._optimizer.rescale_grad = self._scale * (self._clip_norm / norm if clipped else 1)
 
         # update, with one call per parameter: MXNet's aggregated kernel writes past its fixed number of arrays
         self._optimizer.lr = learning_rate
-        for executor, momenta in zip(self._executors, self._momenta):
-            for index, name in enumerate(self.parameter_names):
+        for executor, momenta in zip(executors, self._momenta):
+            for index, name in learning:
                 if not self._is_sampled(name):
                     self._optimizer.update(index, executor.arg_dict[name], executor.grad_dict[name], momenta[name])
-        for index, name in enumerate(self.parameter_names):
+        for index, name in learning:
             if self._is_sampled(name):
-                gradient = self._executors[0].grad_dict[name]
+                gradient = executors[0].grad_dict[name]
                 self.centers.update(name, sample, gradient, partial(self._optimizer.update, index))
 
         # average
         if self.kvstore:
             mx.nd.waitall()  # MXNet does not declare that the backward pass changes them, so nothing else waits for it
             for index, name in self._auxiliary_keys():
+                if name in kept:  # a mean of equal numbers may be rounded
+                    continue
                 arrays = [executor.aux_dict[name] for executor in self._executors]
                 self.kvstore.pushpull(index, arrays)
                 for array in arrays:
@@ -343,7 +382,7 @@ class Learner:
         first = self._executors[0]
         for index, name in enumerate(self.parameter_names):
             self.workers.broadcast(index, first.arg_dict[name])
-            if self._momenta[0][name] is not None:
+            if self._momenta[0].get(name) is not None:
                 self.workers.broadcast(index, self._momenta[0][name])
                 for momenta in self._momenta[1:]:
                     self._momenta[0][name].copyto(momenta[name])
@@ -366,10 +405,23 @@ class Learner:
         """Arrays of the parameters by name: on the first device, or among the centres."""
         return self._with_centers(self.bound()[0], "weights")
 
-    def _gradient_norm(self):
-        """The norm of the mean loss's gradient; the sum is the same on all devices and workers."""
-        gradients = self._executors[0].grad_dict
-        return self._scale * math.sqrt(sum(_squared_norm(gradients[name]) for name in self.parameter_names))
+    def _bind_head(self, symbol, names):
+        """Bind another symbol of the same parameters on the same arrays."""
+        grad_req = {**dict.fromkeys(symbol.list_arguments(), "null"), **dict.fromkeys(names, self._grad_req)}
+        return [
+            symbol.bind(
+                context,
+                args=executor.arg_dict,
+                args_grad={name: executor.grad_dict[name] for name in names},
+                grad_req=grad_req,
+                aux_states=executor.aux_dict,
+            )
+            for context, executor in zip(self.devices, self._executors)
+        ]
+
+    def _numbered(self, names):
+        """Names of parameters with their numbers, which are those of the optimizer and of the key-value store."""
+        return [(self.parameter_names.index(name), name) for name in names]
 
     def _is_sampled(self, name):
         return self.centers is not None and name in self.centers.weights

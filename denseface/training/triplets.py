@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -21,8 +21,7 @@ from denseface.core.errors import InputError
 from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize
 from denseface.data.augment import Augmentation
-from denseface.data.loader import Batch, PictureReader
-from denseface.data.recordio import RecordError
+from denseface.data.loader import Batch, PictureReader, padded_batch
 from denseface.distributed.workers import OneWorker, Workers
 
 _PAIRS_AT_A_TIME = 512
@@ -299,7 +298,7 @@ class TripletLoader:
         with contextlib.closing(pictures):
             while rows := list(itertools.islice(pictures, self.batch_size)):
                 labels, images = zip(*rows)
-                yield Batch(_stack(images, self.batch_size), np.array(labels, np.float32))
+                yield Batch(padded_batch(images, self.batch_size), np.array(labels, np.float32))
 
     def _augmented(self, numbered: tuple[int, int]) -> tuple[int, np.ndarray]:
         position, key = numbered
@@ -343,12 +342,12 @@ class TripletLoader:
     def _embed_keys(self, bag: int, drawn: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
         """Return key, class and embedding of the readable ones of these pictures."""
         embedded = []
-        pictures = self._readable(drawn)
+        pictures = self.reader.readable(drawn, ahead=2 * self.batch_size)
         bar = tqdm(total=len(drawn), desc=f"bag {bag}", unit="picture", leave=False, disable=None)
         with contextlib.closing(pictures), bar:
             while rows := list(itertools.islice(pictures, self.batch_size)):
                 keys, labels, images = zip(*rows)
-                embedded += zip(keys, labels, self.embed(_stack(images, self.batch_size)))
+                embedded += zip(keys, labels, self.embed(padded_batch(images, self.batch_size)))
                 bar.update(len(rows))
         return embedded
 
@@ -376,23 +375,6 @@ class TripletLoader:
         ]
         return np.concatenate(chosen)
 
-    def _readable(self, keys: np.ndarray) -> Generator[tuple[int, int, np.ndarray], None, None]:
-        """Yield key, class and picture; an unreadable picture is noted and left out."""
-        pictures = ordered_map(self._plain, keys.tolist(), self.reader.threads, ahead=2 * self.batch_size)
-        with contextlib.closing(pictures):
-            for key, label, picture in pictures:
-                if isinstance(picture, RecordError):
-                    self.reader.note_bad({key: str(picture)})
-                else:
-                    yield key, label, picture
-
-    def _plain(self, key: int) -> tuple[int, int, np.ndarray | RecordError]:
-        try:
-            record, picture = self.reader.read(key)
-        except RecordError as error:
-            return key, -1, error
-        return key, self.reader.records.label(record), picture
-
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, *stream))
 
@@ -418,11 +400,3 @@ def _draw_one_a_row(fits: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
     columns = np.nonzero(fits)[1]  # of all rows, one after the other
     starts = np.cumsum(counts) - counts
     return rows, columns[starts[rows] + rng.integers(counts[rows])]
-
-
-def _stack(images: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """Pictures (H, W, C) as float32 (size, C, H, W), filled up with zeros."""
-    height, width, channels = images[0].shape
-    data = np.zeros((size, channels, height, width), np.float32)
-    data[: len(images)] = np.stack(images).transpose(0, 3, 1, 2)
-    return data

@@ -107,7 +107,9 @@ def test_two_workers_are_taught_what_one_is_after_a_stop_too(records, tmp_path):
 
 def test_two_workers_go_on_with_the_run_of_one_and_its_sampled_classes(records, tmp_path):
     both, one = places(tmp_path, "both", "one")
-    settings = {"fixed": True, "sample": 10, "clip_norm": 20}
+    settings = {
+        "fixed": True, "sample": 10, "clip_norm": 20, "freeze": ["conv_weight", "bn_moving_mean"], "head_steps": 4
+    }  # fmt: skip
     assert alone(records, both, batch=8, steps=8, **settings) == 0
     assert launch(records, both, batch=4, resume=True, **settings) == 0
     assert alone(records, one, batch=8, **settings) == 0

@@ -20,7 +20,7 @@ from denseface.models import losses
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
-from denseface.training.learner import Learner
+from denseface.training.learner import Head, Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher
@@ -67,6 +67,8 @@ def main(
     clip_norm: float = 0,
     ema: float = 0,
     teacher: str | None = None,
+    freeze: tuple[str, ...] = (),
+    head_steps: int = 0,
 ) -> int:
     """Train to the end, and give the exit code; signals and divergence come to the last worker alone, at a step."""
     with connect(kvstore) as workers, FaceRecords(records_folder) as records:
@@ -85,12 +87,16 @@ def main(
         teaches = Teacher(teacher, (SIZE, SIZE, 3), batch, mx.cpu()) if teacher else None
         if teaches:
             symbol = with_teacher(embedding, 5, teaches.emb_size, weight=2.0, class_loss=symbol)
+        head = Head(with_fixed_statistics(symbol), {"fc7_weight"}, symbol.list_auxiliary_states())
         learner = Learner(
             with_fixed_statistics(symbol) if fixed else symbol, (batch, 3, SIZE, SIZE),
             [mx.cpu(i) for i in range(devices)], momentum=0.9, wd=1e-3, accumulate=accumulate, workers=workers,
-            clip_norm=clip_norm, num_classes=CLASSES if sample else None, teacher=teaches,
+            clip_norm=clip_norm, num_classes=CLASSES if sample else None, teacher=teaches, frozen=freeze,
+            head=head if head_steps else None,
         )  # fmt: skip
-        plan = Plan(steps, Schedule("step", 0.05, steps, 2, [15]), 1, verbose, training.KEEP_BEST, accumulate, 5)
+        plan = Plan(
+            steps, Schedule("step", 0.05, steps, 2, [15]), 1, verbose, training.KEEP_BEST, accumulate, 5, head_steps
+        )
         averages = make_averages(ema, learner, embedding) if ema and workers.is_first else None
         run = Run(learner, loader, plan, prefix, embedding, lambda arguments, auxiliary: {}, averages)
         if not (resume and run.resume()):

@@ -14,7 +14,8 @@ from denseface.models import losses
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
-from denseface.training.learner import Learner
+from denseface.training.frozen import with_fixed_statistics
+from denseface.training.learner import Head, Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
 
@@ -41,8 +42,14 @@ def embedding_symbol():
     return mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
 
 
+def fc7_alone(symbol):
+    """The class centres as what learns alone."""
+    kept = symbol.get_internals()["fc1_output"].list_auxiliary_states()
+    return Head(with_fixed_statistics(symbol, kept), {"fc7_weight"}, kept)
+
+
 def make_run(
-    records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None,
+    records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None, freeze=(),
     loss=losses.margin_softmax, margins=None, **changes,
 ):  # fmt: skip
     steps, rate = changes.pop("steps", 10), changes.pop("learning_rate", 0.1)
@@ -64,8 +71,9 @@ def make_run(
     if teacher:
         symbol = with_teacher(embedding, 5, teacher.emb_size, weight=2.0, class_loss=symbol)
     learner = Learner(
-        symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3, accumulate=accumulate, teacher=teacher
-    )
+        with_fixed_statistics(symbol, freeze), (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3,
+        accumulate=accumulate, teacher=teacher, frozen=freeze, head=fc7_alone(symbol) if plan.head_steps else None,
+    )  # fmt: skip
     learner.initialize(mx.init.Xavier(), seed=5)
     averages = make_averages(ema, learner, embedding_symbol()) if ema else None
     return Run(learner, loader, plan, str(prefix), symbol if whole else embedding_symbol(), verify, averages)

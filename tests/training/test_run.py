@@ -42,6 +42,29 @@ def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop
         assert one == other
 
 
+@pytest.mark.parametrize("stop", [2, 7])
+def test_frozen_parts_and_head_steps_resume(records, tmp_path, stop):
+    settings = {"freeze": {"conv_weight", "bn_moving_mean"}, "head_steps": 3, "ema": 0.9}
+    whole = make_run(records, tmp_path / "whole", **settings)
+    start = whole.learner.parameters()
+    whole.fit()
+    make_run(records, tmp_path / "parts", steps=stop, **settings).fit()
+    resumed = make_run(records, tmp_path / "parts", **settings)
+    resumed.resume()
+    resumed.fit()
+    assert_same_state(whole, resumed)
+    for one, other in zip(whole.averages.values(), resumed.averages.values()):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    arguments, auxiliary = whole.learner.parameters()
+    np.testing.assert_array_equal(arguments["conv_weight"], start[0]["conv_weight"])
+    np.testing.assert_array_equal(whole.averages.values()[0]["conv_weight"], start[0]["conv_weight"])
+    np.testing.assert_array_equal(auxiliary["bn_moving_var"], start[1]["bn_moving_var"])
+    assert (
+        not np.array_equal(arguments["bn_beta"], start[0]["bn_beta"]) and "conv_weight" not in resumed.learner.momenta()
+    )
+
+
 @pytest.mark.parametrize("option, value", [("ema", 0.9), ("ema", 0.5)])
 def test_an_option_that_a_resumed_run_has_to_repeat_is_named(records, tmp_path, option, value):
     make_run(records, tmp_path / "model", steps=4, recipe={"ema": 0.99}).fit()

@@ -23,6 +23,9 @@ from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 from denseface.models import checkpoint
 from denseface.rewrites.native import bfloat16_instructions
+from support.tiny_models import as_model, as_ndarrays
+
+import mxnet as mx
 
 ROOT = Path(train.__file__).parent
 SIZE = 32
@@ -65,11 +68,11 @@ def quiet_root():
     logging.getLogger("denseface").setLevel(level)
 
 
-def flags(data, models, *more):
+def flags(data, models, *more, keys=("net_output=GAP", "emb_size=16")):
+    keys = (f"dataset_path={data}", f"image_shape={SIZE},{SIZE},3", *keys)
     return [
         "--network", "d63", "--dataset", "orl", "--loss", "arcface", "--models-root", str(models),
-        "--set", f"dataset_path={data}", "--set", f"image_shape={SIZE},{SIZE},3", "--set", "net_output=GAP",
-        "--set", "emb_size=16", "--per-batch-size", "4", "--lr", "0.01", "--frequent", "1",
+        *(word for key in keys for word in ("--set", key)), "--per-batch-size", "4", "--lr", "0.01", "--frequent", "1",
         "--symbol-path", str(data), *more,
     ]  # fmt: skip
 
@@ -154,6 +157,39 @@ def test_bfloat16_says_where_it_changes_nothing(data, tmp_path, caplog):
     assert "training in float32: " in caplog.text
 
 
+@pytest.fixture
+def stranger(tmp_path):
+    """A model that MXNet saved, of a network that is none of ours."""
+    data = mx.sym.Variable("data") * (1 / 255)
+    body = mx.sym.BatchNorm(mx.sym.Convolution(data, num_filter=4, kernel=(5, 5), name="entry"), name="entry_norm")
+    symbol = mx.sym.FullyConnected(body, num_hidden=6, name="vector")
+    model = as_model(symbol, (1, 3, SIZE, SIZE))
+    mx.model.save_checkpoint(str(tmp_path / "stranger"), 0, symbol, *as_ndarrays(model))
+    return model, f"{tmp_path / 'stranger'},0"
+
+
+def test_the_network_of_another_model_is_fine_tuned(data, stranger, tmp_path, caplog, capsys):
+    model, name = stranger
+    options = (
+        "--network", "pretrained", "--pretrained", name, "--warm-centres", "--head-steps", "1", "--freeze", "entry*",
+        "--lr-mult", "vec*=2",
+    )  # fmt: skip
+    assert train.main(flags(data, tmp_path, "--max-steps", "2", *options, keys=())) == 0
+    for told in ("1 start fresh: fc7_weight", "class centres start at", "6 parameters and batch statistics are frozen"):
+        assert told in caplog.text
+    trained = checkpoint.load_model(prefix(tmp_path, "pretrained-arcface-orl"))
+    assert trained.symbol.tojson() == model.symbol.tojson()
+    np.testing.assert_array_equal(trained.arguments["entry_weight"], model.arguments["entry_weight"])
+    np.testing.assert_array_equal(trained.auxiliary["entry_norm_moving_var"], model.auxiliary["entry_norm_moving_var"])
+    assert not np.array_equal(trained.arguments["vector_weight"], model.arguments["vector_weight"])
+    again = flags(data, tmp_path, "--max-steps", "3", "--resume", *options, keys=())
+    assert train.main([*again[:-1], "vec*=3"]) == 1
+    assert "--lr-mult: [['vec*', 3.0]]: the run to resume was started with [['vec*', 2.0]]" in capsys.readouterr().err
+    (tmp_path / "stranger-symbol.json").write_text(mx.sym.Activation(model.symbol, act_type="relu").tojson())
+    assert train.main(again) == 1
+    assert "--network: pretrained (graph " in capsys.readouterr().err
+
+
 def test_resume_without_a_run_starts_one(data, tmp_path):
     assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume", *REAL)) == 0
     assert checkpoint.complete_steps(prefix(tmp_path)) == [1]
@@ -235,6 +271,17 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--pretrained", "nowhere/model", "--set", "pretrained_epoch=1"], "nowhere/model-0001.params"),
         (["--pretrained", "nowhere/model,7"], "nowhere/model-0007.params"),
         (["--pretrained", "nowhere/model", "--pretrained-epoch", "7"], "nowhere/model-0007.params"),
+        (["--freeze", "conv9*"], "--freeze: conv9*: no parameter has such a name; nearest: conv_"),
+        (["--lr-mult", "fc8_weight=2"], "--lr-mult: fc8_weight: no parameter has such a name; nearest: fc7_weight"),
+        (["--network", "pretrained", "--pretrained", "a,7"], "net_output: the pretrained model's network is what it"),
+        (
+            ["--loss", "triplet", "--per-batch-size", "3", "--head-steps", "2"],
+            "--head-steps: the loss triplet has no parameters of its own",
+        ),
+        (
+            ["--loss", "triplet", "--per-batch-size", "3", "--freeze", "*"],
+            "--freeze: the loss triplet has no parameters of its own",
+        ),
         (["--pretrained", "a,7", "--pretrained-epoch", "8"], "--pretrained: a,7: --pretrained-epoch 8 says something"),
         ([*REAL, "--set", "net_output=Z"], "this network could not be verified, so it is not trained: "),
         (

@@ -1,0 +1,84 @@
+"""Class centres that start at the mean embeddings of their pictures."""
+
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.core.vectors import normalize
+from denseface.data.loader import PictureReader
+from denseface.data.records import FaceRecords, write_face_records
+from denseface.embedding.embedder import Embedder
+from denseface.models import losses
+from denseface.models.checkpoint import Model
+from denseface.training.learner import Learner
+from denseface.training.warm_centres import warm_centres
+from support.tiny_models import encode, pictures
+from support.tiny_runs import BATCH, SIZE, embedding_symbol
+
+import mxnet as mx
+
+CLASSES = 7
+SHAPE = (SIZE, SIZE, 3)
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """Pictures of seven people, all those of the last one broken."""
+    encoded = [(i % CLASSES, encode(face)) for i, face in enumerate(pictures(3 * CLASSES, SHAPE))]
+    encoded = sorted((label, b"no picture" if label == CLASSES - 1 else content) for label, content in encoded)
+    write_face_records(tmp_path, encoded, (SIZE, SIZE))
+    with FaceRecords(tmp_path) as records:
+        yield records
+
+
+def make_learner(classes=CLASSES, k=1, **settings):
+    symbol = losses.margin_softmax(embedding_symbol(), 5, classes, s=8, k=k)
+    learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0, **settings)
+    learner.initialize(mx.init.Xavier(), seed=1)
+    return learner
+
+
+def test_a_centre_is_the_normalised_mean_of_its_pictures(faces, caplog):
+    caplog.set_level("INFO", "denseface")
+    learner = make_learner()
+    before = {name: array.copy() for name, array in learner.parameters()[0].items()}
+    warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
+    model = Model(embedding_symbol(), *learner.parameters(), "model", 1)
+    embedder = Embedder(model, image_shape=SHAPE, batch_size=1)
+    expected = before["fc7_weight"].copy()
+    people = pictures(3 * CLASSES, SHAPE)
+    for label in range(CLASSES - 1):
+        embeddings = [normalize(embedder.embed([people[i]]))[0] for i in range(label, 3 * CLASSES, CLASSES)]
+        expected[label] = normalize([np.mean(embeddings, axis=0)])[0]
+    after = learner.parameters()[0]
+    np.testing.assert_allclose(after["fc7_weight"], expected, rtol=1e-4, atol=1e-6)
+    assert all(np.array_equal(after[name], before[name]) for name in before if name != "fc7_weight")
+    assert "1 of 7 have no readable picture and start fresh" in caplog.text
+
+
+def test_sampled_centres_are_those_of_the_full_layer(faces):
+    full, sampled = make_learner(), make_learner(BATCH, num_classes=CLASSES)
+    for learner in (full, sampled):
+        warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
+    one, other = (learner.parameters()[0]["fc7_weight"][: CLASSES - 1] for learner in (full, sampled))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_of_several_centres_per_class_the_first_starts_there(faces):
+    one, three = make_learner(), make_learner(k=3)
+    before = three.parameters()[0]["fc7_weight"].copy()
+    for learner in (one, three):
+        warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
+    first, centres = (learner.parameters()[0]["fc7_weight"] for learner in (one, three))
+    np.testing.assert_array_equal(centres[: CLASSES - 1, 0], first[: CLASSES - 1])
+    np.testing.assert_array_equal(centres[:, 1:], before[:, 1:])
+
+
+def test_a_loss_without_centres_and_a_network_that_computes_no_numbers_are_refused(faces):
+    triplets = Learner(losses.triplet(embedding_symbol(), alpha=0.3), (6, 3, SIZE, SIZE), [mx.cpu()], momentum=0, wd=0)
+    with pytest.raises(InputError, match=r"^warm_centres: this loss has no class centres"):
+        warm_centres(triplets, PictureReader(faces, SHAPE), 6)
+    learner = make_learner()
+    learner.set_parameters({"fc1_bias": np.full(5, np.nan, np.float32)}, {})
+    with pytest.raises(InputError, match=r"^warm_centres: the pretrained network's embeddings are not finite"):
+        warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
