@@ -140,7 +140,7 @@ _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softrelu"
 _renames({op: onnx_op for op, onnx_op in _ACTIVATIONS.items() if op != "softrelu"}, _same_inputs)
 _renames({"sqrt": "Sqrt", "exp": "Exp", "log": "Log", "negative": "Neg", "abs": "Abs"}, _same_inputs)
 _renames({"elemwise_add": "Add", "elemwise_sub": "Sub", "elemwise_mul": "Mul", "elemwise_div": "Div"}, _same_inputs)
-_renames({"_maximum": "Max", "_minimum": "Min", "_power": "Pow"}, _same_inputs)
+_renames({"_maximum": "Max", "_minimum": "Min", "_power": "Pow", "add_n": "Sum"}, _same_inputs)
 _renames(
     {
         "broadcast_add": "Add",
@@ -170,7 +170,7 @@ _renames(
 )
 
 
-@_converts("_copy", "BlockGrad", "Dropout")
+@_converts("_copy", "BlockGrad", "Dropout", "Cast", "amp_cast")
 def _identity(graph, node):
     if node.text("mode", "training") != "training":
         _refuse(node, f"mode={node.text('mode', '')}")

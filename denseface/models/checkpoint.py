@@ -33,7 +33,7 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import read_input, replacing
 from denseface.models.params_file import FileMark, read_arrays, write_arrays
-from denseface.models.symbol_file import embedding_output, read_symbol, variances
+from denseface.models.symbol_file import embedding_output, read_symbol, variances, with_input_called_data
 
 import mxnet as mx
 
@@ -263,11 +263,16 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
             raise InputError(f"{prefix}-NNNN.params: no such file; a prefix is the path up to the dash before NNNN")
         step = steps[-1]
     path = _path(prefix, step, "params")
-    arguments, auxiliary = _split(path, read_arrays(path))
-    symbol = read_symbol(f"{prefix}-symbol.json")
+    values = {name.removeprefix("arg:").removeprefix("aux:"): value for name, value in read_arrays(path).items()}
+    values = {name: value.astype(np.float32) if value.dtype.kind == "f" else value for name, value in values.items()}
+    symbol = with_input_called_data(read_symbol(f"{prefix}-symbol.json"), values)
+    states = {*symbol.list_auxiliary_states()}
+    arguments = {name: value for name, value in values.items() if name not in states}
+    auxiliary = {name: value for name, value in values.items() if name in states}
+    embedding = embedding_output(symbol)  # what else the network has, a classifier say, is not asked for
     for kind, wanted, given in (
-        ("parameter", [n for n in symbol.list_arguments() if n not in ("data", "softmax_label")], arguments),
-        ("auxiliary state", symbol.list_auxiliary_states(), auxiliary),
+        ("parameter", [name for name in embedding.list_arguments() if name != "data"], arguments),
+        ("auxiliary state", embedding.list_auxiliary_states(), auxiliary),
     ):
         missing = sorted(set(wanted) - set(given))
         if missing:
@@ -277,7 +282,7 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
             )
         for name in wanted:
             _check_finite(path, name, given[name])
-    for name in variances(symbol):
+    for name in variances(embedding):
         if auxiliary[name].min() < 0:
             raise InputError(f"{path}: the variance {name} is below 0; the file is damaged, take a copy that is not")
     return Model(symbol, arguments, auxiliary, prefix, step)

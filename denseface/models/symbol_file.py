@@ -3,7 +3,7 @@
 MXNet trusts such a file: an edge to an output that does not exist, one input too few or a group count of 0 ends the
 process, and some of its 1,100 operators open files or run code. Here the file is read in Python, and MXNet gets a text
 that is written from the checked description: only operators of image networks, each with the right number of inputs and
-with numbers in range.
+with numbers in range. Operators get the names that MXNet has for them today, and compute in float32.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import functools
 import json
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.files import read_input
+from denseface.models.operators import for_inference
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -80,6 +82,13 @@ _FLOATS = ("None", "float16", "float32", "float64", "bfloat16")
 _FLOAT_CODES = ("-1", "0", "1", "2", "12")  # what MXNet writes for these as the type of a variable
 _SHAPES = ("shape", "__shape__", "target_shape", "size", "reps")
 _NEXT_VERSION = 20000  # MXNet 2, whose networks 1.9 does not read
+
+# What a training symbol ends in, behind its classifier.
+_LOSSES = {
+    *("SoftmaxOutput", "SVMOutput", "LinearRegressionOutput", "LogisticRegressionOutput", "MAERegressionOutput"),
+    *("softmax", "log_softmax", "SoftmaxActivation", "MakeLoss", "make_loss", "softmax_cross_entropy", "BlockGrad"),
+    *("Cast", "amp_cast"),
+}
 
 _NODE_KEYS = {"op", "name", "inputs", "attrs", "attr", "param", "backward_source_id"}
 _ATTRIBUTE_KEYS = ("param", "attr", "attrs")  # from the oldest to today's
@@ -153,9 +162,37 @@ def variances(symbol: mx.sym.Symbol) -> list[str]:
 
 
 def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """Cut a network at its embedding: at ``fc1_output``, or else at its first output."""
+    """Cut a network at its embedding.
+
+    That is ``fc1_output``. In a network without it, it is the first output or, if that is a loss or a softmax, what the
+    fully connected layer before it takes: the features of a classifier.
+    """
     internals = symbol.get_internals()
-    return internals["fc1_output"] if "fc1_output" in internals.list_outputs() else symbol[0]
+    if "fc1_output" in internals.list_outputs():
+        return internals["fc1_output"]
+    description = json.loads(symbol.tojson(remove_amp_cast=False))
+    nodes, (number, output, *_) = description["nodes"], description["heads"][0]
+    if nodes[number]["op"] not in _LOSSES:
+        return symbol[0]
+    while nodes[number]["op"] in _LOSSES:
+        number, output, *_ = nodes[number]["inputs"][0]
+    if nodes[number]["op"] == "FullyConnected":
+        number, output, *_ = nodes[number]["inputs"][0]
+    heads = json.loads(internals.tojson(remove_amp_cast=False))["heads"]
+    return internals[[head[:2] for head in heads].index([number, output])]
+
+
+def with_input_called_data(symbol: mx.sym.Symbol, values: Collection[str]) -> mx.sym.Symbol:
+    """Rename the only input of a network's embedding, the variable without a value, to ``data``."""
+    arguments = embedding_output(symbol).list_arguments()
+    inputs = [name for name in arguments if name not in values]
+    if len(inputs) != 1 or "data" in symbol.list_inputs():
+        return symbol
+    description = json.loads(symbol.tojson(remove_amp_cast=False))
+    for node in description["nodes"]:
+        if node["op"] == "null" and node["name"] == inputs[0]:
+            node["name"] = "data"
+    return parse_symbol(json.dumps(description), "the network")
 
 
 def infer_shapes(
@@ -357,7 +394,7 @@ def _checked_node(node: object, earlier: list[dict]) -> dict:
     place = f"{place} ({name[:80]})"
     if not set(node) <= _NODE_KEYS:
         raise _Unusable(f"{place}: unknown key {min(set(node) - _NODE_KEYS)[:80]!a}")
-    attributes = _attributes(node, place)
+    op, attributes = for_inference(op, _attributes(node, place))
     inputs = [_checked_edge(edge, earlier, place) for edge in _list(node, "inputs", place)]
     if op == "null":
         _check_variable(attributes, len(inputs), place)

@@ -207,7 +207,8 @@ def test_what_is_missing_is_named(prefix):
 
 def test_parameters_of_another_network_are_refused(prefix):
     checkpoint.save(prefix, embedding_symbol(), make_state(1))
-    other = mx.sym.FullyConnected(embedding_symbol(), num_hidden=2, name="extra")
+    body = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=2, name="extra")
+    other = mx.sym.FullyConnected(body, num_hidden=3, name="fc1")
     with open(f"{prefix}-symbol.json", "w") as file:
         file.write(other.tojson())
     with pytest.raises(InputError, match="extra_bias"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 # The operators in :data:`OPERATORS` take what they took in all of these.
-_OLDEST_OPSET, _NEWEST_OPSET = 7, 27
+_OLDEST_OPSET, _NEWEST_OPSET = 7, 28
 _OLDEST_IR, _NEWEST_IR = 3, 14
 _MAX_NODES = 100_000
 _MAX_NAME = 1000
