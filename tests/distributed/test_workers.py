@@ -1,6 +1,5 @@
 """Several workers over the parameter server, on this machine: the same as one worker with all their pictures."""
 
-import contextlib
 import csv
 import json
 import os
@@ -20,6 +19,7 @@ from denseface.distributed.workers import connect
 from denseface.models import checkpoint
 from support import distributed_run
 from support.distributed_run import CLASSES, SIZE
+from support.launched import children
 from support.tiny_models import as_ndarrays, encode, pictures, tiny_model
 
 import mxnet as mx
@@ -372,14 +372,3 @@ def wait_for(prefix):
     while not checkpoint.complete_steps(prefix):
         assert time.monotonic() < deadline, "no checkpoint has come"
         time.sleep(0.01)
-
-
-def children(parent):
-    """Processes that a process has started, in that order."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent:
-                found.append((int(fields[19]), int(path.parent.name)))
-    return [pid for _, pid in sorted(found)]

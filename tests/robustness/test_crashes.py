@@ -1,9 +1,11 @@
 """Nothing is lost when a process is killed, at whatever moment."""
 
+import contextlib
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +17,10 @@ from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 from denseface.models import checkpoint
 from support import kill_runs
-from support.tiny_models import encode, pictures
+from support.launched import children
+from support.tiny_models import as_model, as_ndarrays, encode, pictures, tiny_symbol
+
+import mxnet as mx
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 KILL_RUNS = Path(kill_runs.__file__)
@@ -31,15 +36,36 @@ def counts(kind, count, folder):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def start_training(folder):
+PLAIN = ("--network", "d63", "--loss", "arcface", "--set", "emb_size=16", "--set", "net_output=GAP")
+# Every option that adds to a checkpoint, or to what a step depends on.
+FINE_TUNED = (
+    "--network", "pretrained", "--pretrained", "../start,1", "--warm-centres", "--head-steps", "4",
+    "--freeze", "conv0_*", "--freeze", "fc1_moving_*", "--lr-mult", "fc7_*=2", "--lr-schedule", "cosine", "--warmup-epochs", "0.4",
+    "--clip-norm", "1", "--ema", "0.9", "--teacher", "../teacher,1", "--teacher-weight", "4",
+)  # fmt: skip
+SAMPLED = (*FINE_TUNED, "--loss", "arcface", "--sample-rate", "0.1")
+ADAFACE = (*FINE_TUNED, "--loss", "adaface", "--lr-schedule", "poly")
+
+
+def start_training(folder, options, workers):
     """Begin or resume a run on the set beside its folder, as a user does: 12 steps, with a checkpoint at each third."""
     command = [
-        sys.executable, str(TRAIN), "--network", "d63", "--dataset", "orl", "--loss", "arcface", "--resume",
-        "--models-root", ".", "--set", "dataset_path=../data", "--set", "image_shape=32,32,3", "--set", "emb_size=16",
-        "--set", "net_output=GAP", "--per-batch-size", "4", "--lr", "0.01", "--max-steps", "12", "--verbose", "3",
+        sys.executable, str(TRAIN), "--dataset", "orl", "--resume", "--models-root", ".", "--set",
+        "dataset_path=../data", "--set", "image_shape=32,32,3", "--per-batch-size", str(4 // workers), "--lr", "0.01",
+        "--max-steps", "12", "--verbose", "3", *options,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if workers > 1:
+        launch = [sys.executable, "-m", "denseface", "launch", "--workers", str(workers), "--"]
+        command = [*launch, *command, "--kvstore", "dist_sync"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TRAIN.parent)}
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def kill_all(process):
+    """Kill a process and those that it has started."""
+    for each in (process.pid, *children(process.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
 
 
 def run_content(folder):
@@ -48,16 +74,29 @@ def run_content(folder):
     return {path.name: b"" if path.name.endswith("-training.csv") else path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(100, marks=pytest.mark.torture)])
-def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, kills):
+@pytest.mark.parametrize(
+    "options, workers, kills",
+    [
+        pytest.param(PLAIN, 1, 1, id="plain"),
+        pytest.param(SAMPLED, 1, 1, id="sampled"),
+        pytest.param(PLAIN, 1, 100, marks=pytest.mark.torture, id="plain torture"),
+        pytest.param(SAMPLED, 1, 20, marks=pytest.mark.torture, id="sampled torture"),
+        pytest.param(SAMPLED, 2, 10, marks=pytest.mark.torture, id="two workers torture"),
+        pytest.param(ADAFACE, 1, 10, marks=pytest.mark.torture, id="adaface torture"),
+    ],
+)
+def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, options, workers, kills):
     """From the start of Python over imports, binding, steps, checkpoints and verifications to the end."""
     images = [encode(picture) for picture in pictures(24, (32, 32, 3))]
-    write_face_records(tmp_path / "data", [(i // 8, image) for i, image in enumerate(images)], (32, 32))
+    write_face_records(tmp_path / "data", [(i // 2, image) for i, image in enumerate(images)], (32, 32))
+    for name, width in (("start", 8), ("teacher", 6)):
+        model = as_model(tiny_symbol(width), (1, 3, 32, 32))
+        mx.model.save_checkpoint(str(tmp_path / name), 1, model.symbol, *as_ndarrays(model))
     write_pairs(tmp_path / "data" / "orl.bin", images[:20] * 2, [True, False] * 10)
     whole, place = tmp_path / "whole", tmp_path / "place"
     whole.mkdir()
     started = time.monotonic()
-    process = start_training(whole)
+    process = start_training(whole, options, workers)
     output, _ = process.communicate()
     seconds = time.monotonic() - started
     assert process.returncode == 0, output.decode()
@@ -67,15 +106,15 @@ def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_bee
         place.mkdir()
         newest, code = None, None
         while code != 0:
-            process = start_training(place)
+            process = start_training(place, options, workers)
             if counts["kills"] < kills:
                 time.sleep(moments.uniform(0, seconds))
-                process.kill()
+                kill_all(process)
             output, _ = process.communicate()
             code = process.returncode
             if code:
                 assert code == -9, output.decode()
-                steps_left = checkpoint.complete_steps(place / "d63-arcface-orl" / "model")
+                steps_left = checkpoint.complete_steps(next(place.glob("*"), place) / "model")
                 before, newest = newest, max(steps_left, default=None)
                 assert before is None or newest >= before
                 counts["kills"] += 1

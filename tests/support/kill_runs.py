@@ -23,6 +23,7 @@ import numpy as np
 from denseface.core import files
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.models import checkpoint
+from denseface.training.schedule import Schedule
 from support.tiny_checkpoints import assert_equal_arrays, embedding_symbol, make_state
 from support.tiny_models import encode, pictures
 from support.tiny_runs import CLASSES, SIZE, make_run
@@ -71,7 +72,11 @@ def train(records: Path, place: Path) -> None:
     place.mkdir(exist_ok=True)
     prefix = place / "model"
     with FaceRecords(records) as faces:
-        run = make_run(faces, prefix, steps=STEPS, verbose=1, frequent=1)
+        schedule = Schedule("cosine", 0.1, STEPS, 2)
+        run = make_run(
+            faces, prefix, steps=STEPS, verbose=1, frequent=1, schedule=schedule, clip_norm=1, ema=0.9, head_steps=6,
+            freeze={"conv_weight", "bn_moving_mean"}, recipe={"ema": 0.9, "head_steps": 6},
+        )  # fmt: skip
         run.resume()
         run.fit()
 

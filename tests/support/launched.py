@@ -1,7 +1,9 @@
-"""What processes that a launcher starts may do."""
+"""Processes that a launcher starts, and what they may do."""
 
+import contextlib
 import os
 import sys
+from pathlib import Path
 
 from denseface.distributed.launcher import Process
 
@@ -25,3 +27,14 @@ while not any(pathlib.Path(sys.argv[1]).glob("stopped by *")):
 
 def python(name, code, *arguments, host=None):
     return Process(name, host, {"PYTHONDONTWRITEBYTECODE": "1"}, (sys.executable, "-c", code, *arguments), os.getcwd())
+
+
+def children(parent):
+    """Processes that a process has started, in that order."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent:
+                found.append((int(fields[19]), int(path.parent.name)))
+    return [pid for _, pid in sorted(found)]

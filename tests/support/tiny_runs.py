@@ -50,7 +50,7 @@ def fc7_alone(symbol):
 
 def make_run(
     records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None, freeze=(),
-    loss=losses.margin_softmax, margins=None, **changes,
+    clip_norm=0, loss=losses.margin_softmax, margins=None, **changes,
 ):  # fmt: skip
     steps, rate = changes.pop("steps", 10), changes.pop("learning_rate", 0.1)
     settings = {
@@ -72,7 +72,8 @@ def make_run(
         symbol = with_teacher(embedding, 5, teacher.emb_size, weight=2.0, class_loss=symbol)
     learner = Learner(
         with_fixed_statistics(symbol, freeze), (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3,
-        accumulate=accumulate, teacher=teacher, frozen=freeze, head=fc7_alone(symbol) if plan.head_steps else None,
+        accumulate=accumulate, clip_norm=clip_norm, teacher=teacher, frozen=freeze,
+        head=fc7_alone(symbol) if plan.head_steps else None,
     )  # fmt: skip
     learner.initialize(mx.init.Xavier(), seed=5)
     averages = make_averages(ema, learner, embedding_symbol()) if ema else None
