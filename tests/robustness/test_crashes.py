@@ -40,8 +40,8 @@ PLAIN = ("--network", "d63", "--loss", "arcface", "--set", "emb_size=16", "--set
 # Every option that adds to a checkpoint, or to what a step depends on.
 FINE_TUNED = (
     "--network", "pretrained", "--pretrained", "../start,1", "--warm-centres", "--head-steps", "4",
-    "--freeze", "conv0_*", "--freeze", "fc1_moving_*", "--lr-mult", "fc7_*=2", "--lr-schedule", "cosine", "--warmup-epochs", "0.4",
-    "--clip-norm", "1", "--ema", "0.9", "--teacher", "../teacher,1", "--teacher-weight", "4",
+    "--freeze", "conv0_*", "--freeze", "fc1_moving_*", "--lr-mult", "fc7_*=2", "--lr-schedule", "cosine",
+    "--warmup-epochs", "0.4", "--clip-norm", "1", "--ema", "0.9", "--teacher", "../teacher,1", "--teacher-weight", "4",
 )  # fmt: skip
 SAMPLED = (*FINE_TUNED, "--loss", "arcface", "--sample-rate", "0.1")
 ADAFACE = (*FINE_TUNED, "--loss", "adaface", "--lr-schedule", "poly")
