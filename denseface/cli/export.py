@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: {counted(written['nodes'], 'node')}, opset {written['opset']}; ONNX Runtime differs from MXNet "
         f"by at most {written['largest_difference']:.1e} of the largest value"
     )
+    if written["not_for_insightface"]:
+        print(f"not for the insightface package: {written['not_for_insightface']}")
     if args.int8:
         print(f"int8: the cosine of its embeddings with those of float32 is at least {written['int8_cosine']:.5f}")
     return OK
@@ -87,11 +89,14 @@ def _export(args, path):
         "nodes": report.nodes,
         "emb_size": report.emb_size,
         "largest_difference": report.difference,
+        "not_for_insightface": report.not_for_insightface,
     }
 
 
 def _export_int8(args):
     from denseface.core.files import replacing
+    from denseface.core.onnx_format import read_model
+    from denseface.export.insightface import is_known_to_scale
     from denseface.export.int8 import quantize
 
     batches = _calibration(args.int8, args.image_size, args.batch or 1)
@@ -99,6 +104,8 @@ def _export_int8(args):
         path = Path(folder) / "plain.onnx"
         written = _export(args, path)
         content, written["int8_cosine"] = quantize(path.read_bytes(), batches)
+    if not is_known_to_scale([node.name for node in read_model(content).graph.node]):
+        written["not_for_insightface"] = "quantization has put other nodes first"
     with replacing(args.out) as file:
         file.write(content)
     return written

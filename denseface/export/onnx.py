@@ -1,9 +1,8 @@
 """MXNet networks as ONNX models, checked against MXNet before they are kept.
 
 `convert` freezes the network (see `denseface.rewrites.freeze`), walks its graph and replaces each operator by the
-ONNX operators that mean the same. Nodes keep their names. Dropout and the like leave no trace, so a network that
-starts by normalising its pictures starts in ONNX with the nodes ``_minusscalar0`` (Sub) and ``_mulscalar0`` (Mul), by
-which the insightface package sees that it must not normalise them itself.
+ONNX operators that mean the same. Nodes keep their names, and Dropout and the like leave no trace. `export` may add two
+nodes for the insightface package (see `denseface.export.insightface`).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from denseface.core.errors import InputError
 from denseface.core.files import replacing
 from denseface.core.onnx_session import open_session
 from denseface.core.packages import require
+from denseface.export.insightface import mark_as_scaling, why_not_for_insightface
 from denseface.export.metadata import write_metadata
 from denseface.export.operators import OnnxGraph
 from denseface.models.embedding_network import checked_embedding
@@ -54,6 +54,8 @@ class ExportReport:
         Values in an embedding.
     difference : float
         Largest difference between an output of ONNX Runtime and MXNet's, relative to the largest output.
+    not_for_insightface : str
+        Why the insightface package would not compute these embeddings from the file; empty if it does.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class ExportReport:
     nodes: int
     emb_size: int
     difference: float
+    not_for_insightface: str
 
 
 def convert(
@@ -172,6 +175,7 @@ def export(
     _, channels, height, width = input_shape
     metadata = write_metadata(model.fingerprint, (height, width, channels), emb_size, metrics)
     proto = convert(network, input_shape, dynamic_batch=dynamic_batch, opset=opset, metadata=metadata)
+    mark_as_scaling(proto)
     content = proto.SerializeToString()
     batch_sizes = (3, 1) if dynamic_batch else (input_shape[0],)
     pictures = [batch for size in batch_sizes for batch in _pictures((size, *input_shape[1:]))]
@@ -182,7 +186,9 @@ def export(
         raise InputError(f"{path}: not written, ONNX Runtime differs from MXNet by {difference:.1e} of the output")
     with replacing(path) as file:
         file.write(content)
-    return ExportReport(path, opset, len(proto.graph.node), emb_size, difference)
+    names = [node.name for node in proto.graph.node]
+    reason = why_not_for_insightface(names, (None if dynamic_batch else input_shape[0], *input_shape[1:]))
+    return ExportReport(path, opset, len(names), emb_size, difference, reason)
 
 
 def _one_line(error):
