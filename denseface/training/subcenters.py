@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Callable
 
 import numpy as np
 
 from denseface.core.errors import InputError
+from denseface.core.files import read_input
 from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize
 from denseface.data.loader import PictureReader
@@ -19,6 +21,8 @@ from denseface.embedding.embedder import Embedder, as_batch
 from denseface.models.checkpoint import Checkpoint, load_model
 
 _BATCH = 8
+_MAX_CONFIG = 1 << 20  # bytes
+_MAX_SIDE = 4096
 
 
 def angles_to_dominant(embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray) -> np.ndarray:
@@ -52,7 +56,6 @@ def angles_to_dominant(embeddings: np.ndarray, labels: np.ndarray, centers: np.n
 def measure_angles(
     prefix: str,
     records: FaceRecords,
-    channels: int = 3,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[int, float | str]:
     """Measure the angles of a training set's pictures by a run that was trained on it.
@@ -60,11 +63,9 @@ def measure_angles(
     Parameters
     ----------
     prefix : str
-        Prefix of the run; its newest checkpoint is used.
+        Prefix of the run; its newest checkpoint is used. PREFIX-config.json says of what shape its pictures are.
     records : FaceRecords
         The training set.
-    channels : int
-        3 if the run was trained on RGB, 1 if on gray.
     on_progress : callable
         Called with the number of pictures that are done, and of all.
 
@@ -88,7 +89,7 @@ def measure_angles(
             "the set that it was trained on",
             option="run",
         )
-    image_shape = PictureShape(*records.image_shape, channels)
+    image_shape = _image_shape(f"{prefix}-config.json")
     reader = PictureReader(records, image_shape)
     embedder = Embedder(load_model(prefix, newest.step), image_shape=image_shape, batch_size=_BATCH, flip=False)
 
@@ -118,3 +119,15 @@ def measure_angles(
         )
         found.update(zip(keys, angles.tolist()))
     return found
+
+
+def _image_shape(path):
+    """Read the shape of a run's pictures from the configuration that train.py saves with it."""
+    content = read_input(path, _MAX_CONFIG)
+    try:
+        height, width, channels = map(int, json.loads(content)["config"]["image_shape"])
+        if 1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE and channels in (1, 3):
+            return PictureShape(height, width, channels)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        pass
+    raise InputError(f"{path}: its image_shape is not that of a run; restore the file from a copy")

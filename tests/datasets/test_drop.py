@@ -1,6 +1,7 @@
 """A training set without the pictures that a run finds far from the centre of their class."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ SUBCENTER = {"loss": losses.margin_softmax, "margins": {"s": 8, "m2": 0.2, "k": 
 def run(records, tmp_path):
     """The prefix of a run with two centres per class."""
     assert make_run(records, tmp_path / "model", **SUBCENTER).fit()
+    (tmp_path / "model-config.json").write_text(json.dumps({"config": {"image_shape": [SIZE, SIZE, 3]}}))
     return str(tmp_path / "model")
 
 
@@ -121,3 +123,8 @@ def test_only_a_run_on_the_set_can_measure_it(records, run, tmp_path):
         pytest.raises(InputError, match=r"centres of 3 classes, and .*set has 2"),
     ):
         measure_angles(run, other)
+    config = tmp_path / "model-config.json"
+    for content in ("{}", "[", '{"config": {"image_shape": [8, 8, 2]}}', '{"config": {"image_shape": [1e400, 8, 3]}}'):
+        config.write_text(content)
+        with pytest.raises(InputError, match=r"model-config.json: its image_shape is not that of a run"):
+            measure_angles(run, records)

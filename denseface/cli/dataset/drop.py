@@ -30,7 +30,6 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         metavar="DEGREES",
         help="drop pictures at a larger angle from the centre, 0 to 180 (default: %(default)g, as in the paper)",
     )
-    parser.add_argument("--gray", action="store_true", help="the run was trained on gray pictures")
     add_example(parser, "denseface dataset drop datasets/web datasets/cleaned --run models/d63-subcenter-web/model")
     parser.set_defaults(run=run)
 
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     with FaceRecords(args.folder) as records:
         with progress() as show:
-            found = measure_angles(args.prefix, records, 1 if args.gray else 3, show)
+            found = measure_angles(args.prefix, records, show)
         dropped = {
             key: ("", angle) if isinstance(angle, str) else (f"{angle:.2f}", "far from the dominant centre")
             for key, angle in found.items()
