@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import fisherfaces, growth, identities, loader
+from bench import fisherfaces, growth, identities, loader, noise
 from bench.model import faces, make_model
 from bench.race import Contender, race
 from bench.report import PEAK, markdown
@@ -167,3 +167,18 @@ def test_fisherfaces_know_people_whom_they_have_not_seen():
     found = fisherfaces.grid(faces, range(1, 31), range(31, 41))
     assert set(found) == {(60, 0.01), (60, 0.1), (60, 1.0)}  # 64 pixels have no more components
     assert all(metrics.balanced_accuracy > 0.9 and metrics.tar_2 > 0.7 for metrics in found.values())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 1.0])
+def test_exchanged_labels_are_wrong_and_as_many_as_before(share):
+    labels = np.repeat(np.arange(30), 10)
+    exchanged = noise.exchange(labels, share, seed=1)
+    assert (exchanged != labels).sum() == round(300 * share)
+    np.testing.assert_array_equal(np.sort(exchanged), labels)
+    np.testing.assert_array_equal(noise.exchange(labels, share, seed=1), exchanged)
+    assert (noise.exchange(labels, share, seed=2) != exchanged).any()
+
+
+def test_dropped_pictures_are_compared_with_the_wrong_ones():
+    assert noise.compare({1, 2, 3, 4}, {3, 4, 5}) == {"precision": 0.5, "recall": pytest.approx(2 / 3)}
+    assert noise.compare(set(), {3}) == {"precision": 0, "recall": 0}
