@@ -18,10 +18,10 @@ from denseface.core.errors import InputError
 from denseface.core.files import replacing
 from denseface.data.cropping import cut_alike, way_of
 from denseface.embedding.array_file import ArrayFile
-from denseface.embedding.nearest import GROUP, Nearest
+from denseface.embedding.nearest import Nearest
 
 _BLOCK = 1 << 20
-_CELLS = 1 << 22  # numbers in one array of a search
+_CELLS = 1 << 22  # numbers read at a time in a search
 _MAX_SIDE = 4096
 _MAX_SIZE = 1 << 20  # values of an embedding, or bytes of a name
 
@@ -245,9 +245,7 @@ class Gallery:
             raise InputError("a query is not finite; check the model that it comes from")
         best = Nearest(queries, count)
         are_unit = True
-        # Scores are gone through several times, so that a smaller array of them, in the cache, is faster.
-        step = max(1, _CELLS // max(self.shape[1], 4 * min(len(queries), GROUP)))
-        for start, rows in self._file.blocks("embeddings", step):
+        for start, rows in self._file.blocks("embeddings", max(1, _CELLS // self.shape[1])):
             try:
                 are_unit &= best.add(start, rows, is_unit=self._is_unit)
             except ValueError as error:

@@ -11,7 +11,8 @@ import numpy as np
 
 from denseface.core.vectors import normalize
 
-GROUP = 256  # queries multiplied at a time
+_GROUP = 256  # queries multiplied at a time
+_SCORES = 1 << 18  # scores computed at a time; they are gone through again, and so should stay in the cache
 _CELLS = 1 << 20  # numbers in one array of candidates
 _UNIT = 1e-4  # how far the square of a length may be from 1
 _SQUARES = 2.0**-60, 2.0**60  # squares of lengths that float32 computes without loss
@@ -62,21 +63,28 @@ class Nearest:
             If a row is not finite.
         """
         near, scales = (rows, None) if is_unit else _scaled(rows)
-        for start in range(0, len(self._fast), GROUP):
-            group = slice(start, start + GROUP)
-            with np.errstate(invalid="ignore"):
-                scores = self._fast[group] @ near.T
-                if scales is not None:
-                    scores *= scales
-                floor = self._floor[group]
-                if len(rows) > self._count and np.isneginf(floor).any():
-                    best = np.partition(scores, len(rows) - self._count)[:, len(rows) - self._count]
-                    floor = np.maximum(floor, best - 2 * self._margin)
-                hit = np.flatnonzero(~(scores.max(axis=1) < floor))  # what is not a number is found too
-                if len(hit):
-                    query, row = np.nonzero(~(scores[hit] < floor[hit, np.newaxis]))
-                    self._merge(start + hit[query], first, row, rows)
+        for start in range(0, len(self._fast), _GROUP):
+            group = slice(start, start + _GROUP)
+            row, query = self._candidates(near, scales, self._fast[group], self._floor[group])
+            if len(query):
+                self._merge(start + query, first, row, rows)
         return near is rows and scales is None
+
+    def _candidates(self, rows, scales, queries, floor):
+        """Return the rows that come into question for some of the queries, as two arrays of indices."""
+        step = max(1, _SCORES // len(queries))
+        scores = np.empty((min(step, len(rows)), len(queries)), np.float32)
+        found = []
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            products = np.matmul(rows[part], queries.T, out=scores[: len(rows[part])])
+            if scales is not None:
+                products *= scales[part, np.newaxis]
+            if len(products) > self._count and np.isneginf(floor).any():
+                least = np.partition(products, -self._count, axis=0)[-self._count]
+                floor = np.maximum(floor, least - 2 * self._margin)
+            found.append(np.flatnonzero(products >= floor) + start * len(queries))
+        return np.divmod(np.concatenate(found), len(queries))
 
     def _merge(self, query, first, row, rows):
         """Compute some similarities, and keep the best."""

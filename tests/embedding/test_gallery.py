@@ -76,7 +76,8 @@ def expected_nearest(rows, queries, count):
 def test_blocks_give_the_answer_of_the_whole(tmp_path, monkeypatch, cells, kind, way):
     monkeypatch.setattr("denseface.embedding.gallery._CELLS", cells)
     monkeypatch.setattr("denseface.embedding.nearest._CELLS", 100)
-    monkeypatch.setattr("denseface.embedding.nearest.GROUP", 3)
+    monkeypatch.setattr("denseface.embedding.nearest._SCORES", 50)
+    monkeypatch.setattr("denseface.embedding.nearest._GROUP", 3)
     rows, queries = unit_rows(90), 5 * unit_rows(8, seed=1)
     rows[40:80] = rows[20:60]  # each of these twice
     if kind == "other lengths":
