@@ -41,6 +41,9 @@ Arrays = Mapping[str, np.ndarray]
 
 _MAX_MANIFEST = 64 << 20  # bytes
 _LARGE = 1 << 29  # bytes; a larger array is cut into files of this size, so that reading it takes little more memory
+# MXNet's variance is the mean of the squares less the square of the mean. Rounding brings it below 0 where a channel is
+# constant, which does no harm: 1e-5 and more are added to it before a root is taken.
+_VARIANCE_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -283,8 +286,9 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
         for name in wanted:
             _check_finite(path, name, given[name])
     for name in variances(embedding):
-        if auxiliary[name].min() < 0:
+        if auxiliary[name].min() < -_VARIANCE_ROUNDING:
             raise InputError(f"{path}: the variance {name} is below 0; the file is damaged, take a copy that is not")
+        auxiliary[name] = np.maximum(auxiliary[name], 0)
     return Model(symbol, arguments, auxiliary, prefix, step)
 
 
