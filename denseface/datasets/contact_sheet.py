@@ -73,6 +73,15 @@ def sheet_of_faces(faces: Iterable[ListedFace]) -> Image.Image:
     return _draw(rows)
 
 
+def sheet_of_suspects(suspects: Iterable[tuple[str, Picture, Sequence[Picture]]]) -> Image.Image:
+    """Draw pictures, each below what is said of it and beside up to seven others; RGB."""
+    width = _COLUMNS * (_CELL + _GAP)
+    return _draw(
+        _Row(_shortened(printable(said), width), [[picture], others[: _COLUMNS - 1]])
+        for said, picture, others in suspects
+    )
+
+
 def _shortened(text: str, width: int) -> str:
     """Leave out the end of a text that is wider than so many pixels."""
     font = _font()

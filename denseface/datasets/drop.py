@@ -21,7 +21,9 @@ class Kept(NamedTuple):
     num_lost: int
 
 
-def write_without(records: FaceRecords, dropped: Mapping[int, tuple[str, str]], out: str | Path) -> Kept:
+def write_without(
+    records: FaceRecords, dropped: Mapping[int, tuple[str, str]], out: str | Path, measure: str = "angle"
+) -> Kept:
     """Write a training set with the other pictures, byte for byte.
 
     Labels are numbered again, because people may have lost all of their pictures. ``dropped.csv`` lists what was
@@ -31,10 +33,12 @@ def write_without(records: FaceRecords, dropped: Mapping[int, tuple[str, str]], 
     ----------
     records : FaceRecords
         The training set.
-    dropped : mapping of int to (angle, reason)
+    dropped : mapping of int to (number, reason)
         Keys of the pictures to drop, and two texts for ``dropped.csv``.
     out : path-like
         The folder to make. It may exist if it is empty.
+    measure : str
+        What the number is.
 
     Raises
     ------
@@ -44,7 +48,7 @@ def write_without(records: FaceRecords, dropped: Mapping[int, tuple[str, str]], 
     entries = read_manifest(records.folder, records.keys.tolist())
     labels = {key: records.label(records.reader.read(key)) for key in records.keys.tolist() if key not in dropped}
     if not labels:
-        raise InputError(f"{records.folder}: no picture would be left; allow larger angles", option="angle")
+        raise InputError(f"{records.folder}: no picture would be left; drop fewer")
     numbers = {label: number for number, label in enumerate(sorted({*labels.values()}))}
     kept = sorted(labels, key=lambda key: (labels[key], key))
 
@@ -56,7 +60,7 @@ def write_without(records: FaceRecords, dropped: Mapping[int, tuple[str, str]], 
                 for number, key in enumerate(kept, 1):
                     if key in entries:
                         manifest.writerow((number, numbers[labels[key]], entries[key].person, entries[key].file))
-        with replacing_csv(folder / "dropped.csv", ("key", "label", "angle", "reason", "file")) as table:
+        with replacing_csv(folder / "dropped.csv", ("key", "label", measure, "reason", "file")) as table:
             for key in sorted(dropped):
                 table.writerow(
                     (key, _label_of(records, key), *dropped[key], entries[key].file if key in entries else "")

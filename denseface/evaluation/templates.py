@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -52,11 +52,15 @@ class Templates:
     fusion : {"mean", "max"}
         How the score of a probe is computed for several pictures: of the mean of their embeddings, each scaled to
         length 1, or the highest of all.
+    person : callable
+        Returns the person of a picture by its name.
 
     Attributes
     ----------
     count : int
         Number of people.
+    starts : ndarray of shape (count + 1,), int64
+        The row of each person's first picture, and the number of pictures.
     num_pictures : int
 
     Raises
@@ -65,19 +69,20 @@ class Templates:
         If a picture is in no folder, or the pictures of a person are apart.
     """
 
-    def __init__(self, gallery: Gallery, fusion: str = "mean"):
+    def __init__(self, gallery: Gallery, fusion: str = "mean", person: Callable[[str], str] = person_of):
         if fusion not in FUSIONS:
             raise InputError(f"must be one of {', '.join(FUSIONS)}, not {fusion}", option="fuse")
         self._gallery, self._is_mean = gallery, fusion == "mean"
         self.num_pictures = len(gallery)
         starts, digests = array("q"), array("Q")
         last = None
-        for row, person in _people(gallery):
-            if person != last:
+        for row, name in _names(gallery):
+            owner = person(name)
+            if owner != last:
                 starts.append(row)
-                digests.append(_digest(person))
-                last = person
-        self._starts, self._digests = np.array(starts, np.int64), np.array(digests, np.uint64)
+                digests.append(_digest(owner))
+                last = owner
+        self.starts, self._digests = np.array([*starts, len(gallery)], np.int64), np.array(digests, np.uint64)
         self._order = np.argsort(self._digests, kind="stable")
         self.count = len(starts)
         if len(np.unique(self._digests)) != self.count:
@@ -104,36 +109,36 @@ class Templates:
             The number of the block's first template; cosine similarities.
         """
         queries = queries.astype(np.float32)
-        for first, starts, rows in self._blocks(max(1, _CELLS // max(self._gallery.shape[1], len(queries)))):
+        for first, starts, rows in self.blocks(max(1, _CELLS // max(self._gallery.shape[1], len(queries)))):
             rows = normalize(rows)
             if self._is_mean:
                 yield first, queries @ normalize(np.add.reduceat(rows, starts)).astype(np.float32).T
             else:
                 yield first, np.maximum.reduceat(queries @ rows.astype(np.float32).T, starts, axis=1)
 
-    def _blocks(self, step):
-        """Read the pictures of whole people: number of the first, starts of each among the rows, rows."""
+    def blocks(self, step: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Read the embeddings of whole people, about `step` rows at a time.
+
+        Yields
+        ------
+        first, starts, rows : int, ndarray of int64, ndarray of shape (n, emb_size)
+            The number of the first person, where each person's rows start among these, and the rows.
+        """
         kept, first = np.empty((0, self._gallery.shape[1]), np.float32), 0
         for start, block in self._gallery.blocks(step):
-            rows, begin = np.concatenate([kept, block]), start - len(kept)
+            rows, begin, stop = np.concatenate([kept, block]), start - len(kept), start + len(block)
             # The last person of a block may go on in the next one.
-            end = (
-                self.count
-                if start + len(block) == self.num_pictures
-                else (int(np.searchsorted(self._starts, start + len(block), side="left")) - 1)
-            )
+            end = int(np.searchsorted(self.starts[:-1], stop)) - 1 if stop < self.num_pictures else self.count
             if end > first:
-                last = self.num_pictures if end == self.count else int(self._starts[end])
-                yield first, self._starts[first:end] - begin, rows[: last - begin]
-                rows, first = rows[last - begin :], end
+                size = int(self.starts[end]) - begin
+                yield first, self.starts[first:end] - begin, rows[:size]
+                rows, first = rows[size:], end
             kept = rows
 
 
-def _people(gallery):
+def _names(gallery):
     for start in range(0, len(gallery), _NAMES):
-        names = gallery.names(range(start, min(start + _NAMES, len(gallery))))
-        for row in sorted(names):
-            yield row, person_of(names[row])
+        yield from sorted(gallery.names(range(start, min(start + _NAMES, len(gallery)))).items())
 
 
 def _digest(person):

@@ -1,0 +1,114 @@
+"""Folders and records audited by the command, with a network that answers with the colours of a picture."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denseface import cli
+from denseface.data.records import FaceRecords, write_face_records
+from denseface.datasets.people_set import PeopleSet
+from support.photographs import orl_faces
+
+import mxnet as mx
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A saved network: the mean colours of the quarters of a picture, less gray."""
+    data = mx.sym.Variable("data")
+    pooled = mx.sym.Pooling((data - 127.5) * 0.01, kernel=(8, 8), stride=(8, 8), pool_type="avg")
+    mx.model.save_checkpoint(str(tmp_path / "colours"), 1, mx.sym.Flatten(pooled, name="fc1"), {}, {})
+    return ["--model", str(tmp_path / "colours"), "--image-size", "16,16"]
+
+
+def painted(random, colours):
+    """A picture of four coloured quarters, no two alike."""
+    pixels = np.kron(colours.reshape(2, 2, 3) + random.normal(0, 20, (2, 2, 3)), np.ones((8, 8, 1)))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Twelve people with six pictures each, one of them of another person, one twice."""
+    random = np.random.default_rng(0)
+    for person in range(12):
+        colours = random.integers(30, 226, 12)
+        folder = tmp_path / "people" / f"p{person:02}"
+        folder.mkdir(parents=True)
+        for number in range(6):
+            painted(random, colours).save(folder / f"{number}.png")
+    (tmp_path / "people" / "p03" / "5.png").rename(tmp_path / "people" / "p04" / "wrong.png")
+    with Image.open(tmp_path / "people" / "p07" / "2.png") as picture:
+        picture.save(tmp_path / "people" / "p07" / "copy.jpg", quality=90)
+    return tmp_path / "people"
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def run(*arguments):
+    return cli.main(["dataset", "audit", *map(str, arguments)])
+
+
+def test_a_folder_is_audited_and_cleaned(people, colours, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in people.rglob("*.*")}
+    out, clean = tmp_path / "audit", tmp_path / "clean"
+    assert run(people, *colours, "-o", out, "--apply", clean, "--aligned") == 0
+    said = capsys.readouterr().out
+    heading, *found = rows_of(out / "suspects.csv")
+    assert heading == ["picture", "kind", "probability", "reason"]
+    assert {(row[0], row[1]) for row in found} >= {("p07/copy.jpg", "duplicate")}
+    assert [row[0] for row in found] == ["p04/wrong.png", "p07/copy.jpg"]
+    assert found[0][3] in ("looks like p03", "no face is found in it")  # as a detector is installed or not
+    assert f"{clean}: 71 pictures, 2 left out" in said
+    with Image.open(out / "suspects.png") as sheet:
+        assert sheet.height > 200
+    kept = {path.relative_to(clean): path.read_bytes() for path in clean.rglob("*.png")}
+    assert kept == {
+        path.relative_to(people): content for path, content in before.items()
+        if path.name not in ("wrong.png", "copy.jpg")
+    }  # fmt: skip
+    assert [row[0] for row in rows_of(clean / "dropped.csv")] == ["file", "p04/wrong.png", "p07/copy.jpg"]
+    assert {path: path.read_bytes() for path in people.rglob("*.*")} == before
+    made = (out / "embeddings.npz").stat().st_mtime_ns
+    assert run(people, *colours, "-o", out, "--aligned") == 0
+    assert (out / "embeddings.npz").stat().st_mtime_ns == made  # nothing was embedded again
+    (people / "p01" / "0.png").unlink()
+    assert run(people, *colours, "-o", out, "--aligned") == 0
+    assert (out / "embeddings.npz").stat().st_mtime_ns > made
+
+
+def test_records_are_audited_and_cleaned(people, colours, tmp_path, capsys):
+    folders = sorted(people.iterdir())
+    labelled = [(label, path.read_bytes()) for label, folder in enumerate(folders) for path in sorted(folder.iterdir())]
+    (tmp_path / "records").mkdir()
+    write_face_records(tmp_path / "records", labelled, (16, 16))
+    assert run(tmp_path / "records", *colours, "-o", tmp_path / "audit", "--apply", tmp_path / "clean") == 0
+    assert "71 pictures, 2 left out" in capsys.readouterr().out
+    with PeopleSet(tmp_path / "records") as pictures:
+        wrong = [pictures.load(row[0]) for row in rows_of(tmp_path / "audit" / "suspects.csv")[1:]]
+    assert wrong == [(people / "p04" / "wrong.png").read_bytes(), (people / "p07" / "copy.jpg").read_bytes()]
+    with FaceRecords(tmp_path / "clean") as clean:
+        kept = [clean.read_image(key)[1] for key in clean.keys.tolist()]
+    assert sorted(kept) == sorted(payload for _, payload in labelled if payload not in wrong)
+
+
+def test_pictures_encoded_again_are_duplicates_and_others_of_the_person_are_not(tmp_path):
+    for number, path in enumerate(orl_faces()[:10]):
+        place = tmp_path / "s1" / f"{number}.png"
+        place.parent.mkdir(exist_ok=True)
+        with Image.open(path) as picture:
+            picture.save(place)
+            again = io.BytesIO()
+            picture.save(again, "JPEG", quality=50)
+        (tmp_path / "s1" / f"{number}-again.jpg").write_bytes(again.getvalue())
+    with PeopleSet(tmp_path) as pictures:
+        assert len(pictures) == 20
+        for one in range(10):
+            assert pictures.is_duplicate(f"s1/{one}.png", f"s1/{one}-again.jpg")
+            assert not any(pictures.is_duplicate(f"s1/{one}.png", f"s1/{other}.png") for other in range(one))
