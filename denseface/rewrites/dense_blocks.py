@@ -21,7 +21,8 @@ def with_dense_blocks(
     """Replace every dense block with ReLU or PReLU by one operator for training.
 
     A dense block is a chain of layers BN - activation - 1x1 convolution - BN - activation - 3x3 convolution, each
-    appended to its own input.
+    appended to its own input. A transition after it, BN - activation - 1x1 convolution - 2x2 average pooling, becomes
+    part of the operator.
 
     Parameters
     ----------
@@ -40,17 +41,17 @@ def with_dense_blocks(
     """
     is_inference = _is_inference()
 
-    def operator(name: str, layers: list[_Layer]) -> Node:
-        inputs = [(is_inference, 0), layers[0].entry]
-        for unit in _units(layers):
+    def operator(name: str, block: _Block) -> Node:
+        inputs = [(is_inference, 0), block.entry]
+        for unit in block.units:
             for parameter in unit.parameters:
                 has_gradient = parameter not in (unit.moving_mean, unit.moving_variance)
                 inputs.append((_copied(parameter) if has_gradient else parameter, 0))
-        momentum = layers[0].growth.settings.momentum
-        attrs = {**_attributes(layers), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
+        momentum = block.settings.momentum
+        attrs = {**_attributes(block), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
         return Node(TRAINING_OPERATOR, name, attrs, inputs)
 
-    return _with_operators(symbol, data_shape, operator)
+    return _with_operators(symbol, data_shape, operator, transitions=True)
 
 
 def with_inference_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
@@ -69,11 +70,11 @@ def with_inference_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int
         Computes the same function in inference. MXNet must have loaded the operators.
     """
 
-    def operator(name: str, layers: list[_Layer]) -> Node:
-        parameters = [(parameter, 0) for unit in _units(layers) for parameter in unit.parameters]
-        return Node("denseface_dense_block_inference", name, _attributes(layers), [layers[0].entry, *parameters])
+    def operator(name: str, block: _Block) -> Node:
+        parameters = [(parameter, 0) for unit in block.units for parameter in unit.parameters]
+        return Node("denseface_dense_block_inference", name, _attributes(block), [block.entry, *parameters])
 
-    return _with_operators(symbol, data_shape, operator)
+    return _with_operators(symbol, data_shape, operator, transitions=False)
 
 
 class _Settings(NamedTuple):
@@ -105,6 +106,10 @@ class _Unit:
         return self.norm.inputs[0]
 
     @property
+    def operators(self) -> tuple[Node, Node, Node]:
+        return self.norm, self.activation, self.convolution
+
+    @property
     def parameters(self) -> list[Node]:
         """Inputs of the operator, in its order."""
         slope = [self.slope] if self.slope else []
@@ -132,38 +137,67 @@ def _units(layers: list[_Layer]) -> list[_Unit]:
     return [unit for layer in layers for unit in (layer.reduction, layer.growth)]
 
 
-def _attributes(layers: list[_Layer]) -> dict[str, str]:
-    settings = layers[0].growth.settings
-    return {"layers": str(len(layers)), "slopes": str(int(settings.slopes)), "eps": repr(settings.eps)}
+@dataclass(frozen=True)
+class _Block:
+    """Layers, and the transition after them, if it belongs to their operator."""
+
+    layers: list[_Layer]
+    transition: _Unit | None = None
+
+    @property
+    def entry(self) -> Edge:
+        return self.layers[0].entry
+
+    @property
+    def settings(self) -> _Settings:
+        return self.layers[0].growth.settings
+
+    @property
+    def units(self) -> list[_Unit]:
+        """Units in the order in which the operator reads their parameters."""
+        return _units(self.layers) + ([self.transition] if self.transition else [])
+
+
+def _attributes(block: _Block) -> dict[str, str]:
+    settings = block.settings
+    return {
+        "layers": str(len(block.layers)),
+        "transition": str(int(block.transition is not None)),
+        "slopes": str(int(settings.slopes)),
+        "eps": repr(settings.eps),
+    }
 
 
 def _with_operators(
     symbol: mx.sym.Symbol,
     data_shape: tuple[int, int, int, int],
-    operator: Callable[[str, list[_Layer]], Node],
+    operator: Callable[[str, _Block], Node],
+    transitions: bool,
 ) -> mx.sym.Symbol:
     """Replace every dense block by the operator of its name and layers."""
     graph = Graph(symbol)
     shapes = graph.shapes(data_shape)
-    blocks = _blocks(graph, shapes)
-    for layers in blocks.values():
-        for unit in _units(layers):
+    uses = Counter(source for node in graph.nodes for source, _ in node.inputs)
+    uses.update(node for node, _ in graph.heads)
+    blocks = _blocks(graph, shapes, uses)
+    if transitions:
+        blocks = _with_transitions(graph, shapes, uses, blocks)
+    for block in blocks.values():
+        for unit in block.units:
             for parameter in unit.parameters:
                 parameter.attrs["__shape__"] = str(shapes[parameter, 0])  # the operator does not infer it
     return graph.rewrite(lambda node: operator(node.name, blocks[node]) if node in blocks else node)
 
 
-def _blocks(graph: Graph, shapes: dict[Edge, Shape]) -> dict[Node, list[_Layer]]:
+def _blocks(graph: Graph, shapes: dict[Edge, Shape], uses: Counter[Node]) -> dict[Node, _Block]:
     """Find the layers of every block, by the concatenation at its end."""
-    uses = Counter(source for node in graph.nodes for source, _ in node.inputs)
-    uses.update(node for node, _ in graph.heads)
     blocks: dict[Node, list[_Layer]] = {}
     for node in graph.nodes:
         layer = _layer(node, shapes)
         if layer is None:
             continue
         data = layer.entry[0]
-        inner = [operator for unit in _units([layer]) for operator in (unit.norm, unit.activation, unit.convolution)]
+        inner = [operator for unit in _units([layer]) for operator in unit.operators]
         # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
         if uses[data] != 2 or any(uses[operator] != 1 for operator in inner):
             continue
@@ -171,7 +205,30 @@ def _blocks(graph: Graph, shapes: dict[Edge, Shape]) -> dict[Node, list[_Layer]]
             blocks[node] = [*blocks.pop(data), layer]
         else:
             blocks[node] = [layer]
-    return blocks
+    return {node: _Block(layers) for node, layers in blocks.items()}
+
+
+def _with_transitions(
+    graph: Graph, shapes: dict[Edge, Shape], uses: Counter[Node], blocks: dict[Node, _Block]
+) -> dict[Node, _Block]:
+    """Add the transition after a block to it, if there is one; such a block ends in the pooling."""
+    found = dict(blocks)
+    for node in graph.nodes:
+        unit = _unit(node.source(), kernel=1) if _is_plain_pooling(node) else None
+        if unit is None or unit.entry[0] not in blocks:
+            continue
+        end = unit.entry[0]
+        block = blocks[end]
+        sizes = shapes.get((end, 0), ())[2:]
+        channels = [shapes.get(edge, (0, 1))[1] for edge in (block.entry, (node, 0))]
+        if (
+            unit.settings == block.settings
+            and all(uses[operator] == 1 for operator in (end, *unit.operators))
+            and all(size % 2 == 0 for size in sizes)
+            and all(count % _BLOCK == 0 for count in channels)
+        ):
+            found[node] = _Block(found.pop(end).layers, unit)
+    return found
 
 
 def _layer(node: Node, shapes: dict[Edge, Shape]) -> _Layer | None:
@@ -226,6 +283,19 @@ def _is_plain_convolution(node: Node, kernel: int) -> bool:
         and node.ints("dilate", (1, 1)) == (1, 1)
         and node.integer("num_group", 1) == 1
         and node.flag("no_bias")
+        and node.text("layout", "NCHW") == "NCHW"
+    )
+
+
+def _is_plain_pooling(node: Node) -> bool:
+    """Test for an average over squares of 2x2 pixels."""
+    return (
+        node.op == "Pooling"
+        and node.text("pool_type") == "avg"
+        and node.ints("kernel") == (2, 2)
+        and node.ints("stride", (1, 1)) == (2, 2)
+        and node.ints("pad", (0, 0)) == (0, 0)
+        and not node.flag("global_pool")
         and node.text("layout", "NCHW") == "NCHW"
     )
 

@@ -94,6 +94,8 @@ networks = pytest.mark.parametrize(
         ((3, 3, 30, 60), {"act_type": "relu"}),  # strips and tiles of unequal sizes: 15 x 30, then 7 x 15
         ((1, 3, 64, 128), {"blocks": (2,)}),  # several strips of rows
         ((2, 3, 20, 20), {"channels": 96, "growth": 48}),  # an odd number of blocks of 16 channels
+        ((1, 3, 80, 64), {"blocks": (2, 1)}),  # several strips of a transition
+        ((2, 3, 12, 12), {"channels": 32, "blocks": (2, 1), "channelwise": True, "act_type": "prelu"}),
         ((2, 3, 6, 2), {"blocks": (1,)}),  # a picture one pixel wide
         ((2, 3, 2, 6), {"blocks": (1,)}),  # one pixel high: fewer parts than threads
         ((3, 3, 20, 20), {"channels": 40}),  # half a block of 16 channels, then a quarter
@@ -109,6 +111,9 @@ def test_training_step(shape, settings):
     fast = with_dense_blocks(plain, shape)
     assert ops(fast).count("denseface_dense_block") == len(settings.get("blocks", (2, 3)))
     assert "Concat" not in ops(fast)
+    channels, (height, width) = settings.get("channels", 32), (size // 2 for size in shape[2:])
+    has_transition = settings.get("blocks", (2, 3))[1:] and channels % 16 == height % 2 == width % 2 == 0
+    assert ops(fast).count("Pooling") == (1 if has_transition else len(settings.get("blocks", (2, 3))))
     assert fast.list_arguments() == plain.list_arguments()
     assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
     slopes = [array for name, array in bind(fast, shape).arg_dict.items() if name.endswith("alpha")]
@@ -215,6 +220,28 @@ def test_what_differs_from_such_a_block_is_left_alone():
     concat = next(name for name in inside.list_outputs() if name.endswith("concat0_output"))
     tapped = with_dense_blocks(mx.sym.Group([inside["loss_output"], inside[concat]]), (2, 3, 16, 16))
     assert "Concat" in ops(tapped)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pool_type": "max"}, {"kernel": (3, 3)}, {"stride": (1, 1)}, {"pad": (1, 1)}, {"num_filter": 24},
+        {"eps": 1e-4}, {"act_type": "sigmoid"}, {"no_bias": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_transitions_are_left_alone(settings):
+    def pools(pool_type="avg", kernel=(2, 2), stride=(2, 2), pad=(0, 0), num_filter=32, eps=1e-3, act_type="relu",
+              no_bias=True):  # fmt: skip
+        symbol = layer(mx.sym.Convolution(mx.sym.Variable("data"), num_filter=32, kernel=(1, 1)), "layer")
+        symbol = mx.sym.BatchNorm(symbol, fix_gamma=False, eps=eps)
+        symbol = mx.sym.Activation(symbol, act_type=act_type)
+        symbol = mx.sym.Convolution(symbol, num_filter=num_filter, kernel=(1, 1), no_bias=no_bias)
+        symbol = mx.sym.Pooling(symbol, pool_type=pool_type, kernel=kernel, stride=stride, pad=pad)
+        return ops(with_dense_blocks(mx.sym.MakeLoss(symbol), (2, 3, 8, 8))).count("Pooling")
+
+    assert pools() == 0
+    assert pools(**settings) == 1
 
 
 def layer(data, name, eps=(1e-3, 1e-3), momentum=0.9, kernel=3, swapped=False, act_type="relu", **settings):

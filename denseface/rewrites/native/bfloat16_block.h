@@ -175,7 +175,9 @@ class HalfBlock : public StoredBlock<Half> {
       transpose_strip(out_grads, stride, pairs_of(bottleneck_), job.count, transposed);
       View<const Half> in = layout_.picture(features, job.n).from_pixel(job.first);
       for (int b = 0; b < in_blocks; ++b)
-        activate_interleaved(affine1.activation(b), in[b], job.count, activated + b * block_stride);
+        interleave_values(job.count, activated + b * block_stride, [activate = affine1.activation(b), x = in[b]](int p) {
+          return activate(load(x + p * BLOCK));
+        });
       if (in_blocks % 2) std::fill_n(activated + in_blocks * block_stride, block_stride, Half(0));
       gradient.add(transposed, job.count, block_stride,
                    [=](int pair, int) { return activated + 2 * pair * block_stride; },
@@ -198,6 +200,87 @@ class HalfBlock : public StoredBlock<Half> {
     gradient.write(weight_sums, omp_get_max_threads(), order, layer.weight1_grad);
     feature_terms_.add(sums, affine1, channels, count_);
   }
+
+  void forward_transition(const Transition& transition, const Half* features, float* out, bool training) override {
+    int in_blocks = total_ / BLOCK, step = pooled_rows();
+    Half* weights = weights_space.get(packed_size(transition_, total_, 1));
+    pack_half(transition.weight, order_1x1(total_), transition_, total_, 1, weights);
+    Affine affine;
+    set_forward(&affine, transition.norm, feature_moments_, total_, training);
+    long stride = round_up(long(step) * (width_ / 2)) * SIDE;
+    HalfConvolution convolution(transition_, total_, {0}, stride);
+    for_each_strip(height_ / 2, step, stride + pairs_of(total_) * stride / 2, [&](Job job) {
+      TileRegisters tiles;
+      float* products = job.scratch;
+      Half* activated = reinterpret_cast<Half*>(products + stride);
+      View<const Half> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
+      int pixels = job.count * (width_ / 2);
+      for (int b = 0; b < in_blocks; ++b)
+        for (int p = 0; p < pixels; ++p)
+          store(part(activated, stride, b) + p * SIDE, pooled(affine.activation(b), in[b], p));
+      if (in_blocks % 2) clear_part(part(activated, stride, in_blocks), pixels);
+      for (int first = 0; first < transition_; first += SIDE) {
+        convolution.compute(activated, weights, first / SIDE, pixels, products);
+        from_blocks(products, round_up(pixels) * BLOCK, std::min(SIDE, transition_ - first), pixels,
+                    pooled_part(out, job) + first * (pixels_ / 4), pixels_ / 4);
+      }
+    });
+  }
+
+  void backward_transition(const Transition& transition, const Half* features, const float* out_grad,
+                           float* feature_grads) override {
+    int in_blocks = total_ / BLOCK, step = pooled_rows();
+    WeightOrder order = order_1x1(total_);
+    Half* weights = weights_space.get(packed_size(total_, transition_, 1));
+    pack_half(transition.weight, order.transposed(1), total_, transition_, 1, weights);
+    HalfWeightGradient gradient(transition_, total_, {0});
+    float* weight_sums = zeros_per_thread(sums_space.get(gradient.size() * omp_get_max_threads()), gradient.size());
+    Affine affine;
+    affine.set(transition.norm, feature_moments_.mean.data(), feature_moments_.variance.data(), total_, eps_);
+    NormSums sums(total_);
+    long stride = round_up(long(step) * (width_ / 2)) * SIDE, block_stride = stride / 2;
+    long grads_size = pairs_of(transition_) * stride;
+    HalfConvolution convolution(total_, transition_, {0}, stride);
+    for_each_strip(height_ / 2, step, 3 * stride + (2 * grads_size + pairs_of(total_) * stride) / 2, [&](Job job) {
+      TileRegisters tiles;
+      float* products = job.scratch;
+      float* spread = products + stride;
+      Half* out_grads = reinterpret_cast<Half*>(spread + 2 * stride);
+      Half* transposed = out_grads + grads_size;
+      Half* activated = transposed + grads_size;
+      View<const Half> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
+      int pixels = job.count * (width_ / 2);
+      for (int first = 0; first < transition_; first += BLOCK)
+        to_blocks<SIDE>(pooled_part(out_grad, job) + first * (pixels_ / 4), pixels_ / 4,
+                        std::min(BLOCK, transition_ - first), pixels, part(out_grads, stride, first / BLOCK), 0);
+      if (transition_ % SIDE) clear_part(part(out_grads, stride, transition_ / BLOCK), pixels);
+      transpose_strip(out_grads, stride, pairs_of(transition_), pixels, transposed);
+      for (int b = 0; b < in_blocks; ++b)
+        interleave_values(pixels, activated + b * block_stride,
+                          [&](int p) { return pooled(affine.activation(b), in[b], p); });
+      if (in_blocks % 2) std::fill_n(activated + in_blocks * block_stride, block_stride, Half(0));
+      gradient.add(transposed, pixels, block_stride,
+                   [=](int pair, int) { return activated + 2 * pair * block_stride; },
+                   weight_sums + omp_get_thread_num() * gradient.size());
+      View<float> in_grads = layout_.picture(feature_grads, job.n).from_pixel(2L * job.first * width_);
+      for (int pair = 0; pair < pairs_of(total_); ++pair) {
+        convolution.compute(out_grads, weights, pair, pixels, products);
+        for (int b = 2 * pair; b < std::min(2 * pair + 2, in_blocks); ++b) {
+          unpool(products + b % 2 * round_up(pixels) * BLOCK, job.count, spread);
+          Vec scale = at(affine.scale + b * BLOCK);
+          float* to = in_grads[b];
+          affine.backward(b, in[b], spread, 1, 4 * pixels, 0, &sums,
+                          [=](int pixel, const Vec& grad) { at(to + pixel * BLOCK) = scale * grad; });
+        }
+      }
+    });
+    sums.write_gradients(transition.norm, total_);
+    gradient.write(weight_sums, omp_get_max_threads(), order, transition.weight_grad);
+    feature_terms_.add(sums, affine, total_, count_);
+  }
+
+  // Rows of a strip of the transition's output.
+  int pooled_rows() const { return std::max(1, std::min(height_ / 2, 224 / (width_ / 2))); }
 
   // Where a block's channels are in a strip of pairs of blocks.
   static Half* part(Half* strip, long stride, int block) { return strip + block / 2 * stride + block % 2 * BLOCK; }
@@ -237,12 +320,11 @@ class HalfBlock : public StoredBlock<Half> {
     }
   }
 
-  // Activate pixels and interleave them in twos, with zeros after the last up to a whole product.
-  static void activate_interleaved(const Affine::Activation& activate, const Half* in, int pixels, Half* out) {
-    for (int p = 0; p < round_up(pixels); p += 2, out += SIDE) {
-      Vec first = p < pixels ? activate(load(in + p * BLOCK)) : Vec{};
-      store_interleaved(out, first, p + 1 < pixels ? activate(load(in + (p + 1) * BLOCK)) : Vec{});
-    }
+  // Interleave the values of pixels in twos, with zeros after the last up to a whole product.
+  template <class Values>
+  static void interleave_values(int pixels, Half* out, Values value) {
+    for (int p = 0; p < round_up(pixels); p += 2, out += SIDE)
+      store_interleaved(out, p < pixels ? value(p) : Vec{}, p + 1 < pixels ? value(p + 1) : Vec{});
   }
 
   int rows_;     // of a strip of the 3x3 convolution

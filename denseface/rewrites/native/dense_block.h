@@ -32,8 +32,8 @@ const Vec ONES = Vec{} + 1.0f;
 class DenseBlock {
  public:
   virtual ~DenseBlock() = default;
-  virtual void forward(const std::vector<Layer>& given, const float* in, float* out, bool training) = 0;
-  virtual void backward(const std::vector<Layer>& given, const float* out_grad, float* in_grad) = 0;
+  virtual void forward(const Parameters& given, const float* in, float* out, bool training) = 0;
+  virtual void backward(const Parameters& given, const float* out_grad, float* in_grad) = 0;
 
  protected:
   // Shared by all blocks: one computes at a time, on all cores.
@@ -51,7 +51,8 @@ class StoredBlock : public DenseBlock {
   StoredBlock(const BlockShape& shape, float eps, float momentum)
       : padding_(shape.channels, shape.bottleneck, shape.growth), batch_(shape.batch), height_(shape.height),
         width_(shape.width), channels_(padding_.channels()), bottleneck_(shape.bottleneck), growth_(shape.growth),
-        layers_(shape.layers), total_(channels_ + layers_ * growth_), pixels_(long(height_) * width_),
+        layers_(shape.layers),
+        transition_(shape.transition), total_(channels_ + layers_ * growth_), pixels_(long(height_) * width_),
         layout_{shape.channels, channels_, total_, pixels_}, eps_(eps), momentum_(momentum),
         count_(double(batch_) * pixels_), pitch_(width_ + 2), hidden_(layers_), hidden_moments_(layers_) {
     feature_moments_.resize(total_);
@@ -60,30 +61,35 @@ class StoredBlock : public DenseBlock {
       for (int column = 0; column < 3; ++column) taps_3x3_.push_back(row * pitch_ + column);
   }
 
-  // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W)
-  void forward(const std::vector<Layer>& given, const float* in, float* out, bool training) override {
+  // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W), or with a transition (N, channels, H/2, W/2)
+  void forward(const Parameters& given, const float* in, float* out, bool training) override {
     std::lock_guard<std::mutex> lock(mutex);
     Value* features = features_.get(batch_ * layout_.size());
-    std::vector<Layer> layers = padding_.padded(given);
+    std::vector<Layer> layers = padding_.padded(given.layers);
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, features);
     if (training) measure_input(features);
     for (int l = 0; l < layers_; ++l) forward_layer(layers[l], l, features, training);
-    if (training) padding_.write_moving_averages(layers, given);
+    if (training) padding_.write_moving_averages(layers, given.layers);
+    if (transition_) return forward_transition(given.transition, features, out, training);
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < batch_; ++n) layout_.write_output(features, n, out);
   }
 
   // out_grad: gradient of the output; in_grad: gradient of the input, which is written.
-  void backward(const std::vector<Layer>& given, const float* out_grad, float* in_grad) override {
+  void backward(const Parameters& given, const float* out_grad, float* in_grad) override {
     std::lock_guard<std::mutex> lock(mutex);
     const Value* features = features_.data();
     float* feature_grads = feature_grads_space.get(batch_ * layout_.size());
     Value* hidden_grads = hidden_grads_space.get(batch_ * hidden_size());
-    std::vector<Layer> layers = padding_.padded(given);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.read_output(out_grad, n, feature_grads);
+    std::vector<Layer> layers = padding_.padded(given.layers);
     feature_terms_ = MeanTerms(total_);
+    if (transition_) {
+      backward_transition(given.transition, features, out_grad, feature_grads);
+    } else {
+#pragma omp parallel for schedule(static)
+      for (int n = 0; n < batch_; ++n) layout_.read_output(out_grad, n, feature_grads);
+    }
     for (int l = layers_ - 1; l >= 0; --l) backward_layer(layers[l], l, features, feature_grads, hidden_grads);
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < batch_; ++n) {
@@ -92,7 +98,7 @@ class StoredBlock : public DenseBlock {
         feature_terms_.subtract(b, ONES, layout_.picture(features, n)[b], grads[b], grads[b], int(pixels_));
       layout_.write_input(feature_grads, n, in_grad);
     }
-    padding_.write_gradients(layers, given);
+    padding_.write_gradients(layers, given.layers);
   }
 
  protected:
@@ -117,6 +123,34 @@ class StoredBlock : public DenseBlock {
   // gradients of the features that the layer reads; the first normalisation's terms go to feature_terms_.
   virtual void backward_1x1(const Layer& layer, int index, const Affine& affine2, const MeanTerms& hidden_terms,
                             const Value* features, const Value* hidden_grads, float* feature_grads) = 0;
+
+  // From all features to the output of the transition, which pools before it convolves: both are linear.
+  virtual void forward_transition(const Transition& transition, const Value* features, float* out, bool training) = 0;
+
+  // From the output's gradient to those of all features, which are written, and to feature_terms_.
+  virtual void backward_transition(const Transition& transition, const Value* features, const float* out_grad,
+                                   float* feature_grads) = 0;
+
+  // The mean of the activations of four pixels, from which pixel `index` of the transition's strip comes; in: the strip.
+  Vec pooled(const Affine::Activation& activate, const Value* in, int index) const {
+    const Value* from = in + (index / (width_ / 2) * 2L * width_ + index % (width_ / 2) * 2L) * BLOCK;
+    Vec sum = activate(load(from)) + activate(load(from + BLOCK));
+    from += width_ * BLOCK;
+    return 0.25f * (sum + activate(load(from)) + activate(load(from + BLOCK)));
+  }
+
+  // Where a strip of the transition is in MXNet's array (N, transition, H/2, W/2).
+  template <class Float>
+  Float* pooled_part(Float* out, Job job) const {
+    return out + job.n * transition_ * (pixels_ / 4) + job.first * (width_ / 2);
+  }
+
+  // Spread the gradients of a strip's pooled pixels over the pixels.
+  void unpool(const float* grads, int rows, float* to) const {
+    for (int row = 0; row < 2 * rows; ++row)
+      for (int column = 0; column < width_; ++column, to += BLOCK)
+        at(to) = 0.25f * at(grads + (row / 2 * (width_ / 2) + column / 2) * BLOCK);
+  }
 
   // Statistics for a normalisation in the forward pass; in training the moving averages follow those of the batch.
   void set_forward(Affine* affine, const Norm& norm, const Moments& moments, int channels, bool training) const {
@@ -156,7 +190,7 @@ class StoredBlock : public DenseBlock {
 
   Padding padding_;
   int batch_, height_, width_;
-  int channels_, bottleneck_, growth_, layers_, total_;  // channels_ and total_ include the padding
+  int channels_, bottleneck_, growth_, layers_, transition_, total_;  // channels_ and total_ include the padding
   long pixels_;
   Layout layout_;
   float eps_, momentum_;

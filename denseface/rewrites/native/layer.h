@@ -3,6 +3,8 @@
 #ifndef DENSEFACE_LAYER_H_
 #define DENSEFACE_LAYER_H_
 
+#include <vector>
+
 #include "normalisation.h"
 
 namespace {
@@ -12,6 +14,7 @@ struct BlockShape {
   int batch, height, width;
   int channels, bottleneck, growth;  // channels: of the block's input
   int layers;
+  int transition;  // channels of the transition after the layers; 0 if there is none
 };
 
 // BN - activation - 1x1 convolution (norm1, weight1), then BN - activation - 3x3 convolution (norm2, weight2).
@@ -19,6 +22,18 @@ struct Layer {
   Norm norm1, norm2;
   const float *weight1, *weight2;
   float *weight1_grad, *weight2_grad;
+};
+
+// BN - activation - 1x1 convolution - 2x2 average pooling.
+struct Transition {
+  Norm norm;
+  const float* weight;
+  float* weight_grad;
+};
+
+struct Parameters {
+  std::vector<Layer> layers;
+  Transition transition;
 };
 
 }  // namespace

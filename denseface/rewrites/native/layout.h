@@ -11,29 +11,32 @@
 
 namespace {
 
-// Copy (channels, pixels) to blocks of (pixels, BLOCK), the last one zero-padded.
-template <class Value>
-void to_blocks(const float* plain, int channels, long pixels, Value* blocks) {
-  for (int first = 0; first < channels; first += BLOCK, blocks += pixels * BLOCK)
+// Copy (channels, pixels) to blocks of (pixels, BLOCK), the last one zero-padded. Distances in values: in plain from one
+// channel to the next, in blocks from one block to the next and (PITCH) from one pixel to the next.
+template <int PITCH = BLOCK, class Value>
+void to_blocks(const float* plain, long channel_stride, int channels, long pixels, Value* blocks, long stride) {
+  for (int first = 0; first < channels; first += BLOCK, blocks += stride)
     for (long p = 0; p < pixels; p += BLOCK) {
       int count = int(std::min<long>(BLOCK, pixels - p)), rows = std::min(BLOCK, channels - first);
       Vec tile[BLOCK] = {};
-      for (int k = 0; k < rows; ++k) std::memcpy(&tile[k], plain + (first + k) * pixels + p, count * sizeof(float));
+      for (int k = 0; k < rows; ++k)
+        std::memcpy(&tile[k], plain + (first + k) * channel_stride + p, count * sizeof(float));
       transpose(tile);
-      for (int k = 0; k < count; ++k) store(blocks + (p + k) * BLOCK, tile[k]);
+      for (int k = 0; k < count; ++k) store(blocks + (p + k) * PITCH, tile[k]);
     }
 }
 
 // Copy blocks to (channels, pixels), without the padding.
 template <class Value>
-void from_blocks(const Value* blocks, int channels, long pixels, float* plain) {
-  for (int first = 0; first < channels; first += BLOCK, blocks += pixels * BLOCK)
+void from_blocks(const Value* blocks, long stride, int channels, long pixels, float* plain, long channel_stride) {
+  for (int first = 0; first < channels; first += BLOCK, blocks += stride)
     for (long p = 0; p < pixels; p += BLOCK) {
       int count = int(std::min<long>(BLOCK, pixels - p)), rows = std::min(BLOCK, channels - first);
       Vec tile[BLOCK] = {};
       for (int k = 0; k < count; ++k) tile[k] = load(blocks + (p + k) * BLOCK);
       transpose(tile);
-      for (int k = 0; k < rows; ++k) std::memcpy(plain + (first + k) * pixels + p, &tile[k], count * sizeof(float));
+      for (int k = 0; k < rows; ++k)
+        std::memcpy(plain + (first + k) * channel_stride + p, &tile[k], count * sizeof(float));
     }
 }
 
@@ -54,24 +57,33 @@ struct Layout {
   // Picture n of MXNet's arrays: the input's (N, input, H, W), and the output's (N, input + appended, H, W).
   template <class Value>
   void read_input(const float* plain, int n, Value* features) const {
-    to_blocks(plain + n * input_size(), input, pixels, picture(features, n).data);
+    read(plain + n * input_size(), input, picture(features, n));
   }
   void write_input(const float* features, int n, float* plain) const {
-    from_blocks(picture(features, n).data, input, pixels, plain + n * input_size());
+    write(picture(features, n), input, plain + n * input_size());
   }
   void read_output(const float* plain, int n, float* features) const {
     const float* from = plain + n * output_size();
-    to_blocks(from, input, pixels, picture(features, n).data);
-    to_blocks(from + input_size(), appended(), pixels, picture(features, n)[padded_input / BLOCK]);
+    read(from, input, picture(features, n));
+    read(from + input_size(), appended(), picture(features, n).from_block(padded_input / BLOCK));
   }
   template <class Value>
   void write_output(const Value* features, int n, float* plain) const {
     float* to = plain + n * output_size();
-    from_blocks(picture(features, n).data, input, pixels, to);
-    from_blocks(picture(features, n)[padded_input / BLOCK], appended(), pixels, to + input_size());
+    write(picture(features, n), input, to);
+    write(picture(features, n).from_block(padded_input / BLOCK), appended(), to + input_size());
   }
 
  private:
+  template <class Value>
+  void read(const float* plain, int channels, View<Value> blocks) const {
+    to_blocks(plain, pixels, channels, pixels, blocks.data, blocks.stride);
+  }
+  template <class Value>
+  void write(View<Value> blocks, int channels, float* plain) const {
+    from_blocks(blocks.data, blocks.stride, channels, pixels, plain, pixels);
+  }
+
   long input_size() const { return input * pixels; }
   long output_size() const { return (input + appended()) * pixels; }
 };

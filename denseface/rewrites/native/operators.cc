@@ -21,7 +21,8 @@ using Shapes = std::vector<std::vector<unsigned>>;
 
 int layers_of(const Attributes& attributes) { return std::stoi(attributes.at("layers")); }
 bool has_slopes(const Attributes& attributes) { return attributes.at("slopes") == "1"; }
-int inputs_per_layer(const Attributes& attributes) { return has_slopes(attributes) ? 12 : 10; }
+int inputs_per_unit(const Attributes& attributes) { return has_slopes(attributes) ? 6 : 5; }
+int units_of(const Attributes& attributes) { return 2 * layers_of(attributes) + (attributes.at("transition") == "1"); }
 
 template <class Compute>
 MXReturnValue without_exceptions(Compute compute) {
@@ -34,10 +35,10 @@ MXReturnValue without_exceptions(Compute compute) {
   }
 }
 
-// Layers from their parameters. In each layer these are, for the 1x1 convolution and again for the 3x3 convolution,
-//   gamma, beta, moving mean, moving variance, [slope,] weight.
-// gradients has an array for each, or is null.
-std::vector<Layer> read_layers(const Attributes& attributes, MXTensor* parameters, MXTensor* gradients) {
+// Parameters from their arrays. In each layer these are, for the 1x1 convolution and again for the 3x3 convolution,
+//   gamma, beta, moving mean, moving variance, [slope,] weight,
+// and the same once more for a transition. gradients has an array for each, or is null.
+Parameters read_parameters(const Attributes& attributes, MXTensor* parameters, MXTensor* gradients) {
   auto take = [&](float** gradient) {
     *gradient = gradients ? (gradients++)->data<float>() : nullptr;
     return (parameters++)->data<float>();
@@ -55,14 +56,18 @@ std::vector<Layer> read_layers(const Attributes& attributes, MXTensor* parameter
     }
     return norm;
   };
-  std::vector<Layer> layers(layers_of(attributes));
-  for (auto& layer : layers) {
+  Parameters read{std::vector<Layer>(layers_of(attributes)), {}};
+  for (auto& layer : read.layers) {
     layer.norm1 = take_norm();
     layer.weight1 = take(&layer.weight1_grad);
     layer.norm2 = take_norm();
     layer.weight2 = take(&layer.weight2_grad);
   }
-  return layers;
+  if (attributes.at("transition") == "1") {
+    read.transition.norm = take_norm();
+    read.transition.weight = take(&read.transition.weight_grad);
+  }
+  return read;
 }
 
 // Inputs: near 1 in inference and 0 in training; the data; parameters of the layers.
@@ -73,7 +78,7 @@ class TrainingOperator : public CustomStatefulOp {
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     bool training = inputs->at(0).data<float>()[0] < 0.5f;
     return without_exceptions([&] {
-      block_->forward(read_layers(attributes_, &inputs->at(2), nullptr), inputs->at(1).data<float>(),
+      block_->forward(read_parameters(attributes_, &inputs->at(2), nullptr), inputs->at(1).data<float>(),
                       outputs->at(0).data<float>(), training);
     });
   }
@@ -81,7 +86,7 @@ class TrainingOperator : public CustomStatefulOp {
   // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
   MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return without_exceptions([&] {
-      block_->backward(read_layers(attributes_, &inputs->at(3), &outputs->at(2)), inputs->at(0).data<float>(),
+      block_->backward(read_parameters(attributes_, &inputs->at(3), &outputs->at(2)), inputs->at(0).data<float>(),
                        outputs->at(1).data<float>());
     });
   }
@@ -98,7 +103,7 @@ class InferenceOperator : public CustomStatefulOp {
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return without_exceptions([&] {
-      block_->forward(read_layers(attributes_, &inputs->at(1), nullptr), inputs->at(0).data<float>(),
+      block_->forward(read_parameters(attributes_, &inputs->at(1), nullptr).layers, inputs->at(0).data<float>(),
                       outputs->at(0).data<float>());
     });
   }
@@ -113,7 +118,7 @@ constexpr int TRAINING = 2, INFERENCE = 1;
 
 template <int FIRST>
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
-  *inputs = FIRST + layers_of(attributes) * inputs_per_layer(attributes);
+  *inputs = FIRST + units_of(attributes) * inputs_per_unit(attributes);
   *outputs = 1;
   return MX_SUCCESS;
 }
@@ -125,28 +130,34 @@ MXReturnValue infer_type(const Attributes&, std::vector<int>* inputs, std::vecto
 }
 
 template <int FIRST>
+BlockShape block_shape(const Attributes& attributes, const Shapes& inputs) {
+  int layers = layers_of(attributes), after_layers = FIRST + 2 * layers * inputs_per_unit(attributes);
+  const auto &data = inputs.at(FIRST - 1), &weight2 = inputs.at(after_layers - 1);
+  BlockShape shape;
+  shape.batch = data.at(0), shape.channels = data.at(1), shape.height = data.at(2), shape.width = data.at(3);
+  shape.growth = weight2.at(0), shape.bottleneck = weight2.at(1);
+  shape.layers = layers;
+  shape.transition = attributes.at("transition") == "1" ? inputs.back().at(0) : 0;
+  return shape;
+}
+
+template <int FIRST>
 MXReturnValue infer_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
-  outputs->at(0) = inputs->at(FIRST - 1);
-  outputs->at(0).at(1) += layers_of(attributes) * inputs->back().at(0);
+  BlockShape shape = block_shape<FIRST>(attributes, *inputs);
+  auto number = [](int value) { return unsigned(value); };
+  if (shape.transition)
+    outputs->at(0) = {number(shape.batch), number(shape.transition), number(shape.height / 2), number(shape.width / 2)};
+  else
+    outputs->at(0) = {number(shape.batch), number(shape.channels + shape.layers * shape.growth), number(shape.height),
+                      number(shape.width)};
   return MX_SUCCESS;
 }
 
 // Moving averages, by the index of the input.
 MXReturnValue mutated_inputs(const Attributes& attributes, std::vector<int>* indices) {
-  int half = inputs_per_layer(attributes) / 2;
-  for (int k = 0; k < 2 * layers_of(attributes); ++k)
-    for (int moving : {2, 3}) indices->push_back(TRAINING + k * half + moving);
+  for (int unit = 0; unit < units_of(attributes); ++unit)
+    for (int moving : {2, 3}) indices->push_back(TRAINING + unit * inputs_per_unit(attributes) + moving);
   return MX_SUCCESS;
-}
-
-template <int FIRST>
-BlockShape block_shape(const Attributes& attributes, const Shapes& inputs) {
-  const auto &data = inputs.at(FIRST - 1), &weight2 = inputs.back();
-  BlockShape shape;
-  shape.batch = data.at(0), shape.channels = data.at(1), shape.height = data.at(2), shape.width = data.at(3);
-  shape.growth = weight2.at(0), shape.bottleneck = weight2.at(1);
-  shape.layers = layers_of(attributes);
-  return shape;
 }
 
 float number(const Attributes& attributes, const char* name) { return std::stof(attributes.at(name)); }

@@ -137,6 +137,64 @@ class TrainingBlock : public StoredBlock<float> {
     feature_terms_.add(sums, affine1, channels, count_);
   }
 
+  void forward_transition(const Transition& transition, const float* features, float* out, bool training) override {
+    int in_blocks = total_ / BLOCK, out_blocks = transition_ / BLOCK, step = pooled_rows(), width = width_ / 2;
+    float* weights = weights_space.get(size_t(total_) * transition_);
+    pack(transition.weight, order_1x1(total_), out_blocks, in_blocks, 1, weights);
+    Affine affine;
+    set_forward(&affine, transition.norm, feature_moments_, total_, training);
+    long size = long(step) * width * BLOCK;
+    for_each_strip(height_ / 2, step, size * (in_blocks + out_blocks), [&](Job job) {
+      View<float> activated(job.scratch, size), products = activated.from_block(in_blocks);
+      View<const float> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
+      int pixels = job.count * width;
+      for (int b = 0; b < in_blocks; ++b)
+        for (int p = 0; p < pixels; ++p) at(activated[b] + p * BLOCK) = pooled(affine.activation(b), in[b], p);
+      convolve(activated, {1, pixels, 0}, {0}, in_blocks, weights, products, 0, out_blocks);
+      from_blocks(products.data, size, transition_, pixels, pooled_part(out, job), pixels_ / 4);
+    });
+  }
+
+  void backward_transition(const Transition& transition, const float* features, const float* out_grad,
+                           float* feature_grads) override {
+    int in_blocks = total_ / BLOCK, out_blocks = transition_ / BLOCK, step = pooled_rows(), width = width_ / 2;
+    long weights_size = long(total_) * transition_;
+    WeightOrder order = order_1x1(total_);
+    float* weights = weights_space.get(weights_size * (1 + omp_get_max_threads()));
+    pack(transition.weight, order.transposed(1), in_blocks, out_blocks, 1, weights);
+    float* weight_sums = zeros_per_thread(weights + weights_size, weights_size);
+    Affine affine;
+    affine.set(transition.norm, feature_moments_.mean.data(), feature_moments_.variance.data(), total_, eps_);
+    NormSums sums(total_);
+    long size = long(step) * width * BLOCK;
+    for_each_strip(height_ / 2, step, size * (2 * in_blocks + out_blocks + 4), [&](Job job) {
+      View<float> activated(job.scratch, size), grads = activated.from_block(in_blocks);
+      View<float> out_grads = grads.from_block(in_blocks), spread = out_grads.from_block(out_blocks);
+      View<const float> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
+      int pixels = job.count * width;
+      for (int b = 0; b < in_blocks; ++b)
+        for (int p = 0; p < pixels; ++p) at(activated[b] + p * BLOCK) = pooled(affine.activation(b), in[b], p);
+      to_blocks(pooled_part(out_grad, job), pixels_ / 4, transition_, pixels, out_grads.data, size);
+      weight_gradient(activated, 0, {0}, in_blocks, out_grads, {1, pixels, 0}, out_blocks,
+                      weight_sums + omp_get_thread_num() * weights_size);
+      convolve(out_grads, {1, pixels, 0}, {0}, out_blocks, weights, grads, 0, in_blocks);
+      View<float> in_grads = layout_.picture(feature_grads, job.n).from_pixel(2L * job.first * width_);
+      for (int b = 0; b < in_blocks; ++b) {
+        unpool(grads[b], job.count, spread.data);
+        Vec scale = at(affine.scale + b * BLOCK);
+        float* to = in_grads[b];
+        affine.backward(b, in[b], spread.data, 1, 4 * pixels, 0, &sums,
+                        [=](int pixel, const Vec& grad) { at(to + pixel * BLOCK) = scale * grad; });
+      }
+    });
+    sums.write_gradients(transition.norm, total_);
+    write_weight_gradient(weight_sums, weights_size, transition.weight_grad, order, out_blocks, in_blocks, 1);
+    feature_terms_.add(sums, affine, total_, count_);
+  }
+
+  // Rows of a strip of the transition's output.
+  int pooled_rows() const { return std::max(1, std::min(height_ / 2, cached_pixels(2 * total_) / (width_ / 2))); }
+
   // Normalise and activate the rows of a job, with one row and one column of neighbours, or zeros, around them.
   void activate_padded(const Affine& affine, View<const float> hidden, Job job, View<float> activated) const {
     for (int b = 0; b < bottleneck_ / BLOCK; ++b)
