@@ -16,17 +16,15 @@ namespace {
 class HalfBlock : public StoredBlock<Half> {
  public:
   HalfBlock(const BlockShape& shape, float eps, float momentum)
-      : StoredBlock(shape, eps, momentum), rows_(std::max(1, std::min(height_, 448 / pitch_))),
+      : StoredBlock(shape, eps, momentum, false), rows_(std::max(1, std::min(height_, 448 / pitch_))),
         padded_(round_up(long(rows_ + 2) * pitch_) + 2 * SIDE), step_(int(std::min(448L, pixels_))) {}
 
  private:
-  void forward_1x1(const Layer& layer, int index, const Half* features, Half* hidden, bool training) override {
+  void forward_1x1(const Layer& layer, int index, const Affine& affine1, const Half* features, Half* hidden,
+                   MomentSums* sums) override {
     int channels = inputs(index), in_blocks = channels / BLOCK;
     Half* weights = weights_space.get(packed_size(bottleneck_, channels, 1));
     pack_half(layer.weight1, order_1x1(channels), bottleneck_, channels, 1, weights);
-    Affine affine;
-    set_forward(&affine, layer.norm1, feature_moments_, channels, training);
-    MomentSums sums(bottleneck_);
     long stride = round_up(step_) * SIDE;
     HalfConvolution convolution(bottleneck_, channels, {0}, stride);
     for_each_strip(int(pixels_), step_, stride + pairs_of(channels) * stride / 2, [&](Job job) {
@@ -35,7 +33,7 @@ class HalfBlock : public StoredBlock<Half> {
       Half* activated = reinterpret_cast<Half*>(products + stride);
       View<const Half> in = layout_.picture(features, job.n).from_pixel(job.first);
       for (int b = 0; b < in_blocks; ++b)
-        affine.apply<SIDE>(b, in[b], part(activated, stride, b), job.count, pixels_);
+        affine1.apply<SIDE>(b, in[b], part(activated, stride, b), job.count, pixels_);
       if (in_blocks % 2) clear_part(part(activated, stride, in_blocks), job.count);
       View<Half> out = picture(hidden, job.n).from_pixel(job.first);
       for (int pair = 0; pair < pairs_of(bottleneck_); ++pair) {
@@ -43,20 +41,17 @@ class HalfBlock : public StoredBlock<Half> {
         for (int b = 2 * pair; b < std::min(2 * pair + 2, bottleneck_ / BLOCK); ++b) {
           const float* from = products + b % 2 * round_up(job.count) * BLOCK;
           for (int p = 0; p < job.count; ++p) store(out[b] + p * BLOCK, at(from + p * BLOCK));
-          if (training) sums.add_strip(b, out[b], 1, job.count, 0);
+          if (sums) sums->add_strip(b, out[b], 1, job.count, 0);
         }
       }
     });
-    if (training) hidden_moments_[index].set(sums, 0, bottleneck_, count_);
   }
 
-  void forward_3x3(const Layer& layer, int index, const Half* hidden, Half* features, bool training) override {
+  void forward_3x3(const Layer& layer, int index, const Affine& affine2, const Half* hidden, Half* features,
+                   MomentSums* sums) override {
     int appended = inputs(index), hidden_blocks = bottleneck_ / BLOCK;
     Half* weights = weights_space.get(packed_size(growth_, bottleneck_, 9));
     pack_half(layer.weight2, order_3x3(bottleneck_), growth_, bottleneck_, 9, weights);
-    Affine affine;
-    set_forward(&affine, layer.norm2, hidden_moments_[index], bottleneck_, training);
-    MomentSums sums(growth_);
     long stride = padded_ * SIDE;
     HalfConvolution convolution(growth_, bottleneck_, taps_3x3_, stride);
     for_each_strip(height_, rows_, stride + pairs_of(bottleneck_) * stride / 2, [&](Job job) {
@@ -66,7 +61,7 @@ class HalfBlock : public StoredBlock<Half> {
       View<const Half> in = picture(hidden, job.n);
       for (int b = 0; b < 2 * pairs_of(bottleneck_); ++b)
         pad_rows(part(activated, stride, b), job, b < hidden_blocks, [&](int row, Half* to) {
-          affine.apply<SIDE>(b, in.from_pixel(long(row) * width_)[b], to, width_, width_);
+          affine2.apply<SIDE>(b, in.from_pixel(long(row) * width_)[b], to, width_, width_);
         });
       View<Half> out = layout_.picture(features, job.n).from_pixel(long(job.first) * width_);
       for (int pair = 0; pair < pairs_of(growth_); ++pair) {
@@ -77,17 +72,15 @@ class HalfBlock : public StoredBlock<Half> {
           for (int row = 0; row < job.count; ++row)
             for (int column = 0; column < width_; ++column)
               store(to + (row * width_ + column) * BLOCK, at(from + (row * pitch_ + column) * BLOCK));
-          if (training) sums.add_strip(b, to, job.count, width_, width_);
+          if (sums) sums->add_strip(b, to, job.count, width_, width_);
         }
       }
     });
-    if (training) feature_moments_.set(sums, appended, growth_, count_);
   }
 
   MeanTerms backward_3x3(const Layer& layer, int index, const Affine& affine2, const Half* features,
-                         const float* feature_grads, Half* hidden_grads) override {
+                         const Half* hidden, const float* feature_grads, Half* hidden_grads) override {
     int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK, appended = inputs(index) / BLOCK;
-    const Half* hidden = hidden_[index].data();
     WeightOrder order = order_3x3(bottleneck_);
     Half* weights = weights_space.get(packed_size(bottleneck_, growth_, 9));
     pack_half(layer.weight2, order.transposed(9), bottleneck_, growth_, 9, weights);
@@ -145,17 +138,15 @@ class HalfBlock : public StoredBlock<Half> {
     return terms;
   }
 
-  void backward_1x1(const Layer& layer, int index, const Affine& affine2, const MeanTerms& hidden_terms,
-                    const Half* features, const Half* hidden_grads, float* feature_grads) override {
+  void backward_1x1(const Layer& layer, int index, const Affine& affine1, const Affine& affine2,
+                    const MeanTerms& hidden_terms, const Half* features, const Half* hidden, const Half* hidden_grads,
+                    float* feature_grads) override {
     int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
-    const Half* hidden = hidden_[index].data();
     WeightOrder order = order_1x1(channels);
     Half* weights = weights_space.get(packed_size(channels, bottleneck_, 1));
     pack_half(layer.weight1, order.transposed(1), channels, bottleneck_, 1, weights);
     HalfWeightGradient gradient(bottleneck_, channels, {0});
     float* weight_sums = zeros_per_thread(sums_space.get(gradient.size() * omp_get_max_threads()), gradient.size());
-    Affine affine1;
-    affine1.set(layer.norm1, feature_moments_.mean.data(), feature_moments_.variance.data(), channels, eps_);
     NormSums sums(channels);
     long stride = round_up(step_) * SIDE, block_stride = round_up(step_) * BLOCK;
     long grads_size = pairs_of(bottleneck_) * stride;

@@ -6,7 +6,7 @@
 // - Features are in one array that every layer reads and appends to; nothing is concatenated.
 // - A feature's batch statistics are computed once, not by every later layer.
 // - Normalised and activated values exist for one strip of a picture at a time, in the cache, and are computed again in
-//   the backward pass. Only the features and the outputs of the 1x1 convolutions are kept.
+//   the backward pass. Only the features are kept, and in float32 the outputs of the 1x1 convolutions.
 // - Gradients of features are summed in one array; the terms of batch means (see MeanTerms) are summed apart, and
 //   subtracted from a feature's gradient once all layers that read the feature have added theirs.
 
@@ -48,13 +48,15 @@ Buffer DenseBlock::feature_grads_space, DenseBlock::threads_space;
 template <class Value>
 class StoredBlock : public DenseBlock {
  public:
-  StoredBlock(const BlockShape& shape, float eps, float momentum)
+  // keeps_hidden: false to compute the hidden arrays again in the backward pass, from the features: half of the memory.
+  StoredBlock(const BlockShape& shape, float eps, float momentum, bool keeps_hidden)
       : padding_(shape.channels, shape.bottleneck, shape.growth), batch_(shape.batch), height_(shape.height),
         width_(shape.width), channels_(padding_.channels()), bottleneck_(shape.bottleneck), growth_(shape.growth),
         layers_(shape.layers),
         transition_(shape.transition), total_(channels_ + layers_ * growth_), pixels_(long(height_) * width_),
         layout_{shape.channels, channels_, total_, pixels_}, eps_(eps), momentum_(momentum),
-        count_(double(batch_) * pixels_), pitch_(width_ + 2), hidden_(layers_), hidden_moments_(layers_) {
+        count_(double(batch_) * pixels_), pitch_(width_ + 2), hidden_(keeps_hidden ? layers_ : 0),
+        hidden_moments_(layers_) {
     feature_moments_.resize(total_);
     for (auto& moments : hidden_moments_) moments.resize(bottleneck_);
     for (int row = 0; row < 3; ++row)
@@ -108,21 +110,24 @@ class StoredBlock : public DenseBlock {
     float* scratch;
   };
 
-  // From features to the hidden array, the outputs of the 1x1 convolution.
-  virtual void forward_1x1(const Layer& layer, int index, const Value* features, Value* hidden, bool training) = 0;
+  // From features to the hidden array, the outputs of the 1x1 convolution, which are added to the sums if there are any.
+  virtual void forward_1x1(const Layer& layer, int index, const Affine& affine1, const Value* features, Value* hidden,
+                           MomentSums* sums) = 0;
 
   // From the hidden array to the features that the layer appends.
-  virtual void forward_3x3(const Layer& layer, int index, const Value* hidden, Value* features, bool training) = 0;
+  virtual void forward_3x3(const Layer& layer, int index, const Affine& affine2, const Value* hidden, Value* features,
+                           MomentSums* sums) = 0;
 
   // From the gradients of the appended features, through the 3x3 convolution, to hidden_grads: those of the second
   // normalisation's output. The terms of its batch means are returned.
   virtual MeanTerms backward_3x3(const Layer& layer, int index, const Affine& affine2, const Value* features,
-                                 const float* feature_grads, Value* hidden_grads) = 0;
+                                 const Value* hidden, const float* feature_grads, Value* hidden_grads) = 0;
 
   // From hidden_grads, through the second normalisation, the 1x1 convolution and the first normalisation, to the
   // gradients of the features that the layer reads; the first normalisation's terms go to feature_terms_.
-  virtual void backward_1x1(const Layer& layer, int index, const Affine& affine2, const MeanTerms& hidden_terms,
-                            const Value* features, const Value* hidden_grads, float* feature_grads) = 0;
+  virtual void backward_1x1(const Layer& layer, int index, const Affine& affine1, const Affine& affine2,
+                            const MeanTerms& hidden_terms, const Value* features, const Value* hidden,
+                            const Value* hidden_grads, float* feature_grads) = 0;
 
   // From all features to the output of the transition, which pools before it convolves: both are linear.
   virtual void forward_transition(const Transition& transition, const Value* features, float* out, bool training) = 0;
@@ -198,12 +203,12 @@ class StoredBlock : public DenseBlock {
   int pitch_;     // pixels of a zero-padded row
   std::vector<int> taps_3x3_;
   Array<Value> features_;
-  std::vector<Array<Value>> hidden_;  // outputs of the 1x1 convolutions, per layer
+  std::vector<Array<Value>> hidden_;  // outputs of the 1x1 convolutions, per layer, if they are kept
   Moments feature_moments_;
   std::vector<Moments> hidden_moments_;
   MeanTerms feature_terms_;
 
-  static Array<Value> hidden_grads_space;
+  static Array<Value> hidden_space, hidden_grads_space;
 
  private:
   void measure_input(const Value* features) {
@@ -218,23 +223,38 @@ class StoredBlock : public DenseBlock {
     feature_moments_.set(sums, 0, channels_, count_);
   }
 
+  Value* hidden_of(int index) {
+    return (hidden_.empty() ? hidden_space : hidden_[index]).get(batch_ * hidden_size());
+  }
+
   void forward_layer(const Layer& layer, int index, Value* features, bool training) {
-    Value* hidden = hidden_[index].get(batch_ * hidden_size());
-    forward_1x1(layer, index, features, hidden, training);
-    forward_3x3(layer, index, hidden, features, training);
+    Value* hidden = hidden_of(index);
+    Affine affine1, affine2;
+    MomentSums hidden_sums(bottleneck_), sums(growth_);
+    set_forward(&affine1, layer.norm1, feature_moments_, inputs(index), training);
+    forward_1x1(layer, index, affine1, features, hidden, training ? &hidden_sums : nullptr);
+    if (training) hidden_moments_[index].set(hidden_sums, 0, bottleneck_, count_);
+    set_forward(&affine2, layer.norm2, hidden_moments_[index], bottleneck_, training);
+    forward_3x3(layer, index, affine2, hidden, features, training ? &sums : nullptr);
+    if (training) feature_moments_.set(sums, inputs(index), growth_, count_);
   }
 
   // Add to the gradients of the features that a layer reads, and write the gradients of its parameters.
   void backward_layer(const Layer& layer, int index, const Value* features, float* feature_grads, Value* hidden_grads) {
-    Affine affine2;
-    affine2.set(layer.norm2, hidden_moments_[index].mean.data(), hidden_moments_[index].variance.data(), bottleneck_,
-                eps_);
-    MeanTerms hidden_terms = backward_3x3(layer, index, affine2, features, feature_grads, hidden_grads);
-    backward_1x1(layer, index, affine2, hidden_terms, features, hidden_grads, feature_grads);
+    const Moments& moments = hidden_moments_[index];
+    Affine affine1, affine2;
+    affine1.set(layer.norm1, feature_moments_.mean.data(), feature_moments_.variance.data(), inputs(index), eps_);
+    affine2.set(layer.norm2, moments.mean.data(), moments.variance.data(), bottleneck_, eps_);
+    Value* hidden = hidden_of(index);
+    if (hidden_.empty()) forward_1x1(layer, index, affine1, features, hidden, nullptr);
+    MeanTerms hidden_terms = backward_3x3(layer, index, affine2, features, hidden, feature_grads, hidden_grads);
+    backward_1x1(layer, index, affine1, affine2, hidden_terms, features, hidden, hidden_grads, feature_grads);
   }
 
 };
 
+template <class Value>
+Array<Value> StoredBlock<Value>::hidden_space;
 template <class Value>
 Array<Value> StoredBlock<Value>::hidden_grads_space;
 

@@ -16,52 +16,45 @@ namespace {
 class TrainingBlock : public StoredBlock<float> {
  public:
   TrainingBlock(const BlockShape& shape, float eps, float momentum)
-      : StoredBlock(shape, eps, momentum), rows_(std::max(1, std::min(height_, 224 / width_))) {}
+      : StoredBlock(shape, eps, momentum, true), rows_(std::max(1, std::min(height_, 224 / width_))) {}
 
  private:
-  void forward_1x1(const Layer& layer, int index, const float* features, float* hidden, bool training) override {
+  void forward_1x1(const Layer& layer, int index, const Affine& affine1, const float* features, float* hidden,
+                   MomentSums* sums) override {
     int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
     float* weights = weights_space.get(size_t(bottleneck_) * channels);
     pack(layer.weight1, order_1x1(channels), hidden_blocks, in_blocks, 1, weights);
-    Affine affine;
-    set_forward(&affine, layer.norm1, feature_moments_, channels, training);
-    MomentSums sums(bottleneck_);
     int step = pixels_at_once(channels);
     for_each_strip(int(pixels_), step, long(step) * channels, [&](Job job) {
       View<const float> in = layout_.picture(features, job.n).from_pixel(job.first);
       View<float> out = picture(hidden, job.n).from_pixel(job.first), activated(job.scratch, long(step) * BLOCK);
-      for (int b = 0; b < in_blocks; ++b) affine.apply(b, in[b], activated[b], job.count, pixels_);
+      for (int b = 0; b < in_blocks; ++b) affine1.apply(b, in[b], activated[b], job.count, pixels_);
       convolve(activated, {1, job.count, 0}, {0}, in_blocks, weights, out, 0, hidden_blocks);
-      if (training)
-        for (int b = 0; b < hidden_blocks; ++b) sums.add_strip(b, out[b], 1, job.count, 0);
+      if (sums)
+        for (int b = 0; b < hidden_blocks; ++b) sums->add_strip(b, out[b], 1, job.count, 0);
     });
-    if (training) hidden_moments_[index].set(sums, 0, bottleneck_, count_);
   }
 
-  void forward_3x3(const Layer& layer, int index, const float* hidden, float* features, bool training) override {
+  void forward_3x3(const Layer& layer, int index, const Affine& affine2, const float* hidden, float* features,
+                   MomentSums* sums) override {
     int appended = inputs(index), hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
     float* weights = weights_space.get(9L * bottleneck_ * growth_);
     pack(layer.weight2, order_3x3(bottleneck_), out_blocks, hidden_blocks, 9, weights);
-    Affine affine;
-    set_forward(&affine, layer.norm2, hidden_moments_[index], bottleneck_, training);
-    MomentSums sums(growth_);
     for_each_strip(height_, rows_, padded_size() * hidden_blocks, [&](Job job) {
       long first_pixel = long(job.first) * width_;
       View<float> activated(job.scratch, padded_size());
-      activate_padded(affine, picture(hidden, job.n), job, activated);
+      activate_padded(affine2, picture(hidden, job.n), job, activated);
       View<float> out = layout_.picture(features, job.n).from_pixel(first_pixel).from_block(appended / BLOCK);
       convolve(activated, {job.count, width_, pitch_}, taps_3x3_, hidden_blocks, weights, out, width_, out_blocks);
-      if (training)
-        for (int b = 0; b < out_blocks; ++b) sums.add_strip(b, out[b], job.count, width_, width_);
+      if (sums)
+        for (int b = 0; b < out_blocks; ++b) sums->add_strip(b, out[b], job.count, width_, width_);
     });
-    if (training) feature_moments_.set(sums, appended, growth_, count_);
   }
 
   MeanTerms backward_3x3(const Layer& layer, int index, const Affine& affine2, const float* features,
-                         const float* feature_grads, float* hidden_grads) override {
+                         const float* hidden, const float* feature_grads, float* hidden_grads) override {
     int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK, appended = inputs(index) / BLOCK;
     long weights_size = 9L * bottleneck_ * growth_;
-    const float* hidden = hidden_[index].data();
     WeightOrder order = order_3x3(bottleneck_);
     float* weights = weights_space.get(weights_size * (1 + omp_get_max_threads()));
     pack(layer.weight2, order.transposed(9), hidden_blocks, out_blocks, 9, weights);
@@ -97,17 +90,15 @@ class TrainingBlock : public StoredBlock<float> {
     return terms;
   }
 
-  void backward_1x1(const Layer& layer, int index, const Affine& affine2, const MeanTerms& hidden_terms,
-                    const float* features, const float* hidden_grads, float* feature_grads) override {
+  void backward_1x1(const Layer& layer, int index, const Affine& affine1, const Affine& affine2,
+                    const MeanTerms& hidden_terms, const float* features, const float* hidden, const float* hidden_grads,
+                    float* feature_grads) override {
     int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
     long weights_size = long(bottleneck_) * channels;
-    const float* hidden = hidden_[index].data();
     WeightOrder order = order_1x1(channels);
     float* weights = weights_space.get(weights_size * (1 + omp_get_max_threads()));
     pack(layer.weight1, order.transposed(1), in_blocks, hidden_blocks, 1, weights);
     float* weight_sums = zeros_per_thread(weights + weights_size, weights_size);
-    Affine affine1;
-    affine1.set(layer.norm1, feature_moments_.mean.data(), feature_moments_.variance.data(), channels, eps_);
     NormSums sums(channels);
     int step = pixels_at_once(2 * channels);
     for_each_strip(int(pixels_), step, long(step) * (2 * channels + bottleneck_), [&](Job job) {
