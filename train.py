@@ -148,7 +148,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
          "teacher, instead of one; or a file .onnx", metavar="PREFIX,EPOCH")  # fmt: skip
     flag("--teacher-weight", "factor on the teacher's loss", type=within(float, 1e-6, 1e6), default=16.0,
          metavar="W")  # fmt: skip
-    flag("--freeze", "keep parameters and batch statistics whose names match, as in 'stage1_*'; may be repeated",
+    flag("--freeze", "keep parameters and batch statistics whose names match, as in '*_stage1_*'; may be repeated",
          action="append", default=[], metavar="PATTERN")  # fmt: skip
     flag("--lr-mult", "multiply the learning rate of parameters whose names match; may be repeated",
          action="append", default=[], type=rate_factor, metavar="PATTERN=FACTOR")  # fmt: skip

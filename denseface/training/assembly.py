@@ -20,10 +20,11 @@ from denseface.models import families
 from denseface.models.distillation import INPUTS
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.averages import Averages
+from denseface.training.binding import Head
 from denseface.training.decay import with_decay_multipliers
 from denseface.training.devices import contexts
 from denseface.training.frozen import frozen_names, with_fixed_statistics, with_rates
-from denseface.training.learner import Head, Learner
+from denseface.training.learner import Learner
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule

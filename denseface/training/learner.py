@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
+from denseface.core.errors import InputError
 from denseface.data.loader import Batch
 from denseface.distributed.workers import OneWorker, Workers
 from denseface.models.distillation import INPUTS, TEACHER_INPUT
+from denseface.training.binding import Head, bind, bind_head
 from denseface.training.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 from denseface.training.teacher import Teacher
 
@@ -37,24 +38,6 @@ class StepResult(NamedTuple):
     loss: float
     accuracy: float | None
     gradient_norm: float
-
-
-class Head(NamedTuple):
-    """What learns while the network below it stays as it is.
-
-    Attributes
-    ----------
-    symbol : Symbol
-        The training symbol, in which the network uses its moving averages.
-    parameters : collection of str
-        Those that learn.
-    kept : collection of str
-        The network's moving averages.
-    """
-
-    symbol: mx.sym.Symbol
-    parameters: Collection[str]
-    kept: Collection[str]
 
 
 class Learner:
@@ -133,25 +116,15 @@ class Learner:
         self.kvstore = self.workers.kvstore or (mx.kv.create(kvstore) if len(contexts) > 1 else None)
         share = data_shape[0] // len(contexts)
         self.parameter_names = [name for name in symbol.list_arguments() if name not in INPUTS]
-        self._grad_req = "write" if accumulate == 1 else "add"
-        learning = [name for name in self.parameter_names if name not in frozen]
-        grad_req = {**dict.fromkeys(self.parameter_names, "null"), **dict.fromkeys(learning, self._grad_req)}
+        self._numbers = {name: number for number, name in enumerate(self.parameter_names)}
         shapes = {"data": (share, *data_shape[1:]), "softmax_label": (share,)}
         if teacher:
             shapes[TEACHER_INPUT] = (share, teacher.emb_size)
-        grad_req.update(dict.fromkeys(shapes, "null"))
-        try:
-            self._executors = [symbol.simple_bind(context, grad_req=grad_req, **shapes) for context in contexts]
-            self._parts = [(self._executors, self._numbered(learning), frozen)]
-            if head:
-                names = [name for name in learning if name in head.parameters]
-                self._parts.append((self._bind_head(head.symbol, names), self._numbered(names), head.kept))
-        except RuntimeError as error:  # simple_bind makes one of every MXNetError
-            advice = "; try a smaller one" if is_out_of_memory(error) else ""
-            raise InputError(
-                f"MXNet cannot train on a batch of {data_shape} ({mxnet_reason(error)}){advice}",
-                option="per_batch_size",
-            ) from error
+        grad_req = "write" if accumulate == 1 else "add"
+        self._parts = [bind(symbol, contexts, shapes, frozen, grad_req)]
+        if head:
+            self._parts.append(bind_head(head, self._parts[0], contexts, grad_req))
+        self._executors = self._parts[0].executors
         self.frozen = frozen
         self._shares = len(contexts) * self.workers.size
         self._scale = 1 / (self._shares * accumulate)  # of the summed gradient, to that of the mean loss
@@ -175,7 +148,8 @@ class Learner:
         self._momenta = [
             {
                 name: None if self._is_sampled(name) else self._optimizer.create_state(index, executor.arg_dict[name])
-                for index, name in self._numbered(learning)
+                for name, index in self._numbers.items()
+                if name not in frozen
             }
             for executor in self._executors
         ]
@@ -242,7 +216,7 @@ class Learner:
         # forward and backward
         if self.accumulate > 1:
             for executor in executors:
-                for _, name in learning:
+                for name in learning:
                     executor.grad_dict[name][:] = 0
         losses, accuracies = [], []
         for batch in batches:
@@ -260,25 +234,26 @@ class Learner:
 
         # sum
         if self.kvstore:
-            for index, name in learning:
+            for name in learning:
                 gradients = [executor.grad_dict[name] for executor in executors]
-                self.kvstore.pushpull(index, gradients, priority=-index)
+                self.kvstore.pushpull(self._numbers[name], gradients, priority=-self._numbers[name])
 
         # clip
-        norm = self._scale * math.sqrt(sum(_squared_norm(executors[0].grad_dict[name]) for _, name in learning))
+        norm = self._scale * math.sqrt(sum(_squared_norm(executors[0].grad_dict[name]) for name in learning))
         clipped = 0 < self._clip_norm < norm
         self._optimizer.rescale_grad = self._scale * (self._clip_norm / norm if clipped else 1)
 
         # update, with one call per parameter: MXNet's aggregated kernel writes past its fixed number of arrays
         self._optimizer.lr = learning_rate
         for executor, momenta in zip(executors, self._momenta):
-            for index, name in learning:
+            for name in learning:
                 if not self._is_sampled(name):
-                    self._optimizer.update(index, executor.arg_dict[name], executor.grad_dict[name], momenta[name])
-        for index, name in learning:
+                    arrays = executor.arg_dict[name], executor.grad_dict[name], momenta[name]
+                    self._optimizer.update(self._numbers[name], *arrays)
+        for name in learning:
             if self._is_sampled(name):
                 gradient = executors[0].grad_dict[name]
-                self.centers.update(name, sample, gradient, partial(self._optimizer.update, index))
+                self.centers.update(name, sample, gradient, partial(self._optimizer.update, self._numbers[name]))
 
         # average
         if self.kvstore:
@@ -405,24 +380,6 @@ class Learner:
         """Arrays of the parameters by name: on the first device, or among the centres."""
         return self._with_centers(self.bound()[0], "weights")
 
-    def _bind_head(self, symbol, names):
-        """Bind another symbol of the same parameters on the same arrays."""
-        grad_req = {**dict.fromkeys(symbol.list_arguments(), "null"), **dict.fromkeys(names, self._grad_req)}
-        return [
-            symbol.bind(
-                context,
-                args=executor.arg_dict,
-                args_grad={name: executor.grad_dict[name] for name in names},
-                grad_req=grad_req,
-                aux_states=executor.aux_dict,
-            )
-            for context, executor in zip(self.devices, self._executors)
-        ]
-
-    def _numbered(self, names):
-        """Names of parameters with their numbers, which are those of the optimizer and of the key-value store."""
-        return [(self.parameter_names.index(name), name) for name in names]
-
     def _is_sampled(self, name):
         return self.centers is not None and name in self.centers.weights
 
@@ -458,7 +415,8 @@ def _squared_norm(array):
     """Sum of squares: blocks in float32, which BLAS computes on one thread, and their sum in float64."""
     flat = array.asnumpy().ravel()
     blocks = (flat[start : start + _BLOCK] for start in range(0, len(flat), _BLOCK))
-    return sum(float(np.dot(block, block)) for block in blocks)
+    with np.errstate(over="ignore", invalid="ignore"):  # a norm that is not finite ends the run
+        return sum(float(np.dot(block, block)) for block in blocks)
 
 
 def _is_right(prediction, label):

@@ -40,7 +40,8 @@ def warm_centres(learner: Learner, reader: PictureReader, batch_size: int) -> No
     InputError
         If the loss has no class centres, too many pictures are unreadable, or an embedding is not finite.
     """
-    centres = learner.parameters()[0].get(CENTRES)
+    parameters, statistics = learner.parameters()
+    centres = parameters.get(CENTRES)
     num_classes = reader.records.num_classes
     if centres is None:
         raise InputError("this loss has no class centres; leave it out", option="warm_centres")
@@ -60,7 +61,7 @@ def warm_centres(learner: Learner, reader: PictureReader, batch_size: int) -> No
         raise InputError("the pretrained network's embeddings are not finite; leave it out", option="warm_centres")
     seen = np.abs(sums).max(axis=1) > 0
     centres[seen, 0] = normalize(sums[seen])
-    learner.set_parameters({CENTRES: centres.reshape(shape)}, {})
+    learner.set_parameters({CENTRES: centres.reshape(shape)}, statistics)  # a loss may have measured the embeddings
     cold = num_classes - int(seen.sum())
     logger.info(
         "class centres start at the mean embeddings of their pictures%s",

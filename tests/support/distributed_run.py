@@ -20,7 +20,8 @@ from denseface.models import losses
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
-from denseface.training.learner import Head, Learner
+from denseface.training.binding import Head
+from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher

@@ -14,8 +14,9 @@ from denseface.models import losses
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
+from denseface.training.binding import Head
 from denseface.training.frozen import with_fixed_statistics
-from denseface.training.learner import Head, Learner
+from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
 

@@ -138,6 +138,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(r
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
 
 
+def test_a_rate_that_diverges_trains_with_clipped_gradients(records, tmp_path):
+    settings = {"loss": losses.softmax, "margins": {"no_bias": False}, "learning_rate": 3, "steps": 60, "frequent": 1}
+    with pytest.raises(InputError, match=r"the gradient is no longer finite \(learning rate 3\).*a clipped gradient"):
+        make_run(records, tmp_path / "diverges", **settings).fit()
+    assert make_run(records, tmp_path / "trains", clip_norm=0.1, **settings).fit()
+    losses_seen = [float(row["loss"]) for row in read_csv(tmp_path / "trains-training.csv")]
+    assert losses_seen[0] == pytest.approx(math.log(CLASSES), rel=0.02) and np.mean(losses_seen[-20:]) < losses_seen[0]
+
+
 def test_parameters_that_are_not_finite_do_not_replace_a_checkpoint(records, tmp_path):
     run = make_run(records, tmp_path / "model")
     take_step = run.learner.step

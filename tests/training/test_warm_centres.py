@@ -9,6 +9,7 @@ from denseface.data.loader import PictureReader
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.embedding.embedder import Embedder
 from denseface.models import losses
+from denseface.models.adaface import adaface
 from denseface.models.checkpoint import Model
 from denseface.training.learner import Learner
 from denseface.training.warm_centres import warm_centres
@@ -31,8 +32,8 @@ def faces(tmp_path):
         yield records
 
 
-def make_learner(classes=CLASSES, k=1, **settings):
-    symbol = losses.margin_softmax(embedding_symbol(), 5, classes, s=8, k=k)
+def make_learner(classes=CLASSES, loss=losses.margin_softmax, loss_settings=None, **settings):
+    symbol = loss(embedding_symbol(), 5, classes, s=8, **(loss_settings or {}))
     learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0, **settings)
     learner.initialize(mx.init.Xavier(), seed=1)
     return learner
@@ -65,13 +66,21 @@ def test_sampled_centres_are_those_of_the_full_layer(faces):
 
 
 def test_of_several_centres_per_class_the_first_starts_there(faces):
-    one, three = make_learner(), make_learner(k=3)
+    one, three = make_learner(), make_learner(loss_settings={"k": 3})
     before = three.parameters()[0]["fc7_weight"].copy()
     for learner in (one, three):
         warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
     first, centres = (learner.parameters()[0]["fc7_weight"] for learner in (one, three))
     np.testing.assert_array_equal(centres[: CLASSES - 1, 0], first[: CLASSES - 1])
     np.testing.assert_array_equal(centres[:, 1:], before[:, 1:])
+
+
+def test_the_statistics_of_a_loss_stay_as_they_are(faces):
+    learner = make_learner(loss=adaface)
+    _, before = learner.parameters()
+    warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
+    _, after = learner.parameters()
+    assert "adaface_norm_mean" in before and all(np.array_equal(after[name], before[name]) for name in before)
 
 
 def test_a_loss_without_centres_and_a_network_that_computes_no_numbers_are_refused(faces):
