@@ -77,10 +77,16 @@ def command(arguments):
 
 
 def limit_contenders() -> list[Contender]:
-    """What the machine can do at most: arithmetic, and memory."""
-    return [Contender("multiply matrices", multiply), Contender("copy memory", copy, tolerance=np.inf)]
+    """What the machine can do at most: arithmetic in both precisions, and memory."""
+    return [
+        Contender("multiply matrices in MXNet", multiply),
+        Contender("multiply matrices in OpenVINO", multiply_in_openvino, ("f32",), tolerance=np.inf),
+        Contender("multiply matrices in OpenVINO", multiply_in_openvino, ("bf16",), {}, np.inf, "bfloat16"),
+        Contender(COPY, copy, tolerance=np.inf),
+    ]
 
 
+COPY = "copy memory"
 MATRIX = 2048
 COPIED = 1 << 28
 
@@ -91,6 +97,20 @@ def multiply():
 
     a, b = (mx.nd.random.uniform(shape=(MATRIX, MATRIX)) for _ in range(2))
     return lambda: mx.nd.FullyConnected(a, b, no_bias=True, num_hidden=MATRIX)[0, :1].asnumpy()
+
+
+def multiply_in_openvino(precision):
+    """Two such matrices, the second constant, in OpenVINO's oneDNN."""
+    sys.modules.setdefault("openvino_telemetry", None)  # it reports over the network
+    import openvino
+    from openvino import opset8
+
+    a, b = np.random.default_rng(0).standard_normal((2, MATRIX, MATRIX), dtype=np.float32)
+    data = opset8.parameter([MATRIX, MATRIX], np.float32)
+    model = openvino.Model([opset8.matmul(data, opset8.constant(b), False, False)], [data])
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    return lambda: compiled(a)[0][:1].copy()
 
 
 def copy():

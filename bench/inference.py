@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 
 from bench.model import FACE, faces, make_model
 from bench.race import Contender
@@ -23,17 +24,24 @@ def contenders(network: str, activation: str, batch_size: int) -> list[Contender
     return [
         Contender("PyTorch's export in ONNX Runtime", torch_in_onnxruntime, task),
         Contender("PyTorch's export in OpenVINO", torch_in_openvino, (*task, "f32")),
-        Contender("PyTorch's export in OpenVINO, bf16", torch_in_openvino, (*task, "bf16"), tolerance=_BF16),
-        Contender("PyTorch eager", torch_eager, task),
-        Contender("PyTorch compiled", torch_compiled, task),
+        Contender("PyTorch's export in OpenVINO, bf16", torch_in_openvino, (*task, "bf16"), {}, _BF16, "bfloat16"),
+        *(_in_pytorch(task, *options) for options in itertools.product((False, True), repeat=3)),
         Contender("plain symbol in MXNet, on half the cores as MXNet chooses", plain_symbol, task, half),
         Contender("plain symbol in MXNet, on all cores", plain_symbol, task),
         Contender("denseface, mxnet", engine, ("mxnet", *task)),
         Contender("denseface, onnxruntime", engine, ("onnxruntime", *task)),
         Contender("denseface, openvino", engine, ("openvino", *task)),
-        Contender("denseface, openvino-bf16", engine, ("openvino-bf16", *task), tolerance=_BF16),
-        Contender("denseface, exported with --int8, openvino-bf16", int8_engine, task, tolerance=_INT8),
+        Contender("denseface, openvino-bf16", engine, ("openvino-bf16", *task), {}, _BF16, "bfloat16"),
+        Contender("denseface, exported with --int8, openvino-bf16", int8_engine, task, {}, _INT8, "bfloat16"),
     ]
+
+
+def _in_pytorch(task, channels_last, half, compiled):
+    name = "PyTorch compiled" if compiled else "PyTorch eager"
+    name += ", channels_last" if channels_last else ""
+    name += ", bfloat16" if half else ""
+    options = (*task, channels_last, half, compiled)
+    return Contender(name, torch_network, options, {}, *((_BF16, "bfloat16") if half else ()))
 
 
 def plain_symbol(network, activation, batch_size):
@@ -65,16 +73,20 @@ def int8_engine(network, activation, batch_size):
     return lambda: bound(pictures)
 
 
-def torch_eager(network, activation, batch_size):
-    """PyTorch as it is."""
-    return _in_torch(_torch_network(network, activation), batch_size)
-
-
-def torch_compiled(network, activation, batch_size):
-    """PyTorch through its compiler."""
+def torch_network(network, activation, batch_size, channels_last, half, compiled):
+    """PyTorch, as fast as its options make it."""
     import torch
 
-    return _in_torch(torch.compile(_torch_network(network, activation)), batch_size)
+    body, pictures = _torch_network(network, activation), torch.from_numpy(faces(batch_size))
+    if channels_last:
+        body, pictures = body.to(memory_format=torch.channels_last), pictures.to(memory_format=torch.channels_last)
+    embed = torch.compile(body) if compiled else body
+
+    def run():
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            return embed(pictures).float().numpy()
+
+    return run
 
 
 def torch_in_onnxruntime(network, activation, batch_size):
@@ -118,18 +130,6 @@ def _torch_network(network, activation):
 
     torch.set_num_threads(cores())
     return copy_of(make_model(network, activation), int(network[1:]), activation).eval()
-
-
-def _in_torch(network, batch_size):
-    import torch
-
-    pictures = torch.from_numpy(faces(batch_size))
-
-    def run():
-        with torch.inference_mode():
-            return network(pictures).numpy()
-
-    return run
 
 
 def _torch_onnx(network, activation, batch_size):

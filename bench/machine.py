@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("mxnet", "numpy", "onnx", "onnxruntime", "openvino", "torch")
+_PACKAGES = ("mxnet", "numpy", "onnx", "onnxruntime", "openvino", "torch", "faiss-cpu", "simplejpeg")
 
 
 def describe() -> dict:

@@ -33,6 +33,8 @@ class Contender:
         Variables set in the contender's process.
     tolerance : float
         Largest difference of its first output from the first contender's, relative to the largest value.
+    precision : str
+        Of its arithmetic: ``float32``, or ``bfloat16`` for that and for int8.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Contender:
     arguments: tuple = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     tolerance: float = 1e-3
+    precision: str = "float32"
 
 
 def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -> list[dict]:
@@ -57,9 +60,10 @@ def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -
     Returns
     -------
     list of dict
-        One per contender that could run: its ``name``, ``seconds`` (median), ``fastest``, ``processor_seconds``
-        (median, over its threads; other processes hardly change it), ``difference`` from the first's output and
-        ``cosine`` to it (the least of a batch), and ``peak_memory`` in bytes.
+        One per contender that could run: its ``name``, ``precision``, ``seconds`` (median), ``fastest``, ``spread``
+        (range of the middle half of the times, relative to the median), ``processor_seconds`` (median, over its
+        threads; other processes hardly change it), ``difference`` from the first's output and ``cosine`` to it (the
+        least of a batch), and ``peak_memory`` in bytes.
 
     Raises
     ------
@@ -85,7 +89,9 @@ def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -
         return [
             {
                 "name": contender.name,
+                "precision": contender.precision,
                 "seconds": float(np.median([seconds for seconds, _ in measured])),
+                "spread": _spread([seconds for seconds, _ in measured]),
                 "fastest": min(seconds for seconds, _ in measured),
                 "processor_seconds": float(np.median([seconds for _, seconds in measured])),
                 "difference": difference,
@@ -94,6 +100,11 @@ def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -
             }
             for (contender, pipe), measured, (difference, cosine) in zip(running, times, distances)
         ]
+
+
+def _spread(times):
+    low, middle, high = np.percentile(times, [25, 50, 75])
+    return float((high - low) / middle)
 
 
 class _UnableError(Exception):

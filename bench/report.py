@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-PEAK = "float32 matrix product"
+
+def peak(precision: str) -> str:
+    """Return the name of the limit of arithmetic in a precision."""
+    return f"{precision} matrix product"
 
 
 def write(folder: Path, results: Mapping) -> Path:
@@ -41,7 +44,8 @@ def markdown(results: Mapping) -> str:
         "",
         "Each contender has its own process; they compute in turns, one at a time. Seconds are medians. Outputs were",
         "compared with the first contender's before anything was timed: largest difference, relative to the largest",
-        "value, and least cosine.",
+        "value, and least cosine. The spread is the range of the middle half of the times, relative to the median.",
+        "Limits are the best that was measured, before and after every race.",
         "",
     ]
     for name, (amount, unit) in results["limits"].items():
@@ -54,15 +58,29 @@ def markdown(results: Mapping) -> str:
 def _table(race, limits):
     count, unit = race["done"]
     first = race["rows"][0]["seconds"]
-    peak = limits[PEAK][0] * 1e9 if race["macs"] else 0
     yield from [f"## {race['title']}", "", f"{race['rounds']} rounds.", ""]
-    share = " of the float32 peak |" if peak else ""
-    yield f"| contender | ms | {unit}/s | times the first |{share} difference | cosine | peak memory, MB |"
-    yield f"|---|--:|--:|--:|{'--:|' if peak else ''}--:|--:|--:|"
+    has_share = bool(race["macs"])
+    share = " of the peak of its precision |" if has_share else ""
+    yield f"| contender | ms | spread | {unit}/s | times the first |{share} difference | cosine | peak memory, MB |"
+    yield f"|---|--:|--:|--:|--:|{'--:|' if has_share else ''}--:|--:|--:|"
     for row in race["rows"]:
-        share = f" {2 * race['macs'] / row['seconds'] / peak:.0%} |" if peak else ""
+        limit = limits.get(peak(row["precision"]), (0, ""))[0] * 1e9
+        reached = f"{2 * race['macs'] / row['seconds'] / limit:.0%}" if limit else "unknown"
+        share = f" {reached} |" if has_share else ""
         yield (
-            f"| {row['name']} | {row['seconds'] * 1e3:.1f} | {count / row['seconds']:.1f} | "
+            f"| {row['name']} | {row['seconds'] * 1e3:.1f} | {row['spread']:.0%} | {count / row['seconds']:.1f} | "
             f"{first / row['seconds']:.2f} |{share} {row['difference']:.0e} | {row['cosine']:.5f} | "
             f"{row['peak_memory'] / 1e6:.0f} |"
         )
+    for precision in ("float32", "bfloat16"):
+        peer, ours = (_fastest(race["rows"], name, precision) for name in ("PyTorch", "denseface"))
+        if peer and ours:
+            ratio = peer["seconds"] / ours["seconds"]
+            yield ""
+            yield f"Fastest in {precision}: {peer['name']}; {ours['name']}, {ratio:.2f} times as fast."
+
+
+def _fastest(rows, name, precision):
+    """Return the fastest contender of a library."""
+    own = [row for row in rows if row["name"].startswith(name) and row["precision"] == precision]
+    return min(own, key=lambda row: row["seconds"], default=None)

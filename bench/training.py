@@ -26,13 +26,13 @@ def contenders(network: str, activation: str, batch_size: int) -> list[Contender
     task = (network, activation, batch_size)
     return [
         *(
-            Contender(name, torch_step, (*task, *options), tolerance=_HALF if options[1] else 1e-3)
+            Contender(name, torch_step, (*task, *options), {}, *((_HALF, "bfloat16") if options[1] else ()))
             for name, options in _TORCH.items()
         ),
         Contender("plain symbol in MXNet", mxnet_step, (*task, False)),
         Contender("denseface, without a compiler", mxnet_step, (*task, True), {"CXX": "none"}),
         Contender("denseface", mxnet_step, (*task, True)),
-        Contender("denseface, bfloat16", mxnet_step, (*task, True, True), tolerance=_HALF),
+        Contender("denseface, bfloat16", mxnet_step, (*task, True, True), {}, _HALF, "bfloat16"),
     ]
 
 

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import fisherfaces, growth, identities, loader, noise
+from bench import fisherfaces, growth, identities, loader, noise, search
 from bench.model import faces, make_model
 from bench.race import Contender, race
-from bench.report import PEAK, markdown
+from bench.report import markdown, peak
 from denseface.report.plotting import save_figure
 
 
@@ -54,7 +54,15 @@ def test_the_network_is_the_same_in_every_process(configured):
 
 
 def test_the_page_holds_rates_and_ratios():
-    row = {"seconds": 0.2, "fastest": 0.1, "difference": 1e-6, "cosine": 1.0, "peak_memory": 3e8}
+    row = {
+        "precision": "float32",
+        "seconds": 0.2,
+        "spread": 0.05,
+        "fastest": 0.1,
+        "difference": 1e-6,
+        "cosine": 1.0,
+        "peak_memory": 3e8,
+    }
     page = markdown(
         {
             "command": "python -m bench inference",
@@ -67,14 +75,23 @@ def test_the_page_holds_rates_and_ratios():
                 "python": "3.9",
                 "packages": {"mxnet": "1.9.1", "torch": None},
             },
-            "limits": {PEAK: (100.0, "GFLOP/s"), "copy": (17.6, "GB/s")},
+            "limits": {
+                peak("float32"): (100.0, "GFLOP/s"),
+                peak("bfloat16"): (400.0, "GFLOP/s"),
+                "copy": (17.6, "GB/s"),
+            },
             "races": [
                 {
                     "title": "Inference",
                     "done": (8, "pictures"),
                     "rounds": 3,
                     "macs": 5e9,
-                    "rows": [{"name": "peer", **row}, {"name": "ours", **row, "seconds": 0.2}],
+                    "rows": [
+                        {"name": "PyTorch", **row},
+                        {"name": "PyTorch compiled", **row, "seconds": 0.1},
+                        {"name": "PyTorch, bfloat16", **row, "precision": "bfloat16"},
+                        {"name": "denseface", **row, "seconds": 0.05},
+                    ],
                 },
                 {
                     "title": "Starting",
@@ -88,9 +105,12 @@ def test_the_page_holds_rates_and_ratios():
     )
     assert "torch not installed" in page
     assert "- copy: 18 GB/s" in page
-    assert "| contender | ms | pictures/s | times the first | of the float32 peak | difference |" in page
-    assert "| peer | 200.0 | 40.0 | 1.00 | 50% | 1e-06 | 1.00000 | 300 |" in page
-    assert "| ours | 100.0 | 10.0 | 2.00 | 1e-06 | 1.00000 | 300 |" in page
+    assert "| contender | ms | spread | pictures/s | times the first | of the peak of its precision |" in page
+    assert "| PyTorch | 200.0 | 5% | 40.0 | 1.00 | 50% | 1e-06 | 1.00000 | 300 |" in page
+    assert "| PyTorch, bfloat16 | 200.0 | 5% | 40.0 | 1.00 | 12% | 1e-06 | 1.00000 | 300 |" in page
+    assert "| ours | 100.0 | 5% | 10.0 | 2.00 | 1e-06 | 1.00000 | 300 |" in page
+    assert page.count("Fastest in") == 1
+    assert "Fastest in float32: PyTorch compiled; denseface, 2.00 times as fast." in page
 
 
 def test_the_chart_of_growth_has_a_panel_for_each_thing_that_varies():
@@ -120,10 +140,21 @@ def test_all_readers_go_through_the_same_pictures(tmp_path):
     assert all(row["difference"] < 1e-3 for row in rows)
 
 
+def test_all_searches_find_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "_ROWS", 2000)
+    monkeypatch.setattr(search, "_BLOCK", 1000)
+    path = search.make_gallery(str(tmp_path))
+    for loaded in (True, False):
+        expected = search.with_numpy(path, 3, loaded)()
+        np.testing.assert_allclose(search.with_gallery(path, 3, loaded)(), expected, atol=1e-6)
+
+
 def test_a_part_that_does_not_exist_is_answered_with_those_that_do():
     found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
     assert found.returncode == 2
-    known = "inference, latency, training, loader, embed, start, centers; and alone growth, identities, fisherfaces"
+    known = (
+        "inference, latency, training, loader, embed, search, start, centers; and alone growth, identities, fisherfaces"
+    )
     assert found.stderr.endswith(f"there is no part gpu; there are {known}\n")
 
 
