@@ -32,6 +32,7 @@ _WRONG_SHARE = 0.1  # of pictures with a wrong label, the prior
 _GENUINE_TAIL, _IMPOSTOR_TAIL = 0.2, 0.01  # left out of fits
 _SECOND_PERSON = 0.2  # least share of a folder's pictures that are a second person, not single mistakes
 _ALIKE = 0.95  # similarity from which on two pictures are compared pixel by pixel
+_TENTH = 1.2816  # standard deviations from the median of a normal variable to its last tenth
 _LEAST_DEVIATION = 0.02  # of similarities of centres, where few people agree by chance
 _STEP = 1 << 14
 _MOST_ASKED = 200  # pictures of a person that propose a center
@@ -66,13 +67,9 @@ class _Set:
         self.owner = np.repeat(np.arange(count), np.diff(self.templates.starts))
         self.centers = np.empty((count, gallery.shape[1]), np.float32)
         self.own = np.full(pictures, np.nan, np.float32)  # similarity to the centre of the person's other pictures
-        self.halves = np.full(count, np.nan, np.float32)  # of the centers of two halves of a person's pictures
         for first, person, rows in self.people():
             central, self.own[first : first + len(rows)] = _leave_one_out(rows)
             self.centers[person] = normalize(rows[central].sum(axis=0)[None])[0]
-            if len(central) >= 4:
-                parts = normalize(np.stack([rows[central[::2]].sum(axis=0), rows[central[1::2]].sum(axis=0)]))
-                self.halves[person] = parts[0] @ parts[1]
             on_progress(len(rows))
         # The nearest other center, and one that is as good as drawn at random.
         self.nearest, self.other, self.random = (np.zeros(pictures, kind) for kind in (np.int64, "f4", "f4"))
@@ -182,8 +179,12 @@ def _fitted(genuine, impostor):
 
 def _wrong(measured, line):
     """Find pictures that are not of the person of most pictures in their folder."""
-    belongs = line.probability(measured.own, prior=1 - _WRONG_SHARE)
-    is_other = line.probability(measured.other, prior=1 / measured.templates.count) > 0.5
+    # Three ways that it can be: of this person, of the nearest other one, of nobody in the set. A score's ratio of
+    # likelihoods, genuine to impostor, is what the line has for equal priors.
+    ratios = [np.exp(line.slope * scores.astype(np.float64) + line.offset) for scores in (measured.own, measured.other)]
+    own, other = (1 - _WRONG_SHARE) * ratios[0], _WRONG_SHARE / measured.templates.count * ratios[1]
+    belongs = own / (own + other + _WRONG_SHARE)
+    is_other = other > _WRONG_SHARE
     for first, _, rows in measured.people():
         chosen = np.flatnonzero(belongs[first : first + len(rows)] < 0.5)
         if not len(chosen):
@@ -213,11 +214,10 @@ def _second_person(rows, strangers, line):
 
 def _split(measured, wrong):
     """Find people who are in two folders: the pictures of the smaller one."""
-    halves = measured.halves[~np.isnan(measured.halves)]
+    centers, halves = _refined(measured, wrong)
     count = measured.templates.count
     if len(halves) < 4:
         return
-    centers = measured.centers
     random = np.concatenate(
         [np.einsum("ij,ij->i", centers, np.roll(centers, shift, axis=0)) for shift in range(1, min(count, _SHIFTS))]
     )
@@ -235,17 +235,31 @@ def _split(measured, wrong):
                 yield from ((row, Suspect(names[row], SPLIT, reason, probability)) for row in rows)
 
 
+def _refined(measured, wrong):
+    """Return centres of all pictures that are not suspects, and the similarities of those of two halves of a person."""
+    centers, halves = measured.centers.copy(), []
+    for first, person, rows in measured.people():
+        kept = rows[[first + index not in wrong for index in range(len(rows))]]
+        if len(kept):
+            centers[person] = normalize(kept.sum(axis=0)[None])[0]
+        if len(kept) >= 4:
+            one, other = normalize(np.stack([kept[::2].sum(axis=0), kept[1::2].sum(axis=0)]))
+            halves.append(float(one @ other))
+    return centers, np.array(halves)
+
+
 def _probability(scores, genuine, impostor, prior):
     """Return how likely scores are genuine, both kinds being normal; people may be too few for a logistic fit.
 
-    Medians stand for means and deviations, which the mistakes that are looked for do not move. Beyond the means nothing
-    becomes less likely.
+    Medians stand for means, and tenths for deviations, which the mistakes that are looked for hardly move: the lowest
+    tenth of the genuine scores, whose tail is longer there, and the highest of the impostors'. Beyond the medians
+    nothing becomes less likely.
     """
     ratios = np.full(np.shape(scores), np.log(prior / (1 - prior)))
     centers = [float(np.median(values)) for values in (genuine, impostor)]
     inside = np.clip(scores, min(centers), max(centers))
-    for values, center, sign in ((genuine, centers[0], 1), (impostor, centers[1], -1)):
-        deviation = max(1.4826 * float(np.median(np.abs(values - center))), _LEAST_DEVIATION)
+    for values, center, tenth, sign in ((genuine, centers[0], 0.1, 1), (impostor, centers[1], 0.9, -1)):
+        deviation = max(abs(float(np.quantile(values, tenth)) - center) / _TENTH, _LEAST_DEVIATION)
         ratios -= sign * (np.log(deviation) + 0.5 * ((inside - center) / deviation) ** 2)
     return 0.5 * (1 + np.tanh(0.5 * ratios))
 

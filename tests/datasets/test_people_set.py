@@ -17,16 +17,16 @@ import mxnet as mx
 
 @pytest.fixture
 def colours(tmp_path):
-    """A saved network: the mean colours of the quarters of a picture, less gray."""
+    """A saved network: the mean colours of sixteen squares of a picture, less gray."""
     data = mx.sym.Variable("data")
-    pooled = mx.sym.Pooling((data - 127.5) * 0.01, kernel=(8, 8), stride=(8, 8), pool_type="avg")
+    pooled = mx.sym.Pooling((data - 127.5) * 0.01, kernel=(4, 4), stride=(4, 4), pool_type="avg")
     mx.model.save_checkpoint(str(tmp_path / "colours"), 1, mx.sym.Flatten(pooled, name="fc1"), {}, {})
     return ["--model", str(tmp_path / "colours"), "--image-size", "16,16"]
 
 
 def painted(random, colours):
-    """A picture of four coloured quarters, no two alike."""
-    pixels = np.kron(colours.reshape(2, 2, 3) + random.normal(0, 20, (2, 2, 3)), np.ones((8, 8, 1)))
+    """A picture of sixteen coloured squares, no two alike."""
+    pixels = np.kron(colours.reshape(4, 4, 3) + random.normal(0, 20, (4, 4, 3)), np.ones((4, 4, 1)))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -35,7 +35,7 @@ def people(tmp_path):
     """Twelve people with six pictures each, one of them of another person, one twice."""
     random = np.random.default_rng(0)
     for person in range(12):
-        colours = random.integers(30, 226, 12)
+        colours = random.integers(30, 226, 48)
         folder = tmp_path / "people" / f"p{person:02}"
         folder.mkdir(parents=True)
         for number in range(6):
