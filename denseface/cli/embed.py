@@ -32,6 +32,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--out", required=True, metavar="OUT.npz", help="file to write: embeddings, names and model"
     )
+    parser.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="embed only the I-th of N parts, for N machines of which each has the same PATHs; denseface gallery merge "
+        "makes one file of theirs, byte for byte what one machine writes",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
     add_model_options(parser)
     add_face_options(parser, faces=("largest", "center", "all"))
@@ -41,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "denseface embed faces/ --model models/d63-arcface-orl/model -o faces.npz",
         "denseface embed photos/ --face all --model models/d63-arcface-orl/model -o photos.npz",
         "denseface embed datasets/orl --model model.onnx --engine openvino -o orl.npz",
+        "denseface embed photos/ --part 3/8 --model model.onnx -o part-3.npz",
     )
     parser.set_defaults(run=run)
 
@@ -55,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
     with Sources(args.paths) as sources:
         embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
-        with tqdm(total=len(sources), unit="picture", disable=None) as bar, logging_redirect_tqdm():
-            counts = embed_all(embedder, sources, args.out, strict=args.strict, on_progress=bar.update)
+        total = len(sources if args.part is None else args.part.of(sources, embedder.batch_size))
+        with tqdm(total=total, unit="picture", disable=None) as bar, logging_redirect_tqdm():
+            counts = embed_all(embedder, sources, args.out, part=args.part, strict=args.strict, on_progress=bar.update)
     said = [f"{counted(counts.embedded, 'embedding')} of {embedder.emb_size} values"]
     if counts.taken_over:
         said.append(f"{counted(counts.taken_over, 'picture')} done by an earlier run")
@@ -68,3 +77,13 @@ def run(args: argparse.Namespace) -> int:
         said.append(f"{counted(len(sources.left_out), 'file')} left out, not pictures: {listed(sources.left_out)}")
     print(f"{args.out}: {', '.join(said)}")
     return FAILED if counts.skipped else OK
+
+
+def _part(text):
+    from denseface.embedding.parts import Part
+
+    index, _, count = text.partition("/")
+    part = Part(int(index), int(count))
+    if not 1 <= part.index <= part.count:
+        raise argparse.ArgumentTypeError("write 3/8 for the third of eight parts")
+    return part

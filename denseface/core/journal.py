@@ -50,7 +50,13 @@ class Journal:
         with contextlib.suppress(OSError):  # the write that failed has been reported
             self._file.close()
 
-    def resume(self, items: Iterator[Item], holds: Callable[[list, Item], bool]) -> Iterator[Item]:
+    def resume(
+        self,
+        items: Iterator[Item],
+        holds: Callable[[list, Item], bool],
+        keep: Callable[[], object] = lambda: None,
+        group: int = 1,
+    ) -> Iterator[Item]:
         """Keep the leading lines that still hold, drop the others, and return the items that remain.
 
         Parameters
@@ -59,23 +65,37 @@ class Journal:
             All items of the run, in order.
         holds : callable
             Called with the values of a line and its item; whether what the line says is still true.
+        keep : callable
+            Called when a group of such lines is kept.
+        group : int
+            Lines that are kept or dropped together, for items that are worked on together. Only the last group, behind
+            which no item follows, may be shorter.
         """
-        end = 0
-        unfinished: list[Item] = []
+        end = position = 0
+        pending: list[Item] = []
+        following: list[Item] = []
         self._file.seek(0)
         if self._file.readline() == self._heading:
-            end = len(self._heading)
+            end = position = len(self._heading)
             for line in iter(self._file.readline, b""):
-                unfinished = list(itertools.islice(items, 1))
+                following = list(itertools.islice(items, 1))
                 values = _values(line)
-                if not unfinished or values is None or not holds(values, unfinished[0]):
+                if not following or values is None or not holds(values, following[0]):
                     break
-                unfinished = []
-                end += len(line)
+                pending += following
+                position += len(line)
+                following = []
+                if len(pending) == group:
+                    end, pending = position, []
+                    keep()
+            following = following or list(itertools.islice(items, 1))
+            if pending and not following:
+                end, pending = position, []
+                keep()
         self._file.truncate(end)
         if not end:
             self._file.write(self._heading)
-        return itertools.chain(unfinished, items)
+        return itertools.chain(pending, following, items)
 
     def append(self, entries: Iterable[list]) -> None:
         """Write the lines of finished items."""

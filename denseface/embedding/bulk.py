@@ -10,7 +10,10 @@ During a run, and after it was killed, the folder ``OUT.partial`` contains
     or the reason why there is none; a picture that could not be read has one of these.
 
 A run that finds such a folder resumes it. It takes over complete lines that agree with its own pictures, in the same
-order, and with their rows.
+order, and with their rows, as far as they make up whole batches.
+
+A part of the pictures, for one machine of many, begins and ends between two batches as well. Parts are therefore
+computed as one machine would compute them; :func:`denseface.embedding.parts.merge` writes the file that it would write.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from denseface.data.pictures import decode, load_picture
 from denseface.data.sources import Source
 from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.embedding.gallery import write_gallery
+from denseface.embedding.parts import ChosenPart, Part
 
 _MOST_THREADS = 4
 
@@ -77,6 +81,7 @@ def embed_all(
     sources: Iterable[Source],
     out: str | Path,
     *,
+    part: Part | None = None,
     strict: bool = False,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> Counts:
@@ -89,6 +94,8 @@ def embed_all(
         The pictures. A broken one is named in a warning (the first 20; then they are counted) and left out.
     out : path-like
         The file to write; see :mod:`denseface.embedding.gallery`.
+    part : Part, optional
+        Embed only this part of the pictures; its file may be empty. `sources` are iterated over twice then.
     strict : bool
         Stop at a broken picture instead.
     on_progress : callable
@@ -106,8 +113,9 @@ def embed_all(
     """
     out = Path(out)
     folder = beside(out, ".partial")
-    with _Work(folder, embedder, strict) as work:
-        remaining = work.take_over(iter(sources), on_progress)
+    chosen = None if part is None else part.of(sources, embedder.batch_size)
+    with _Work(folder, embedder, strict, chosen) as work:
+        remaining = work.take_over(iter(sources) if chosen is None else chosen.sources(sources), on_progress)
         decoded = ordered_map(
             partial(_decode, embedder), remaining, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size
         )
@@ -119,7 +127,7 @@ def embed_all(
             done = work.counts.embedded + work.counts.skipped
             logger.warning("%s: interrupted; the same command resumes after %d pictures", out, done)
             raise
-        if not work.counts.embedded:
+        if not work.counts.embedded and part is None:
             raise InputError(f"{out}: not written, because no picture could be read")
         work.write(out)
     shutil.rmtree(folder)
@@ -129,12 +137,12 @@ def embed_all(
 class _Work:
     """The open, locked folder of a run."""
 
-    def __init__(self, folder: Path, embedder: Embedder, strict: bool):
+    def __init__(self, folder: Path, embedder: Embedder, strict: bool, part: ChosenPart | None):
         self.counts = Counts()
         self._embedder = embedder
         self._strict = strict
         self._name_width = 1
-        self._model = embedder.describe()
+        self._model = embedder.describe() if part is None else {**embedder.describe(), "part": part.description}
         if folder.is_symlink():
             raise InputError(f"{folder}: a link is in the way; remove it")
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,20 +162,31 @@ class _Work:
             self._rows.close()
 
     def take_over(self, sources: Iterator[Source], on_progress: Callable[[int], object]) -> Iterator[Source]:
-        """Keep what an earlier run has done and still holds; return the remaining sources."""
+        """Keep what an earlier run has done and still holds; return the remaining sources.
+
+        Whole batches are kept, so that every picture is in the batch in which an uninterrupted run has it.
+        """
         end = 0
+        pending: list[tuple[list, int]] = []
         self._rows.seek(0)
 
         def holds(values: list, source: Source) -> bool:
-            nonlocal end
-            if not self._is_true(values, source):
-                return False
-            end = self._rows.tell()
-            self.counts.taken_over += 1
-            on_progress(1)
-            return True
+            results = self._results_of(values, source)
+            if results is not None:
+                pending.append(results)
+            return results is not None
 
-        remaining = self._log.resume(sources, holds)
+        def keep() -> None:
+            nonlocal end
+            for results, others in pending:
+                self._count(results, others)
+                end += 4 * self._embedder.emb_size * sum(not isinstance(result, str) for _, result in results)
+            self.counts.taken_over += len(pending)
+            on_progress(len(pending))
+            pending.clear()
+
+        remaining = self._log.resume(sources, holds, keep, self._embedder.batch_size)
+        self._rows.seek(end)
         self._rows.truncate(end)
         return remaining
 
@@ -208,22 +227,21 @@ class _Work:
         shape = (self.counts.embedded, self._embedder.emb_size)
         write_gallery(out, self._rows, shape, self._names(), self._name_width, self._model)
 
-    def _is_true(self, values, source):
-        """Whether a line of the log agrees with a source and with the next rows."""
+    def _results_of(self, values, source):
+        """Faces and number of other faces of a line of the log, if it agrees with a source and with the next rows."""
         try:
             *key, results, others = values
             crcs = [result for _, result in results if not isinstance(result, str)]
         except (ValueError, TypeError):
-            return False
+            return None
         if key != [source.name, *source.stamp()]:
-            return False
+            return None
         size = 4 * self._embedder.emb_size
         for crc in crcs:
             row = self._rows.read(size)
             if len(row) != size or zlib.crc32(row) != crc:
-                return False
-        self._count(results, others)
-        return True
+                return None
+        return results, others
 
     def _count(self, results, others):
         self.counts.several += bool(others)

@@ -139,6 +139,11 @@ class Gallery:
         return self.shape[0]
 
     @property
+    def name_width(self) -> int:
+        """Characters of the longest name."""
+        return self._file.dtype("names").itemsize // 4
+
+    @property
     def crop(self) -> dict:
         """How its faces were cut out; see :attr:`denseface.data.cropping.Cropper.description`."""
         return _crop_of(self.model)

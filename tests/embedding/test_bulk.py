@@ -131,21 +131,21 @@ def test_only_what_is_whole_is_taken_over(embedder, faces, tmp_path, damage):
     expected = 12
     if damage == "half a line":
         log.write_bytes(contents[log][:-9])
-        expected = 11
+        expected = 8
     elif damage == "half a row":
         rows.write_bytes(contents[rows][: -row - 3])
-        expected = 10
+        expected = 8
     elif damage == "flipped bit":
         changed = bytearray(contents[rows])
         changed[5 * row] ^= 1
         rows.write_bytes(changed)
-        expected = 5
+        expected = 4
     elif damage == "no row":
         rows.unlink()
         expected = 0
     elif damage == "noise":
         log.write_bytes(b"".join(lines[:4]) + b"\xff\x00\n" + b"".join(lines[4:]))
-        expected = 3
+        expected = 0
     else:
         log.write_bytes(lines[0].replace(b'"epoch": 1', b'"epoch": 2') + b"".join(lines[1:]))
         expected = 0
@@ -160,7 +160,7 @@ def test_changed_pictures_are_computed_anew(embedder, faces, tmp_path):
     (faces / "006.png").write_bytes(encode(pictures(1, seed=9)[0]))
     (faces / "010.png").unlink()
     counts, _ = run(embedder, faces, out)
-    assert dataclasses.astuple(counts) == (COUNT - 1, 0, 6, 0)
+    assert dataclasses.astuple(counts) == (COUNT - 1, 0, 4, 0)
     embeddings, names, _ = content(out)
     np.testing.assert_array_equal(embeddings[6], embedder.embed(pictures(1, seed=9))[0])
     assert names == [str(path) for path in sorted(faces.iterdir())]

@@ -1,0 +1,181 @@
+"""Embeddings computed in parts, on as many machines as there are, and merged into one gallery."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from denseface.core.errors import InputError
+from denseface.data.sources import Source
+from denseface.embedding.gallery import Gallery, write_gallery
+
+_MOST_PARTS = 1 << 20
+_BLOCK = 1 << 20  # bytes
+_NAMES = 1 << 16
+_ORIGIN = ("prefix", "epoch")  # where a machine has the model
+
+
+class Part(NamedTuple):
+    """One part of many.
+
+    Attributes
+    ----------
+    index : int
+        Which one, from 1.
+    count : int
+        How many there are.
+    """
+
+    index: int
+    count: int
+
+    def of(self, sources: Iterable[Source], batch_size: int) -> ChosenPart:
+        """Choose from pictures: whole batches, as many for each part as for any other, up to one.
+
+        Raises
+        ------
+        InputError
+            If there is no such part.
+        """
+        if not 1 <= self.index <= self.count <= _MOST_PARTS:
+            raise InputError(f"is from 1 to the number of parts, at most {_MOST_PARTS}: not {self}", option="part")
+        digest, pictures = hashlib.sha256(), 0
+        for source in sources:
+            digest.update(source.name.encode("utf-8", "surrogatepass") + b"\n")
+            pictures += 1
+        batches = -(-pictures // batch_size)
+        start, stop = (min(pictures, batches * n // self.count * batch_size) for n in (self.index - 1, self.index))
+        description = {
+            "index": self.index,
+            "count": self.count,
+            "batch_size": batch_size,
+            "pictures": pictures,
+            "names": digest.hexdigest(),
+        }
+        return ChosenPart(start, stop, description)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+class ChosenPart(NamedTuple):
+    """The pictures of a part.
+
+    Attributes
+    ----------
+    start, stop : int
+        From which picture to which.
+    description : dict
+        What its gallery says about it: ``index`` and ``count``, and what all parts have to agree in: ``batch_size``,
+        the number of ``pictures`` in all parts, and the hash of their ``names``.
+    """
+
+    start: int
+    stop: int
+    description: dict
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def sources(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """Return those of all pictures that belong to it."""
+        return itertools.islice(sources, self.start, self.stop)
+
+
+def merge(
+    paths: Sequence[str | Path], out: str | Path, on_progress: Callable[[int], object] = lambda done: None
+) -> tuple[int, int]:
+    """Merge the galleries of all parts into one, byte for byte what one machine would have written.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Their files, in any order.
+    out : path-like
+        The file to write.
+    on_progress : callable
+        Called with the number of embeddings written since the last call.
+
+    Returns
+    -------
+    tuple (N, emb_size)
+        Number of embeddings, and length of one.
+
+    Raises
+    ------
+    InputError
+        If one is missing, comes twice, is not a part, or was computed otherwise or from other pictures.
+    """
+    galleries = sorted((Gallery(path) for path in paths), key=lambda gallery: _described(gallery)["index"])
+    first = galleries[0]
+    for gallery in galleries:
+        _check_alike(gallery, first)
+    indices, count = [_described(gallery)["index"] for gallery in galleries], _described(first)["count"]
+    for one, other in zip(galleries, galleries[1:]):
+        if _described(one)["index"] == _described(other)["index"]:
+            raise InputError(f"{other.path}: the same part as {one.path}, {_described(one)['index']} of {count}")
+    missing = sorted({*range(1, count + 1)} - {*indices})
+    if missing:
+        raise InputError(
+            f"{out}: not written, because part {missing[0]} of {count} is missing ({len(missing)} in all); make it "
+            f"with denseface embed --part {missing[0]}/{count}"
+        )
+    shape = (sum(map(len, galleries)), first.shape[1])
+    if not shape[0]:
+        raise InputError(f"{out}: not written, because no picture could be read")
+    model = {key: value for key, value in first.model.items() if key != "part"}
+    width = max(gallery.name_width for gallery in galleries)
+    write_gallery(out, _Rows(galleries, on_progress), shape, _names(galleries), width, model)
+    return shape
+
+
+class _Rows:
+    """The embeddings of some galleries, one after the other, to read."""
+
+    def __init__(self, galleries: Sequence[Gallery], on_progress: Callable[[int], object]):
+        step = max(1, _BLOCK // (4 * galleries[0].shape[1]))
+        self._blocks = (rows for gallery in galleries for _, rows in gallery.blocks(step))
+        self._on_progress = on_progress
+
+    def read(self, size: int) -> bytes:
+        rows = next(self._blocks, None)
+        if rows is None:
+            return b""
+        self._on_progress(len(rows))
+        return rows.astype("<f4", copy=False).tobytes()
+
+
+def _names(galleries):
+    for gallery in galleries:
+        for start in range(0, len(gallery), _NAMES):
+            yield from gallery.names(range(start, min(start + _NAMES, len(gallery)))).values()
+
+
+def _described(gallery: Gallery) -> dict:
+    said = gallery.model.get("part")
+    kinds = {"index": int, "count": int, "batch_size": int, "pictures": int, "names": str}
+    if not isinstance(said, dict) or any(type(said.get(key)) is not kind for key, kind in kinds.items()):
+        raise InputError(f"{gallery.path}: not a part; make parts with denseface embed --part I/N")
+    if not 1 <= said["index"] <= said["count"] <= _MOST_PARTS:
+        raise InputError(f"{gallery.path}: it says that it is part {said['index']} of {said['count']}; make it again")
+    return said
+
+
+def _check_alike(gallery: Gallery, first: Gallery) -> None:
+    """Refuse a part that was computed otherwise than the first, or of other pictures."""
+    ours, theirs = _described(gallery), _described(first)
+    for key, what in (
+        ("count", "of another number of parts"),
+        ("batch_size", "computed with another --batch-size"),
+        ("names", "of other pictures"),
+    ):
+        if ours[key] != theirs[key]:
+            raise InputError(f"{gallery.path}: {what} than {first.path}; make it again with the same command")
+    for key in {*gallery.model, *first.model} - {"part", *_ORIGIN}:
+        if gallery.model.get(key) != first.model.get(key):
+            raise InputError(f"{gallery.path}: computed with another {key} than {first.path}; make it again")
+    if gallery.shape[1] != first.shape[1]:
+        raise InputError(f"{gallery.path}: it has {gallery.shape[1]} values per embedding, not {first.shape[1]}")
