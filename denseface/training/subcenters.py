@@ -29,7 +29,7 @@ def angles_to_dominant(embeddings: np.ndarray, labels: np.ndarray, centers: np.n
     """Measure the angle between each face and the dominant centre of its class.
 
     The dominant centre of a class is the one that is nearest to most of its faces (Deng et al. 2020, Sub-center
-    ArcFace, section 3.3). Of two with the same number, the first counts.
+    ArcFace). Of two with the same number, the first counts.
 
     Parameters
     ----------

@@ -67,3 +67,21 @@ def test_an_embedding_of_zeros_is_finite():
     symbol, inputs, _ = problem(7)
     outputs, gradients = run(symbol, softmax_label=np.zeros(5), **{**inputs, "embedding": 0 * EMBEDDING})
     assert all(np.isfinite(array).all() for array in [*outputs, *gradients.values()])
+
+
+def test_beside_triplets_both_gradients_add_up():
+    random = np.random.default_rng(3)
+    embedding, label = random.standard_normal((6, SIZE)), np.zeros(6)
+    given = unit(random.standard_normal((6, SIZE)))
+    triplets = losses.triplet(VARIABLE, alpha=2.0)
+    both, one, other = (
+        run(symbol, embedding=embedding, softmax_label=label, **more)
+        for symbol, more in (
+            (with_teacher(VARIABLE, SIZE, SIZE, weight=2.0, class_loss=triplets), {"teacher_embedding": given}),
+            (with_teacher(VARIABLE, SIZE, SIZE, weight=2.0), {"teacher_embedding": given}),
+            (triplets, {}),
+        )
+    )
+    expected = one[1]["embedding"] + other[1]["embedding"]
+    np.testing.assert_allclose(both[1]["embedding"], expected, rtol=1e-5, atol=1e-7)
+    assert both[0][-1] == pytest.approx(one[0][-1] + other[0][-1], rel=1e-5)
