@@ -20,8 +20,8 @@ from denseface.core.errors import InputError
 from denseface.core.streams import drop_output, finish_output
 
 COMMANDS = (
-    "dataset", "detect", "verify", "identify", "match", "embed", "gallery", "search", "export", "summary", "plot",
-    "compare", "plot-run", "launch",
+    "dataset", "detect", "verify", "identify", "match", "embed", "gallery", "search", "cluster", "export", "summary",
+    "plot", "compare", "plot-run", "launch",
 )  # fmt: skip
 
 

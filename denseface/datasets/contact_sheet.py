@@ -73,13 +73,10 @@ def sheet_of_faces(faces: Iterable[ListedFace]) -> Image.Image:
     return _draw(rows)
 
 
-def sheet_of_suspects(suspects: Iterable[tuple[str, Picture, Sequence[Picture]]]) -> Image.Image:
-    """Draw pictures, each below what is said of it and beside up to seven others; RGB."""
+def sheet_of_groups(rows: Iterable[tuple[str, Sequence[Sequence[Picture]]]]) -> Image.Image:
+    """Draw groups of pictures, some side by side in each row below what is said of them; RGB."""
     width = _COLUMNS * (_CELL + _GAP)
-    return _draw(
-        _Row(_shortened(printable(said), width), [[picture], others[: _COLUMNS - 1]])
-        for said, picture, others in suspects
-    )
+    return _draw(_Row(_shortened(printable(said), width), groups) for said, groups in rows)
 
 
 def _shortened(text: str, width: int) -> str:

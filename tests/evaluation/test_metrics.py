@@ -101,6 +101,19 @@ def test_the_threshold_at_a_rate_accepts_no_more_and_the_next_one_does():
     assert result.threshold_at(1e-3) is result.tar_at(1e-3) is None
 
 
+def test_rates_agree_with_scikit_learn():
+    library = pytest.importorskip("sklearn.metrics")
+    random = np.random.RandomState(8)
+    issame = random.rand(2000) < 0.3
+    scores = np.round(random.normal(issame * 0.8, 0.5), 2)
+    result = score_pairs(scores, issame)
+    false, misses, _ = library.det_curve(issame, scores)
+    ours = {(round(a, 9), round(1 - b, 9)) for a, b in zip(*result.roc)}
+    assert {(round(a, 9), round(b, 9)) for a, b in zip(false, misses)} <= ours
+    assert result.auc == pytest.approx(library.roc_auc_score(issame, scores))
+    assert result.eer == pytest.approx(np.interp(0, misses - false, false), abs=1e-9)
+
+
 def test_d_prime_of_normal_scores():
     random = np.random.RandomState(0)
     issame = np.arange(20000) % 2 > 0

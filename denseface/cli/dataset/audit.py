@@ -145,7 +145,7 @@ def _unusable(people, gallery):
 
 def _write(suspects, people, out):
     from denseface.core.files import replacing
-    from denseface.datasets.contact_sheet import sheet_of_suspects
+    from denseface.datasets.contact_sheet import sheet_of_groups
     from denseface.datasets.output import replacing_csv
     from denseface.evaluation.audit import HELD_OUT, owner_of
 
@@ -161,11 +161,10 @@ def _write(suspects, people, out):
         if len(others.get(owner, range(9))) < 7 and source.name not in suspected:
             others[owner].append(source.name)
     if drawn:
-        sheet = sheet_of_suspects(
+        sheet = sheet_of_groups(
             (
                 f"{each.name}: {each.kind} ({each.reason})",
-                _payload(people, each.name),
-                [_payload(people, name) for name in others[owner_of(each.name)]],
+                [[_payload(people, each.name)], [_payload(people, name) for name in others[owner_of(each.name)]]],
             )
             for each in drawn
         )
