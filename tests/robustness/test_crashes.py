@@ -13,14 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from denseface.data.pairs import write_pairs
-from denseface.data.records import write_face_records
 from denseface.models import checkpoint
 from support import kill_runs
 from support.launched import children
-from support.tiny_models import as_model, as_ndarrays, encode, pictures, tiny_symbol
-
-import mxnet as mx
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 KILL_RUNS = Path(kill_runs.__file__)
@@ -37,22 +32,14 @@ def counts(kind, count, folder):
 
 
 PLAIN = ("--network", "d63", "--loss", "arcface", "--set", "emb_size=16", "--set", "net_output=GAP")
-# Every option that adds to a checkpoint, or to what a step depends on.
-FINE_TUNED = (
-    "--network", "pretrained", "--pretrained", "../start,1", "--warm-centres", "--head-steps", "4",
-    "--freeze", "conv0_*", "--freeze", "fc1_moving_*", "--lr-mult", "fc7_*=2", "--lr-schedule", "cosine",
-    "--warmup-epochs", "0.4", "--clip-norm", "1", "--ema", "0.9", "--teacher", "../teacher,1", "--teacher-weight", "4",
-)  # fmt: skip
-SAMPLED = (*FINE_TUNED, "--loss", "arcface", "--sample-rate", "0.1")
-ADAFACE = (*FINE_TUNED, "--loss", "adaface", "--lr-schedule", "poly")
 
 
 def start_training(folder, options, workers):
     """Begin or resume a run on the set beside its folder, as a user does: 12 steps, with a checkpoint at each third."""
     command = [
         sys.executable, str(TRAIN), "--dataset", "orl", "--resume", "--models-root", ".", "--set",
-        "dataset_path=../data", "--set", "image_shape=32,32,3", "--per-batch-size", str(4 // workers), "--lr", "0.01",
-        "--max-steps", "12", "--verbose", "3", *options,
+        "dataset_path=../records", "--set", "image_shape=32,32,3", "--per-batch-size", str(4 // workers),
+        "--lr", "0.01", "--max-steps", "12", "--verbose", "3", *options,
     ]  # fmt: skip
     if workers > 1:
         launch = [sys.executable, "-m", "denseface", "launch", "--workers", str(workers), "--"]
@@ -78,21 +65,14 @@ def run_content(folder):
     "options, workers, kills",
     [
         pytest.param(PLAIN, 1, 1, id="plain"),
-        pytest.param(SAMPLED, 1, 1, id="sampled"),
+        pytest.param(kill_runs.SAMPLED, 1, 1, id="sampled"),
         pytest.param(PLAIN, 1, 100, marks=pytest.mark.torture, id="plain torture"),
-        pytest.param(SAMPLED, 1, 20, marks=pytest.mark.torture, id="sampled torture"),
-        pytest.param(SAMPLED, 2, 10, marks=pytest.mark.torture, id="two workers torture"),
-        pytest.param(ADAFACE, 1, 10, marks=pytest.mark.torture, id="adaface torture"),
+        pytest.param(kill_runs.SAMPLED, 2, 10, marks=pytest.mark.torture, id="two workers torture"),
     ],
 )
 def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, options, workers, kills):
     """From the start of Python over imports, binding, steps, checkpoints and verifications to the end."""
-    images = [encode(picture) for picture in pictures(24, (32, 32, 3))]
-    write_face_records(tmp_path / "data", [(i // 2, image) for i, image in enumerate(images)], (32, 32))
-    for name, width in (("start", 8), ("teacher", 6)):
-        model = as_model(tiny_symbol(width), (1, 3, 32, 32))
-        mx.model.save_checkpoint(str(tmp_path / name), 1, model.symbol, *as_ndarrays(model))
-    write_pairs(tmp_path / "data" / "orl.bin", images[:20] * 2, [True, False] * 10)
+    kill_runs.prepare(tmp_path)
     whole, place = tmp_path / "whole", tmp_path / "place"
     whole.mkdir()
     started = time.monotonic()
@@ -126,9 +106,12 @@ def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_bee
     print({**counts, "steps seen": sorted(steps - {None})})
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.torture)])
-def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, kills):
-    found = counts("runs", kills, tmp_path)
+@pytest.mark.parametrize(
+    "kind, kills",
+    [("runs", 5), *(pytest.param(kind, 200, marks=pytest.mark.torture) for kind in ("runs", "sampled", "adaface"))],
+)
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, kind, kills):
+    found = counts(kind, kills, tmp_path)
     assert found["kills"] == kills and found["runs_compared"] >= 1
 
 

@@ -1,6 +1,6 @@
 """Kill training runs and checkpoints in the making, and see what is left.
 
-    python tests/support/kill_runs.py runs|writes COUNT FOLDER
+    python tests/support/kill_runs.py runs|sampled|adaface|writes COUNT FOLDER
 
 It is a program of its own because it forks: that is safe only where MXNet has not computed yet.  The last line that it
 prints is what it has counted, as JSON; any loss is an error.
@@ -16,31 +16,42 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+import train
 from denseface.core import files
+from denseface.data.pairs import write_pairs
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.models import checkpoint
+from denseface.models.checkpoint import TrainingState
 from denseface.training.schedule import Schedule
 from support.tiny_checkpoints import assert_equal_arrays, embedding_symbol, make_state
-from support.tiny_models import encode, pictures
+from support.tiny_models import as_model, encode, pictures, tiny_symbol
 from support.tiny_runs import CLASSES, SIZE, make_run
 
 STEPS = 30
+# Options of train.py that add to a checkpoint, or to what a step depends on.
+FINE_TUNED = (
+    "--network", "pretrained", "--pretrained", "../start,1", "--warm-centres", "--head-steps", "4",
+    "--freeze", "conv0_*", "--freeze", "fc1_moving_*", "--lr-mult", "fc7_*=2", "--lr-schedule", "cosine",
+    "--warmup-epochs", "0.4", "--clip-norm", "1", "--ema", "0.9", "--teacher", "../teacher,1", "--teacher-weight", "4",
+)  # fmt: skip
+SAMPLED = (*FINE_TUNED, "--loss", "arcface", "--sample-rate", "0.1")
+ADAFACE = (*FINE_TUNED, "--loss", "adaface", "--lr-schedule", "poly")
 OLD, NEW = 4, 12
 SYMBOL = embedding_symbol()  # once, because MXNet counts the names that it makes up
 KILLED_HERE = 70
 
 
-def kill_runs(count: int, folder: Path) -> dict:
+def kill_runs(count: int, folder: Path, take: Callable[[Path, Path], None], prefix: str = "model") -> dict:
     """Kill runs at random moments, resume them, and compare them with one that was left alone."""
     records = folder / "records"
-    faces = pictures(6 * CLASSES, (SIZE, SIZE, 3))
-    write_face_records(records, [(i // 6, encode(face)) for i, face in enumerate(faces)], (SIZE, SIZE))
     started = time.monotonic()
-    _wait(_start(train, records, folder / "whole"))
+    assert _wait(_start(take, records, folder / "whole")) == 0
     seconds = time.monotonic() - started
     expected = _content(folder / "whole")
     counts = {"kills": 0, "before_the_first_checkpoint": 0, "steps_seen": 0, "runs_compared": 0}
@@ -50,14 +61,14 @@ def kill_runs(count: int, folder: Path) -> dict:
         place = folder / f"run{counts['runs_compared']}"
         newest, finished = None, False
         while not finished:
-            process = _start(train, records, place)
+            process = _start(take, records, place)
             if counts["kills"] < count:
                 time.sleep(moments.uniform(0, seconds / 2))
                 os.kill(process, signal.SIGKILL)
             finished = _wait(process) == 0
             if not finished:
                 counts["kills"] += 1
-                before, newest = newest, max(checkpoint.complete_steps(place / "model"), default=None)
+                before, newest = newest, max(checkpoint.complete_steps(place / prefix), default=None)
                 assert before is None or newest >= before, f"step {before} is lost, {newest} is left"
                 counts["before_the_first_checkpoint"] += newest is None
                 steps.add(newest)
@@ -67,7 +78,44 @@ def kill_runs(count: int, folder: Path) -> dict:
     return {**counts, "steps_seen": len(steps - {None})}
 
 
-def train(records: Path, place: Path) -> None:
+def kill_tiny(count: int, folder: Path) -> dict:
+    """Kill runs of a few layers that save at every step."""
+    faces = pictures(6 * CLASSES, (SIZE, SIZE, 3))
+    write_face_records(folder / "records", [(i // 6, encode(face)) for i, face in enumerate(faces)], (SIZE, SIZE))
+    return kill_runs(count, folder, train_tiny)
+
+
+def kill_fine_tuned(options: Sequence[str], count: int, folder: Path) -> dict:
+    """Kill runs of train.py, from the reading of its options on."""
+    prepare(folder)
+    loss = options[options.index("--loss") + 1]
+    return kill_runs(count, folder, partial(fine_tune, options), f"pretrained-{loss}-orl/model")
+
+
+def prepare(folder: Path) -> None:
+    """Write a set of 12 people, a model to start from, and a teacher."""
+    images = [encode(picture) for picture in pictures(24, (32, 32, 3))]
+    write_face_records(folder / "records", [(i // 2, image) for i, image in enumerate(images)], (32, 32))
+    write_pairs(folder / "records" / "orl.bin", images[:20] * 2, [True, False] * 10)
+    for name, width in (("start", 8), ("teacher", 6)):
+        model = as_model(tiny_symbol(width), (1, 3, 32, 32))
+        state = TrainingState(1, model.arguments, model.auxiliary, {}, {})
+        checkpoint.save(folder / name, model.symbol, state)
+
+
+def fine_tune(options: Sequence[str], records: Path, place: Path) -> None:
+    """Begin or resume a run of train.py, with a checkpoint at every step."""
+    place.mkdir(exist_ok=True)
+    os.chdir(place)
+    np.seterr(under="ignore")  # the least number above 0 is one
+    flags = [
+        "--dataset", "orl", "--resume", "--models-root", ".", "--set", "dataset_path=../records", "--set",
+        "image_shape=32,32,3", "--per-batch-size", "4", "--lr", "0.01", "--max-steps", "20", "--verbose", "1", *options,
+    ]  # fmt: skip
+    assert train.main(flags) == 0
+
+
+def train_tiny(records: Path, place: Path) -> None:
     """Train from wherever the run stands to its end, with a checkpoint at every step."""
     place.mkdir(exist_ok=True)
     prefix = place / "model"
@@ -163,7 +211,7 @@ def _start(function, *args) -> int:
         function(*args)
         code = 0
     except BaseException as error:
-        print(f"{function.__name__}: {error!r}", file=sys.stderr, flush=True)
+        print(f"{args}: {error!r}", file=sys.stderr, flush=True)
     finally:
         os._exit(code)
 
@@ -175,11 +223,17 @@ def _wait(process) -> int:
 def _content(folder) -> dict[str, bytes]:
     """Every file of a run with what is in it, but for figures that hold speeds."""
     return {
-        path.name: b"" if path.suffix == ".csv" else path.read_bytes() for path in folder.iterdir() if path.is_file()
+        path.name: b"" if path.suffix == ".csv" else path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
 
 
 if __name__ == "__main__":
     kind, count, folder = sys.argv[1:]
     np.seterr(all="raise")
-    print(json.dumps({"runs": kill_runs, "writes": kill_writes}[kind](int(count), Path(folder))))
+    kinds = {
+        "runs": kill_tiny,
+        "sampled": partial(kill_fine_tuned, SAMPLED),
+        "adaface": partial(kill_fine_tuned, ADAFACE),
+        "writes": kill_writes,
+    }
+    print(json.dumps(kinds[kind](int(count), Path(folder).resolve())))
