@@ -109,7 +109,9 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
         symbol = families.taught_symbol(config, embedding, teacher.emb_size, args.teacher_weight, classes)
     else:
         symbol = families.training_symbol(config, embedding, classes)
-    symbol = with_rates(with_decay_multipliers(symbol), args.lr_mult)
+    symbol = with_decay_multipliers(symbol)
+    if args.lr_mult:
+        symbol = with_rates(symbol, args.lr_mult)
     data_shape = PictureShape(*config.image_shape).nchw(batch_size)
     on_cpu = all(device.device_type == "cpu" for device in devices)
     bfloat16 = args.dtype == "bfloat16"
