@@ -36,6 +36,10 @@ def contenders(network: str, activation: str, batch_size: int) -> list[Contender
     ]
 
 
+def _head(network):
+    return "GDC" if network.startswith("y") else _HEAD  # MobileFaceNet's own has no dropout
+
+
 def mxnet_step(network, activation, batch_size, accelerated, half=False):
     """This project's learner, on the plain symbol or on what ``train.py`` makes of it."""
     from denseface.data.loader import Batch
@@ -44,7 +48,7 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False):
 
     import mxnet as mx
 
-    model = make_model(network, activation, _HEAD)
+    model = make_model(network, activation, _head(network))
     symbol, shape = training_symbol(model), (batch_size, *FACE)
     if accelerated:
         symbol = accelerate(symbol, shape, bfloat16=half)
@@ -66,9 +70,11 @@ def torch_step(network, activation, batch_size, channels_last, half, compiled):
     from torch.nn.functional import cross_entropy
 
     from bench.torch_densenet import copy_of
+    from bench.torch_network import Network
 
     torch.set_num_threads(cores())
-    body = copy_of(make_model(network, activation, _HEAD), int(network[1:]), activation, _HEAD)
+    model = make_model(network, activation, _head(network))
+    body = copy_of(model, int(network[1:]), activation, _HEAD) if network.startswith("d") else Network(model)
     weights = torch.nn.Parameter(torch.from_numpy(class_weights()))
     optimizer = torch.optim.SGD([*body.parameters(), weights], _RATE, _MOMENTUM, weight_decay=_DECAY)
     pictures, classes = torch.from_numpy(faces(batch_size)), torch.from_numpy(labels(batch_size)).long()
