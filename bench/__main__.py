@@ -30,7 +30,8 @@ from bench.race import Contender, race
 
 _PARTS = ("inference", "latency", "training", "loader", "embed", "search", "start", "centers")
 _ALONE = ("growth", "identities", "fisherfaces")  # each has its own results, and runs only if named, alone
-_NETWORKS = ("d63", "d121", "d161", "d169", "d201")
+_DENSE = ("d63", "d121", "d161", "d169", "d201")
+_NETWORKS = (*_DENSE, "r50", "y1")  # the last two in training and embed only
 _ACTIVATIONS = ("relu", "prelu")
 _EMBEDDED = 64
 _LIMIT_ROUNDS = 5
@@ -78,14 +79,15 @@ def _races(args) -> Iterator[_Race]:
     for network, activation in itertools.product(args.network, args.activations):
         name = f"{network}, {activation}"
         macs = macs_of(make_model(network, activation))
-        for part, size in (("inference", args.batch), ("latency", 1)):
+        for part, size in (("inference", args.batch), ("latency", 1)) if network in _DENSE else ():
             contenders = inference.contenders(network, activation, size)
             title = f"Inference, {name}, batch {size}"
             yield _Race(part, title, (size, "pictures"), contenders, args.rounds, size * macs)
-        size = args.training_batch
-        contenders = training.contenders(network, activation, size)
-        title = f"Training, {name}, batch {size}"  # the backward pass has two products for each forward one
-        yield _Race("training", title, (size, "pictures"), contenders, few, 3 * size * macs)
+        if "training" in args.parts:
+            size = args.training_batch
+            contenders = training.contenders(network, activation, size, _say)
+            title = f"Training, {name}, batch {size}"  # the backward pass has two products for each forward one
+            yield _Race("training", title, (size, "pictures"), contenders, few, 3 * size * macs)
         contenders = commands.embed_contenders(network, activation, _EMBEDDED, "mxnet")
         yield _Race("embed", f"Embedding files, {name}", (_EMBEDDED, "pictures"), contenders, few)
     with tempfile.TemporaryDirectory() as folder:

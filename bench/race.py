@@ -107,6 +107,17 @@ def _spread(times):
     return float((high - low) / middle)
 
 
+def fastest(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -> list[Contender]:
+    """Time contenders one after the other, each alone in memory, and return the fastest in each precision."""
+    best = {}
+    for contender in contenders:
+        for row in race([contender], rounds, log):
+            log(f"{contender.name}: {row['seconds'] * 1e3:.1f} ms")
+            best[contender.precision] = min(best.get(contender.precision, (row["seconds"], contender)),
+                                            (row["seconds"], contender), key=lambda timed: timed[0])  # fmt: skip
+    return [contender for _, contender in best.values()]
+
+
 class _UnableError(Exception):
     """A contender cannot run here; the message says why."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bench.inference import cores
 from bench.model import FACE, class_weights, faces, labels, make_model, training_symbol
-from bench.race import Contender
+from bench.race import Contender, fastest
 
 _HEAD = "FC"  # the head E without its dropout, so that all see the same loss
 _RATE, _MOMENTUM, _DECAY = 0.001, 0.9, 0.0005
+_TRIALS = 3  # steps by which the fastest of a peer's ways is chosen
 _HALF = 2e-2  # difference of losses in bfloat16
 _TORCH = {  # channels_last, bfloat16 autocast, compiled
     "PyTorch eager": (False, False, False),
@@ -21,14 +24,15 @@ _TORCH = {  # channels_last, bfloat16 autocast, compiled
 }
 
 
-def contenders(network: str, activation: str, batch_size: int) -> list[Contender]:
-    """Everyone who can take a step; the first is PyTorch."""
+def contenders(network: str, activation: str, batch_size: int, log: Callable[[str], None]) -> list[Contender]:
+    """PyTorch at its best in each precision, which is found out first, and everyone else who can take a step."""
     task = (network, activation, batch_size)
+    peers = [
+        Contender(name, torch_step, (*task, *options), {}, *((_HALF, "bfloat16") if options[1] else ()))
+        for name, options in _TORCH.items()
+    ]
     return [
-        *(
-            Contender(name, torch_step, (*task, *options), {}, *((_HALF, "bfloat16") if options[1] else ()))
-            for name, options in _TORCH.items()
-        ),
+        *fastest(peers, _TRIALS, lambda line: log(f"  trial: {line}")),
         Contender("plain symbol in MXNet", mxnet_step, (*task, False)),
         Contender("denseface, without a compiler", mxnet_step, (*task, True), {"CXX": "none"}),
         Contender("denseface", mxnet_step, (*task, True)),

@@ -10,7 +10,7 @@ import pytest
 
 from bench import fisherfaces, growth, identities, loader, noise, search
 from bench.model import faces, make_model
-from bench.race import Contender, race
+from bench.race import Contender, fastest, race
 from bench.report import markdown, peak
 from denseface.report.plotting import save_figure
 
@@ -36,6 +36,16 @@ def test_contenders_that_agree_are_timed_and_the_others_named():
     assert [row["difference"] for row in rows] == pytest.approx([0, 1e-4])
     assert all(0 < row["fastest"] <= row["seconds"] and row["peak_memory"] > 1e6 for row in rows)
     assert rows[1]["cosine"] == pytest.approx(1)
+
+
+def test_the_fastest_is_found_in_each_precision():
+    slow, quick, half = (
+        Contender(name, partial, (np.linalg.inv, np.eye(size)), precision=precision)
+        for name, size, precision in (("slow", 900, "float32"), ("quick", 2, "float32"), ("half", 900, "bfloat16"))
+    )
+    said = []
+    assert [found.name for found in fastest([slow, half, quick], 3, said.append)] == ["quick", "half"]
+    assert [line.split(":")[0] for line in said] == ["slow", "half", "quick"]
 
 
 def test_contenders_that_compute_something_else_are_not_timed():
