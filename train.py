@@ -165,8 +165,9 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     flag("--max-steps", "maximum number of steps; 0 for no limit", type=natural, default=config.max_steps, metavar="N")
     flag("--lr", "learning rate", type=within(float, 0, 1000), default=default.lr, metavar="RATE")
     flag("--lr-schedule", "how the rate falls after the warm-up: to a tenth at some steps, or to 0 at the end of the "
-         "run along a cosine or a parabola (poly)", choices=tuple(SCHEDULES), default=default.lr_schedule)  # fmt: skip
-    flag("--lr-steps", "steps at which the learning rate falls to a tenth", type=steps, default=default.lr_steps,
+         f"run along a cosine or a parabola (poly) (default: {default.lr_schedule}, or step if --lr-steps are given)",
+         choices=tuple(SCHEDULES))  # fmt: skip
+    flag("--lr-steps", f"steps at which the learning rate falls to a tenth (default: {default.lr_steps})", type=steps,
          metavar="N,N,...")  # fmt: skip
     warmup = parser.add_mutually_exclusive_group()
     flag("--warmup-steps", "number of warm-up steps", warmup, type=natural, default=default.warmup_steps, metavar="N")
@@ -200,6 +201,16 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         ):
             if needed:
                 parser.error(f"argument {name}: of which model? Name it with --pretrained")
+    if args.lr_steps is None:
+        try:
+            args.lr_steps = steps(default.lr_steps)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument --lr-steps: {error}")
+        args.lr_schedule = args.lr_schedule or default.lr_schedule
+    elif args.lr_schedule not in (None, "step"):
+        parser.error(f"argument --lr-steps: --lr-schedule {args.lr_schedule} has none; leave one of both out")
+    else:
+        args.lr_schedule = "step"
     return args, config
 
 

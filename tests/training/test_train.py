@@ -366,6 +366,33 @@ def test_the_usual_network_data_set_and_loss_are_those_of_config_py(monkeypatch)
     assert (config.net_name, config.loss_name) == ("fmobilefacenet", "margin_softmax")
 
 
+@pytest.mark.parametrize(
+    ("flags", "kind", "drops"),
+    [
+        ([], "cosine", [100000, 160000, 220000]),
+        (["--lr-steps", "5,9"], "step", [5, 9]),
+        (["--lr-schedule", "poly"], "poly", [100000, 160000, 220000]),
+        (["--lr-steps", "5", "--lr-schedule", "step"], "step", [5]),
+    ],
+)
+def test_steps_of_the_rate_choose_their_schedule(flags, kind, drops):
+    args, _ = train.parse_args(["--network", "d63", "--dataset", "orl", "--loss", "arcface", *flags])
+    assert (args.lr_schedule, args.lr_steps) == (kind, drops)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--lr-steps", "5", "--lr-schedule", "cosine"], "--lr-schedule cosine has none; leave one of both out"),
+        (["--set", "lr_steps=soon"], "argument --lr-steps: write soon as whole numbers"),
+    ],
+)
+def test_steps_that_no_rate_can_take_are_refused(capsys, flags, reason):
+    with pytest.raises(SystemExit):
+        train.parse_args(["--dataset", "orl", *flags])
+    assert reason in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("names", [[], ["--network", "d63", "--dataset", "orl", "--loss", "triplet"]])
 def test_help_shows_defaults_that_are_true_and_names_to_choose_from(capsys, names):
     with pytest.raises(SystemExit) as exit:
