@@ -55,6 +55,22 @@ def kill_all(process):
             os.kill(each, signal.SIGKILL)
 
 
+def wait_for_moment(process, place, moments, seconds):
+    """Wait for a random moment of a run: one of all, or as often one soon after its next checkpoint."""
+    if moments.random() < 0.5:
+        time.sleep(moments.uniform(0, seconds))
+        return
+    before = steps_left(place)
+    while process.poll() is None and steps_left(place) == before:
+        time.sleep(0.01)
+    time.sleep(moments.uniform(0, seconds / 20))
+
+
+def steps_left(place):
+    """Steps with a complete checkpoint."""
+    return checkpoint.complete_steps(next(place.glob("*"), place) / "model")
+
+
 def run_content(folder):
     """Every file of a run with what is in it, but for speeds."""
     files = [path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name]
@@ -88,14 +104,13 @@ def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_bee
         while code != 0:
             process = start_training(place, options, workers)
             if counts["kills"] < kills:
-                time.sleep(moments.uniform(0, seconds))
+                wait_for_moment(process, place, moments, seconds)
                 kill_all(process)
             output, _ = process.communicate()
             code = process.returncode
             if code:
                 assert code == -9, output.decode()
-                steps_left = checkpoint.complete_steps(next(place.glob("*"), place) / "model")
-                before, newest = newest, max(steps_left, default=None)
+                before, newest = newest, max(steps_left(place), default=None)
                 assert before is None or newest >= before
                 counts["kills"] += 1
                 counts["before the first checkpoint"] += newest is None
