@@ -63,9 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
     with Sources(args.paths) as sources:
         embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
-        total = len(sources if args.part is None else args.part.of(sources, embedder.batch_size))
+        part = args.part and args.part.of(sources, embedder.batch_size)
+        total = part.size if part else len(sources)
         with tqdm(total=total, unit="picture", disable=None) as bar, logging_redirect_tqdm():
-            counts = embed_all(embedder, sources, args.out, part=args.part, strict=args.strict, on_progress=bar.update)
+            counts = embed_all(embedder, sources, args.out, part=part, strict=args.strict, on_progress=bar.update)
     said = [f"{counted(counts.embedded, 'embedding')} of {embedder.emb_size} values"]
     if counts.taken_over:
         said.append(f"{counted(counts.taken_over, 'picture')} done by an earlier run")

@@ -39,7 +39,7 @@ from denseface.data.pictures import decode, load_picture
 from denseface.data.sources import Source
 from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.embedding.gallery import write_gallery
-from denseface.embedding.parts import ChosenPart, Part
+from denseface.embedding.parts import ChosenPart
 
 _MOST_THREADS = 4
 
@@ -81,7 +81,7 @@ def embed_all(
     sources: Iterable[Source],
     out: str | Path,
     *,
-    part: Part | None = None,
+    part: ChosenPart | None = None,
     strict: bool = False,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> Counts:
@@ -94,8 +94,8 @@ def embed_all(
         The pictures. A broken one is named in a warning (the first 20; then they are counted) and left out.
     out : path-like
         The file to write; see :mod:`denseface.embedding.gallery`.
-    part : Part, optional
-        Embed only this part of the pictures; its file may be empty. `sources` are iterated over twice then.
+    part : ChosenPart, optional
+        Embed only this part of the pictures; its file may be empty.
     strict : bool
         Stop at a broken picture instead.
     on_progress : callable
@@ -113,9 +113,8 @@ def embed_all(
     """
     out = Path(out)
     folder = beside(out, ".partial")
-    chosen = None if part is None else part.of(sources, embedder.batch_size)
-    with _Work(folder, embedder, strict, chosen) as work:
-        remaining = work.take_over(iter(sources) if chosen is None else chosen.sources(sources), on_progress)
+    with _Work(folder, embedder, strict, part) as work:
+        remaining = work.take_over(iter(sources) if part is None else part.sources(sources), on_progress)
         decoded = ordered_map(
             partial(_decode, embedder), remaining, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size
         )

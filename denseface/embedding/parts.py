@@ -77,7 +77,9 @@ class ChosenPart(NamedTuple):
     stop: int
     description: dict
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Number of pictures."""
         return self.stop - self.start
 
     def sources(self, sources: Iterable[Source]) -> Iterator[Source]:
