@@ -18,7 +18,7 @@ from denseface.evaluation.metrics import VerificationResult, score_pairs
 
 FARS = (1e-1, 1e-2)
 DISTANCE = 2.5  # between the means, in standard deviations
-DESIGNS = ((10, 10, 2000), (40, 5, 1000), (150, 4, 300))  # people, pictures of each, sets
+DESIGNS = ((10, 10, 2000), (40, 5, 1000), (100, 3, 500))  # people, pictures of each, sets
 
 _PERSON, _PICTURE = 0.25, 0.2  # shares of the variance of genuine scores: of the person, of each picture
 _IMPOSTOR = 0.15  # and of impostor scores: of each person, of the couple, of each picture

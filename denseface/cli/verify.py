@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import logging
+import os
 
 from denseface.cli.console import FAILED, OK, print_table, report_error
 from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder, positive
@@ -39,7 +40,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "saved beside the model, in "
         "PREFIX-EPOCH.verification.json, where match finds its threshold.",
     )
-    parser.add_argument("sets", nargs="+", metavar="SET.bin", help="verification sets in InsightFace's format")
+    parser.add_argument(
+        "sets",
+        nargs="+",
+        metavar="SET",
+        help="verification sets in InsightFace's format, or folders of IJB-B or IJB-C in the layout of its evaluation",
+    )
     add_model_options(parser)
     parser.add_argument(
         "--against", action="append", default=[], metavar="PREFIX,EPOCH", help="another model to measure beside it"
@@ -125,14 +131,19 @@ def _content(name, reports, first):
 def _measure(embedder, args):
     """Measure a model on each set, and save the metrics beside it."""
     from denseface.data.pairs import read_pairs
+    from denseface.data.template_set import read_templates
     from denseface.evaluation.thresholds import save_metrics
     from denseface.evaluation.verify import verify
+    from denseface.evaluation.verify_templates import verify_templates
 
     reports = {}
     for path in args.sets:
         try:
-            pairs = read_pairs(path)
-            report = verify(embedder, pairs, folds=args.folds, thresholds=args.thresholds, progress=True)
+            options = {"folds": args.folds, "thresholds": args.thresholds, "progress": True}
+            if os.path.isdir(path):
+                report = verify_templates(embedder, read_templates(path), **options)
+            else:
+                report = verify(embedder, read_pairs(path), **options)
             report.intervals  # noqa: B018 - fails here, before the report counts, if the table of people is faulty
             reports[path] = report
         except InputError as error:

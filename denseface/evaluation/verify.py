@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from denseface.core.errors import InputError
 from denseface.data.pairs import PairSet
+from denseface.data.template_set import TemplateSet
 from denseface.embedding.embedder import Embedder, PictureError
 from denseface.evaluation.calibration import Calibration, Check, check_on_others, fit
 from denseface.evaluation.influence import measure_intervals, order_people
@@ -32,14 +33,14 @@ class VerificationReport:
         not `flip`.
     plain : VerificationResult
         With the embedding of the picture alone.
-    pair_set : PairSet
+    pair_set : PairSet or TemplateSet
         The set.
     """
 
     name: str
     flip: VerificationResult | None
     plain: VerificationResult
-    pair_set: PairSet = field(repr=False, compare=False)
+    pair_set: PairSet | TemplateSet = field(repr=False, compare=False)
 
     @cached_property
     def people(self) -> PairPeople:
@@ -50,10 +51,15 @@ class VerificationReport:
         InputError
             If the table of people beside the set is of another set, or contradicts it.
         """
-        pictures, pairs = self.pair_set.unique()
-        names = self.pair_set.people_of(pictures)
+        pair_set = self.pair_set
+        names = None
+        if isinstance(pair_set, PairSet):
+            pictures, pairs = pair_set.unique()
+            names = pair_set.people_of(pictures)
+        else:
+            pairs = pair_set.pairs
         try:
-            return find_people(pairs, self.pair_set.issame, names)
+            return find_people(pairs, pair_set.issame, names)
         except InputError as error:
             raise InputError(f"{self.name}.people.csv: {error}; correct it, or remove it") from error
 

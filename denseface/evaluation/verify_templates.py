@@ -1,0 +1,129 @@
+"""Measure a model on pairs of templates, as InsightFace's evaluation of IJB-B and IJB-C does."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+from tqdm import tqdm
+
+from denseface.core.cpus import usable_cpus
+from denseface.core.errors import InputError
+from denseface.core.parallel import ordered_map
+from denseface.data.template_set import TemplateSet
+from denseface.embedding.embedder import Embedder, as_batch
+from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores, score_pairs
+from denseface.evaluation.verify import VerificationReport
+
+_THREADS = 4
+_NAMED = 20
+
+logger = logging.getLogger("denseface")
+
+
+def verify_templates(
+    embedder: Embedder,
+    template_set: TemplateSet,
+    *,
+    folds: int = FOLDS,
+    thresholds: str = "scores",
+    progress: bool = False,
+) -> VerificationReport:
+    """Measure how well a model tells whether two templates are of one person.
+
+    A template is the sum over its media of the mean embedding of their pictures, each embedding as the network computes
+    it, not normalised, times the detection score. Pictures are fused as they are computed, so memory grows with the
+    number of templates only.
+
+    Parameters
+    ----------
+    embedder : Embedder
+        Its network takes square pictures.
+    template_set : TemplateSet
+        As from :func:`denseface.data.template_set.read_templates`. Pictures that cannot be aligned are named in a
+        warning (the first 20) and left out.
+    folds, thresholds
+        See :func:`denseface.evaluation.metrics.score_pairs`. With ``insightface`` the true accept rates are those of
+        :func:`nearest_tar`.
+    progress : bool
+        Show a progress bar if stderr is a terminal.
+
+    Raises
+    ------
+    InputError
+        If a template has no picture that can be used, or the pairs cannot be measured.
+    """
+    height, width, _ = embedder.image_shape
+    if height != width:
+        raise InputError(f"{template_set.name}: aligned faces are square, and the network takes {height} x {width}")
+    ways = ("flip", "plain") if embedder.flip else ("plain",)
+    sums = {way: np.zeros((template_set.num_templates, embedder.emb_size)) for way in ways}
+    weights, skipped = template_set.weights(), 0
+    indices = range(len(template_set.files))
+
+    def load(index):
+        try:
+            return index, template_set.load(index, height), ""
+        except InputError as error:
+            return index, None, str(error)
+
+    with tqdm(total=len(indices), desc=template_set.name, leave=False, disable=None if progress else True) as bar:
+        batch: list[tuple[int, np.ndarray]] = []
+        for index, pixels, reason in ordered_map(load, indices, usable_cpus(most=_THREADS), 2 * embedder.batch_size):
+            bar.update()
+            if pixels is None:
+                skipped += 1
+                if skipped <= _NAMED:
+                    logger.warning("skipped: %s", reason)
+            else:
+                batch.append((index, pixels))
+            if batch and (len(batch) == embedder.batch_size or index == indices[-1]):
+                _add(embedder, template_set, weights, batch, sums)
+                batch = []
+        if batch:
+            _add(embedder, template_set, weights, batch, sums)
+    if skipped:
+        logger.warning("%s: %d of %d pictures left out", template_set.name, skipped, len(indices))
+    results = {way: _measure(fused, template_set, folds, thresholds) for way, fused in sums.items()}
+    return VerificationReport(template_set.name, results.get("flip"), results["plain"], template_set)
+
+
+def _add(embedder, template_set, weights, batch, sums):
+    rows, pictures = zip(*batch)
+    plain, mirrored = embedder.compute(as_batch(pictures, embedder.image_shape))
+    rows = np.array(rows)
+    for way, fused in sums.items():
+        embeddings = plain if way == "plain" else plain + mirrored
+        np.add.at(fused, template_set.templates[rows], weights[rows, None] * embeddings.astype(np.float64))
+
+
+def _measure(fused, template_set, folds, thresholds) -> VerificationResult:
+    empty = np.flatnonzero(~fused.any(axis=1))
+    if len(empty):
+        raise InputError(f"{template_set.name}: {len(empty)} templates without a picture that can be used")
+    try:
+        scores = pair_scores(fused, template_set.pairs)
+        result = score_pairs(scores, template_set.issame, folds, thresholds=thresholds)
+    except InputError as error:
+        raise InputError(f"{template_set.name}: {error.args[0]}", option=error.option) from error
+    if thresholds == "insightface":
+        return replace(result, tar={far: nearest_tar(result, far) for far in result.tar})
+    return result
+
+
+def nearest_tar(result: VerificationResult, far: float) -> float:
+    """Return the true accept rate where the false accept rate is nearest, as InsightFace's evaluation takes it.
+
+    Its ROC curve lacks the points within straight lines, as scikit-learn's ``roc_curve`` leaves them out. Of points
+    that are equally near it takes the most lenient.
+    """
+    false, true = (
+        np.rint(rates[1:] * count) for rates, count in zip(result.roc, (result.n_impostor, result.n_genuine))
+    )
+    bends = (np.diff(false, 2) != 0) | (np.diff(true, 2) != 0)
+    kept = np.concatenate([[True], bends, [True]]) if len(false) > 1 else np.array([True])
+    false_rates = np.append(0, false[kept] / result.n_impostor)
+    true_rates = np.append(0, true[kept] / result.n_genuine)
+    distances = np.abs(false_rates - far)
+    return float(true_rates[np.flatnonzero(distances == distances.min())[-1]])

@@ -1,0 +1,125 @@
+"""Templates of made data, in the files of IJB, against a plain computation of InsightFace's protocol."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denseface import cli
+from denseface.core.errors import InputError
+from denseface.data.align import REFERENCE_POINTS, align
+from denseface.data.template_set import read_templates
+from denseface.embedding.embedder import Embedder
+from denseface.evaluation.verify_templates import verify_templates
+from support.tiny_models import TINY_SHAPE, save_model, tiny_model
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Forty templates of ten people with 1 to 6 pictures; media with several pictures; numbers with gaps."""
+    random = np.random.default_rng(0)
+    (tmp_path / "loose_crop").mkdir()
+    (tmp_path / "meta").mkdir()
+    people = random.uniform(0, 255, (10, 8, 8, 3))
+    faces, owners, pairs = [], [], []
+    for template in range(40):
+        for picture in range(random.integers(1, 7)):
+            name = f"{template}_{picture}.png"
+            pixels = people[template % 10] + random.normal(0, 60, (8, 8, 3))
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((140, 150))
+            image.save(tmp_path / "loose_crop" / name)
+            points = REFERENCE_POINTS + random.normal(0, 1, (5, 2)) + 12
+            faces.append(f"{name} {' '.join(f'{value:.3f}' for value in points.ravel())} {random.uniform(0.3, 1):.4f}")
+            owners.append(f"{name} {7 * template + 3} {picture // 2 + 100}")
+    for one in range(40):
+        pairs += [f"{7 * one + 3} {7 * other + 3} {int(one % 10 == other % 10)}" for other in range(one)]
+    for name, lines in (("name_5pts_score", faces), ("face_tid_mid", owners), ("template_pair_label", pairs)):
+        (tmp_path / "meta" / f"made_{name}.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def plainly(folder, embedder):
+    """Scores of all pairs, one template and one medium after the other."""
+    words = {
+        name: [line.split() for line in (folder / "meta" / f"made_{name}.txt").read_text().splitlines()]
+        for name in ("name_5pts_score", "face_tid_mid", "template_pair_label")
+    }
+    features = {}
+    for (name, *numbers), (_, template, medium) in zip(words["name_5pts_score"], words["face_tid_mid"]):
+        picture = np.asarray(Image.open(folder / "loose_crop" / name))
+        face = align(picture, np.float32(numbers[:-1]).reshape(5, 2), TINY_SHAPE[0])
+        plain, mirrored = embedder.compute(face.transpose(2, 0, 1)[None].astype(np.float32))
+        feature = (plain + mirrored)[0].astype(float) * float(np.float32(numbers[-1]))
+        features.setdefault(template, {}).setdefault(medium, []).append(feature)
+    fused = {
+        template: sum(np.mean(frames, axis=0) for frames in media.values()) for template, media in features.items()
+    }
+    scores, issame = [], []
+    for one, other, same in words["template_pair_label"]:
+        a, b = fused[one], fused[other]
+        scores.append(a @ b / np.sqrt((a @ a) * (b @ b)))
+        issame.append(same == "1")
+    return np.array(scores), np.array(issame)
+
+
+def test_the_numbers_are_those_of_insightface(made):
+    library = pytest.importorskip("sklearn.metrics")
+    embedder = Embedder(tiny_model(), image_shape=TINY_SHAPE)
+    scores, issame = plainly(made, embedder)
+    report = verify_templates(embedder, read_templates(made), thresholds="insightface")
+    for found, expected in zip(report.flip.scores, (scores[issame], scores[~issame])):
+        assert np.abs(found - expected).max() < 1e-6
+    false, true, _ = library.roc_curve(issame, scores)
+    for far, tar in report.flip.tar.items():
+        order = np.argsort(np.abs(false[::-1] - far), kind="stable")
+        assert tar == pytest.approx(true[::-1][order[0]], abs=1e-6)
+    assert report.shared.count == 10  # genuine pairs connect the templates of a person
+    assert report.name == "made" and report.plain is not None
+
+
+def test_the_command_reads_the_folder(made, tmp_path, capsys):
+    save_model(tiny_model(), str(tmp_path / "tiny"))
+    size = ",".join(map(str, TINY_SHAPE))
+    assert cli.main(["verify", str(made), "--model", str(tmp_path / "tiny"), "--image-size", size]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("made\n") and "genuine + impostor pairs     60 + 720" in out
+
+
+def test_a_picture_that_cannot_be_used_is_left_out_with_a_warning(made, caplog):
+    embedder = Embedder(tiny_model(), image_shape=TINY_SHAPE)
+    templates = read_templates(made)
+    several = templates.templates[np.flatnonzero(np.bincount(templates.templates)[templates.templates] > 1)[0]]
+    (made / "loose_crop" / f"{several}_0.png").write_bytes(b"broken")
+    verify_templates(embedder, templates)
+    assert f"{several}_0.png" in caplog.text and "made: 1 of" in caplog.text
+    alone = np.flatnonzero(np.bincount(templates.templates) == 1)[0]
+    (made / "loose_crop" / f"{alone}_0.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match="made: 1 templates without a picture"):
+        verify_templates(embedder, templates)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("face_tid_mid", "other.png 3 100", "are not of the same pictures"),
+        ("face_tid_mid", "a.png 3", "line 1: not a word and 2 numbers"),
+        ("name_5pts_score", "a.png nan" + " 1" * 10, "line 1: not a word and 11 numbers"),
+        ("template_pair_label", "3 4 0", "template 4 has no picture"),
+        ("template_pair_label", "3 10 2", "must be 0 or 1"),
+    ],
+)
+def test_damaged_files_are_named(made, name, line, message):
+    path = made / "meta" / f"made_{name}.txt"
+    path.write_text(line + "\n" + path.read_text())
+    with pytest.raises(InputError, match=message):
+        read_templates(made)
+
+
+def test_pictures_outside_and_missing_files_are_refused(made):
+    for name in ("name_5pts_score", "face_tid_mid"):
+        path = made / "meta" / f"made_{name}.txt"
+        path.write_text(path.read_text().replace("0_0.png", "../0_0.png"))
+    with pytest.raises(InputError, match=r"\.\./0_0.png lies outside"):
+        read_templates(made)
+    (made / "meta" / "made_name_5pts_score.txt").unlink()
+    with pytest.raises(InputError, match="not a set of templates"):
+        read_templates(made)
