@@ -26,7 +26,7 @@ class HalfBlock : public StoredBlock<Half> {
     Half* weights = weights_space.get(packed_size(bottleneck_, channels, 1));
     pack_half(layer.weight1, order_1x1(channels), bottleneck_, channels, 1, weights);
     long stride = round_up(step_) * SIDE;
-    HalfConvolution convolution(bottleneck_, channels, {0}, stride);
+    HalfConvolution convolution(channels, {0}, stride);
     for_each_strip(int(pixels_), step_, stride + pairs_of(channels) * stride / 2, [&](Job job) {
       TileRegisters tiles;
       float* products = job.scratch;
@@ -53,7 +53,7 @@ class HalfBlock : public StoredBlock<Half> {
     Half* weights = weights_space.get(packed_size(growth_, bottleneck_, 9));
     pack_half(layer.weight2, order_3x3(bottleneck_), growth_, bottleneck_, 9, weights);
     long stride = padded_ * SIDE;
-    HalfConvolution convolution(growth_, bottleneck_, taps_3x3_, stride);
+    HalfConvolution convolution(bottleneck_, taps_3x3_, stride);
     for_each_strip(height_, rows_, stride + pairs_of(bottleneck_) * stride / 2, [&](Job job) {
       TileRegisters tiles;
       float* products = job.scratch;
@@ -90,7 +90,7 @@ class HalfBlock : public StoredBlock<Half> {
     long stride = padded_ * SIDE, block_stride = padded_ * BLOCK;
     long parity_stride = 2 * pairs_of(bottleneck_) * block_stride;
     long grads_size = pairs_of(growth_) * stride;
-    HalfConvolution convolution(bottleneck_, growth_, taps_3x3_, stride);
+    HalfConvolution convolution(growth_, taps_3x3_, stride);
     for_each_strip(height_, rows_, stride + (block_stride + 2 * parity_stride + 2 * grads_size) / 2, [&](Job job) {
       TileRegisters tiles;
       float* products = job.scratch;
@@ -150,7 +150,7 @@ class HalfBlock : public StoredBlock<Half> {
     NormSums sums(channels);
     long stride = round_up(step_) * SIDE, block_stride = round_up(step_) * BLOCK;
     long grads_size = pairs_of(bottleneck_) * stride;
-    HalfConvolution convolution(channels, bottleneck_, {0}, stride);
+    HalfConvolution convolution(bottleneck_, {0}, stride);
     for_each_strip(int(pixels_), step_, stride + (2 * grads_size + pairs_of(channels) * stride) / 2, [&](Job job) {
       TileRegisters tiles;
       float* products = job.scratch;
@@ -199,7 +199,7 @@ class HalfBlock : public StoredBlock<Half> {
     Affine affine;
     set_forward(&affine, transition.norm, feature_moments_, total_, training);
     long stride = round_up(long(step) * (width_ / 2)) * SIDE;
-    HalfConvolution convolution(transition_, total_, {0}, stride);
+    HalfConvolution convolution(total_, {0}, stride);
     for_each_strip(height_ / 2, step, stride + pairs_of(total_) * stride / 2, [&](Job job) {
       TileRegisters tiles;
       float* products = job.scratch;
@@ -231,7 +231,7 @@ class HalfBlock : public StoredBlock<Half> {
     NormSums sums(total_);
     long stride = round_up(long(step) * (width_ / 2)) * SIDE, block_stride = stride / 2;
     long grads_size = pairs_of(transition_) * stride;
-    HalfConvolution convolution(total_, transition_, {0}, stride);
+    HalfConvolution convolution(transition_, {0}, stride);
     for_each_strip(height_ / 2, step, 3 * stride + (2 * grads_size + pairs_of(total_) * stride) / 2, [&](Job job) {
       TileRegisters tiles;
       float* products = job.scratch;

@@ -46,8 +46,8 @@ void pack_half(const float* weights, WeightOrder order, int outputs, int inputs,
 class HalfConvolution {
  public:
   // stride: values from one pair of channels of a strip to the next
-  HalfConvolution(int outputs, int inputs, const std::vector<int>& taps, long stride)
-      : outputs_(outputs), inputs_(inputs), taps_(int(taps.size())) {
+  HalfConvolution(int inputs, const std::vector<int>& taps, long stride)
+      : inputs_(inputs), taps_(int(taps.size())) {
     for (int tap : taps)
       for (int pair = 0; pair < pairs_of(inputs); ++pair) steps_.push_back(pair * stride + tap * SIDE);
   }
@@ -64,7 +64,7 @@ class HalfConvolution {
   }
 
  private:
-  int outputs_, inputs_, taps_;
+  int inputs_, taps_;
   std::vector<long> steps_;
 };
 
