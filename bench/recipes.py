@@ -44,12 +44,13 @@ RECIPES = {
     "demo-ema": Recipe(f"{_DEMO} --ema 0.99"),
     "model": Recipe(""),
     "model-degraded": Recipe("", "degraded"),
-    "fine-tuned": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.01"),
-    "fine-tuned-degraded": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.01", "degraded"),
-    "fine-tuned-degraded-random-centres": Recipe(f"{_FINE_TUNING} --lr 0.01", "degraded"),
-    "fine-tuned-degraded-head-first": Recipe(f"{_FINE_TUNING} --head-steps 50 --lr 0.01", "degraded"),
-    "fine-tuned-degraded-fast": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.03", "degraded"),
-    "fine-tuned-degraded-slow": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003", "degraded"),
+    "fine-tuned": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003"),
+    "fine-tuned-degraded": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003", "degraded"),
+    "fine-tuned-degraded-random-centres": Recipe(f"{_FINE_TUNING} --lr 0.003", "degraded"),
+    "fine-tuned-degraded-frozen": Recipe(
+        f"{_FINE_TUNING} --warm-centres --lr 0.003 --freeze 'conv*' --freeze 'batchnorm*'", "degraded"
+    ),
+    "fine-tuned-degraded-fast": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.01", "degraded"),
     "taught": Recipe(f"{_TEACHER} --loss teacher --lr 0.1 --wd 0.0005 --set net_output=FC"),
     "taught-beside-arcface": Recipe(f"{_TEACHER} --loss arcface --set loss_m2=0.3"),
 }
