@@ -263,7 +263,7 @@ def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
         (f'{{"mine": {{"net_name": "f", "net_blocks": {"[" * 900}{"]" * 900}}}}}', "mine: net_blocks is [[["),
         (
             {"mine": {"net_name": "f", "fp16": True}},
-            "mine: fp16 is true: not supported: networks are trained in float32",
+            "mine: fp16 is true: not supported: --dtype bfloat16 trains with half of the bits",
         ),
         ({"mine": {"net_name": "f", "memonger": 1}}, "mine: memonger is 1: not supported: for less memory"),
         (" " * (1 << 20) + "{}", "1,048,578 bytes are too many"),

@@ -45,8 +45,9 @@ def embedding_symbol():
 
 
 def make_run(records, prefix, loss=losses.triplet, contexts=CPU, accumulate=1, batch_size=12, **changes):
+    steps, rate = changes.pop("steps", 8), changes.pop("learning_rate", 0.05)
     settings = {
-        "steps": 8, "schedule": Schedule("step", 0.05, 8), "frequent": 2, "verbose": 4,
+        "steps": steps, "schedule": Schedule("step", rate, steps), "frequent": 2, "verbose": 4,
         "keep": training.KEEP_BEST, "accumulate": accumulate, "seed": 5,
     }  # fmt: skip
     symbol = loss(embedding_symbol(), alpha=0.5)
