@@ -11,7 +11,9 @@ from denseface.core.text import counted
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the command and its subcommands to the parser."""
-    parser = subparsers.add_parser("gallery", help="merge files of embeddings")
+    parser = subparsers.add_parser(
+        "gallery", help="merge files of embeddings", description="Work on files of embeddings as a whole."
+    )
     add_example(parser, "denseface gallery merge part-*.npz -o photos.npz")
     commands = parser.add_subparsers(dest="gallery_command", required=True, metavar="COMMAND")
     merge = commands.add_parser(
