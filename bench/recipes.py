@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
 
 _DEMO = "--network d63 --dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128"
 _FINE_TUNING = (
-    "--network pretrained --pretrained {model} --dataset orl --loss arcface --set loss_m2=0.3 --max-steps 400 "
+    "--network pretrained --pretrained {model} --dataset orl --loss arcface --set loss_m2=0.3 --max-steps 300 "
     "--set data_color=0 --set data_cutoff=0"
 )
 _TEACHER = "--network d63 --dataset orl --teacher {model} --set emb_size=256"
@@ -44,13 +44,13 @@ RECIPES = {
     "demo-ema": Recipe(f"{_DEMO} --ema 0.99"),
     "model": Recipe(""),
     "model-degraded": Recipe("", "degraded"),
-    "fine-tuned": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003"),
-    "fine-tuned-degraded": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003", "degraded"),
-    "fine-tuned-degraded-random-centres": Recipe(f"{_FINE_TUNING} --lr 0.003", "degraded"),
+    "fine-tuned": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.0005"),
+    "fine-tuned-degraded": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.0005", "degraded"),
+    "fine-tuned-degraded-random-centres": Recipe(f"{_FINE_TUNING} --lr 0.0005", "degraded"),
     "fine-tuned-degraded-frozen": Recipe(
-        f"{_FINE_TUNING} --warm-centres --lr 0.003 --freeze 'conv*' --freeze 'batchnorm*'", "degraded"
+        f"{_FINE_TUNING} --warm-centres --lr 0.0005 --freeze 'conv*' --freeze 'batchnorm*'", "degraded"
     ),
-    "fine-tuned-degraded-fast": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.01", "degraded"),
+    "fine-tuned-degraded-fast": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003", "degraded"),
     "taught": Recipe(f"{_TEACHER} --loss teacher --lr 0.1 --wd 0.0005 --set net_output=FC"),
     "taught-beside-arcface": Recipe(f"{_TEACHER} --loss arcface --set loss_m2=0.3"),
 }
