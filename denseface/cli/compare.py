@@ -43,15 +43,14 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from denseface.report.comparison import measure
-    from denseface.report.plotting import check_format, new_figure, save_figure
+    from denseface.report.plotting import check_drawable, save_figure
 
     if not args.networks and not args.models:
         raise InputError("nothing to compare: name networks, or saved models with --models")
     if args.verify and not args.models:
         raise InputError("networks by name are not trained; name saved models with --models", option="verify")
     if args.out:
-        check_format(args.out)
-        new_figure(1, 1)  # fails now, not after the measurement, if matplotlib is missing
+        check_drawable(args.out)
     networks = [network_by_name(name, args) for name in args.networks]
     models = [network_of_model(name, args.size) for name in args.models]
     accuracies = [{} for _ in networks] + [_accuracies(model.name, args) for model in models]

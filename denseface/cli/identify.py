@@ -62,11 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from denseface.evaluation.identification import identify
-    from denseface.report.plotting import check_format, new_figure, save_figure
+    from denseface.report.plotting import check_drawable, save_figure
 
     if args.out:
-        check_format(args.out)
-        new_figure(1, 1)  # fails now, not after the searches, if matplotlib is missing
+        check_drawable(args.out)
     with contextlib.ExitStack() as opened:
         gallery, probes, unknown = _open(args, Path(opened.enter_context(tempfile.TemporaryDirectory())))
         total = len(probes) + (len(unknown) if unknown else 0)

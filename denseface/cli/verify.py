@@ -77,10 +77,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure each model on each set."""
     if args.out:
-        from denseface.report.plotting import check_format, new_figure
+        from denseface.report.plotting import check_drawable
 
-        check_format(args.out)
-        new_figure(1, 1)  # fails now, not after the measurement, if matplotlib is missing
+        check_drawable(args.out)
     groups = {}
     if args.groups:
         from denseface.evaluation.groups import read_groups

@@ -45,6 +45,15 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         figure.savefig(file, format=ending[1:], dpi=_DOTS)
 
 
+def check_drawable(path: str | Path) -> None:
+    """Raise InputError, before a long measurement, if its figure could not be drawn.
+
+    The ending of the file's name may be wrong, or matplotlib not installed.
+    """
+    check_format(path)
+    new_figure(1, 1)
+
+
 def check_format(path: str | Path) -> str:
     """Return the ending of a file's name; raise InputError if it is not one of ``FORMATS``."""
     ending = Path(path).suffix.lower()
