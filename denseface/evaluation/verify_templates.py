@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from denseface.core.cpus import usable_cpus
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, warn_of_many
 from denseface.core.parallel import ordered_map
 from denseface.data.template_set import TemplateSet
 from denseface.embedding.embedder import Embedder, as_batch
@@ -17,8 +17,6 @@ from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores,
 from denseface.evaluation.verify import VerificationReport
 
 _THREADS = 4
-_NAMED = 20
-
 logger = logging.getLogger("denseface")
 
 
@@ -74,11 +72,10 @@ def verify_templates(
             bar.update()
             if pixels is None:
                 skipped += 1
-                if skipped <= _NAMED:
-                    logger.warning("skipped: %s", reason)
+                warn_of_many(skipped, f"skipped: {reason}", "pictures skipped")
             else:
                 batch.append((index, pixels))
-            if batch and (len(batch) == embedder.batch_size or index == indices[-1]):
+            if len(batch) == embedder.batch_size:
                 _add(embedder, template_set, weights, batch, sums)
                 batch = []
         if batch:
