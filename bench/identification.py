@@ -1,7 +1,7 @@
 """``python -m bench.identification``: identify people with 1, 2 and 5 pictures enrolled, among people who are not.
 
 Half of the people are enrolled, with that many pictures each; their other pictures are mated searches, and all pictures
-of the other half are searches of people unknown. Who and which is drawn anew for every seed.
+of the other half are searches for unknown people. Who and which is drawn anew for every seed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         everything = _embed(args.model, args.people, Path(folder) / "all.npz")
         names = list(everything.names(range(len(everything))).values())
+        embeddings = np.concatenate([block for _, block in everything.blocks(1 << 16)])
         for enrolled in ENROLLED:
             for fusion in FUSIONS if enrolled > 1 else FUSIONS[:1]:
-                found = [_measure(everything, names, enrolled, fusion, seed, Path(folder)) for seed in args.seeds]
+                found = [
+                    _measure(embeddings, names, everything.model, enrolled, fusion, seed, Path(folder))
+                    for seed in args.seeds
+                ]
                 means = {name: _mean([each[name] for each in found]) for name in found[0]}
                 print(json.dumps({"enrolled": enrolled, "fuse": fusion, "mean": means, "seeds": found}), flush=True)
 
 
 def split(names: list[str], enrolled: int, seed: int) -> tuple[list[int], list[int], list[int]]:
-    """Draw the pictures to enrol, the mated searches and the searches of people unknown, as rows in order."""
+    """Draw the pictures to enrol, the mated searches and the searches for unknown people, as rows in order."""
     chance = random.Random(seed)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
@@ -51,13 +55,13 @@ def split(names: list[str], enrolled: int, seed: int) -> tuple[list[int], list[i
     return gallery, probes, [row for person, own in rows.items() if person not in known for row in own]
 
 
-def _measure(everything, names, enrolled, fusion, seed, folder):
+def _measure(embeddings, names, model, enrolled, fusion, seed, folder):
     parts = []
     for number, rows in enumerate(split(names, enrolled, seed)):
-        chosen = np.concatenate([block for _, block in everything.blocks(1 << 16)])[rows]
+        chosen = embeddings[rows]
         path = folder / f"{number}.npz"
         shape, width = chosen.shape, max(map(len, names))
-        write_gallery(path, io.BytesIO(chosen.tobytes()), shape, [names[row] for row in rows], width, everything.model)
+        write_gallery(path, io.BytesIO(chosen.tobytes()), shape, [names[row] for row in rows], width, model)
         parts.append(Gallery(path))
     searches = identify(*parts, fusion=fusion)
     rates = searches.open_set().rates

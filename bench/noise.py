@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.degraded import degrade, degrade_set
+from bench.recipes import aligned_set, train
 from denseface.data.records import FaceRecords, write_face_records
 
 _ROOT = Path(__file__).parents[1]
@@ -44,10 +44,7 @@ _KINDS = ("clean", "20%", "40%", "degraded")
 def main() -> None:
     """Run everything that is asked for, and print a line for each run and the mean of each method."""
     args = _arguments()
-    aligned = args.out / f"orl-{args.holdout}"
-    if not (aligned / "property").exists():
-        command = [sys.executable, "-m", "denseface", "dataset", "orl", str(aligned), "--holdout", args.holdout]
-        subprocess.run(command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=True)
+    aligned = aligned_set(args.out, args.holdout)
     results = args.out / "noise.json"
     found = json.loads(results.read_text()) if results.exists() else {}
     for seed in args.seeds:
@@ -116,11 +113,7 @@ def _measured(folder, data, loss, seed, args):
 
 def _trained(folder, data, loss, seed, args):
     """Train on a set, and return the last metrics of the log."""
-    flags = [*shlex.split(f"{_FLAGS} {loss} {args.more}"), "--seed", str(seed), "--resume"]
-    flags += ["--set", f"dataset_path={data}", "--models-root", str(folder)]
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "log", "a") as log:
-        subprocess.run([sys.executable, "train.py", *flags], cwd=_ROOT, stdout=log, stderr=log, check=True)
+    train(f"{_FLAGS} {loss} {args.more}", data, seed, folder)
     (table,) = folder.glob("*/model-verification.csv")
     *_, last = _read(table)
     return {title: float(last[column]) for title, column in _COLUMNS.items()}
@@ -151,7 +144,7 @@ def _data(kind, aligned, out, seed):
         size = records.image_shape
     labels = np.array(labels)
     if kind == "degraded":
-        degrade_set(aligned, folder)  # of which the verification set is used
+        degrade_set(aligned, folder)  # for its verification set
         chosen = np.random.default_rng(seed).permutation(len(labels)) < len(labels) / 2
         payloads = [degrade(face, seed=n) if poor else face for n, (face, poor) in enumerate(zip(payloads, chosen))]
         write_face_records(folder, zip(labels.tolist(), payloads), size)

@@ -75,16 +75,31 @@ def main() -> None:
 
 def measure(recipe: Recipe, holdout: str, seed: int, folder: Path, args: argparse.Namespace) -> dict:
     """Train a recipe and return its metrics, with the mirrored picture added, and its command."""
-    data = _data(recipe.data, holdout, args.out)
+    data = aligned_set(args.out, holdout)
+    if recipe.data == "degraded":
+        data = _degraded(data)
     if not recipe.flags:
         return verified(args.model, data / "orl.bin")
-    flags = shlex.split(recipe.flags.format(model=args.model))
-    flags += ["--set", f"dataset_path={data}", "--seed", str(seed), "--models-root", str(folder)]
+    flags = train(recipe.flags.format(model=args.model), data, seed, folder)
+    (model,) = folder.glob("*/model-symbol.json")
+    return {"flags": flags, **verified(model.with_name("model"), data / "orl.bin")}
+
+
+def train(flags: str, data: Path, seed: int, folder: Path) -> str:
+    """Train on a set, or go on with it, in a folder of the run's own, and return all flags of ``train.py``."""
+    words = [*shlex.split(flags), "--set", f"dataset_path={data}", "--seed", str(seed), "--models-root", str(folder)]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "log", "a") as log:
-        subprocess.run([sys.executable, "train.py", *flags, "--resume"], cwd=_ROOT, stdout=log, stderr=log, check=True)
-    (model,) = folder.glob("*/model-symbol.json")
-    return {"flags": shlex.join(flags), **verified(model.with_name("model"), data / "orl.bin")}
+        subprocess.run([sys.executable, "train.py", *words, "--resume"], cwd=_ROOT, stdout=log, stderr=log, check=True)
+    return shlex.join(words)
+
+
+def aligned_set(out: Path, holdout: str) -> Path:
+    """Build the demo's set with these people held out, unless it is there, and return its folder."""
+    folder = out / f"orl-{holdout}"
+    command = [sys.executable, "-m", "denseface", "dataset", "orl", str(folder), "--holdout", holdout]
+    subprocess.run(command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=True)
+    return folder
 
 
 def verified(model: Path | str, pairs: Path) -> dict:
@@ -95,14 +110,9 @@ def verified(model: Path | str, pairs: Path) -> dict:
     return dict(zip(_COLUMNS, (metrics["balanced_accuracy"], metrics["tar"]["0.01"], metrics["tar"]["0.001"])))
 
 
-def _data(kind, holdout, out):
-    """Build the data set that is asked for, unless it is there."""
-    aligned = out / f"orl-{holdout}"
-    command = [sys.executable, "-m", "denseface", "dataset", "orl", str(aligned), "--holdout", holdout]
-    subprocess.run(command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=True)
-    if kind == "aligned":
-        return aligned
-    degraded = out / f"{kind}-{holdout}"
+def _degraded(aligned):
+    """Make the degraded copy of a set, unless it is there."""
+    degraded = aligned.with_name(aligned.name.replace("orl", "degraded"))
     if not (degraded / "property").exists():
         degrade_set(aligned, degraded)
     return degraded
