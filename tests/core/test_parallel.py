@@ -11,6 +11,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.parallel import parallel_map
+from support.processes import is_running
 
 
 def test_one_process_is_this_one():
@@ -54,13 +55,6 @@ if __name__ == "__main__":
 def children(pid):
     """The processes that a process has started."""
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)])

@@ -15,6 +15,7 @@ from denseface.core.errors import InputError
 from denseface.distributed import launcher
 from denseface.distributed.launcher import Process
 from support.launched import python
+from support.processes import is_running
 
 ROOT = Path(cli.__file__).parents[2]
 SLEEP = "import time; time.sleep(60)"
@@ -257,10 +258,3 @@ def test_a_signal_reaches_workers_at_the_other_end_of_ssh(tmp_path):
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert [path.name for path in place.iterdir()] == ["stopped by 2"]
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX"
-    except OSError:
-        return False

@@ -20,6 +20,7 @@ from denseface.models import checkpoint
 from support import distributed_run
 from support.distributed_run import CLASSES, SIZE
 from support.launched import children
+from support.processes import is_running
 from support.tiny_models import as_ndarrays, encode, pictures, tiny_model
 
 import mxnet as mx
@@ -358,13 +359,6 @@ def test_workers_save_and_all_end_when_their_launcher_is_killed(records, tmp_pat
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert checkpoint.complete_steps(prefix)
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def wait_for(prefix):
