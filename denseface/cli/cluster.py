@@ -1,4 +1,4 @@
-"""``denseface cluster``: group faces of people unknown."""
+"""``denseface cluster``: group faces of unknown people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "cluster",
-        help="group faces of people unknown",
+        help="group faces of unknown people",
         description="Group the faces in a file that denseface embed wrote, by HDBSCAN of scikit-learn (pip install "
         "scikit-learn). Each group is likely to be one person; a person may be in several groups, and faces that "
         "resemble no others are in none.",

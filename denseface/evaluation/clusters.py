@@ -1,4 +1,4 @@
-"""Group faces of people unknown, by the similarity of their embeddings.
+"""Group faces of unknown people, by the similarity of their embeddings.
 
 References
 ----------

@@ -133,7 +133,7 @@ def taught_symbol(
     Parameters
     ----------
     config, embedding, num_classes
-        As for :func:`training_symbol`; with the ``loss_name`` teacher there is no other loss.
+        As for :func:`training_symbol`; the ``loss_name`` teacher has no loss beside the teacher's.
     teacher_size : int
         Values in an embedding of the teacher.
     weight : float

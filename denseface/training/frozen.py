@@ -28,7 +28,7 @@ def matching(pattern: str, names: Iterable[str], option: str) -> set[str]:
     Raises
     ------
     InputError
-        If there is no such name; the message has the nearest ones.
+        If nothing has this name; the message has the nearest ones.
     """
     names = list(names)
     found = {name for name in names if fnmatch.fnmatchcase(name, pattern)}

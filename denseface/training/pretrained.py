@@ -112,7 +112,7 @@ def renamed(own: Mapping[str, Role], given: Mapping[str, Role]) -> dict[str, str
     Raises
     ------
     InputError
-        If a section differs, but has a weight of which the other network's could be the counterpart.
+        If a section differs, but one of its weights could be a weight of the other network.
     """
     ours, theirs = _sections(own, given), _sections(given, own)
     found: dict[str, str] = {}

@@ -77,7 +77,7 @@ def measure_angles(
     Raises
     ------
     InputError
-        If there is no such run, it has no class centres, or not as many classes as the set.
+        If the run does not exist, has no class centres, or not as many classes as the set.
     """
     newest = Checkpoint.newest(prefix)
     weight = newest and newest.load().arguments.get("fc7_weight")

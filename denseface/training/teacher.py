@@ -42,7 +42,7 @@ class Teacher:
     Raises
     ------
     InputError
-        If there is no such model, it does not take pictures of this shape, or its embedding of a picture is zero or
+        If the model does not exist, does not take pictures of this shape, or embeds a picture as zero or as
         not finite.
     """
 

@@ -71,7 +71,7 @@ CASES = [
     ("MatMul", [floats(6, 5)], {}),
     ("MatMul", [floats(4, 6, 5)], {}),
 ]
-OTHERS = {  # of which the first input is not a picture
+OTHERS = {  # operators whose first input is not a picture
     "Gemm": ("Gemm", [floats(2, 6), floats(5, 6), floats(5)], {"transB": 1}),
     "Squeeze": ("Squeeze", [floats(2, 1, 3, 1), ints(1)], {}),
     "Squeeze all": ("Squeeze", [floats(2, 1, 3, 1)], {}),
