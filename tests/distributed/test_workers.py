@@ -106,6 +106,19 @@ def test_two_workers_are_taught_what_one_is_after_a_stop_too(records, tmp_path):
     assert_same_ends(one, two, 20, 1e-4)
 
 
+def test_two_workers_measure_the_lengths_of_adaface_as_two_devices_do_after_a_stop_too(records, tmp_path):
+    """A worker measures its own pictures alone, so one worker sees the same with two devices."""
+    parts, whole, one = places(tmp_path, "parts", "whole", "one")
+    assert launch(records, parts, batch=4, loss="adaface", signal_at=8) == 143
+    assert launch(records, parts, batch=4, loss="adaface", resume=True) == 0
+    assert launch(records, whole, batch=4, loss="adaface") == 0
+    assert alone(records, one, batch=8, loss="adaface", devices=2) == 0
+    assert_same_ends(parts, whole, 20, 0)
+    _, state = assert_same_ends(one, whole, 20, 1e-4)
+    mean, deviation = (state.auxiliary[f"adaface_norm_{name}"].item() for name in ("mean", "deviation"))
+    assert 1 < mean < 90 and 1 < deviation < 10  # they begin at 20 and 100; lengths are cut at 100
+
+
 def test_two_workers_go_on_with_the_run_of_one_and_its_sampled_classes(records, tmp_path):
     both, one = places(tmp_path, "both", "one")
     settings = {

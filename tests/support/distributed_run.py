@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
@@ -17,6 +18,7 @@ from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import connect
 from denseface.models import losses
+from denseface.models.adaface import adaface
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
@@ -30,6 +32,7 @@ from denseface.training.triplets import METRICS, Mining, TripletLoader
 import mxnet as mx
 
 CLASSES, SIZE = 12, 8
+CLASS_LOSSES = {"arcface": partial(losses.margin_softmax, m2=0.2), "adaface": partial(adaface, t_alpha=0.3)}
 
 
 def with_fixed_statistics(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
@@ -76,8 +79,8 @@ def main(
         embedding = embedding_symbol(dropout)
         reader = PictureReader(records, (SIZE, SIZE, 3), max_bad=max_bad)
         settings = (batch, Augmentation(color=1), 5)
-        if loss == "arcface":
-            symbol = losses.margin_softmax(embedding, 5, sample or CLASSES, s=8, m2=0.2)
+        if loss in CLASS_LOSSES:
+            symbol = CLASS_LOSSES[loss](embedding, 5, sample or CLASSES, s=8)
             loader = BatchLoader(reader, *settings, num_parts=workers.size, part_index=workers.rank)
         else:
             symbol = losses.triplet(embedding, alpha=0.3)
