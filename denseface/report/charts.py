@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input
 from denseface.evaluation.influence import tar_intervals
 from denseface.report.plotting import COLORS, MUTED, new_figure
-from denseface.training.log import TRAINING_COLUMNS, VERIFICATION_COLUMNS
+from denseface.training.log import TRAINING_COLUMNS, VERIFICATION_COLUMNS, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,6 +80,7 @@ def draw_run(folder: str | Path) -> Figure:
     ----------
     folder : path-like
         Contains ``PREFIX-training.csv`` and ``PREFIX-verification.csv``, as :mod:`denseface.training.log` writes them.
+        The norm of the gradient, which earlier versions did not log, is drawn where it is known.
 
     Raises
     ------
@@ -90,9 +88,9 @@ def draw_run(folder: str | Path) -> Figure:
         If they are missing, of several runs, or damaged; or matplotlib is not installed.
     """
     prefix = _run_prefix(Path(folder))
-    training = _read_csv(Path(f"{prefix}-training.csv"), TRAINING_COLUMNS)
+    training = read_rows(Path(f"{prefix}-training.csv"), TRAINING_COLUMNS)
     verification_path = Path(f"{prefix}-verification.csv")
-    verification = _read_csv(verification_path, VERIFICATION_COLUMNS) if verification_path.exists() else []
+    verification = read_rows(verification_path, VERIFICATION_COLUMNS) if verification_path.exists() else []
     figure = lay_out(10, 9)
     figure.suptitle(_shortened(prefix, 80), fontsize=11)
     curves = ("loss", "accuracy", "learning_rate", "gradient_norm")
@@ -102,6 +100,8 @@ def draw_run(folder: str | Path) -> Figure:
         panels[column].plot(steps, values, color=COLORS[0], linewidth=1.2)
         title = {"accuracy": "accuracy in training"}.get(column, column.replace("_", " "))
         panels[column].set_title(title, fontsize=10, loc="left")
+        if not np.isfinite(values).any():
+            _say(panels[column], "not in the log")
     verified = panels["verified"]
     verified.set_title("accuracy in verification", fontsize=10, loc="left")
     names = dict.fromkeys(row["set"] for row in verification)
@@ -111,7 +111,7 @@ def draw_run(folder: str | Path) -> Figure:
     if names:
         verified.legend(fontsize=8, frameon=False)
     else:
-        verified.text(0.5, 0.5, "none yet", color=MUTED, ha="center", transform=verified.transAxes)
+        _say(verified, "none yet")
     panels["accuracy"].set_ylim(-0.02, 1.02)
     panels["learning_rate"].set_ylim(bottom=0)
     for axes in figure.axes:
@@ -224,22 +224,8 @@ def _run_prefix(folder):
     return str(found[0])[: -len("-training.csv")]
 
 
-def _read_csv(path, columns):
-    """Return rows as dictionaries of numbers; the name of a set stays text."""
-    try:
-        with io.TextIOWrapper(open_input(path), "utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    for number, row in enumerate(rows, start=2):
-        try:
-            if set(row) != set(columns) or None in row.values():
-                raise ValueError("columns")
-            for column in set(columns) - {"set"}:
-                row[column] = float(row[column] or "nan")
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: line {number} was not written by a training run; repair or remove it") from error
-    return rows
+def _say(axes, text):
+    axes.text(0.5, 0.5, text, color=MUTED, ha="center", transform=axes.transAxes)
 
 
 def _line(rows, column):

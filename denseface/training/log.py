@@ -1,21 +1,27 @@
-"""The log of a run: CSV files beside the model, written as the run goes."""
+"""The log of a run: CSV files beside the model, written as the run goes, and read for its curves."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from denseface.core.errors import InputError
 from denseface.core.files import naming_errors, open_input, replacing
 
 TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "loss", "accuracy", "images_per_second", "gradient_norm")
 VERIFICATION_COLUMNS = ("step", "set", "accuracy", "balanced_accuracy", "auc", "tar_1e-1", "tar_1e-2", "tar_1e-3")
+LATER_COLUMNS = ("gradient_norm",)  # the last ones of a file; rows of earlier versions end before them
 
 
 class RunLog:
     """Appends rows to ``PREFIX-training.csv`` and ``PREFIX-verification.csv``.
+
+    In rows that an earlier version has written, the columns that it did not know become empty.
 
     Parameters
     ----------
@@ -35,7 +41,7 @@ class RunLog:
             self.close()
             raise
 
-    def training(self, *row: float) -> None:
+    def training(self, *row: float | None) -> None:
         """Add a row of ``TRAINING_COLUMNS``; InputError if the file cannot be written."""
         self._add(self._training, row)
 
@@ -57,15 +63,59 @@ class RunLog:
             file.flush()
 
 
+def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, float | str]]:
+    """Read a file of the log.
+
+    Parameters
+    ----------
+    path : path-like
+        Written by :class:`RunLog`, of this version or an earlier one.
+    columns : sequence of str
+        ``TRAINING_COLUMNS`` or ``VERIFICATION_COLUMNS``.
+
+    Returns
+    -------
+    list of dict
+        Rows by column; NaN where a field is empty or missing. The name of a set is text.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or a row is not one of the log.
+    """
+    required = {*columns} - {*LATER_COLUMNS}
+    try:
+        with io.TextIOWrapper(open_input(path), "utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    for number, row in enumerate(rows, start=2):
+        try:
+            if not required <= {*row} <= {*columns} or any(row[column] is None for column in required):
+                raise ValueError("columns")
+            for column in {*columns} - {"set"}:
+                row[column] = float(row.get(column) or "nan")
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: line {number} was not written by a training run; repair or remove it") from error
+    return rows
+
+
 def _open_csv(path, columns, start_step):
     """Open for appending, with a header and no row that is torn or beyond the step."""
     kept = []
     if path.exists():
         with open_input(path) as file:
-            kept = [line for line in file if _step(line) <= start_step and line.endswith(b"\n")]
+            kept = [_filled(line, columns) for line in file if _step(line) <= start_step and line.endswith(b"\n")]
     with replacing(path) as file:
         file.writelines([",".join(columns).encode() + b"\r\n", *kept])
     return open(path, "a", newline="")
+
+
+def _filled(line, columns):
+    """Add the later columns, empty, to a row that ends before them."""
+    missing = len(columns) - 1 - line.count(b",")
+    later = sum(column in LATER_COLUMNS for column in columns)
+    return line.rstrip(b"\r\n") + b"," * missing + b"\r\n" if 0 < missing <= later else line
 
 
 def _step(line):

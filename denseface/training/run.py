@@ -80,27 +80,31 @@ class Window:
     ----------
     steps : int
         Number of steps.
-    loss, accuracy, gradient_norm : float
+    loss, accuracy : float
         Sums over the steps; accuracy stays 0 for triplets, which have none.
+    gradient_norm : float or None
+        As well; None if an earlier version, which did not measure it, took some of the steps.
     """
 
     steps: int = 0
     loss: float = 0.0
     accuracy: float = 0.0
-    gradient_norm: float = 0.0
+    gradient_norm: float | None = 0.0
 
     def add(self, result: StepResult) -> None:
         """Add a step."""
         self.steps += 1
         self.loss += result.loss
         self.accuracy += result.accuracy or 0
-        self.gradient_norm += result.gradient_norm
+        if self.gradient_norm is not None:
+            self.gradient_norm += result.gradient_norm
 
     @classmethod
     def restored(cls, saved: dict) -> Window:
-        """Make a window of the values that a checkpoint contains."""
-        sums = float(saved["loss"]), float(saved["accuracy"])
-        return cls(int(saved["steps"]), *sums, float(saved.get("gradient_norm", 0)))  # not in early checkpoints
+        """Make a window of the values that a checkpoint contains, perhaps one of an earlier version."""
+        steps = int(saved["steps"])
+        norm = saved.get("gradient_norm", None if steps else 0.0)
+        return cls(steps, float(saved["loss"]), float(saved["accuracy"]), None if norm is None else float(norm))
 
 
 class Run:
@@ -312,7 +316,7 @@ class Run:
         accuracy = self._window.accuracy / self._window.steps if has_accuracy else None
         speed = steps_per_second * self.plan.accumulate * self.loader.batch_size * self.workers.size
         epoch = self.step * self.plan.accumulate / self.loader.steps_per_epoch
-        norm = self._window.gradient_norm / self._window.steps
+        norm = None if self._window.gradient_norm is None else self._window.gradient_norm / self._window.steps
         log.training(self.step, epoch, rate, loss, accuracy, speed, norm)
         shown = f"loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if has_accuracy else "")
         bar.set_postfix_str(f"{shown}, lr {rate:.2g}, {speed:.1f} images/s")

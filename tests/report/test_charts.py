@@ -21,6 +21,9 @@ from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_
 
 import mxnet as mx
 
+OLD_HEAD = "step,epoch,learning_rate,loss,accuracy,images_per_second\n"
+HEAD = OLD_HEAD.replace("\n", ",gradient_norm\n")
+
 
 def measured(name, size, training=None, **accuracies):
     costs = Costs(layers=1, parameters=size * 10**6, auxiliary=0, macs=size * 10**9, flops=0, memory=size << 20)
@@ -89,13 +92,37 @@ def test_plot_run(capsys, run_folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "line"), [("step,loss\n1,2\n", 2), ("HEAD1,2,3,4,5,6,7\n1,2,x,4,5,6,7\n", 3), ("HEAD1,2,3\n", 2)]
+    ("content", "line"),
+    [
+        ("step,loss\n1,2\n", 2),
+        ("HEAD1,2,3,4,5,6,7\n1,2,x,4,5,6,7\n", 3),
+        ("HEAD1,2,3\n", 2),
+        ("HEAD1,2,3,4,5\n", 2),
+        ("HEAD1,2,3,4,5,6,7,8\n", 2),
+        ("OLD1,2,3,4,5,6,7\n", 2),
+    ],
 )
 def test_a_damaged_run_is_named(tmp_path, content, line):
-    head = "step,epoch,learning_rate,loss,accuracy,images_per_second,gradient_norm\n"
-    (tmp_path / "m-training.csv").write_text(content.replace("HEAD", head))
+    (tmp_path / "m-training.csv").write_text(content.replace("HEAD", HEAD).replace("OLD", OLD_HEAD))
     with pytest.raises(InputError, match=rf"m-training.csv: line {line} was not written by a training run"):
         draw_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "norms"),
+    [
+        (f"{OLD_HEAD}1,1,0.1,4,0.1,5\n2,1,0.1,3,0.1,5\n", [np.nan, np.nan]),
+        (f"{HEAD}1,1,0.1,4,0.1,5\n2,1,0.1,3,0.1,5,7\n", [np.nan, 7]),  # rows of two versions
+        (f"{HEAD}1,1,0.1,4,0.1,5,\n2,1,0.1,3,0.1,5,7\n", [np.nan, 7]),
+    ],
+)
+def test_the_run_of_a_version_that_did_not_log_the_norm_is_drawn(tmp_path, content, norms):
+    (tmp_path / "m-training.csv").write_text(content)
+    found = panels(draw_run(tmp_path))
+    assert found["loss"].lines[0].get_ydata().tolist() == [4, 3]
+    assert np.array_equal(found["gradient norm"].lines[0].get_ydata(), norms, equal_nan=True)
+    said = [text.get_text() for text in found["gradient norm"].texts]
+    assert said == ["not in the log"] * all(np.isnan(norms))
 
 
 def test_no_run_and_several_runs_are_refused(tmp_path):

@@ -269,6 +269,27 @@ def test_a_checkpoint_without_sums_of_the_log_resumes(records, tmp_path):
     assert run.fit()
 
 
+@pytest.mark.parametrize("logged", [True, False])
+def test_the_run_of_a_version_that_did_not_log_the_norm_goes_on(records, tmp_path, logged):
+    """Stopped where a row was logged, or within the steps of the next one."""
+    make_run(records, tmp_path / "model", steps=4).fit()
+    path, manifest = tmp_path / "model-training.csv", tmp_path / "model-0004.json"
+    lines = [line.rpartition(",")[0] for line in path.read_text().splitlines()][: 3 if logged else 2]
+    path.write_text("\n".join([*lines, ""]))
+    progress = json.loads(manifest.read_text())
+    progress["progress"]["window"] = {"steps": 0 if logged else 2, "loss": 0.0, "accuracy": 0.0}
+    manifest.write_text(json.dumps(progress))
+
+    for end in (5, 8):  # the second time from a checkpoint of this version
+        run = make_run(records, tmp_path / "model", steps=end, frequent=6)
+        run.resume()
+        run.fit()
+    rows = read_csv(path)
+    assert [row["step"] for row in rows] == ["2", *["4"][:logged], "5", "6", "8"]
+    assert [bool(row["gradient_norm"]) for row in rows] == [False] * 2 + [True] * (len(rows) - 2)
+    assert all(None not in row and None not in row.values() for row in rows)
+
+
 def test_figures_go_to_csv_and_a_resumed_run_does_not_repeat_them(records, tmp_path):
     scores = np.array([0.9, 0.8, 0.3, 0.1] * 5)
     issame = np.array([True, True, False, False] * 5)
