@@ -24,7 +24,7 @@ REFERENCE_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 LANDMARK_ORDER = "x y of the left eye, the right eye, the nose, the left and the right corner of the mouth, as seen"
-_REFERENCE_SIZE = 112
+REFERENCE_SIZE = 112
 
 # The largest distance of a landmark from its reference point, in pixels of that crop. On 220 faces of photographs and
 # the 400 of ORL, CenterFace's landmarks reach 12.8, half of them stay within 4, and a strict profile has 16. In wrong
@@ -101,7 +101,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
         raise InputError(f"a picture must be uint8 of shape (height, width, 3), not {image.dtype} {image.shape}")
     check_landmarks(landmarks)
     points = np.asarray(landmarks, np.float64)
-    forward = estimate_similarity(points, REFERENCE_POINTS * (size / _REFERENCE_SIZE))
+    forward = estimate_similarity(points, REFERENCE_POINTS * (size / REFERENCE_SIZE))
     height, width = image.shape[:2]
     if not ((points.mean(axis=0) >= 0) & (points.mean(axis=0) < (width, height))).all():
         raise InputError(f"the landmarks are outside the picture of {width} x {height} pixels")
@@ -153,7 +153,7 @@ def check_landmarks(landmarks: np.ndarray) -> None:
     if residuals(points) > _NO_FACE:
         raise InputError(
             f"the landmarks are not those of a face: aligned, one is {residuals(points):.0f} pixels of "
-            f"{_REFERENCE_SIZE} from where it belongs; write {LANDMARK_ORDER}"
+            f"{REFERENCE_SIZE} from where it belongs; write {LANDMARK_ORDER}"
         )
 
 
@@ -186,7 +186,7 @@ def turned_by(landmarks: np.ndarray) -> float:
 def crop_side(landmarks: np.ndarray) -> float:
     """Return the side, in pixels of the picture, of the square that `align` cuts out for landmarks (5, 2)."""
     matrix = estimate_similarity(landmarks, REFERENCE_POINTS)
-    return _REFERENCE_SIZE / math.hypot(*matrix[:, 0])
+    return REFERENCE_SIZE / math.hypot(*matrix[:, 0])
 
 
 def _complex_points(points):

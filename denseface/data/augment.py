@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from denseface.core.errors import InputError
+from denseface.data.pose import turn_head
 
 _CONFIG_KEYS = {
     "mirror": "data_rand_mirror",
@@ -20,13 +21,24 @@ _CONFIG_KEYS = {
     "rotate": "data_rotate",
     "scale": "data_scale",
     "shift": "data_shift",
+    "yaw": "data_yaw",
+    "pitch": "data_pitch",
     "crop": "data_crop",
     "downsample": "data_downsample",
     "blur": "data_blur",
 }
 
 # Beyond these limits a face leaves its picture, or cannot be recognised.
-_LIMITS = {"rotate": 180.0, "scale": 0.5, "shift": 0.5, "crop": 0.95, "downsample": 16.0, "blur": 10.0}
+_LIMITS = {
+    "rotate": 180.0,
+    "scale": 0.5,
+    "shift": 0.5,
+    "yaw": 45.0,
+    "pitch": 30.0,
+    "crop": 0.95,
+    "downsample": 16.0,
+    "blur": 10.0,
+}
 
 _JITTER = 0.125
 _WORST_QUALITY, _BEST_QUALITY = 2, 20
@@ -41,8 +53,9 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 class Augmentation:
     """Random augmentation; calling it applies it.
 
-    The order is: rotation, scale and shift as one warp, mirror, crop, downsampling, blur, JPEG compression, colour,
-    cutoff. Crop and downsampling are those with which AdaFace was trained (Kim et al. 2022, section 4).
+    The order is: yaw and pitch, rotation, scale and shift as one warp, mirror, crop, downsampling, blur, JPEG
+    compression, colour, cutoff. Crop and downsampling are those with which AdaFace was trained (Kim et al. 2022,
+    section 4).
 
     Parameters
     ----------
@@ -60,6 +73,9 @@ class Augmentation:
         Largest change of size as a fraction: 0.1 gives factors in [0.9, 1.1]; up to 0.5 (``data_scale``).
     shift : float
         Largest shift along each axis as a fraction of that side, up to 0.5 (``data_shift``).
+    yaw, pitch : float
+        Largest angles in degrees by which the head turns to either side, up to 45, and up or down, up to 30
+        (``data_yaw``, ``data_pitch``). The picture must be an aligned face; see :mod:`denseface.data.pose`.
     crop : float
         Largest fraction of the picture's area outside a random rectangle that is set to 128, with probability 0.2, up
         to 0.95; AdaFace has 0.8 (``data_crop``).
@@ -81,6 +97,8 @@ class Augmentation:
     rotate: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
+    yaw: float = 0.0
+    pitch: float = 0.0
     crop: float = 0.0
     downsample: float = 0.0
     blur: float = 0.0
@@ -123,6 +141,9 @@ class Augmentation:
         ndarray of shape (H, W, C), uint8
             ``image`` itself if nothing was drawn that changes it; a mirrored view of it if only that was drawn.
         """
+        if self.yaw or self.pitch:
+            limits = np.array([self.yaw, self.pitch])
+            image = turn_head(image, *rng.uniform(-limits, limits))
         if self.rotate or self.scale or self.shift:
             image = self._warp(image, rng)
         if self.mirror and rng.random() < 0.5:

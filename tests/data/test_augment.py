@@ -6,6 +6,7 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
+from denseface.data.pose import turn_head
 
 OFF = {"mirror": False}
 
@@ -25,9 +26,31 @@ def outcomes(augmentation, image, count=60):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "values",
-    [{}, {"color": 1}, {"color": 2}, {"cutoff": 9}, {"rotate": 15}, {"scale": 0.2}, {"shift": 0.1}]
+    [
+        {},
+        {"color": 1},
+        {"color": 2},
+        {"cutoff": 9},
+        {"rotate": 15},
+        {"scale": 0.2},
+        {"shift": 0.1},
+        {"yaw": 25},
+        {"pitch": 10},
+    ]
     + [{"crop": 0.8}, {"downsample": 5}, {"blur": 3}]
-    + [{"color": 2, "cutoff": 9, "rotate": 15, "scale": 0.2, "shift": 0.1, "crop": 0.8, "downsample": 5, "blur": 3}],
+    + [
+        {
+            "color": 2,
+            "cutoff": 9,
+            "rotate": 15,
+            "scale": 0.2,
+            "shift": 0.1,
+            "yaw": 20,
+            "crop": 0.8,
+            "downsample": 5,
+            "blur": 3,
+        }
+    ],
 )
 def test_equal_generators_give_equal_pictures_and_the_input_is_kept(values, channels):
     image = picture(channels)
@@ -201,6 +224,8 @@ def test_from_config_reads_insightface_keys_and_misses_mean_off():
         ("data_scale", 0.6),
         ("data_shift", float("inf")),
         ("data_shift", None),
+        ("data_yaw", 46),
+        ("data_pitch", -1),
         ("data_crop", 0.96),
         ("data_downsample", True),
         ("data_blur", -1),
@@ -209,6 +234,14 @@ def test_from_config_reads_insightface_keys_and_misses_mean_off():
 def test_nonsense_is_refused_by_key(key, value):
     with pytest.raises(InputError, match=key):
         Augmentation.from_config({key: value})
+
+
+def test_heads_turn_both_ways_up_to_the_given_angles():
+    image = picture(size=(112, 112))
+    drawn = Augmentation(yaw=25, pitch=10, **OFF)
+    for seed in range(5):
+        yaw, pitch = np.random.default_rng(seed).uniform((-25, -10), (25, 10))
+        np.testing.assert_array_equal(drawn(image, np.random.default_rng(seed)), turn_head(image, yaw, pitch))
 
 
 def test_a_crop_keeps_a_rectangle_in_its_place_one_time_in_five():
