@@ -33,7 +33,7 @@ import numpy as np
 
 import config as tables
 from denseface.core.errors import InputError, describe, mxnet_reason
-from denseface.core.files import replacing
+from denseface.core.files import read_input, replacing
 from denseface.core.lock import locked
 from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
@@ -54,6 +54,7 @@ import mxnet as mx
 logger = logging.getLogger("denseface")
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
+MAX_CONFIG = 1 << 20  # bytes of a saved configuration
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,7 +87,7 @@ def train(args: argparse.Namespace, config: dict) -> int:
         run = assemble(config, args, workers, records, embedding, prefix, make_verify(config, embedding))
         start(run, args, config, embedding)
         workers.from_first(lambda: rehearse(run, config))
-        workers.from_first(lambda: save_configuration(prefix, args, config))
+        workers.from_first(lambda: save_configuration(run, args, config))
 
         announce(run, config)
         if not run.fit():
@@ -213,6 +214,9 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         args.lr_schedule = "step"
     return args, config
 
+
+# What only the start of a run uses, or what has its effect in other values.
+START_FLAGS = ("resume", "set", "pretrained", "pretrained_epoch", "warm_centres")
 
 INSIGHTFACE_FLAGS = {
     "--worker-id": "the launcher numbers workers (docs/distributed.md); leave it out",
@@ -357,10 +361,29 @@ def rehearse(run: Run, config: dict) -> None:
         raise InputError(f"this network could not be verified, so it is not trained: {error}") from error
 
 
-def save_configuration(prefix: str, args: argparse.Namespace, config: dict) -> None:
-    """Save the resolved configuration beside the checkpoints."""
-    with replacing(f"{prefix}-config.json") as file:
-        file.write(json.dumps({"config": config, "arguments": vars(args)}, indent=1, default=list).encode())
+def save_configuration(run: Run, args: argparse.Namespace, config: dict) -> None:
+    """Save the resolved configuration beside the checkpoints; if the run is resumed, say what is new in it."""
+    path = f"{run.prefix}-config.json"
+    text = json.dumps({"config": config, "arguments": vars(args)}, indent=1, default=list)
+    if run.step:
+        before, now = {}, settings(text)
+        with contextlib.suppress(InputError):  # it was lost, and is written again
+            before = settings(read_input(path, MAX_CONFIG))
+        changed = [f"{key} {now[key]} (was {before[key]})" for key in now if before.get(key, now[key]) != now[key]]
+        if changed:
+            logger.info("other options than before: %s", "; ".join(changed))
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def settings(text: str | bytes) -> dict:
+    """Return the keys and flags of a saved configuration that a resumed run uses; none if it cannot be read."""
+    try:
+        saved = json.loads(text)
+        found = {**saved["config"], **saved["arguments"]}  # flags count where a table of config.py has the same key
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return {key: value for key, value in found.items() if key not in START_FLAGS}
 
 
 def announce(run: Run, config: dict) -> None:

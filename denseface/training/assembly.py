@@ -33,7 +33,7 @@ from denseface.training.triplets import METRICS, Mining, TripletLoader, check_sh
 
 import mxnet as mx
 
-RECIPE = ("ema", "freeze", "lr_mult", "head_steps")  # options that a resumed run has to repeat
+RECIPE = ("dtype", "ema", "freeze", "head_steps", "lr_mult")  # options that a resumed run has to repeat, if set
 
 
 def assemble(
@@ -78,7 +78,7 @@ def assemble(
     whole = not config.ckpt_embedding and config.loss_name != "teacher"
     deployed = families.training_symbol(config, embedding) if whole else embedding
     averages = make_averages(args.ema, learner, embedding) if args.ema and workers.is_first else None
-    plan = make_plan(args, loader, make_recipe(args, embedding, learner.teacher))
+    plan = make_plan(args, loader, make_recipe(args, embedding, learner, loader))
     return Run(learner, loader, plan, prefix, deployed, verify, averages)
 
 
@@ -206,11 +206,17 @@ def make_plan(args: argparse.Namespace, loader: Loader, recipe: dict[str, Any]) 
     )
 
 
-def make_recipe(args: argparse.Namespace, embedding: mx.sym.Symbol, teacher: Teacher | None) -> dict[str, Any]:
-    """Collect the options that a resumed run has to repeat, as plain values."""
+def make_recipe(args: argparse.Namespace, embedding: mx.sym.Symbol, learner: Learner, loader: Loader) -> dict[str, Any]:
+    """Collect the options that a resumed run has to repeat, as plain values.
+
+    They decide which pictures a step sees, how it computes, or what a checkpoint contains. Rates, lengths, losses and
+    augmentation are not among them: these may change within a run.
+    """
     recipe = {name: vars(args)[name] for name in RECIPE if vars(args)[name]}
-    if teacher:
-        recipe["teacher"] = teacher.identity
+    pictures = loader.batch_size * args.accumulate * learner.workers.size
+    recipe.update(seed=args.seed, per_batch_size=f"{pictures} pictures per step")
+    if learner.teacher:
+        recipe.update(teacher=learner.teacher.identity, teacher_weight=args.teacher_weight)
     if args.network == families.PRETRAINED:
         digest = hashlib.sha256(embedding.tojson().encode()).hexdigest()
         recipe["network"] = f"{families.PRETRAINED} (graph {digest[:12]})"

@@ -29,6 +29,9 @@ import mxnet as mx
 
 logger = logging.getLogger("denseface")
 
+# Options of the recipe that early checkpoints do not contain, whether they were set or not.
+_UNKNOWN_EARLIER = ("dtype", "per_batch_size", "seed", "teacher_weight")
+
 KEEP_NOTHING, KEEP_EVERY_BEST, KEEP_ALL, KEEP_BEST = 0, 1, 2, 3
 
 
@@ -363,7 +366,8 @@ class Run:
         saved = newest.manifest["progress"].get("recipe", {})
         if not isinstance(saved, dict):
             raise self._strange_progress(newest.step)
-        for option in sorted({*saved, *self.plan.recipe}):
+        unknown = {*_UNKNOWN_EARLIER} - {*saved}
+        for option in sorted({*saved, *self.plan.recipe} - unknown):
             before, now = saved.get(option, "not set"), self.plan.recipe.get(option, "not set")
             if before != now:
                 raise InputError(f"{now}: the run to resume was started with {before}; repeat that", option=option)

@@ -75,6 +75,16 @@ def test_an_option_that_a_resumed_run_has_to_repeat_is_named(records, tmp_path, 
     assert make_run(records, tmp_path / "model", recipe={"ema": 0.99}).resume()
 
 
+def test_what_early_checkpoints_do_not_say_of_an_option_is_not_asked(records, tmp_path):
+    recipe = {"dtype": "bfloat16", "seed": 7, "teacher_weight": 8.0, "per_batch_size": "4 pictures per step"}
+    make_run(records, tmp_path / "model", steps=4, recipe={"ema": 0.99}).fit()
+    assert make_run(records, tmp_path / "model", recipe={"ema": 0.99, **recipe}).resume()
+    make_run(records, tmp_path / "new", steps=4, recipe=recipe).fit()
+    for option in recipe:
+        with pytest.raises(InputError, match=f"^{option}: 1: the run to resume was started with {recipe[option]}"):
+            make_run(records, tmp_path / "new", recipe={**recipe, option: 1}).resume()
+
+
 @pytest.mark.parametrize(
     "loss, margins", [(adaface, {"s": 8, "t_alpha": 0.3}), (losses.margin_softmax, {"s": 8, "m2": 0.2, "k": 2})]
 )

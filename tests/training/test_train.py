@@ -152,6 +152,42 @@ def test_a_run_in_bfloat16_is_resumed_exactly_and_stays_near_float32(data, tmp_p
     assert not np.array_equal(whole.arguments["fc7_weight"], plain.arguments["fc7_weight"])
 
 
+def test_a_resumed_run_sees_the_same_pictures_and_computes_as_before(data, tmp_path, caplog, capsys):
+    start = flags(data, tmp_path, "--seed", "5", "--accumulate", "2", "--dtype", "bfloat16", "--max-steps", "1")
+    again = flags(data, tmp_path, "--seed", "5", "--accumulate", "2", "--dtype", "bfloat16", "--max-steps", "2")
+    assert train.main(start) == 0
+    for more, told in (
+        (("--dtype", "float32"), "--dtype: float32: the run to resume was started with bfloat16; repeat that"),
+        (("--seed", "6"), "--seed: 6: the run to resume was started with 5"),
+        (
+            ("--accumulate", "3"),
+            "--per-batch-size: 12 pictures per step: the run to resume was started with 8 pictures",
+        ),
+    ):
+        assert train.main([*again, *more, "--resume"]) == 1
+        assert told in capsys.readouterr().err
+    assert checkpoint.complete_steps(prefix(tmp_path)) == [1]
+    assert train.main([*again, "--resume", "--accumulate", "1", "--per-batch-size", "8"]) == 0
+    assert (
+        "other options than before: max_steps 2 (was 1); per_batch_size 8 (was 4); accumulate 1 (was 2)" in caplog.text
+    )
+
+
+def test_a_resumed_run_says_which_other_options_are_new(data, tmp_path, caplog):
+    options = ("--max-steps", "1", "--clip-norm", "2", "--set", "loss_m2=0.3")
+    assert train.main(flags(data, tmp_path, *options)) == 0
+    assert train.main(flags(data, tmp_path, *options, "--resume")) == 0
+    assert "other options" not in caplog.text
+    assert train.main(flags(data, tmp_path, *options[:2], "--lr", "0.005", "--resume")) == 0
+    told = "other options than before: loss_m2 0.5 (was 0.3); lr 0.005 (was 0.01); clip_norm 0.0 (was 2.0)"
+    assert told in caplog.text
+    for damaged in (b"[]", b"\xff", None):
+        path = Path(prefix(tmp_path) + "-config.json")
+        path.write_bytes(damaged) if damaged else path.unlink()
+        assert train.main(flags(data, tmp_path, *options, "--resume")) == 0
+    assert caplog.text.count("other options") == 1
+
+
 def test_bfloat16_says_where_it_changes_nothing(data, tmp_path, caplog):
     assert train.main(flags(data, tmp_path, "--max-steps", "1", "--dtype", "bfloat16")) == 0
     assert "training in float32: " in caplog.text
@@ -226,6 +262,9 @@ def test_a_network_is_taught_beside_its_loss_or_without_one(loss, data, tmp_path
     student = checkpoint.load_model(prefix(tmp_path / "taught", f"d63-{loss}-orl"))
     assert student.arguments.keys() == {"conv_weight", "conv_bias", "bn_gamma", "bn_beta", "fc1_weight", "fc1_bias"}
     assert train.main(flags(data, tmp_path / "taught", "--max-steps", "3", "--resume", *more)) == 0
+    lighter = [*more, "--max-steps", "4", "--resume", "--teacher-weight", "4"]
+    assert train.main(flags(data, tmp_path / "taught", *lighter)) == 1
+    assert "--teacher-weight: 4.0: the run to resume was started with 8.0; repeat that" in capsys.readouterr().err
     more[3] = prefix(tmp_path / "taught", f"d63-{loss}-orl")
     assert train.main(flags(data, tmp_path / "taught", "--max-steps", "4", "--resume", *more)) == 1
     assert "--teacher: sha256 " in capsys.readouterr().err
