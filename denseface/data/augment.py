@@ -54,8 +54,8 @@ class Augmentation:
     """Random augmentation; calling it applies it.
 
     The order is: yaw and pitch, rotation, scale and shift as one warp, mirror, crop, downsampling, blur, JPEG
-    compression, colour, cutoff. Crop and downsampling are those with which AdaFace was trained (Kim et al. 2022,
-    section 4).
+    compression, colour, cutoff. Crop and downsampling are those with which AdaFace was trained (Kim et al. 2022),
+    whose crop is black outside.
 
     Parameters
     ----------

@@ -37,15 +37,16 @@ def adaface(
     .. math:: g_{angle} = -m \hat z, \quad g_{add} = m \hat z + m, \quad
         \hat z = \left[ \frac{|z| - \mu}{\sigma / h} \right]_{-1}^{1}
 
-    (section 3.3). mu and sigma are exponential moving averages of the mean and the standard deviation of the lengths
-    \|z\| of a batch. A short embedding, of a picture that shows little, gets ArcFace's margin, one of usual length
-    CosFace's, and a long one the reverse of ArcFace's beside CosFace's doubled: hard faces count more in clear
-    pictures than in poor ones. No gradient passes through the lengths.
+    mu and sigma are exponential moving averages of the mean and the standard deviation of the lengths \|z\| of a batch.
+    A short embedding, of a picture that shows little, gets ArcFace's margin, one of usual length CosFace's, and a long
+    one the reverse of ArcFace's beside CosFace's doubled: hard faces count more in clear pictures than in poor ones. No
+    gradient passes through the lengths.
 
-    The angle with its margin stays above 0, and beyond pi it continues as in
-    :func:`denseface.models.losses.margin_softmax`. The deviation is that of the population, which a batch of one has
-    too: 0. Lengths are cut to 0.001 ... 100. Several devices and workers each measure their own share of a batch, and
-    the averages are averaged after the step.
+    The defaults of m, h and t_alpha, the cut of lengths to 0.001 ... 100 and the first values of the averages are those
+    of the authors' release. Three things differ from it. Beyond pi, the angle with its margin continues as in
+    :func:`denseface.models.losses.margin_softmax`, where the release stops short of pi. The deviation is that of the
+    population, not of a sample, so that a batch of one has it too: 0. Several devices and workers each measure their own
+    share of a batch, and the averages are averaged after the step.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def adaface(
     h : float
         How fast the margin changes with the length: it is at its limits from a distance of sigma / h to mu.
     t_alpha : float
-        Weight of a batch in the moving averages, 0 to 1.
+        Weight of a batch in the moving averages, 0 to 1. The paper gives the momentum, 0.99.
 
     Returns
     -------

@@ -82,9 +82,9 @@ def margin_softmax(
     (Deng et al. 2019, ArcFace, eq. 4). psi is the cosine up to pi and keeps falling beyond it (Liu et al. 2017,
     SphereFace, section 3.2), so that a larger angle is never rewarded.
 
-    With k above 1 a class has k centres, and its cosine is the largest of theirs (Deng et al. 2020, Sub-center ArcFace,
-    section 3.2): mislabelled and unusual faces gather at centres of their own. Where several are equally near, all of
-    them move.
+    With k above 1 a class has k centres, and its cosine is the largest of theirs (Deng et al. 2020, "Sub-center
+    ArcFace"): mislabelled and unusual faces gather at centres of their own. Where several are equally near, all of them
+    move.
 
     Parameters
     ----------
@@ -99,7 +99,8 @@ def margin_softmax(
         Centres per class.
     filter_threshold : float
         Other classes whose cosine with a face is larger take no part in its softmax (An et al. 2022, "Killing Two Birds
-        with One Stone", the inter-class filter): the face may be one of theirs. 0 turns the filter off.
+        with One Stone", with a threshold of 0.4): the face may be one of theirs. InsightFace sets such a cosine to 0
+        instead, so that next to nothing of the class is left. 0 turns the filter off.
 
     Returns
     -------
@@ -174,7 +175,7 @@ def psi(angle: mx.sym.Symbol) -> mx.sym.Symbol:
 
 
 def triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
-    """Triplet loss on squared distances (Schroff et al. 2015, FaceNet, eq. 2), averaged instead of summed.
+    """Triplet loss on squared distances (Schroff et al. 2015, FaceNet), averaged instead of summed.
 
     Parameters
     ----------

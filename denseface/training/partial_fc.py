@@ -38,7 +38,7 @@ def sample_size(num_classes: int, rate: float, images: int) -> int:
 
 
 def draw_sample(labels: np.ndarray, num_classes: int, size: int, seed: int) -> np.ndarray:
-    """Draw the classes that a step trains on (An et al. 2021, section 3.3: all positives, and negatives at random).
+    """Draw the classes that a step trains on (An et al. 2021: all positives, and negatives at random).
 
     Parameters
     ----------
