@@ -12,6 +12,7 @@ from denseface.cli.console import OK, print_table
 from denseface.cli.options import (
     add_example,
     add_face_options,
+    add_fuse,
     add_model_options,
     add_no_flip,
     load_cropper,
@@ -35,11 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     for name, explained in (("gallery", "the people enrolled"), ("probes", "the pictures to search for")):
         parser.add_argument(f"--{name}", required=True, metavar="DIR", help=f"{explained}: a folder, or a file .npz")
     parser.add_argument("--unknown", metavar="DIR", help="probes of people who are not enrolled, in the same form")
-    parser.add_argument(
-        "--fuse",
-        choices=("mean", "max"),
+    add_fuse(
+        parser,
+        "score of a person with several pictures: of the mean of their embeddings (default), or the highest",
         default="mean",
-        help="score of a person with several pictures: of the mean of their embeddings (default), or the highest",
     )
     parser.add_argument(
         "--rank", type=positive, default=1, metavar="R", help="FNIR counts mates up to this rank (default: 1)"

@@ -6,13 +6,12 @@ import argparse
 import json
 
 from denseface.cli.console import OK
+from denseface.cli.faces import embed_picture
 from denseface.cli.options import (
     add_example,
     add_face_options,
     add_model_options,
     add_no_flip,
-    cut_faces,
-    embed_faces,
     load_cropper,
     load_embedder,
 )
@@ -59,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         found = find_threshold(embedder, args.set)
     else:
         found = Threshold(args.threshold, "--threshold", None, None, None)
-    faces = [(picture, crop.pixels) for picture in args.pictures for crop in cut_faces(embedder, picture, args)]
-    score = float(similarity(*embed_faces(embedder, faces)))
+    one, other = (embed_picture(embedder, picture, args) for picture in args.pictures)
+    score = float(similarity(one[0], other[0]))
     same = score >= found.value
     probability = found.probability and float(found.probability.probability(score, args.prior))
     if args.json:

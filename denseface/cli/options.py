@@ -7,14 +7,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from denseface.cli.console import report_warning
-from denseface.core.errors import InputError
 from denseface.embedding.engines import ENGINES
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from denseface.data.cropping import Crop, Cropper
+    from denseface.data.cropping import Cropper
     from denseface.embedding.embedder import Embedder
 
 _MAX_SIDE = 4096
@@ -78,6 +74,11 @@ def given_scaling(args: argparse.Namespace) -> dict:
 def add_no_flip(parser: argparse.ArgumentParser) -> None:
     """Add ``--no-flip``."""
     parser.add_argument("--no-flip", action="store_true", help="leave out mirror images, which takes half the time")
+
+
+def add_fuse(parser: argparse.ArgumentParser, explained: str, default: str | None = None) -> None:
+    """Add ``--fuse``: how several pictures of a person become one score."""
+    parser.add_argument("--fuse", choices=("mean", "max"), default=default, help=explained)
 
 
 def add_face_options(
@@ -160,29 +161,6 @@ def load_cropper(args: argparse.Namespace) -> Cropper:
         face=args.face or args.default_face,
         **load_limits(args),
     )
-
-
-def cut_faces(embedder: Embedder, picture: str, args: argparse.Namespace) -> list[Crop]:
-    """Cut the faces out of a picture; a warning says if one of several was taken without ``--face``."""
-    crops = embedder.cut(picture)
-    warn_of_several(picture, crops, args)
-    return crops
-
-
-def warn_of_several(picture: str, crops: Sequence[Crop], args: argparse.Namespace) -> None:
-    """Warn if one of several faces was taken without ``--face``."""
-    if crops[0].others and not args.face:
-        report_warning(f"{picture}: {crops[0].others + 1} faces are in it; the largest is taken (--face chooses)")
-
-
-def embed_faces(embedder: Embedder, faces: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Embed aligned faces; an error begins with the name of one."""
-    from denseface.embedding.embedder import PictureError, as_batch
-
-    try:
-        return embedder.combine(*embedder.compute(as_batch([pixels for _, pixels in faces], embedder.image_shape)))
-    except PictureError as error:
-        raise InputError(f"{faces[error.position][0]}: {error.reason}") from error
 
 
 def load_embedder(args: argparse.Namespace, flip: bool = True, crop: Cropper | None = None) -> Embedder:

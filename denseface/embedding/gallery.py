@@ -193,6 +193,16 @@ class Gallery:
                     "the same, or embed the pictures again"
                 )
 
+    def require_fitting(self, queries: np.ndarray) -> None:
+        """Refuse queries that have another shape than (q, emb_size), or are not finite."""
+        if queries.ndim != 2 or queries.shape[1] != self.shape[1]:
+            raise InputError(
+                f"{self.path}: its embeddings have {self.shape[1]} values, which does not fit queries of shape "
+                f"{queries.shape}"
+            )
+        if not np.isfinite(queries).all():
+            raise InputError("a query is not finite; check the model that it comes from")
+
     def search(self, embeddings: np.ndarray, count: int = 5) -> list[list[Match]]:
         """Find the pictures that are most similar to others.
 
@@ -241,18 +251,12 @@ class Gallery:
         InputError
             If the queries have another length, the file is broken, or an embedding in it is not finite.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.shape[1]:
-            raise InputError(
-                f"{self.path}: its embeddings have {self.shape[1]} values, which does not fit queries of shape "
-                f"{queries.shape}"
-            )
-        if not np.isfinite(queries).all():
-            raise InputError("a query is not finite; check the model that it comes from")
+        self.require_fitting(queries)
         best = Nearest(queries, count)
         are_unit = True
         for start, rows in self._file.blocks("embeddings", max(1, _CELLS // self.shape[1])):
             try:
-                are_unit &= best.add(start, rows, is_unit=self._is_unit)
+                are_unit &= best.add(np.arange(start, start + len(rows)), rows, is_unit=self._is_unit)
             except ValueError as error:
                 raise InputError(f"{self.path}: it is broken behind embedding {start}; make it again") from error
         self._is_unit = are_unit

@@ -2,7 +2,7 @@
 
 Products in float32 decide which rows come into question; these are few, and their similarities are computed in float64.
 So the answer is that of float64: it depends neither on how many queries there are nor on how the rows are cut into
-blocks, and equal rows have equal scores.
+blocks, and equal rows have equal scores. Several rows may count as one, by the nearest of them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _SQUARES = 2.0**-60, 2.0**60  # squares of lengths that float32 computes without
 
 
 class Nearest:
-    """The nearest rows so far, of those that were added.
+    """The nearest so far, of the rows that were added.
 
     Parameters
     ----------
     queries : ndarray of shape (q, d)
         Of any length.
     count : int
-        How many rows to find for each.
+        How many to find for each.
     """
 
     def __init__(self, queries: np.ndarray, count: int):
@@ -35,18 +35,19 @@ class Nearest:
         self._count = count
         # More than a float32 product of vectors of length about 1 can be wrong (Higham, 2002, equation 3.5).
         self._margin = np.float32(_UNIT + (queries.shape[1] + 8) * 2.0**-23)
-        # The best so far: sorted by query, then score, then row.
-        self._query = self._row = np.empty(0, np.int64)
+        # The best so far: sorted by query, then score, then number.
+        self._query = self._number = np.empty(0, np.int64)
         self._score = np.empty(0, np.float32)
         self._floor = np.full(len(queries), -np.inf, np.float32)  # no row with a lower product comes into question
 
-    def add(self, first: int, rows: np.ndarray, *, is_unit: bool = False) -> bool:
+    def add(self, numbers: np.ndarray, rows: np.ndarray, *, is_unit: bool = False) -> bool:
         """Compare all queries with more rows.
 
         Parameters
         ----------
-        first : int
-            Number of the first row; it is larger than those of rows added before.
+        numbers : ndarray of shape (n,), int64
+            What is found: the number of each row, ascending from those of rows added before. Rows of the same number
+            count as one, by the nearest of them.
         rows : ndarray of shape (n, d), float32
             Of any length.
         is_unit : bool
@@ -65,12 +66,12 @@ class Nearest:
         near, scales = (rows, None) if is_unit else _scaled(rows)
         for start in range(0, len(self._fast), _GROUP):
             group = slice(start, start + _GROUP)
-            row, query = self._candidates(near, scales, self._fast[group], self._floor[group])
+            row, query = self._candidates(near, scales, numbers, self._fast[group], self._floor[group])
             if len(query):
-                self._merge(start + query, first, row, rows)
+                self._merge(start + query, numbers, row, rows)
         return near is rows and scales is None
 
-    def _candidates(self, rows, scales, queries, floor):
+    def _candidates(self, rows, scales, numbers, queries, floor):
         """Return the rows that come into question for some of the queries, as two arrays of indices."""
         step = max(1, _SCORES // len(queries))
         scores = np.empty((min(step, len(rows)), len(queries)), np.float32)
@@ -80,33 +81,43 @@ class Nearest:
             products = np.matmul(rows[part], queries.T, out=scores[: len(rows[part])])
             if scales is not None:
                 products *= scales[part, np.newaxis]
-            if len(products) > self._count and np.isneginf(floor).any():
-                least = np.partition(products, -self._count, axis=0)[-self._count]
-                floor = np.maximum(floor, least - 2 * self._margin)
-            found.append(np.flatnonzero(products >= floor) + start * len(queries))
+            lowest = floor
+            if np.isneginf(floor).any():
+                # What is far below the best row of its number does not come into question, either.
+                firsts = np.flatnonzero(np.diff(numbers[part], prepend=-1))
+                tops = np.maximum.reduceat(products, firsts, axis=0)
+                if len(tops) > self._count:
+                    least = np.partition(tops, -self._count, axis=0)[-self._count]
+                    floor = np.maximum(floor, least - 2 * self._margin)
+                own = np.repeat(tops - 2 * self._margin, np.diff(firsts, append=len(products)), axis=0)
+                lowest = np.maximum(floor, own)
+            found.append(np.flatnonzero(products >= lowest) + start * len(queries))
         return np.divmod(np.concatenate(found), len(queries))
 
-    def _merge(self, query, first, row, rows):
-        """Compute some similarities, and keep the best."""
+    def _merge(self, query, numbers, row, rows):
+        """Compute some similarities, and keep the best of each number, and the best numbers."""
         score = np.empty(len(query), np.float32)
         step = max(1, _CELLS // rows.shape[1])
         for start in range(0, len(query), step):
             part = slice(start, start + step)
             score[part] = (_finite(rows[row[part]]) * self._queries[query[part]]).sum(axis=1)
         query = np.concatenate([self._query, query])
-        row = np.concatenate([self._row, first + row])
+        number = np.concatenate([self._number, numbers[row]])
         score = np.concatenate([self._score, score])
-        order = np.lexsort((row, -score, query))
+        order = np.lexsort((-score, number, query))
+        is_best = (np.diff(query[order], prepend=-1) != 0) | (np.diff(number[order], prepend=-1) != 0)
+        query, number, score = (values[order[is_best]] for values in (query, number, score))
+        order = np.lexsort((number, -score, query))
         rank = np.arange(len(order)) - np.searchsorted(query[order], query[order])
         best = order[rank < self._count]
-        self._query, self._row, self._score = query[best], row[best], score[best]
+        self._query, self._number, self._score = query[best], number[best], score[best]
         last = order[rank == self._count - 1]
         self._floor[query[last]] = score[last] - self._margin
 
     def found(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows, int64, and scores, float32, both of shape (q, count or as many as there are)."""
-        shape = len(self._queries), -1 if len(self._row) else 0
-        return self._row.reshape(shape), self._score.reshape(shape)
+        """Return numbers, int64, and scores, float32, both of shape (q, count or as many as there are)."""
+        shape = len(self._queries), -1 if len(self._number) else 0
+        return self._number.reshape(shape), self._score.reshape(shape)
 
 
 def _finite(rows):

@@ -62,7 +62,7 @@ class _Set:
     """A set with what is measured of it: centres, and for each picture the similarity to its own and to other ones."""
 
     def __init__(self, gallery: Gallery, on_progress: Callable[[int], object]):
-        self.gallery, self.templates = gallery, Templates(gallery, person=owner_of)
+        self.gallery, self.templates = gallery, Templates(gallery, folder=owner_of)
         count, pictures = self.templates.count, len(gallery)
         self.owner = np.repeat(np.arange(count), np.diff(self.templates.starts))
         self.centers = np.empty((count, gallery.shape[1]), np.float32)

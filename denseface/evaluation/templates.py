@@ -2,25 +2,49 @@
 
 A picture belongs to the person whose folder it is in. The pictures of a person stand together in a gallery that was
 made of folders, so that templates are fused block by block, each time they are needed.
+
+Templates are fused in one of two ways: ``mean`` compares the mean of their embeddings, each scaled to length 1, and
+``max`` takes the highest score of all their pictures.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery
+from denseface.core.vectors import normalize, similarity
+from denseface.embedding.gallery import Gallery, Match
+from denseface.embedding.nearest import Nearest
 
 FUSIONS = ("mean", "max")
 
 _NAMES = 1 << 16  # names read at a time
 _CELLS = 1 << 22  # numbers in a block of embeddings
+_IN_ONE_FILE = re.compile(r"\.(rec|bin):\d+$")  # the name of a picture in a record file or a verification set
+
+
+def folder_of(name: str) -> str:
+    """Return the folder that a picture is in, which is that of one person.
+
+    Raises
+    ------
+    InputError
+        If the picture is in no folder, or in a file of many people.
+    """
+    folder = os.path.dirname(name)
+    if _IN_ONE_FILE.search(name):
+        raise InputError(
+            f"{name}: in a file, which has no folder per person; make folders of it (denseface dataset unpack)"
+        )
+    if os.path.basename(folder) in ("", ".", ".."):
+        raise InputError(f"{name}: in no folder, so nobody says whose picture it is; make one folder per person")
+    return folder
 
 
 def person_of(name: str) -> str:
@@ -29,17 +53,14 @@ def person_of(name: str) -> str:
     Raises
     ------
     InputError
-        If the picture is in no folder.
+        As from :func:`folder_of`.
 
     Examples
     --------
-    >>> person_of("people/anna/1.jpg"), person_of("people/anna/photo.jpg#2")
+    >>> person_of("people/anna/1.jpg"), person_of("people/anna/photo.jpg#1")
     ('anna', 'anna')
     """
-    person = os.path.basename(os.path.dirname(name))
-    if not person:
-        raise InputError(f"{name}: in no folder, so nobody says whose picture it is; make one folder per person")
-    return person
+    return os.path.basename(folder_of(name))
 
 
 class Templates:
@@ -52,8 +73,8 @@ class Templates:
     fusion : {"mean", "max"}
         How the score of a probe is computed for several pictures: of the mean of their embeddings, each scaled to
         length 1, or the highest of all.
-    person : callable
-        Returns the person of a picture by its name.
+    folder : callable
+        Returns the folder of a picture's person by its name; the person is called as the folder.
 
     Attributes
     ----------
@@ -66,27 +87,47 @@ class Templates:
     Raises
     ------
     InputError
-        If a picture is in no folder, or the pictures of a person are apart.
+        If a picture is in no folder or shows several people, or the pictures of a person are apart or in two folders.
+
+    Examples
+    --------
+    >>> people = Templates(Gallery("people.npz"), "max")  # doctest: +SKIP
+    >>> people.search(embedder.embed("anna.jpg"), 1)  # doctest: +SKIP
+    [[Match(name='anna', score=0.87)]]
     """
 
-    def __init__(self, gallery: Gallery, fusion: str = "mean", person: Callable[[str], str] = person_of):
-        if fusion not in FUSIONS:
-            raise InputError(f"must be one of {', '.join(FUSIONS)}, not {fusion}", option="fuse")
-        self._gallery, self._is_mean = gallery, fusion == "mean"
+    def __init__(self, gallery: Gallery, fusion: str = "mean", folder: Callable[[str], str] = folder_of):
+        _check_fusion(fusion)
+        self._gallery, self._folder, self._is_mean = gallery, folder, fusion == "mean"
         self.num_pictures = len(gallery)
         starts, digests = array("q"), array("Q")
-        last = None
+        last, all_faces = None, gallery.crop.get("face") == "all"
         for row, name in _names(gallery):
-            owner = person(name)
-            if owner != last:
+            if all_faces and name.endswith("#2"):
+                raise InputError(
+                    f"{gallery.path}: {name} is one of several faces, and its folder names one person; embed the "
+                    "pictures again without --face all"
+                )
+            if (own := folder(name)) != last:
                 starts.append(row)
-                digests.append(_digest(owner))
-                last = owner
+                digests.append(_digest(os.path.basename(own)))
+                last = own
         self.starts, self._digests = np.array([*starts, len(gallery)], np.int64), np.array(digests, np.uint64)
         self._order = np.argsort(self._digests, kind="stable")
         self.count = len(starts)
-        if len(np.unique(self._digests)) != self.count:
-            raise InputError(f"{gallery.path}: the pictures of a person are apart; embed one folder per person")
+        again = np.flatnonzero(np.diff(self._digests[self._order]) == 0)
+        if len(again):
+            one, other = (self._folder_at(number) for number in self._order[again[0] : again[0] + 2])
+            if one == other:
+                raise InputError(f"{gallery.path}: the pictures of {one} are apart; embed one folder per person")
+            raise InputError(
+                f"{gallery.path}: {one} and {other} have one name, and a person has one folder; rename one of them, or "
+                "make one of both"
+            )
+
+    def _folder_at(self, number):
+        row = int(self.starts[number])
+        return self._folder(self._gallery.names([row])[row])
 
     def find(self, people: Iterable[str]) -> np.ndarray:
         """Return the number of each person's template; -1 for people who are not enrolled."""
@@ -109,12 +150,85 @@ class Templates:
             The number of the block's first template; cosine similarities.
         """
         queries = queries.astype(np.float32)
-        for first, starts, rows in self.blocks(max(1, _CELLS // max(self._gallery.shape[1], len(queries)))):
-            rows = normalize(rows)
-            if self._is_mean:
-                yield first, queries @ normalize(np.add.reduceat(rows, starts)).astype(np.float32).T
-            else:
-                yield first, np.maximum.reduceat(queries @ rows.astype(np.float32).T, starts, axis=1)
+        step = max(1, _CELLS // max(self._gallery.shape[1], len(queries)))
+        if self._is_mean:
+            for first, means in self._means(step):
+                yield first, queries @ means.T
+        else:
+            for first, starts, rows in self.blocks(step):
+                yield first, np.maximum.reduceat(queries @ normalize(rows).astype(np.float32).T, starts, axis=1)
+
+    def search(self, embeddings: np.ndarray, count: int = 5) -> list[list[Match]]:
+        """Find the people who are most similar to pictures, exactly, in memory that does not grow with the gallery.
+
+        Parameters
+        ----------
+        embeddings : ndarray of shape (q, emb_size) or (emb_size,)
+            Of any length.
+        count : int
+            How many people to find for each.
+
+        Returns
+        -------
+        list of list of Match
+            For each embedding up to `count` people by their names, most similar first.
+
+        Raises
+        ------
+        InputError
+            As from :meth:`denseface.embedding.gallery.Gallery.nearest`.
+        """
+        numbers, scores = self.nearest(np.atleast_2d(embeddings), count)
+        names = {number: os.path.basename(self._folder_at(number)) for number in np.unique(numbers).tolist()}
+        return [
+            [Match(names[number], score) for number, score in zip(*found)]
+            for found in zip(numbers.tolist(), scores.tolist())
+        ]
+
+    def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the templates that are most similar to queries.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (q, emb_size)
+            Of any length.
+        count : int
+            How many to find for each, if there are as many.
+
+        Returns
+        -------
+        numbers : ndarray of shape (q, count), int64
+            Most similar first.
+        scores : ndarray of shape (q, count), float32
+            Cosine similarities.
+
+        Raises
+        ------
+        InputError
+            As from :meth:`denseface.embedding.gallery.Gallery.nearest`.
+        """
+        self._gallery.require_fitting(queries)
+        best, step = Nearest(queries, count), max(1, _CELLS // self._gallery.shape[1])
+        if self._is_mean:
+            for first, means in self._means(step):
+                best.add(np.arange(first, first + len(means)), means)
+        else:
+            for start, rows in self._gallery.blocks(step):
+                owners = np.searchsorted(self.starts, np.arange(start, start + len(rows)), side="right") - 1
+                best.add(owners, rows)
+        return best.found()
+
+    def _means(self, step):
+        """Yield the number of the first person, and the means of some people, float32, of length 1."""
+        first, begun = 0, None  # the person of the next row, and the sum of those pictures that were in earlier blocks
+        for start, rows in self._gallery.blocks(step):
+            stop = start + len(rows)
+            end = int(np.searchsorted(self.starts[:-1], stop))
+            sums = _sums(normalize(rows), np.maximum(self.starts[first:end] - start, 0), begun)
+            whole = end if self.starts[end] == stop else end - 1  # the last person may go on in the next block
+            if whole > first:
+                yield first, normalize(sums[: whole - first]).astype(np.float32)
+            first, begun = whole, None if whole == end else sums[-1]
 
     def blocks(self, step: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Read the embeddings of whole people, about `step` rows at a time.
@@ -134,6 +248,53 @@ class Templates:
                 yield first, self.starts[first:end] - begin, rows[:size]
                 rows, first = rows[size:], end
             kept = rows
+
+
+def compare(one: np.ndarray, other: np.ndarray, fusion: str = "mean") -> float:
+    """Compare two templates.
+
+    Parameters
+    ----------
+    one, other : ndarray of shape (n, emb_size) and (m, emb_size)
+        The embeddings of their pictures, of any length.
+    fusion : {"mean", "max"}
+        As for :class:`Templates`; ``max`` takes the highest score of all pairs of pictures.
+
+    Returns
+    -------
+    float
+        The cosine similarity of their means, or the highest of their pictures, -1 to 1.
+
+    Raises
+    ------
+    InputError
+        If there is no such fusion, or a template has no picture.
+    """
+    _check_fusion(fusion)
+    if not len(one) or not len(other):
+        raise InputError("a template has no picture")
+    if fusion == "max":
+        return float(similarity(one, other).max())
+    return float(similarity(*(_sums(normalize(rows), np.zeros(1, np.int64)) for rows in (one, other)))[0, 0])
+
+
+def _check_fusion(fusion):
+    if fusion not in FUSIONS:
+        raise InputError(f"must be one of {', '.join(FUSIONS)}, not {fusion}", option="fuse")
+
+
+def _sums(rows, starts, begun=None):
+    """Add up the rows from each start to the next, those of the first to what was begun.
+
+    One after the other, so that a sum does not depend on where blocks end.
+    """
+    sums, sizes = np.zeros((len(starts), rows.shape[1])), np.diff(starts, append=len(rows))
+    if begun is not None:
+        sums[0] = begun
+    for index in range(sizes.max()):
+        more = np.flatnonzero(sizes > index)
+        sums[more] += rows[starts[more] + index]
+    return sums
 
 
 def _names(gallery):

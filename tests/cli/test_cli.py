@@ -424,6 +424,45 @@ def test_embed_then_search(capsys, model, faces, tmp_path):
     assert out.splitlines()[1].split() == [f"{faces}/d.png", "1", "1.0000", f"{faces}/d.png"]
 
 
+@pytest.fixture
+def people(tmp_path):
+    """Three people with two pictures each, and the embeddings of all, (3, 2, 8)."""
+    made = pictures(6, seed=1)
+    for index, picture in enumerate(made):
+        path = tmp_path / "people" / f"p{index // 2}" / f"{index % 2}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(picture))
+    rows = Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(made)
+    return tmp_path / "people", rows.reshape(3, 2, -1)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "max"])
+def test_search_for_people(capsys, model, people, faces, tmp_path, fusion):
+    folder, rows = people
+    path = tmp_path / "people.npz"
+    run(capsys, "embed", folder, *model, "-o", path)
+    command = ("search", path, faces / "a.png", faces / "b.png", *model, "-k", "2", "--fuse", fusion)
+    code, out, err = run(capsys, *command, "--json")
+    assert (code, err) == (0, "")
+    for entry, query in zip(json.loads(out), Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(pictures(6))):
+        fused = [similarity(query, person.mean(axis=0) if fusion == "mean" else person).max() for person in rows]
+        best = np.argsort(fused)[::-1][:2]
+        assert [found["name"] for found in entry["found"]] == [f"p{number}" for number in best]
+        assert [found["score"] for found in entry["found"]] == pytest.approx([fused[i] for i in best], abs=1e-6)
+    best = json.loads(out)[0]["found"][0]
+    _, out, _ = run(capsys, *command)
+    assert out.splitlines()[0].split() == ["picture", "rank", "score", "person"]
+    assert out.splitlines()[1].split() == [f"{faces}/a.png", "1", f"{best['score']:.4f}", best["name"]]
+
+
+def test_search_for_people_needs_a_folder_of_each(capsys, model, faces, tmp_path, monkeypatch):
+    monkeypatch.chdir(faces)
+    run(capsys, "embed", ".", *model, "-o", tmp_path / "flat.npz")
+    code, _, err = run(capsys, "search", tmp_path / "flat.npz", "a.png", *model, "--fuse", "mean")
+    reason = "in no folder, so nobody says whose picture it is; make one folder per person"
+    assert (code, err) == (1, f"denseface: error: a.png: {reason}\n")
+
+
 def test_search_follows_how_the_gallery_was_made(capsys, model, faces, tmp_path):
     run(capsys, "embed", faces, *model, "--no-flip", "-o", tmp_path / "plain.npz")
     _, out, _ = run(capsys, "search", tmp_path / "plain.npz", faces / "a.png", *model, "--json")

@@ -42,6 +42,19 @@ def test_a_gallery_is_searched(faces, capsys):
     assert first.startswith("anna.jpg 1.0") or first.startswith("anna.jpg 0.9999")
 
 
+def test_people_of_a_gallery_are_searched(faces, capsys):
+    for name in ("anna", "bert", "carl"):
+        Path("people", name).mkdir(parents=True)
+        Path("people", name, "1.jpg").write_bytes(Path(f"{name}.jpg").read_bytes())
+    with Sources(["people"]) as sources:
+        embed_all(Embedder.load("model"), sources, "people.npz")
+    Path("someone.jpg").write_bytes(Path("bert.jpg").read_bytes())
+    exec(program("Templates"), {})
+    names, scores = zip(*(line.split() for line in capsys.readouterr().out.splitlines()))
+    assert (names[0], sorted(names)) == ("bert", ["anna", "bert", "carl"])
+    assert float(scores[0]) == pytest.approx(1)
+
+
 def test_a_gallery_is_an_ordinary_file(faces):
     found = {}
     exec(program("np.load"), found)
