@@ -43,10 +43,10 @@ def adaface(
     gradient passes through the lengths.
 
     The defaults of m, h and t_alpha, the cut of lengths to 0.001 ... 100 and the first values of the averages are those
-    of the authors' release. Three things differ from it. Beyond pi, the angle with its margin continues as in
-    :func:`denseface.models.losses.margin_softmax`, where the release stops short of pi. The deviation is that of the
-    population, not of a sample, so that a batch of one has it too: 0. Several devices and workers each measure their own
-    share of a batch, and the averages are averaged after the step.
+    of the authors' release. Three things differ from it. The angle with its margin stays above 0 as there, but beyond
+    pi it continues as in :func:`denseface.models.losses.margin_softmax` instead of stopping. The deviation is that of
+    the population, not of a sample, so that a batch of one has it too: 0. Several devices and workers each measure
+    their own share of a batch, and the averages are averaged after the step.
 
     Parameters
     ----------

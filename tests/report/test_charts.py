@@ -62,8 +62,8 @@ def run_folder(tmp_path):
     for step, (loss, accuracy) in enumerate([(4.0, 0.1), (3.0, None), (2.0, 0.5)], start=1):
         log.training(step, 0.1 * step, 0.01, loss, accuracy, 5.0, 7.0 * step)
     for step in (2, 3):
-        for name in ("lfw", "orl"):
-            figures = {"accuracy": 0.3 * step, "balanced_accuracy": 0.5, "auc": 0.5, "tar": {"0.1": 0.2}}
+        for name, share in (("orl", 0.3), ("orl-ema", 0.25)):
+            figures = {"accuracy": share * step, "balanced_accuracy": 0.5, "auc": 0.5, "tar": {"0.1": 0.2}}
             log.verification(step, name, figures)
     log.close()
     return tmp_path
@@ -79,8 +79,8 @@ def test_run_shows_what_the_files_hold(run_folder):
     assert lines["learning rate"] == [[[1, 0.01], [2, 0.01], [3, 0.01]]]
     assert lines["gradient norm"] == [[[1, 7], [2, 14], [3, 21]]]
     assert np.array_equal(lines["accuracy in training"][0], [[1, 0.1], [2, np.nan], [3, 0.5]], equal_nan=True)
-    assert np.allclose(lines["accuracy in verification"], [[[2, 0.6], [3, 0.9]]] * 2)
-    assert [line.get_label() for line in found["accuracy in verification"].lines] == ["lfw", "orl"]
+    assert np.allclose(lines["accuracy in verification"], [[[2, 0.6], [3, 0.9]], [[2, 0.5], [3, 0.75]]])
+    assert [line.get_label() for line in found["accuracy in verification"].lines] == ["orl", "orl-ema"]
 
 
 def test_plot_run(capsys, run_folder):
