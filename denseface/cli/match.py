@@ -1,35 +1,47 @@
-"""``denseface match``: are two pictures of one person?"""
+"""``denseface match``: are two pictures, or two folders of pictures, of one person?"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 
-from denseface.cli.console import OK
-from denseface.cli.faces import embed_picture
+from denseface.cli.console import FAILED, OK, report_warning
+from denseface.cli.faces import embed_picture, embed_pictures
 from denseface.cli.options import (
     add_example,
     add_face_options,
+    add_fuse,
     add_model_options,
     add_no_flip,
     load_cropper,
     load_embedder,
 )
-from denseface.core.text import printable
+from denseface.core.errors import InputError
+from denseface.core.text import counted, listed, printable
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "match",
-        help="tell whether two pictures show the same person",
-        description="Compare the faces in two pictures. A picture of exactly the network's size is an aligned face; in "
-        "any other, the face is found and cut out. They show the same person if their score, the cosine similarity of "
-        "their embeddings, is at or above the threshold. By default that is the threshold of the highest accuracy that "
-        "denseface verify has found for this model, on the largest set it was measured on. Its false match rate there, "
-        "with a 95 % interval, and the probability that this score stands for, are printed beside it.",
+        help="tell whether two pictures, or folders of pictures, show the same person",
+        description="Compare the faces in two pictures, or those in a folder of one person's pictures with another "
+        "picture or folder. A picture of exactly the network's size is an aligned face; in any other, the face is "
+        "found and cut out. They show the same person if their score, the cosine similarity of their embeddings, is at "
+        "or above the threshold. By default that is the threshold of the highest accuracy that denseface verify has "
+        "found for this model, on the largest set it was measured on. Its false match rate there, with a 95 % "
+        "interval, and the probability that this score stands for, are printed beside it; both are measured on the "
+        "pairs of that set, and scores of folders are distributed otherwise. A picture in a folder that cannot be "
+        "read, or has no face, is reported and left out; the exit code is then 1.",
     )
-    parser.add_argument("pictures", nargs=2, metavar="PICTURE", help="a picture of a face")
+    parser.add_argument(
+        "pictures", nargs=2, metavar="PICTURE", help="a picture of a face, or a folder of one person's pictures"
+    )
+    add_fuse(
+        parser,
+        "score of a folder: of the mean of the embeddings of its pictures (default), or the highest of its pictures",
+    )
     add_model_options(parser)
     add_face_options(parser)
     add_no_flip(parser)
@@ -44,38 +56,83 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="probability of one person before the pictures are seen, which the printed one starts from (default: 0.5)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    add_example(parser, "denseface match anna.jpg bert.jpg --model models/d63-arcface-orl/model")
+    add_example(
+        parser,
+        "denseface match anna.jpg bert.jpg --model models/d63-arcface-orl/model",
+        "denseface match people/anna someone.jpg --model models/d63-arcface-orl/model",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare the two pictures."""
+    """Compare the two pictures or folders."""
     from denseface.core.vectors import similarity
+    from denseface.evaluation.templates import compare
     from denseface.evaluation.thresholds import Threshold, find_threshold
 
+    folders = [path for path in args.pictures if os.path.isdir(path)]
+    if args.fuse and not folders:
+        raise InputError("neither of the two is a folder, so there is nothing to fuse; leave it out", option="fuse")
     embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
     if args.threshold is None:
         found = find_threshold(embedder, args.set)
     else:
         found = Threshold(args.threshold, "--threshold", None, None, None)
-    one, other = (embed_picture(embedder, picture, args) for picture in args.pictures)
-    score = float(similarity(one[0], other[0]))
+    sides, failures = zip(*(_embed(embedder, path, args) for path in args.pictures))
+    fusion = (args.fuse or "mean") if folders else None
+    score = compare(*sides, fusion) if fusion else float(similarity(*sides)[0, 0])
+    sizes, code = [len(rows) for rows in sides], FAILED if any(failures) else OK
     same = score >= found.value
     probability = found.probability and float(found.probability.probability(score, args.prior))
     if args.json:
         content = {"same": same, "score": score, "threshold": found.value, "threshold_of": found.name}
+        content.update(fuse=fusion, pictures=sizes)
         certainty = {"probability": probability, "false_match_rate": found.fmr, "interval": found.fmr_interval}
         print(json.dumps({**content, **certainty}, indent=2))
-        return OK
+        return code
     verdict = "same person" if same else "different persons"
-    print(f"{verdict}: score {score:.4f}, threshold {found.value:.4f} ({printable(found.name)})")
+    fused = f" ({fusion} of {' and '.join(counted(size, 'picture') for size in sizes)})" if fusion else ""
+    print(f"{verdict}: score {score:.4f}{fused}, threshold {found.value:.4f} ({printable(found.name)})")
     if found.fmr_interval:
         low, high = found.fmr_interval
         print(
             f"probability of one person {probability:.4f} if it was {args.prior:g} before; false match rate of the "
-            f"threshold {found.fmr:.4f} ({low:.4f}-{high:.4f})"
+            f"threshold {found.fmr:.4f} ({low:.4f}-{high:.4f}){'; both measured without folders' if fusion else ''}"
         )
-    return OK
+    return code
+
+
+def _embed(embedder, path, args):
+    """Embed a picture, or those of a folder that can be used; return also how many cannot."""
+    if not os.path.isdir(path):
+        return embed_picture(embedder, path, args), 0
+    names, rows, failures = embed_pictures(embedder, _pictures_in(path), args)
+    if not names:
+        raise InputError(f"{path}: there is no picture in it that can be used")
+    return rows, failures
+
+
+def _pictures_in(folder):
+    """Return the paths of the pictures of a person; refuse a folder that may have those of several."""
+    from denseface.data.sources import Sources
+
+    with Sources([folder]) as sources:
+        found = list(sources)
+        if sources.left_out:
+            report_warning(
+                f"{folder}: {counted(len(sources.left_out), 'file')} left out, not pictures: {listed(sources.left_out)}"
+            )
+    if found[0].is_aligned:
+        raise InputError(
+            f"{folder}: a record file is in it, which has pictures of many people; name a folder of one person"
+        )
+    one, *more = dict.fromkeys(os.path.dirname(source.name) for source in found)
+    if more:
+        raise InputError(
+            f"{folder}: its pictures are in several folders, such as {one or '.'} and {more[0]}, which may be several "
+            "people; name the folder of one person"
+        )
+    return [source.name for source in found]
 
 
 def _probability(text):

@@ -342,6 +342,7 @@ def test_match_uses_the_threshold_of_the_largest_set(capsys, model, figures, pai
         "same": score >= threshold, "score": score, "threshold": threshold, "threshold_of": "large",
         "probability": float(report.calibrations["flip"].probability(score)),
         "false_match_rate": way.fmr, "interval": list(report.intervals["flip"]["fmr"]),
+        "fuse": None, "pictures": [1, 1],
     }  # fmt: skip
     _, out, _ = run(capsys, "match", *pair, *model, "--prior", "0.01")
     probability = float(report.calibrations["flip"].probability(score, 0.01))
@@ -405,6 +406,79 @@ def test_match_names_a_picture_that_is_not_there(capsys, model, faces):
     code, _, err = run(capsys, "match", faces / "a.png", faces / "z.png", *model, "--threshold", "0.5")
     assert code == 1
     assert err == f"denseface: error: {faces}/z.png: it cannot be read (No such file or directory)\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--fuse", "mean"), ("--fuse", "max")])
+def test_match_compares_folders(capsys, model, figures, pair_sets, people, options):
+    run(capsys, "verify", pair_sets[1], *model)
+    folder, rows = people
+    fusion = options[-1] if options else "mean"
+    for sides, (one, other), sizes in (
+        (("p0", "p1"), (rows[0], rows[1]), "2 pictures and 2 pictures"),
+        (("p0", "p1/0.png"), (rows[0], rows[1, :1]), "2 pictures and 1 picture"),
+        (("p2/1.png", "p0"), (rows[2, 1:], rows[0]), "1 picture and 2 pictures"),
+    ):
+        if fusion == "mean":
+            one, other = one.mean(axis=0, keepdims=True), other.mean(axis=0, keepdims=True)
+        score = similarity(one, other).max()
+        command = ("match", *(folder / side for side in sides), *model, *options)
+        code, out, err = run(capsys, *command, "--json")
+        content = json.loads(out)
+        assert (code, err, content["fuse"]) == (0, "", fusion)
+        assert content["score"] == pytest.approx(score, abs=1e-6)
+        assert content["same"] == (score >= content["threshold"])
+        assert content["probability"] == pytest.approx(
+            float(expected_report(pair_sets[1]).calibrations["flip"].probability(score)), abs=1e-5
+        )
+        _, out, _ = run(capsys, *command)
+        verdict = "same person" if content["same"] else "different persons"
+        first, second = out.splitlines()
+        assert first.startswith(f"{verdict}: score {content['score']:.4f} ({fusion} of {sizes}), threshold ")
+        assert second.endswith("; both measured without folders")
+
+
+def test_several_pictures_may_decide_otherwise_than_one(capsys, model, people):
+    folder, rows = people
+    single = similarity(rows[0, 0], rows[1, 0])
+    best = similarity(rows[0], rows[1]).max()
+    assert single < best - 1e-3
+    threshold = ("--threshold", f"{(single + best) / 2:.6f}")
+    said = run(capsys, "match", folder / "p0" / "0.png", folder / "p1" / "0.png", *model, *threshold)[1]
+    assert said.startswith("different persons: ")
+    assert run(capsys, "match", folder / "p0", folder / "p1", *model, *threshold, "--fuse", "max")[1].startswith("same")
+
+
+def test_match_lists_pictures_of_a_folder_that_cannot_be_used(capsys, model, people):
+    folder, rows = people
+    (folder / "p0" / "0.png").write_bytes(b"broken")
+    (folder / "p0" / "notes.txt").write_text("hers")
+    code, out, err = run(capsys, "match", folder / "p0", folder / "p1", *model, "--threshold", "0", "--json")
+    content = json.loads(out)
+    assert (code, content["pictures"]) == (1, [1, 2])
+    assert content["score"] == pytest.approx(similarity(rows[0, 1], rows[1].mean(axis=0)), abs=1e-6)
+    warned, reported = err.splitlines()
+    assert warned == f"denseface: warning: {folder}/p0: 1 file left out, not pictures: {folder}/p0/notes.txt"
+    assert reported.startswith(f"denseface: error: {folder}/p0/0.png: ")
+    (folder / "p0" / "1.png").write_bytes(b"broken")
+    code, out, err = run(capsys, "match", folder / "p1", folder / "p0", *model, "--threshold", "0")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == f"denseface: error: {folder}/p0: there is no picture in it that can be used"
+
+
+def test_match_refuses_what_is_not_a_person(capsys, model, people, faces, few_faces, tmp_path):
+    folder, _ = people
+    (tmp_path / "empty").mkdir()
+    run(capsys, *few_faces, tmp_path / "orl")
+    several = f"its pictures are in several folders, such as {folder}/p0 and {folder}/p1, which may be several people;"
+    for path, options, reason in (
+        (folder, (), f"{folder}: {several} name the folder of one person"),
+        (tmp_path / "empty", (), f"{tmp_path}/empty: there is no picture in it"),
+        (tmp_path / "orl", (), f"{tmp_path}/orl: a record file is in it, which has pictures of many people; name a"),
+        (faces / "b.png", ("--fuse", "max"), "--fuse: neither of the two is a folder, so there is nothing to fuse;"),
+    ):
+        code, out, err = run(capsys, "match", faces / "a.png", path, *model, "--threshold", "0", *options)
+        assert (code, out) == (1, "") and len(err.splitlines()) == 1
+        assert err.startswith(f"denseface: error: {reason}")
 
 
 def test_embed_then_search(capsys, model, faces, tmp_path):

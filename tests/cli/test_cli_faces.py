@@ -160,6 +160,16 @@ def test_match_warns_of_other_faces_unless_one_is_chosen(capsys, model, here, de
     assert scores[()] == scores["--face", "largest"] < 0.999 < scores["--face", "center"]
 
 
+def test_match_finds_the_faces_of_a_folder(capsys, model, here, detector, embedder):
+    (here / "photos" / "p" / "nobody.png").write_bytes((here / "nobody.png").read_bytes())
+    code, out, err = run(capsys, "match", "photos/p", "aligned.png", *model, "--threshold", "0", "--json")
+    assert (code, err) == (1, "denseface: error: photos/p/nobody.png: no face is found in it\n")
+    one, two, other = embedder.embed([face(0), face(1), face(0)])
+    content = json.loads(out)
+    assert (content["fuse"], content["pictures"]) == ("mean", [2, 1])
+    assert content["score"] == pytest.approx(float(similarity(one + two, other)), abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
