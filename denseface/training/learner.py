@@ -14,6 +14,7 @@ from denseface.data.loader import Batch
 from denseface.distributed.workers import OneWorker, Workers
 from denseface.models.distillation import INPUTS, TEACHER_INPUT
 from denseface.training.binding import Head, bind, bind_head
+from denseface.training.exchange import Exchange
 from denseface.training.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 from denseface.training.teacher import Teacher
 
@@ -43,9 +44,9 @@ class StepResult(NamedTuple):
 class Learner:
     """Stochastic gradient descent with momentum on a symbol of :mod:`denseface.models.losses`.
 
-    Every device has all parameters and takes an equal share of each batch; gradients are summed over the devices
-    (and, with a ``dist`` kvstore, over the workers) before all make the same update. Moving averages are averaged over
-    devices and workers after each step, so that all continue with the same values.
+    Every device has all parameters and takes an equal share of each batch. Gradients are summed over devices and
+    workers before all make the same update, and moving averages are averaged after it; see
+    :mod:`denseface.training.exchange`.
 
     Parameters
     ----------
@@ -113,7 +114,6 @@ class Learner:
         self.devices = tuple(contexts)
         self.accumulate = accumulate
         self.workers = workers or OneWorker()
-        self.kvstore = self.workers.kvstore or (mx.kv.create(kvstore) if len(contexts) > 1 else None)
         share = data_shape[0] // len(contexts)
         self.parameter_names = [name for name in symbol.list_arguments() if name not in INPUTS]
         self._numbers = {name: number for number, name in enumerate(self.parameter_names)}
@@ -126,8 +126,8 @@ class Learner:
             self._parts.append(bind_head(head, self._parts[0], contexts, grad_req))
         self._executors = self._parts[0].executors
         self.frozen = frozen
-        self._shares = len(contexts) * self.workers.size
-        self._scale = 1 / (self._shares * accumulate)  # of the summed gradient, to that of the mean loss
+        self._exchange = Exchange(self._executors, self.parameter_names, self.workers, kvstore)
+        self._scale = 1 / (self._exchange.shares * accumulate)  # of the summed gradient, to that of the mean loss
         self._clip_norm = clip_norm
         self._optimizer = mx.optimizer.SGD(
             momentum=momentum,
@@ -136,10 +136,6 @@ class Learner:
             sym=symbol,
             param_idx2name=dict(enumerate(self.parameter_names)),
         )
-        if self.kvstore:
-            keys = [*range(len(self.parameter_names)), *(index for index, _ in self._auxiliary_keys())]
-            first = self._executors[0]
-            self.kvstore.init(keys, [*map(first.arg_dict.get, self.parameter_names), *first.aux_dict.values()])
         self.centers = None
         if num_classes is not None:
             bound = self._executors[0].arg_dict
@@ -168,7 +164,7 @@ class Learner:
                 initializer(description, first.arg_dict[name])
         for name, array in first.aux_dict.items():
             initializer(mx.init.InitDesc(name, attributes.get(name, {})), array)
-        self._share_parameters()
+        self._exchange.copy_to_devices()
 
     def step(self, batches: Sequence[Batch], learning_rate: float, seed: int, head_alone: bool = False) -> StepResult:
         """Take one step.
@@ -233,10 +229,7 @@ class Learner:
                 accuracies.append(np.mean([_is_right(executor.outputs[1], label) for executor, label in shares]))
 
         # sum
-        if self.kvstore:
-            for name in learning:
-                gradients = [executor.grad_dict[name] for executor in executors]
-                self.kvstore.pushpull(self._numbers[name], gradients, priority=-self._numbers[name])
+        self._exchange.sum_gradients(learning)
 
         # clip
         norm = self._scale * math.sqrt(sum(_squared_norm(executors[0].grad_dict[name]) for name in learning))
@@ -256,16 +249,7 @@ class Learner:
                 self.centers.update(name, sample, gradient, partial(self._optimizer.update, self._numbers[name]))
 
         # average
-        if self.kvstore:
-            mx.nd.waitall()  # MXNet does not declare that the backward pass changes them, so nothing else waits for it
-            for index, name in self._auxiliary_keys():
-                if name in kept:  # a mean of equal numbers may be rounded
-                    continue
-                arrays = [executor.aux_dict[name] for executor in self._executors]
-                self.kvstore.pushpull(index, arrays)
-                for array in arrays:
-                    array *= 1 / self._shares
-            mx.nd.waitall()
+        self._exchange.average_statistics(kept)
         return StepResult(float(np.mean(losses)), float(np.mean(accuracies)) if accuracies else None, norm)
 
     def embed(self, data: np.ndarray) -> np.ndarray:
@@ -310,7 +294,7 @@ class Learner:
         for given, own in ((arguments, self._arguments()), (auxiliary, self._executors[0].aux_dict)):
             for name, array in given.items():
                 _assign(name, own, array)
-        self._share_parameters()
+        self._exchange.copy_to_devices()
 
     def adopt(
         self, arguments: Mapping[str, np.ndarray], auxiliary: Mapping[str, np.ndarray]
@@ -355,25 +339,25 @@ class Learner:
         if self.workers.size == 1:
             return
         first = self._executors[0]
-        for index, name in enumerate(self.parameter_names):
-            self.workers.broadcast(index, first.arg_dict[name])
+        for name in self.parameter_names:
+            self._exchange.broadcast(name, first.arg_dict[name])
             if self._momenta[0].get(name) is not None:
-                self.workers.broadcast(index, self._momenta[0][name])
+                self._exchange.broadcast(name, self._momenta[0][name])
                 for momenta in self._momenta[1:]:
                     self._momenta[0][name].copyto(momenta[name])
-        for index, name in self._auxiliary_keys():
-            self.workers.broadcast(index, first.aux_dict[name])
-        self._share_parameters()
+        for name, array in first.aux_dict.items():
+            self._exchange.broadcast(name, array)
+        self._exchange.copy_to_devices()
         if self.centers:
-            self._share_centers()
+            self._broadcast_centers()
 
-    def _share_centers(self):
-        for index, name in enumerate(self.parameter_names):
+    def _broadcast_centers(self):
+        for name in self.parameter_names:
             for tables in (self.centers.weights, self.centers.momenta):
                 for block in self.centers.blocks(tables.get(name)):
                     array = mx.nd.zeros(self._executors[0].grad_dict[name].shape)  # the shape of that key
                     array[: len(block)] = block
-                    self.workers.broadcast(index, array)
+                    self._exchange.broadcast(name, array)
                     block[:] = array[: len(block)].asnumpy()
 
     def _arguments(self):
@@ -395,20 +379,6 @@ class Learner:
     def _cut(self, array):
         """Equal shares for the devices."""
         return np.split(array, len(self._executors))
-
-    def _auxiliary_keys(self):
-        """Names of the moving averages with their keys in the key-value store, after those of the gradients."""
-        return enumerate(self._executors[0].aux_dict, start=len(self.parameter_names))
-
-    def _share_parameters(self):
-        """Copy the first device's parameters to all others."""
-        first = self._executors[0]
-        for executor in self._executors[1:]:
-            for name in self.parameter_names:
-                first.arg_dict[name].copyto(executor.arg_dict[name])
-            for name, array in first.aux_dict.items():
-                array.copyto(executor.aux_dict[name])
-        mx.nd.waitall()
 
 
 def _squared_norm(array):
