@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
@@ -23,14 +23,12 @@ from denseface.models.checkpoint import Checkpoint, TrainingState
 from denseface.training.averages import Averages
 from denseface.training.learner import Learner, StepResult
 from denseface.training.log import RunLog
+from denseface.training.progress import Progress, Window, check_recipe
 from denseface.training.schedule import Schedule
 
 import mxnet as mx
 
 logger = logging.getLogger("denseface")
-
-# Options of the recipe that early checkpoints do not contain, whether they were set or not.
-_UNKNOWN_EARLIER = ("dtype", "per_batch_size", "seed", "teacher_weight")
 
 KEEP_NOTHING, KEEP_EVERY_BEST, KEEP_ALL, KEEP_BEST = 0, 1, 2, 3
 
@@ -71,43 +69,6 @@ class Plan:
     seed: int
     head_steps: int = 0
     recipe: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Window:
-    """Sums over the steps since the last row of the log.
-
-    They belong to a checkpoint, so that the first row after a resume averages the same steps as without interruption.
-
-    Attributes
-    ----------
-    steps : int
-        Number of steps.
-    loss, accuracy : float
-        Sums over the steps; accuracy stays 0 for triplets, which have none.
-    gradient_norm : float or None
-        As well; None if an earlier version, which did not measure it, took some of the steps.
-    """
-
-    steps: int = 0
-    loss: float = 0.0
-    accuracy: float = 0.0
-    gradient_norm: float | None = 0.0
-
-    def add(self, result: StepResult) -> None:
-        """Add a step."""
-        self.steps += 1
-        self.loss += result.loss
-        self.accuracy += result.accuracy or 0
-        if self.gradient_norm is not None:
-            self.gradient_norm += result.gradient_norm
-
-    @classmethod
-    def restored(cls, saved: dict) -> Window:
-        """Make a window of the values that a checkpoint contains, perhaps one of an earlier version."""
-        steps = int(saved["steps"])
-        norm = saved.get("gradient_norm", None if steps else 0.0)
-        return cls(steps, float(saved["loss"]), float(saved["accuracy"]), None if norm is None else float(norm))
 
 
 class Run:
@@ -162,10 +123,8 @@ class Run:
         self.averages = averages
         self.step = 0
         self.stopped_by: int | None = None
-        self._window = Window()
         self._saved_step = 0
-        self._best = {"step": None, "score": -math.inf}
-        self._bests: list[int] = []
+        self._progress = Progress()
 
     def resume(self) -> bool:
         """Continue from the run's newest checkpoint.
@@ -187,9 +146,7 @@ class Run:
         self.learner.broadcast()
         try:
             self.loader.restore(progress["loader"])
-            self._best = {"step": progress["best"]["step"], "score": float(progress["best"]["score"])}
-            self._bests = [int(best) for best in progress["bests"]]
-            self._window = Window.restored(progress.get("window") or asdict(Window()))  # not in early checkpoints
+            self._progress = Progress.restored(progress)
         except InputError as error:
             raise InputError(
                 f"{self.prefix}: the run to resume has another configuration: {error}; use the options of its start"
@@ -264,7 +221,7 @@ class Run:
             self.step += 1
             if self.averages:
                 self.averages.update(self.step)
-            self._window.add(result)
+            self._progress.window.add(result)
             bar.update()
             timed_steps, seconds = timed_steps + 1, seconds + time.perf_counter() - started
 
@@ -272,7 +229,7 @@ class Run:
             if self.step % self.plan.frequent == 0 or is_last:
                 if log:
                     self._log_row(result.accuracy is not None, rate, timed_steps / seconds, log, bar)
-                self._window, timed_steps, seconds = Window(), 0, 0.0
+                self._progress.window, timed_steps, seconds = Window(), 0, 0.0
 
             if self.step % self.plan.verbose == 0 or is_last:
                 try:
@@ -315,11 +272,12 @@ class Run:
         return mean, bool(signalled)
 
     def _log_row(self, has_accuracy: bool, rate: float, steps_per_second: float, log: RunLog, bar: tqdm) -> None:
-        loss = self._window.loss / self._window.steps
-        accuracy = self._window.accuracy / self._window.steps if has_accuracy else None
+        window = self._progress.window
+        loss = window.loss / window.steps
+        accuracy = window.accuracy / window.steps if has_accuracy else None
         speed = steps_per_second * self.plan.accumulate * self.loader.batch_size * self.workers.size
         epoch = self.step * self.plan.accumulate / self.loader.steps_per_epoch
-        norm = None if self._window.gradient_norm is None else self._window.gradient_norm / self._window.steps
+        norm = None if window.gradient_norm is None else window.gradient_norm / window.steps
         log.training(self.step, epoch, rate, loss, accuracy, speed, norm)
         shown = f"loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if has_accuracy else "")
         bar.set_postfix_str(f"{shown}, lr {rate:.2g}, {speed:.1f} images/s")
@@ -339,16 +297,18 @@ class Run:
                 "step %d, %s: accuracy %.4f +- %.4f, balanced %.4f", self.step, name, result.accuracy,
                 result.accuracy_std, result.balanced_accuracy,
             )  # fmt: skip
-        if scores and max(scores) > self._best["score"]:
-            self._best = {"step": self.step, "score": max(scores)}
-            self._bests = [*self._bests, self.step]
+        if scores:
+            self._progress.verified(self.step, max(scores))
 
     def _load_newest(self) -> tuple[int, dict] | None:
         """Read the newest checkpoint into the learner; return its step and progress, or None if there is none."""
         newest = Checkpoint.newest(self.prefix)
         if newest is None:
             return None
-        self._check_recipe(newest)
+        recipe = newest.manifest["progress"].get("recipe", {})
+        if not isinstance(recipe, dict):
+            raise self._strange_progress(newest.step)
+        check_recipe(recipe, self.plan.recipe)
         centers = self.learner.centers
         targets = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
         state = newest.load(**targets)
@@ -360,17 +320,6 @@ class Run:
         except InputError as error:
             raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
         return state.step, state.progress
-
-    def _check_recipe(self, newest: Checkpoint) -> None:
-        """Raise InputError if an option that a resumed run has to repeat is another than at the run's start."""
-        saved = newest.manifest["progress"].get("recipe", {})
-        if not isinstance(saved, dict):
-            raise self._strange_progress(newest.step)
-        unknown = {*_UNKNOWN_EARLIER} - {*saved}
-        for option in sorted({*saved, *self.plan.recipe} - unknown):
-            before, now = saved.get(option, "not set"), self.plan.recipe.get(option, "not set")
-            if before != now:
-                raise InputError(f"{now}: the run to resume was started with {before}; repeat that", option=option)
 
     def _strange_progress(self, step: int) -> InputError:
         return InputError(
@@ -392,10 +341,7 @@ class Run:
         for name, array in {**momenta, **arguments, **auxiliary}.items():
             if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # no copy: the array may be large
                 raise InputError(self._divergence(name, self.step))
-        progress = {
-            "best": self._best, "bests": self._bests, "loader": self.loader.state(), "window": asdict(self._window),
-            "recipe": dict(self.plan.recipe),
-        }  # fmt: skip
+        progress = {**self._progress.to_dict(), "loader": self.loader.state(), "recipe": dict(self.plan.recipe)}
         state = TrainingState(self.step, arguments, auxiliary, momenta, progress, averages)
         checkpoint.save(self.prefix, self.deployed, state)
         logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)
@@ -404,7 +350,8 @@ class Run:
         """Remove checkpoints that the newest replaces, and what a crash left."""
         if self.plan.keep == KEEP_NOTHING or not self._saved_step:
             return
-        models = {KEEP_EVERY_BEST: self._bests, KEEP_ALL: None, KEEP_BEST: self._bests[-1:]}[self.plan.keep]
+        bests = self._progress.bests
+        models = {KEEP_EVERY_BEST: bests, KEEP_ALL: None, KEEP_BEST: bests[-1:]}[self.plan.keep]
         checkpoint.keep_only(self.prefix, models, states=[self._saved_step])
 
     def _open_log(self) -> RunLog | None:
