@@ -16,9 +16,9 @@ REUSED := $(filter $(READY),$(FINISHED))
 
 DATASET := datasets/orl
 PEOPLE := $(DATASET)/holdout
-MODEL := models/d63-arcface-orl/model
+MODEL := models/d15-arcface-orl/model
 # docs/orl.md says how it was chosen.
-RECIPE := --network d63 --dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128
+RECIPE := --network d15 --dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128
 
 .PHONY: help demo test torture bench lint clean set-up ready always
 

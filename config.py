@@ -55,6 +55,7 @@ config = EasyDict(
 )
 
 network = EasyDict(
+    d15=dict(net_name="fdensenet", num_layers=15, net_act="relu", net_input=0),
     d63=dict(net_name="fdensenet", num_layers=63, net_act="relu"),
     d121=dict(net_name="fdensenet", num_layers=121),
     d161=dict(net_name="fdensenet", num_layers=161),
@@ -106,7 +107,7 @@ dataset = EasyDict(
         lr_schedule="cosine",
         warmup_steps=20,
         wd=0.002,
-        max_steps=800,
+        max_steps=600,
         verbose=200,
     ),
 )

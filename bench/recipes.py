@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
     data: str = "aligned"
 
 
-_DEMO = "--network d63 --dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128"
+_DEMO = "--network d15 --dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128"
 _FINE_TUNING = (
     "--network pretrained --pretrained {model} --dataset orl --loss arcface --set loss_m2=0.3 --max-steps 300 "
     "--set data_color=0 --set data_cutoff=0"

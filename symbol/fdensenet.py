@@ -2,7 +2,7 @@
 
 Huang, Liu, van der Maaten, Weinberger: "Densely Connected Convolutional Networks", 2017,
 https://arxiv.org/abs/1608.06993 (Table 1 gives the depths). For 112x112 faces the stem is a 3x3 convolution of stride
-1 instead of the paper's 7x7 of stride 2, so that the body still ends in 7x7 positions.
+1 instead of the paper's 7x7 of stride 2, so that the body still ends in 7x7 positions; ``net_input`` chooses.
 
 Copied into an InsightFace tree, the file needs only that tree's ``config`` and ``symbol_utils``.
 """
@@ -22,14 +22,19 @@ from config import config
 import mxnet as mx
 from mxnet.gluon import nn
 
-# depth: (num_init_features, growth_rate, block_config). 63 is not in the paper: a compact network for CPUs.
+# depth: (num_init_features, growth_rate, block_config). Two are not in the paper: 15, for a few hundred pictures, and
+# 63, a compact network for CPUs.
 DENSENETS = {
+    15: (32, 16, (3, 3)),
     63: (32, 16, (3, 6, 12, 8)),
     121: (64, 32, (6, 12, 24, 16)),
     161: (96, 48, (6, 12, 36, 24)),
     169: (64, 32, (6, 12, 32, 32)),
     201: (64, 32, (6, 12, 48, 32)),
 }
+
+# net_input: (kernel, stride) of the first convolution. 1 keeps the resolution of 112x112 faces; 0 is the paper's.
+STEMS = {0: (7, 2), 1: (3, 1)}
 
 ACTIVATIONS = {
     **{name: lambda name=name: nn.Activation(name) for name in ("relu", "sigmoid", "tanh", "softrelu", "softsign")},
@@ -74,7 +79,9 @@ class Transition(nn.HybridSequential):
 
 
 class DenseNet(nn.HybridBlock):
-    """The convolutional body: (N, 3, H, W) to (N, channels, H/16, W/16).
+    """The convolutional body: (N, 3, H, W) to (N, channels, H/16, W/16) with four blocks.
+
+    Each block less doubles height and width of the output, and a stem of stride 2 halves them.
 
     Parameters
     ----------
@@ -84,6 +91,8 @@ class DenseNet(nn.HybridBlock):
         Channels that each dense layer adds (the paper's k).
     block_config : sequence of int
         Number of dense layers in each block.
+    stem : tuple of int
+        Side and stride of the kernel of the first convolution.
     bn_size : int
         Width of a bottleneck, in growth rates.
     dropout : float
@@ -102,11 +111,24 @@ class DenseNet(nn.HybridBlock):
         Channels of the output.
     """
 
-    def __init__(self, num_init_features, growth_rate, block_config, *, bn_size=4, dropout, act_type, bn_mom, prefix):
+    def __init__(
+        self,
+        num_init_features,
+        growth_rate,
+        block_config,
+        *,
+        stem=STEMS[1],
+        bn_size=4,
+        dropout,
+        act_type,
+        bn_mom,
+        prefix,
+    ):
         super().__init__(prefix=prefix)
         with self.name_scope():
             self.features = nn.HybridSequential(prefix="")
-            self.features.add(nn.Conv2D(num_init_features, kernel_size=3, padding=1, use_bias=False))
+            kernel, stride = stem
+            self.features.add(nn.Conv2D(num_init_features, kernel, stride, padding=kernel // 2, use_bias=False))
             self.features.add(nn.BatchNorm(momentum=bn_mom))
             self.features.add(nn.Activation("relu"))
             self.features.add(nn.MaxPool2D(pool_size=3, strides=2, padding=1))
@@ -132,8 +154,8 @@ class DenseNet(nn.HybridBlock):
 def get_symbol():
     """Build the network that ``config`` describes.
 
-    Reads ``num_layers`` (63, 121, 161, 169 or 201), ``net_act``, ``bn_mom``, ``densenet_dropout``, ``emb_size`` and
-    ``net_output``.
+    Reads ``num_layers`` (15, 63, 121, 161, 169 or 201), ``net_input`` (0 or 1), ``net_act``, ``bn_mom``,
+    ``densenet_dropout``, ``emb_size`` and ``net_output``.
 
     Returns
     -------
@@ -144,18 +166,22 @@ def get_symbol():
     Raises
     ------
     ValueError
-        For a depth, an activation or a head that does not exist (the message lists those that do), or a number out of
-        range.
+        For a depth, a stem, an activation or a head that does not exist (the message lists those that do), or a number
+        out of range.
     """
-    num_layers, act_type, dropout = config.num_layers, config.net_act, config.get("densenet_dropout", 0.0)
+    num_layers, act_type, net_input = config.num_layers, config.net_act, config.get("net_input", 1)
+    dropout = config.get("densenet_dropout", 0.0)
     if num_layers not in DENSENETS:
         raise ValueError(f"num_layers: no DenseNet of depth {num_layers}; there are {sorted(DENSENETS)}")
+    if net_input not in STEMS:
+        raise ValueError(f"net_input: no stem {net_input}; there are {sorted(STEMS)}")
     if act_type not in ACTIVATIONS:
         raise ValueError(f"net_act: no activation {act_type!r}; there are {sorted(ACTIVATIONS)}")
     if not 0 <= dropout < 1:
         raise ValueError(f"densenet_dropout: {dropout} is not a rate from 0 to below 1")
     net = DenseNet(
         *DENSENETS[num_layers],
+        stem=STEMS[net_input],
         dropout=dropout,
         act_type=act_type,
         bn_mom=config.bn_mom,

@@ -114,7 +114,7 @@ def test_bias_and_ce_loss_can_be_left_out():
 @pytest.mark.parametrize(
     ("names", "assignments", "message"),
     [
-        (("d122", "orl", "arcface"), [], "network: there is no 'd122'; there are d63, "),
+        (("d122", "orl", "arcface"), [], "network: there is no 'd122'; there are d15, d63, "),
         (("d63", "mnist", "arcface"), [], "dataset: there is no 'mnist'; there are emore, "),
         (("d63", "orl", "hinge"), [], "loss: there is no 'hinge'; there are softmax, "),
         (("d63", "orl", "arcface"), ["emb_sise=1"], "set: emb_sise: no such key; nearest: emb_size"),

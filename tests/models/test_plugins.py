@@ -216,7 +216,7 @@ def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
     assert default.per_batch_size == 3
     config, _ = families.configure("d63", "emore", "arcface", networks_file=file)
     assert (config.num_layers, config.emb_size) == (63, 512) and "stub_width" not in config
-    with pytest.raises(InputError, match=r"^network: there is no 'stub'; there are d63, "):
+    with pytest.raises(InputError, match=r"^network: there is no 'stub'; there are d15, d63, "):
         families.configure("stub", "emore", "arcface")
 
 

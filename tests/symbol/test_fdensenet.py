@@ -84,11 +84,11 @@ def test_input_is_normalised_first(build):
     assert (times["name"], float(times["attrs"]["scalar"])) == ("_mulscalar0", 0.0078125)
 
 
-@pytest.mark.parametrize("depth", [63, 121, 161, 169, 201])
+@pytest.mark.parametrize("depth", sorted(fdensenet.DENSENETS))
 def test_depth_counts_the_layers_with_weights(build, depth):
-    """Stem, two convolutions a dense layer, three transitions, and the classifier that the head stands for."""
+    """Stem, two convolutions a dense layer, a transition between blocks, and the classifier that the head stands for."""
     _, _, blocks = fdensenet.DENSENETS[depth]
-    assert depth == 1 + 2 * sum(blocks) + 3 + 1
+    assert depth == 1 + 2 * sum(blocks) + len(blocks) - 1 + 1
     symbol = build(f"d{depth}", net_output="GAP")
     assert len(nodes_of(symbol, "Convolution")) + len(nodes_of(symbol, "FullyConnected")) == depth
 
@@ -100,6 +100,20 @@ def test_d63_is_the_compact_network(build):
     for stage, layers in enumerate([3, 6, 12, 8], start=1):
         growing = [n for n in shapes if n.startswith(f"densenet0_stage{stage}_conv") and shapes[n][2:] == [3, 3]]
         assert [shapes[name][0] for name in growing] == [16] * layers
+
+
+@pytest.mark.parametrize(("net_input", "stem", "positions"), [(0, [32, 3, 7, 7], 14), (1, [32, 3, 3, 3], 28)])
+def test_the_stem_decides_how_many_positions_are_left(build, net_input, stem, positions):
+    symbol = build("d15", net_input=net_input, net_act="tanh", net_output="GAP")
+    assert dict(map(tuple, parameter_shapes(symbol)[0]))["densenet0_conv0_weight"] == stem
+    body = symbol.get_internals()["densenet0_relu1_fwd_output"]
+    assert body.infer_shape(data=(1, 3, 112, 112))[1] == [(1, 88, positions, positions)]
+
+
+def test_a_configuration_without_net_input_keeps_the_resolution(build):
+    expected = build("d63").tojson()
+    del fdensenet.config.net_input
+    assert fdensenet.get_symbol().tojson() == expected
 
 
 @pytest.mark.parametrize("act", ["prelu", "tanh"])
@@ -131,8 +145,9 @@ def test_dropout_keeps_the_names(build):
 @pytest.mark.parametrize(
     ("setting", "choices"),
     [
-        ({"num_layers": 64}, [63, 121, 161, 169, 201]),
-        ({"num_layers": "121"}, [63, 121, 161, 169, 201]),
+        ({"num_layers": 64}, [15, 63, 121, 161, 169, 201]),
+        ({"num_layers": "121"}, [15, 63, 121, 161, 169, 201]),
+        ({"net_input": 2}, [0, 1]),
         ({"net_act": "swish"}, ACTIVATIONS),
         ({"net_output": "GAPS"}, ["E", "F", "FC", "G", "H", "I", "J", "Z", "GAP", "GDC", "GNAP", "SFC"]),
     ],
