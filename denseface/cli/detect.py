@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_example(
         parser,
         "denseface detect photos -o faces.txt --sheet faces.png",
-        "denseface embed photos --landmarks faces.txt --model models/d63-arcface-orl/model -o photos.npz",
+        "denseface embed photos --landmarks faces.txt --model models/d15-arcface-orl/model -o photos.npz",
     )
     parser.set_defaults(run=run)
 

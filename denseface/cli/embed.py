@@ -45,8 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_no_flip(parser)
     add_example(
         parser,
-        "denseface embed faces/ --model models/d63-arcface-orl/model -o faces.npz",
-        "denseface embed photos/ --face all --model models/d63-arcface-orl/model -o photos.npz",
+        "denseface embed faces/ --model models/d15-arcface-orl/model -o faces.npz",
+        "denseface embed photos/ --face all --model models/d15-arcface-orl/model -o photos.npz",
         "denseface embed datasets/orl --model model.onnx --engine openvino -o orl.npz",
         "denseface embed photos/ --part 3/8 --model model.onnx -o part-3.npz",
     )

@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     add_scaling(parser)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
-    add_example(parser, "denseface export --model models/d63-arcface-orl/model -o model.onnx")
+    add_example(parser, "denseface export --model models/d15-arcface-orl/model -o model.onnx")
     parser.set_defaults(run=run)
 
 

@@ -58,8 +58,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_example(
         parser,
-        "denseface match anna.jpg bert.jpg --model models/d63-arcface-orl/model",
-        "denseface match people/anna someone.jpg --model models/d63-arcface-orl/model",
+        "denseface match anna.jpg bert.jpg --model models/d15-arcface-orl/model",
+        "denseface match people/anna someone.jpg --model models/d15-arcface-orl/model",
     )
     parser.set_defaults(run=run)
 

@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         parser,
         "denseface plot d121 -o d121.pdf",
         "denseface plot y1 --graph -o y1.svg",
-        "denseface plot --model models/d63-arcface-orl/model -o d63.png",
+        "denseface plot --model models/d15-arcface-orl/model -o d15.png",
     )
     parser.set_defaults(run=run)
 

@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("folder", metavar="DIR", help="folder of the run")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="picture to write: .png, .pdf or .svg")
-    add_example(parser, "denseface plot-run models/d63-arcface-orl -o run.png")
+    add_example(parser, "denseface plot-run models/d15-arcface-orl -o run.png")
     parser.set_defaults(run=run)
 
 

@@ -47,8 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print what is found as JSON")
     add_example(
         parser,
-        "denseface search faces.npz anna.jpg --model models/d63-arcface-orl/model -k 3",
-        "denseface search people.npz anna.jpg --model models/d63-arcface-orl/model --fuse mean",
+        "denseface search faces.npz anna.jpg --model models/d15-arcface-orl/model -k 3",
+        "denseface search people.npz anna.jpg --model models/d15-arcface-orl/model --fuse mean",
     )
     parser.set_defaults(run=run)
 

@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         parser,
         "denseface summary d121",
         "denseface summary y1 --size 96 --set net_act=relu --stages",
-        "denseface summary --model models/d63-arcface-orl/model",
+        "denseface summary --model models/d15-arcface-orl/model",
     )
     parser.set_defaults(run=run)
 

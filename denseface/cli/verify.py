@@ -68,7 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     add_example(
         parser,
-        "denseface verify --model models/d63-arcface-orl/model datasets/orl/orl.bin",
+        "denseface verify --model models/d15-arcface-orl/model datasets/orl/orl.bin",
         "denseface verify --model models/new/model --against models/old/model lfw.bin -o roc.png",
     )
     parser.set_defaults(run=run)

@@ -19,6 +19,7 @@ from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
 from denseface.core.parallel import ordered_map
 from denseface.data.augment import Augmentation
+from denseface.data.mixing import mix_faces
 from denseface.data.pictures import ImageError, decode
 from denseface.data.recordio import Record, RecordError
 from denseface.data.records import FaceRecords
@@ -213,6 +214,9 @@ class BatchLoader:
         Random changes to each picture.
     seed : int
         Of the order and the augmentation, 0 or more.
+    mix : float
+        Probability with which a picture is mixed with another one of the set before it is augmented (``data_mix``); its
+        class is then no longer true. See :func:`~denseface.data.mixing.mix_faces`.
     num_parts, part_index : int
         The number of workers that share an epoch, and which of them this is, from 0.
 
@@ -233,10 +237,12 @@ class BatchLoader:
         batch_size: int,
         augmentation: Augmentation,
         seed: int = 0,
+        mix: float = 0.0,
         num_parts: int = 1,
         part_index: int = 0,
     ):
         _check_range("batch_size", batch_size, 1)
+        _check_range("data_mix", mix, 0, 1)
         _check_range("seed", seed, 0, 2**64 - 1)
         _check_range("num_parts", num_parts, 1)
         _check_range("part_index", part_index, 0, num_parts - 1)
@@ -244,6 +250,7 @@ class BatchLoader:
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
+        self.mix = mix
         self.num_parts = num_parts
         self.part_index = part_index
         self.steps_per_epoch = max(1, len(reader.records.keys) // (batch_size * num_parts))
@@ -326,14 +333,26 @@ class BatchLoader:
             except RecordError as error:
                 bad[key] = str(error)
             else:
+                if self.mix and rng.random() < self.mix:
+                    picture = self._mixed(picture, rng, bad)
                 # A label outside the classes means that the set does not fit its property file.
                 return self.augmentation(picture, rng), self.reader.records.label(record)
         raise InputError(
             f"{bad[key]}; so were {_MAX_ATTEMPTS} others in a row: check the records with denseface dataset info"
         )
 
+    def _mixed(self, picture: np.ndarray, rng: np.random.Generator, bad: dict[int, str]) -> np.ndarray:
+        """Mix a picture with another one drawn at random; it stays as it is if that one is broken."""
+        key = int(rng.choice(self.reader.records.keys))
+        try:
+            _, other = self.reader.read(key)
+        except RecordError as error:
+            bad[key] = str(error)
+            return picture
+        return mix_faces(picture, other, rng)
 
-def _check_range(name: str, value: int, low: int, high: float = math.inf) -> None:
+
+def _check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
     if not low <= value <= high:
         limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise InputError(f"{name} must be {limits}, got {value}")

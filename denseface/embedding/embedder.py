@@ -95,7 +95,7 @@ class Embedder:
 
     Examples
     --------
-    >>> embedder = Embedder.load("models/d63-arcface-orl/model")  # doctest: +SKIP
+    >>> embedder = Embedder.load("models/d15-arcface-orl/model")  # doctest: +SKIP
     >>> embedder.embed(["anna.jpg", "another-anna.jpg"]).shape  # doctest: +SKIP
     (2, 128)
     """

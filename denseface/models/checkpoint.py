@@ -239,7 +239,7 @@ def parse_model(text: str) -> tuple[str, int | None]:
     if not comma or "/" in epoch or Path(f"{text}-symbol.json").exists():
         return text, None
     raise InputError(
-        f"{text}: write it as PREFIX,EPOCH or as PREFIX alone, as in models/d63-arcface-orl/model", option="model"
+        f"{text}: write it as PREFIX,EPOCH or as PREFIX alone, as in models/d15-arcface-orl/model", option="model"
     )
 
 

@@ -154,8 +154,11 @@ def make_loader(
     reader = PictureReader(records, config.image_shape, max_bad=args.max_bad)
     augmentation = Augmentation.from_config(config)
     batch_size = args.per_batch_size * len(learner.devices)
+    if config.data_mix and config.loss_name != "teacher":
+        raise InputError("data_mix: a mixture of two people has no identity; take --loss teacher", option="set")
     if config.loss_name not in METRICS:
-        return BatchLoader(reader, batch_size, augmentation, args.seed, num_parts=workers.size, part_index=workers.rank)
+        share = {"num_parts": workers.size, "part_index": workers.rank}
+        return BatchLoader(reader, batch_size, augmentation, args.seed, mix=config.data_mix, **share)
     mining = Mining(
         METRICS[config.loss_name],
         alpha=config.triplet_alpha,

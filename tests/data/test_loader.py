@@ -110,8 +110,8 @@ def test_channels_are_rgb(tmp_path):
 
 @pytest.mark.parametrize("threads", [2, 5])
 def test_the_stream_is_the_same_for_any_number_of_threads(faces, threads):
-    alone = take(make_loader(faces, 4, SHAPE, EVERYTHING, seed=7, threads=1), 12)
-    assert_same(take(make_loader(faces, 4, SHAPE, EVERYTHING, seed=7, threads=threads), 12), alone)
+    alone = take(make_loader(faces, 4, SHAPE, EVERYTHING, seed=7, mix=0.5, threads=1), 12)
+    assert_same(take(make_loader(faces, 4, SHAPE, EVERYTHING, seed=7, mix=0.5, threads=threads), 12), alone)
 
 
 def test_each_seed_epoch_and_position_has_draws_of_its_own(tmp_path):
@@ -128,7 +128,7 @@ def test_each_seed_epoch_and_position_has_draws_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("start_step", [1, 5, 6, 17])
 def test_a_resumed_stream_is_the_tail_of_a_whole_one(faces, start_step):
-    loader = make_loader(faces, 4, SHAPE, EVERYTHING, seed=3)
+    loader = make_loader(faces, 4, SHAPE, EVERYTHING, seed=3, mix=0.5)
     assert loader.steps_per_epoch == 5
     assert_same(take(loader, 6, start_step), take(loader, start_step + 6)[start_step:])
 
@@ -256,6 +256,24 @@ def test_replacements_are_the_same_for_any_threads_and_start(damaged):
     assert_same(take(loaders[0], 4, start_step=6), whole[6:])
 
 
+def test_so_many_pictures_are_mixed_with_another_one(faces):
+    plain, some, all_ = (take(make_loader(faces, 23, SHAPE, PLAIN, mix=mix), 8) for mix in (0, 0.4, 1))
+    originals = {picture.tobytes() for batch in plain for picture in batch.data}
+    assert len(originals) == 23
+    kept = [
+        np.mean([picture.tobytes() in originals for batch in run for picture in batch.data]) for run in (some, all_)
+    ]
+    assert 0.5 < kept[0] < 0.7
+    assert kept[1] < 0.1  # a picture may be drawn to be mixed with itself
+
+
+def test_a_picture_that_meets_a_broken_one_stays_as_it_is(damaged):
+    loader = make_loader(damaged, 8, SHAPE, PLAIN, mix=1)
+    for batch in take(loader, 3 * loader.steps_per_epoch):
+        assert not set(keys_of(batch)) & {4, 9, 20}  # flat pictures stay flat when mixed
+    assert set(loader.reader.bad) == {4, 9, 20}
+
+
 def test_many_broken_pictures_are_counted(tmp_path, caplog):
     payloads = [flat(key) if key % 2 else b"no picture" for key in range(220)]
     with write_set(tmp_path, payloads) as records, caplog.at_level(logging.WARNING, "denseface"):
@@ -353,13 +371,14 @@ def test_only_a_few_batches_are_made_ahead(flats):
         ("part_index", 1),
         ("part_index", -1),
         ("max_bad", -1),
+        ("data_mix", 1.5),
         ("image_shape", (16, 16, 4)),
         ("image_shape", (0, 16, 3)),
         ("image_shape", (16, 16)),
     ],
 )
 def test_arguments_out_of_range_are_refused_by_name(flats, name, value):
-    arguments = {"batch_size": 4, "image_shape": SHAPE, "augmentation": PLAIN, name: value}
+    arguments = {"batch_size": 4, "image_shape": SHAPE, "augmentation": PLAIN, name.removeprefix("data_"): value}
     with pytest.raises(InputError, match=name):
         make_loader(flats, **arguments)
 

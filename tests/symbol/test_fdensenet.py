@@ -86,7 +86,7 @@ def test_input_is_normalised_first(build):
 
 @pytest.mark.parametrize("depth", sorted(fdensenet.DENSENETS))
 def test_depth_counts_the_layers_with_weights(build, depth):
-    """Stem, two convolutions a dense layer, a transition between blocks, and the classifier that the head stands for."""
+    """Stem, two convolutions a dense layer, transitions, and the classifier that the head stands for."""
     _, _, blocks = fdensenet.DENSENETS[depth]
     assert depth == 1 + 2 * sum(blocks) + len(blocks) - 1 + 1
     symbol = build(f"d{depth}", net_output="GAP")

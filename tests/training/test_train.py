@@ -278,7 +278,12 @@ def test_pictures_of_one_identity_are_for_a_teacher_alone(data, tmp_path, capsys
     settings = flags(tmp_path / "one", tmp_path / "taught", "--max-steps", "1", "--teacher", prefix(tmp_path))
     assert train.main(settings) == 1
     assert "--loss: arcface tells identities apart, but " in capsys.readouterr().err
-    assert train.main([*settings, "--loss", "teacher"]) == 0
+    assert train.main([*settings, "--loss", "teacher", "--set", "data_mix=0.5"]) == 0
+
+
+def test_mixtures_of_people_are_for_a_teacher_alone(data, tmp_path, capsys):
+    assert train.main(flags(data, tmp_path, "--max-steps", "1", "--set", "data_mix=0.5")) == 1
+    assert "--set: data_mix: a mixture of two people has no identity; take --loss teacher" in capsys.readouterr().err
 
 
 def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
