@@ -51,7 +51,11 @@ RECIPES = {
         f"{_FINE_TUNING} --warm-centres --lr 0.0005 --freeze 'conv*' --freeze 'batchnorm*'", "degraded"
     ),
     "fine-tuned-degraded-fast": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003", "degraded"),
-    "taught": Recipe(f"{_TEACHER} --loss teacher --lr 0.1 --wd 0.0005 --set net_output=FC"),
+    "taught": Recipe(
+        f"{_TEACHER} --loss teacher --lr 0.1 --wd 0.0005 --set net_output=FC --max-steps 3000 --dtype bfloat16 "
+        "--set data_mix=0.8 --set data_yaw=15 --set data_pitch=6 --set data_color=0 --set data_cutoff=0 "
+        "--set data_downsample=0 --set data_blur=0"
+    ),
     "taught-beside-arcface": Recipe(f"{_TEACHER} --loss arcface --set loss_m2=0.3"),
 }
 
