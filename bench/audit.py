@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from bench.recipes import DEMO, train, verified
+
 DUPLICATES, WRONG, GROUPS, NO_FACES = 0.05, 0.1, 5, 10
 
 
@@ -33,11 +35,30 @@ def main() -> None:
             planted = plant(args.people, faulty, seed)
             if args.keep:
                 shutil.copytree(faulty, args.keep / str(seed))
-            command = [sys.executable, "-m", "denseface", "dataset", "audit", str(faulty), "--aligned", "-o", str(out)]
-            subprocess.run([*command, "--model", args.model], stdout=subprocess.DEVNULL, check=True)
+            cleaned = Path(folder) / "cleaned"
+            _denseface("dataset", "audit", faulty, "--aligned", "-o", out, "--model", args.model, "--apply", cleaned)
             with open(out / "suspects.csv", newline="", encoding="utf-8") as table:
                 found = {row["picture"]: row["kind"] for row in csv.DictReader(table)}
-        print(json.dumps({"seed": seed, **score(planted, found)}), flush=True)
+            row = {"seed": seed, **score(planted, found)}
+            if args.train:
+                sets = {"as it was": args.people, "faulty": faulty, "cleaned": cleaned}
+                row["trained"] = {
+                    name: _trained(people, Path(folder) / name.replace(" ", "-"), seed, args.train)
+                    for name, people in sets.items()
+                }
+        print(json.dumps(row), flush=True)
+
+
+def _trained(people, folder, seed, pairs):
+    """Train the demo's network on a folder of people, and measure it."""
+    _denseface("dataset", "folder", people, folder / "set", "--aligned")
+    train(f"{DEMO} --set val_targets=", folder / "set", seed, folder / "run")
+    (model,) = (folder / "run").glob("*/model-symbol.json")
+    return verified(model.with_name("model"), pairs)
+
+
+def _denseface(*words):
+    subprocess.run([sys.executable, "-m", "denseface", *map(str, words)], stdout=subprocess.DEVNULL, check=True)
 
 
 def score(planted: dict[str, tuple[str, object]], found: dict[str, str]) -> dict[str, dict[str, float | int]]:
@@ -137,6 +158,7 @@ def _arguments():
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the faulty sets here")
+    parser.add_argument("--train", type=Path, metavar="PAIRS.bin", help="train on each set, and measure on these pairs")
     return parser.parse_args()
 
 

@@ -34,15 +34,15 @@ class Recipe(NamedTuple):
 
 
 _MARGIN = "--dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128"
-_DEMO = f"--network d15 {_MARGIN}"
+DEMO = f"--network d15 {_MARGIN}"
 _FINE_TUNING = (
     "--network pretrained --pretrained {model} --dataset orl --loss arcface --set loss_m2=0.3 --max-steps 300 "
     "--set data_color=0 --set data_cutoff=0"
 )
 _TEACHER = "--network d63 --dataset orl --teacher {model} --set emb_size=256"
 RECIPES = {
-    "demo": Recipe(_DEMO),
-    "demo-ema": Recipe(f"{_DEMO} --ema 0.99"),
+    "demo": Recipe(DEMO),
+    "demo-ema": Recipe(f"{DEMO} --ema 0.99"),
     "d63": Recipe(f"--network d63 {_MARGIN}"),
     "r18": Recipe(f"--network r18 {_MARGIN} --max-steps 160"),  # in the time of 600 steps of d63
     "y1": Recipe(f"--network y1 {_MARGIN} --max-steps 700"),  # in the same time
