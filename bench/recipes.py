@@ -39,13 +39,12 @@ _FINE_TUNING = (
     "--network pretrained --pretrained {model} --dataset orl --loss arcface --set loss_m2=0.3 --max-steps 300 "
     "--set data_color=0 --set data_cutoff=0"
 )
-_TEACHER = "--network d63 --dataset orl --teacher {model} --set emb_size=256"
+_TEACHER = "--network d15 --dataset orl --teacher {model} --set emb_size=256"
 RECIPES = {
     "demo": Recipe(DEMO),
     "demo-ema": Recipe(f"{DEMO} --ema 0.99"),
     "d63": Recipe(f"--network d63 {_MARGIN}"),
     "r18": Recipe(f"--network r18 {_MARGIN} --max-steps 160"),  # in the time of 600 steps of d63
-    "y1": Recipe(f"--network y1 {_MARGIN} --max-steps 700"),  # in the same time
     "model": Recipe(""),
     "model-degraded": Recipe("", "degraded"),
     "fine-tuned": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.0005"),
@@ -56,7 +55,7 @@ RECIPES = {
     ),
     "fine-tuned-degraded-fast": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003", "degraded"),
     "taught": Recipe(
-        f"{_TEACHER} --loss teacher --lr 0.1 --wd 0.0005 --set net_output=FC --max-steps 2000 --dtype bfloat16 "
+        f"{_TEACHER} --loss teacher --lr 0.1 --wd 0.0005 --set net_output=FC --max-steps 2500 --dtype bfloat16 "
         "--set data_mix=0.8 --set data_yaw=15 --set data_pitch=6 --set data_color=0 --set data_cutoff=0 "
         "--set data_downsample=0 --set data_blur=0"
     ),
