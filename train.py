@@ -1,6 +1,6 @@
 """Train a face recognition network.
 
-    python train.py --network d63 --dataset orl --loss arcface
+    python train.py --network d15 --dataset orl --loss arcface
 
 A run is in MODELS_ROOT/NETWORK-LOSS-DATASET. It starts from its own newest checkpoint (--resume), or else from another
 model (--pretrained), or else from random parameters.
@@ -126,7 +126,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         parents=[names],
         allow_abbrev=False,
         epilog=f"Defaults are those of --network {chosen.network} --dataset {chosen.dataset} --loss {chosen.loss}; "
-        "name others before --help to see theirs. Example: python train.py --network d63 --dataset orl --loss arcface",
+        "name others before --help to see theirs. Example: python train.py --network d15 --dataset orl --loss arcface",
     )
     positive = within(int, 1)
     # InsightFace's default, epoch 1, would rarely be there: checkpoints are numbered by step.

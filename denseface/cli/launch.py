@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("training", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command of each process")
     add_example(
         parser,
-        "denseface launch --workers 2 -- python train.py --network d63 --dataset orl --kvstore dist_sync",
+        "denseface launch --workers 2 -- python train.py --network d15 --dataset orl --kvstore dist_sync",
         "denseface launch --workers 8 --servers 8 --hosts hosts.txt -- python train.py --kvstore dist_sync",
     )
     parser.set_defaults(run=run)

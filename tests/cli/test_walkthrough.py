@@ -50,7 +50,7 @@ def test_the_walkthrough_leads_to_a_model_in_production(tmp_path, monkeypatch, c
         assert "error" not in capsys.readouterr().err
         if "unpack" in command:
             leave_three_of_each(tmp_path / "photos")
-    for model, names in (("mine/d63-arcface-orl", ("people.npz", "people-onnx.npz")), ("gray/d63-arcface-orl", ())):
+    for model, names in (("mine/d15-arcface-orl", ("people.npz", "people-onnx.npz")), ("gray/d15-arcface-orl", ())):
         options = {} if names else {"image_shape": (96, 96, 1), "crop": Cropper(aligned=True)}
         saved = embedding.Embedder.load(f"models/{model}/model,2", **options)
         expected = saved.embed(sorted(map(str, Path("photos").rglob("*.jpg")))[:8])

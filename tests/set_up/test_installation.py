@@ -129,7 +129,7 @@ def train_a_step(machine):
     (machine.folder / "make_people.py").write_text(PICTURES)
     machine.type("python make_people.py && denseface dataset folder people data --processes 1")
     machine.type(
-        "python train.py --network d63 --dataset orl --loss arcface --set dataset_path=data --set val_targets= "
+        "python train.py --network d15 --dataset orl --loss arcface --set dataset_path=data --set val_targets= "
         "--max-steps 1 --per-batch-size 2"
     )
 
