@@ -45,9 +45,9 @@ def main() -> None:
                 found = {row["picture"]: row["kind"] for row in csv.DictReader(table)}
             row = {"seed": seed, **score(planted, found)}
             if args.train:
-                sets = {"as it was": args.people, "faulty": faulty, "cleaned": cleaned}
+                sets = {"true": args.people, "faulty": faulty, "cleaned": cleaned}
                 row["trained"] = {
-                    name: _trained(people, Path(folder) / name.replace(" ", "-"), seed, args.train)
+                    name: _trained(people, Path(folder) / "trained" / name, seed, args.train)
                     for name, people in sets.items()
                 }
         print(json.dumps(row), flush=True)
