@@ -297,7 +297,7 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--network", "d64"], "--network: there is no 'd64'; there are d63"),
+        (["--network", "d64"], "--network: there is no 'd64'; there are d15, d63"),
         (["--dataset", "lfw"], "--dataset: there is no 'lfw'"),
         (["--loss", "arc"], "--loss: there is no 'arc'"),
         (["--set", "emb_sise=3"], "--set: emb_sise: no such key; nearest: emb_size"),
