@@ -155,4 +155,4 @@ def test_dropout_is_none_unless_that_tree_sets_it(found):
 
 
 def test_unknown_depth_is_answered_there_too(found):
-    assert found["message"] == "num_layers: no DenseNet of depth 100; there are [63, 121, 161, 169, 201]"
+    assert found["message"] == "num_layers: no DenseNet of depth 100; there are [15, 63, 121, 161, 169, 201]"
