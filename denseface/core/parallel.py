@@ -10,7 +10,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -41,10 +41,9 @@ def ordered_map(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        # An abandoned generator is closed by the garbage collector, on any thread, even on one that is only starting
-        # and holds a lock that joining a thread needs. So wait for what is running, but join no thread.
-        pool.shutdown(wait=False)
-        wait([future for future in waiting if not future.cancel()])
+        for future in waiting:
+            future.cancel()
+        pool.shutdown()
 
 
 def parallel_map(

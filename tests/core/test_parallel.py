@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.core.parallel import ordered_map, parallel_map
+from denseface.core.parallel import parallel_map
 from support.processes import is_running
 
 
@@ -45,7 +45,7 @@ def test_a_process_that_was_ended_is_named():
 
 SCRIPT = """
 import sys, time
-from denseface.core.parallel import ordered_map, parallel_map
+from denseface.core.parallel import parallel_map
 if __name__ == "__main__":
     for _ in parallel_map(time.sleep, [0.02] * 10000, 2):
         print("go", flush=True)
@@ -101,13 +101,3 @@ def test_an_interrupt_waits_until_the_processes_have_started(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         list(parallel_map(str, range(100), 2))
     assert steps == ["interrupted", "started"] * (len(steps) // 2)
-
-
-def test_a_generator_that_the_collector_closes_joins_no_thread(monkeypatch):
-    """The collector may run on a thread that is starting and holds the lock that joining needs."""
-    joined = []
-    monkeypatch.setattr(threading.Thread, "join", lambda thread, timeout=None: joined.append(thread.name))
-    results = ordered_map(str, range(20), threads=2, ahead=4)
-    assert next(results) == "0"
-    results.close()
-    assert joined == []
