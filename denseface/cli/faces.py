@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -71,12 +72,12 @@ def embed_pictures(
             return [], error
 
     failures: list[InputError] = []
-    crops = ordered_map(cut_one, pictures, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size)
-    faces = _faces(pictures, crops, args, failures)
     names, rows = [], [np.empty((0, embedder.emb_size), np.float32)]
-    while batch := list(itertools.islice(faces, embedder.batch_size)):
-        names += [name for name, _ in batch]
-        rows.append(_embed(embedder, batch))
+    crops = ordered_map(cut_one, pictures, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size)
+    with contextlib.closing(crops), contextlib.closing(_faces(pictures, crops, args, failures)) as faces:
+        while batch := list(itertools.islice(faces, embedder.batch_size)):
+            names += [name for name, _ in batch]
+            rows.append(_embed(embedder, batch))
     return names, np.concatenate(rows), len(failures)
 
 

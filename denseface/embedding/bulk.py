@@ -119,9 +119,10 @@ def embed_all(
             partial(_decode, embedder), remaining, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size
         )
         try:
-            while batch := list(itertools.islice(decoded, embedder.batch_size)):
-                work.add(batch)
-                on_progress(len(batch))
+            with contextlib.closing(decoded):
+                while batch := list(itertools.islice(decoded, embedder.batch_size)):
+                    work.add(batch)
+                    on_progress(len(batch))
         except KeyboardInterrupt:
             done = work.counts.embedded + work.counts.skipped
             logger.warning("%s: interrupted; the same command resumes after %d pictures", out, done)
