@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 
 from denseface.core.errors import InputError
 from denseface.data.pose import turn_head
+from denseface.data.warp import from_pillow, pad_for, to_pillow
 
 _CONFIG_KEYS = {
     "mirror": "data_rand_mirror",
@@ -154,7 +155,7 @@ class Augmentation:
             image = _downsample(image, self.downsample, rng)
         if self.blur and rng.random() < _POOR:
             blur = ImageFilter.GaussianBlur(rng.uniform(0, self.blur))
-            image = _from_pillow(_to_pillow(image).filter(blur))
+            image = from_pillow(to_pillow(image).filter(blur))
         if self.color >= 2 and rng.random() < 0.5:
             image = _recompress(image, quality=int(rng.integers(_WORST_QUALITY, _BEST_QUALITY + 1)))
         if self.color >= 1:
@@ -176,24 +177,12 @@ class Augmentation:
         offset = centre - inverse @ (centre + (shift_x, shift_y))
 
         corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ inverse.T + offset
-        left, top = np.ceil(np.maximum(-corners.min(axis=0), 0)).astype(int)
-        right, bottom = np.ceil(np.maximum(corners.max(axis=0) - (width, height), 0)).astype(int)
-        padded = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
-
-        matrix = np.column_stack([inverse, offset + (left, top)]).ravel()
-        warped = _to_pillow(padded).transform(
+        padded, padding = pad_for(image, corners)
+        matrix = np.column_stack([inverse, offset + padding]).ravel()
+        warped = to_pillow(padded).transform(
             (width, height), Image.Transform.AFFINE, tuple(matrix), Image.Resampling.BILINEAR
         )
-        return _from_pillow(warped)
-
-
-def _to_pillow(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-
-
-def _from_pillow(picture: Image.Image) -> np.ndarray:
-    image = np.asarray(picture)
-    return image[:, :, np.newaxis] if image.ndim == 2 else image
+        return from_pillow(warped)
 
 
 def _crop(image: np.ndarray, largest: float, rng: np.random.Generator) -> np.ndarray:
@@ -217,14 +206,14 @@ def _downsample(image: np.ndarray, largest: float, rng: np.random.Generator) -> 
     height, width = image.shape[:2]
     fraction = rng.uniform(min(1 / largest, 1), 1)
     down, up = (_FILTERS[int(rng.integers(len(_FILTERS)))] for _ in range(2))
-    small = _to_pillow(image).resize((max(1, round(width * fraction)), max(1, round(height * fraction))), down)
-    return _from_pillow(small.resize((width, height), up))
+    small = to_pillow(image).resize((max(1, round(width * fraction)), max(1, round(height * fraction))), down)
+    return from_pillow(small.resize((width, height), up))
 
 
 def _recompress(image: np.ndarray, quality: int) -> np.ndarray:
     buffer = io.BytesIO()
-    _to_pillow(image).save(buffer, format="JPEG", quality=quality)
-    return _from_pillow(Image.open(buffer))
+    to_pillow(image).save(buffer, format="JPEG", quality=quality)
+    return from_pillow(Image.open(buffer))
 
 
 def _jitter_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from denseface.data.align import REFERENCE_POINTS, REFERENCE_SIZE, estimate_similarity
+from denseface.data.warp import from_pillow, pad_for, to_pillow
 
 # The ellipsoid, in pixels of an aligned crop of 112 x 112: a head is 2.4 times as wide as its pupils are apart, which
 # the reference points put 35 pixels apart. Its depth is flattened where it would be steep, at the outline.
@@ -53,19 +54,15 @@ def turn_head(image: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     nodes = np.stack(np.meshgrid(columns, rows), axis=-1)
     sources = _origins((nodes - 0.5) / scale, math.radians(yaw), math.radians(pitch)) * scale + 0.5
 
-    flat = sources.reshape(-1, 2)
-    left, top = np.ceil(np.maximum(-flat.min(axis=0), 0)).astype(int)
-    right, bottom = np.ceil(np.maximum(flat.max(axis=0) - (width, height), 0)).astype(int)
-    padded = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
-    sources = sources + (left, top)
-
+    padded, padding = pad_for(image, sources.reshape(-1, 2))
+    sources = sources + padding
     corners = [sources[:-1, :-1], sources[1:, :-1], sources[1:, 1:], sources[:-1, 1:]]  # counter-clockwise from the top
     quads = np.concatenate(corners, axis=-1).reshape(-1, 8).tolist()
     boxes = np.concatenate([nodes[:-1, :-1], nodes[1:, 1:]], axis=-1).reshape(-1, 4).tolist()
     mesh = [(tuple(box), tuple(quad)) for box, quad in zip(boxes, quads)]
-    picture = Image.fromarray(padded[:, :, 0] if image.shape[2] == 1 else padded)
-    turned = picture.transform((width, height), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
-    return np.asarray(turned).reshape(image.shape)
+    return from_pillow(
+        to_pillow(padded).transform((width, height), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+    )
 
 
 def _origins(points, yaw, pitch):
