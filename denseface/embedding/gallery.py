@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -224,10 +224,7 @@ class Gallery:
             As from :meth:`nearest`.
         """
         rows, scores = self.nearest(np.atleast_2d(embeddings), count)
-        names = self.names(rows.flat)
-        return [
-            [Match(names[row], score) for row, score in zip(*found)] for found in zip(rows.tolist(), scores.tolist())
-        ]
+        return matches(self.names(rows.flat), rows, scores)
 
     def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the embeddings that are most similar to others.
@@ -283,6 +280,14 @@ class Gallery:
     def names(self, rows: Iterable[int]) -> dict[int, str]:
         """Return the names of some embeddings, by their rows."""
         return self._file.texts("names", rows)
+
+
+def matches(names: Mapping[int, str], numbers: np.ndarray, scores: np.ndarray) -> list[list[Match]]:
+    """Name what was found: numbers and scores, arrays of shape (q, count), become a list for each query."""
+    return [
+        [Match(names[number], score) for number, score in zip(*found)]
+        for found in zip(numbers.tolist(), scores.tolist())
+    ]
 
 
 def _crop_of(description):

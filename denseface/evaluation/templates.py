@@ -19,7 +19,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize, similarity
-from denseface.embedding.gallery import Gallery, Match
+from denseface.embedding.gallery import Gallery, Match, matches
 from denseface.embedding.nearest import Nearest
 
 FUSIONS = ("mean", "max")
@@ -180,10 +180,7 @@ class Templates:
         """
         numbers, scores = self.nearest(np.atleast_2d(embeddings), count)
         names = {number: os.path.basename(self._folder_at(number)) for number in np.unique(numbers).tolist()}
-        return [
-            [Match(names[number], score) for number, score in zip(*found)]
-            for found in zip(numbers.tolist(), scores.tolist())
-        ]
+        return matches(names, numbers, scores)
 
     def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the templates that are most similar to queries.
@@ -268,7 +265,7 @@ def compare(one: np.ndarray, other: np.ndarray, fusion: str = "mean") -> float:
     Raises
     ------
     InputError
-        If there is no such fusion, or a template has no picture.
+        If the fusion is unknown, or a template is empty.
     """
     _check_fusion(fusion)
     if not len(one) or not len(other):
