@@ -1,4 +1,3 @@
-import io
 from statistics import NormalDist
 
 import numpy as np
@@ -6,18 +5,9 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery, write_gallery
 from denseface.evaluation import templates
 from denseface.evaluation.identification import identify
-
-MODEL = {"sha256": "x", "engine": "mxnet", "precision": "float32", "flip": True, "image_shape": [4, 4, 3]}
-
-
-def made(path, names, rows, **model):
-    rows = np.asarray(rows, "<f4")
-    content = io.BytesIO(rows.tobytes())
-    write_gallery(path, content, rows.shape, names, max(map(len, names)), {**MODEL, **model})
-    return Gallery(path)
+from support.galleries import made
 
 
 def people_named(counts, prefix="p"):

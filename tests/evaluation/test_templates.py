@@ -1,6 +1,5 @@
 """People found by their templates, against a plain computation of all similarities."""
 
-import io
 import tracemalloc
 
 import numpy as np
@@ -8,17 +7,8 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery, write_gallery
 from denseface.evaluation.templates import FUSIONS, Templates, compare, person_of
-
-MODEL = {"sha256": "x", "engine": "mxnet", "precision": "float32", "flip": True, "image_shape": [4, 4, 3]}
-
-
-def made(path, names, rows, **model):
-    rows = np.asarray(rows, "<f4")
-    content = io.BytesIO(rows.tobytes())
-    write_gallery(path, content, rows.shape, names, max(map(len, names)), {**MODEL, **model})
-    return Gallery(path)
+from support.galleries import made
 
 
 def named(sizes):
