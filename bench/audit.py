@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from bench.recipes import DEMO, train, verified
+from bench.recipes import DEMO, train, trained_model, verified
 
 DUPLICATES, WRONG, NO_FACES = 0.05, 0.1, 0.025  # shares of all pictures
 GROUPS = 0.125  # of all people
@@ -57,8 +57,7 @@ def _trained(people, folder, seed, pairs):
     """Train the demo's network on a folder of people, and measure it."""
     _denseface("dataset", "folder", people, folder / "set", "--aligned")
     train(f"{DEMO} --set val_targets=", folder / "set", seed, folder / "run")
-    (model,) = (folder / "run").glob("*/model-symbol.json")
-    return verified(model.with_name("model"), pairs)
+    return verified(trained_model(folder / "run"), pairs)
 
 
 def _denseface(*words):

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.degraded import degrade, degrade_set
-from bench.recipes import aligned_set, train
+from bench.recipes import aligned_set, train, trained_model
 from denseface.data.records import FaceRecords, write_face_records
 
 _ROOT = Path(__file__).parents[1]
@@ -123,9 +123,7 @@ def _dropped(folder, data, angle):
     """Write the set without what a run drops, and return the dropped keys."""
     cleaned = folder / "cleaned"
     shutil.rmtree(cleaned, ignore_errors=True)
-    (model,) = folder.glob("*/model-symbol.json")
-    prefix = str(model).replace("-symbol.json", "")
-    flags = [str(data), str(cleaned), "--run", prefix, "--angle", str(angle)]
+    flags = [str(data), str(cleaned), "--run", str(trained_model(folder)), "--angle", str(angle)]
     command = [sys.executable, "-m", "denseface", "dataset", "drop", *flags]
     subprocess.run(command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=True)
     shutil.copy(data / "orl.bin", cleaned)

@@ -88,8 +88,7 @@ def measure(recipe: Recipe, holdout: str, seed: int, folder: Path, args: argpars
     if not recipe.flags:
         return verified(args.model, data / "orl.bin")
     flags = train(recipe.flags.format(model=args.model), data, seed, folder)
-    (model,) = folder.glob("*/model-symbol.json")
-    return {"flags": flags, **verified(model.with_name("model"), data / "orl.bin")}
+    return {"flags": flags, **verified(trained_model(folder), data / "orl.bin")}
 
 
 def train(flags: str, data: Path, seed: int, folder: Path) -> str:
@@ -99,6 +98,12 @@ def train(flags: str, data: Path, seed: int, folder: Path) -> str:
     with open(folder / "log", "a") as log:
         subprocess.run([sys.executable, "train.py", *words, "--resume"], cwd=_ROOT, stdout=log, stderr=log, check=True)
     return shlex.join(words)
+
+
+def trained_model(folder: Path) -> Path:
+    """Return the prefix of the model that :func:`train` trained in a folder."""
+    (symbol,) = folder.glob("*/model-symbol.json")
+    return symbol.with_name("model")
 
 
 def aligned_set(out: Path, holdout: str) -> Path:
