@@ -108,7 +108,7 @@ def _embed(embedder, path, args):
         return embed_picture(embedder, path, args), 0
     names, rows, failures = embed_pictures(embedder, _pictures_in(path), args)
     if not names:
-        raise InputError(f"{path}: there is no picture in it that can be used")
+        raise InputError(f"{path}: none of its pictures can be used")
     return rows, failures
 
 

@@ -462,7 +462,7 @@ def test_match_lists_pictures_of_a_folder_that_cannot_be_used(capsys, model, peo
     (folder / "p0" / "1.png").write_bytes(b"broken")
     code, out, err = run(capsys, "match", folder / "p1", folder / "p0", *model, "--threshold", "0")
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1] == f"denseface: error: {folder}/p0: there is no picture in it that can be used"
+    assert err.splitlines()[-1] == f"denseface: error: {folder}/p0: none of its pictures can be used"
 
 
 def test_match_refuses_what_is_not_a_person(capsys, model, people, faces, few_faces, tmp_path):
