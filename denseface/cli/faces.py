@@ -73,11 +73,12 @@ def embed_pictures(
 
     failures: list[InputError] = []
     names, rows = [], [np.empty((0, embedder.emb_size), np.float32)]
-    crops = ordered_map(cut_one, pictures, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size)
-    with contextlib.closing(crops), contextlib.closing(_faces(pictures, crops, args, failures)) as faces:
-        while batch := list(itertools.islice(faces, embedder.batch_size)):
-            names += [name for name, _ in batch]
-            rows.append(_embed(embedder, batch))
+    with ordered_map(cut_one, pictures, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size) as crops:
+        faces = _faces(pictures, crops, args, failures)
+        with contextlib.closing(faces):  # and with it the progress bar
+            while batch := list(itertools.islice(faces, embedder.batch_size)):
+                names += [name for name, _ in batch]
+                rows.append(_embed(embedder, batch))
     return names, np.concatenate(rows), len(failures)
 
 

@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -24,22 +24,35 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@contextlib.contextmanager
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Generator[Result, None, None]:
-    """Apply a function on other threads, and yield the results in the order of the items.
+) -> Iterator[Iterator[Result]]:
+    """Apply a function on other threads, and iterate over the results in the order of the items.
 
-    Items are taken one by one, on the caller's thread, and never more than ``ahead`` before they are needed.
+    Items are taken one by one, on the caller's thread, and never more than ``ahead`` before they are needed. The
+    threads end with the block. A generator alone would end them when it is collected, and that may happen within the
+    start of another thread, for which it then waits for ever.
+
+    Examples
+    --------
+    >>> with ordered_map(abs, [1, -2], threads=1, ahead=1) as results:
+    ...     list(results)
+    [1, 2]
     """
     pool = ThreadPoolExecutor(threads)
-    waiting = deque()
-    try:
+    waiting: deque[Future[Result]] = deque()
+
+    def results():
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    try:
+        yield results()
     finally:
         for future in waiting:
             future.cancel()

@@ -6,7 +6,6 @@ epoch, so any step can be computed without the steps before it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -154,8 +153,7 @@ class PictureReader:
         InputError
             If more than ``max_bad`` pictures are unreadable, or a label is not one of the classes.
         """
-        pictures = ordered_map(self._labelled, keys.tolist(), self.threads, ahead)
-        with contextlib.closing(pictures):
+        with ordered_map(self._labelled, keys.tolist(), self.threads, ahead) as pictures:
             for key, label, picture in pictures:
                 if isinstance(picture, RecordError):
                     self.note_bad({key: str(picture)})

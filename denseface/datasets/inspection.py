@@ -109,15 +109,15 @@ def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> 
         labels = np.full(len(keys), -1)
         faults = []
         tally = Tally()
-        for index, found in enumerate(
-            ordered_map(partial(_check_record, records), keys, usable_cpus(most=_MOST_THREADS), _AHEAD)
-        ):
-            tally.add(found.picture)
-            if found.label_fault:
-                faults.append(found.label_fault)
-            else:
-                labels[index] = found.label
-            on_progress(index + 1, len(keys))
+        check, threads = partial(_check_record, records), usable_cpus(most=_MOST_THREADS)
+        with ordered_map(check, keys, threads, _AHEAD) as checked:
+            for index, found in enumerate(checked):
+                tally.add(found.picture)
+                if found.label_fault:
+                    faults.append(found.label_fault)
+                else:
+                    labels[index] = found.label
+                on_progress(index + 1, len(keys))
         copies = tally.copies()
         named = [*tally.blank, *tally.enlarged, *itertools.chain.from_iterable(copies)]
         manifest = read_manifest(folder, (keys[index] for index in named))
@@ -161,9 +161,10 @@ def inspect_pairs(path: str | Path, on_progress: Progress = no_progress) -> Pair
     _, firsts = np.unique(pairs, return_index=True)
     names = [f"image {first} (pair {first // 2})" for first in firsts.tolist()]
     tally = Tally()
-    for index, checked in enumerate(ordered_map(check_picture, images, usable_cpus(most=_MOST_THREADS), _AHEAD)):
-        tally.add(checked._replace(fault=checked.fault and f"{path}: {names[index]}: {checked.fault}"))
-        on_progress(index + 1, len(images))
+    with ordered_map(check_picture, images, usable_cpus(most=_MOST_THREADS), _AHEAD) as results:
+        for index, checked in enumerate(results):
+            tally.add(checked._replace(fault=checked.fault and f"{path}: {names[index]}: {checked.fault}"))
+            on_progress(index + 1, len(images))
     pictures = tally.pictures(names.__getitem__)
     same_pixels = np.arange(len(images))
     for group in tally.copies():

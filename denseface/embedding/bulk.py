@@ -115,11 +115,9 @@ def embed_all(
     folder = beside(out, ".partial")
     with _Work(folder, embedder, strict, part) as work:
         remaining = work.take_over(iter(sources) if part is None else part.sources(sources), on_progress)
-        decoded = ordered_map(
-            partial(_decode, embedder), remaining, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size
-        )
+        decode, threads = partial(_decode, embedder), usable_cpus(most=_MOST_THREADS)
         try:
-            with contextlib.closing(decoded):
+            with ordered_map(decode, remaining, threads, ahead=2 * embedder.batch_size) as decoded:
                 while batch := list(itertools.islice(decoded, embedder.batch_size)):
                     work.add(batch)
                     on_progress(len(batch))

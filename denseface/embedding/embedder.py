@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -270,17 +271,18 @@ class Embedder:
         """Load pictures on other threads, and compute them."""
         load = partial(_load, load)
         if _is_single(images):
-            decoded = map(load, [(0, images)])  # starting threads would take longer
+            decoding = contextlib.nullcontext(map(load, [(0, images)]))  # starting threads would take longer
         else:
-            decoded = ordered_map(load, enumerate(images), usable_cpus(most=_MOST_DECODERS), 2 * self.batch_size)
+            decoding = ordered_map(load, enumerate(images), usable_cpus(most=_MOST_DECODERS), 2 * self.batch_size)
         first = 0
-        while loaded := list(itertools.islice(decoded, self.batch_size)):
-            names, pictures = zip(*loaded)
-            try:
-                yield self.compute(as_batch(pictures, self.image_shape))
-            except PictureError as error:
-                raise PictureError(first + error.position, names[error.position] + error.reason) from error
-            first += len(pictures)
+        with decoding as decoded:
+            while loaded := list(itertools.islice(decoded, self.batch_size)):
+                names, pictures = zip(*loaded)
+                try:
+                    yield self.compute(as_batch(pictures, self.image_shape))
+                except PictureError as error:
+                    raise PictureError(first + error.position, names[error.position] + error.reason) from error
+                first += len(pictures)
 
     def compute(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Embed pictures that have the network's shape.

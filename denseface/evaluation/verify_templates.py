@@ -66,9 +66,11 @@ def verify_templates(
         except InputError as error:
             return index, None, str(error)
 
-    with tqdm(total=len(indices), desc=template_set.name, leave=False, disable=None if progress else True) as bar:
+    loading = ordered_map(load, indices, usable_cpus(most=_THREADS), 2 * embedder.batch_size)
+    bar = tqdm(total=len(indices), desc=template_set.name, leave=False, disable=None if progress else True)
+    with loading as loaded, bar:
         batch: list[tuple[int, np.ndarray]] = []
-        for index, pixels, reason in ordered_map(load, indices, usable_cpus(most=_THREADS), 2 * embedder.batch_size):
+        for index, pixels, reason in loaded:
             bar.update()
             if pixels is None:
                 skipped += 1

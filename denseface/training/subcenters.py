@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 from collections.abc import Callable
@@ -102,8 +101,7 @@ def measure_angles(
 
     found: dict[int, float | str] = {}
     keys, labels, embeddings = [], [], []
-    pictures = ordered_map(read, records.keys.tolist(), reader.threads, ahead=2 * _BATCH)
-    with contextlib.closing(pictures):
+    with ordered_map(read, records.keys.tolist(), reader.threads, ahead=2 * _BATCH) as pictures:
         while rows := list(itertools.islice(pictures, _BATCH)):
             readable = [row for row in rows if row[2] is not None]
             found.update((key, reason) for key, reason, picture in rows if picture is None)

@@ -294,8 +294,7 @@ class TripletLoader:
         positions = np.arange(keys.size).reshape(keys.shape)
         own = slice(start // self._step_size, None), self.workers.rank
         numbered = zip(positions[own].ravel().tolist(), keys[own].ravel().tolist())
-        pictures = ordered_map(self._augmented, numbered, self.reader.threads, ahead=2 * self.batch_size)
-        with contextlib.closing(pictures):
+        with ordered_map(self._augmented, numbered, self.reader.threads, ahead=2 * self.batch_size) as pictures:
             while rows := list(itertools.islice(pictures, self.batch_size)):
                 labels, images = zip(*rows)
                 yield Batch(padded_batch(images, self.batch_size), np.array(labels, np.float32))

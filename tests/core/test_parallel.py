@@ -10,8 +10,39 @@ from pathlib import Path
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.core.parallel import parallel_map
+from denseface.core.parallel import ordered_map, parallel_map
 from support.processes import is_running
+
+
+def test_threads_keep_the_order_and_take_items_as_needed():
+    taken = []
+
+    def items():
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    def late(item):
+        time.sleep(0.01 * (item % 3))
+        return -item
+
+    with ordered_map(late, items(), threads=3, ahead=5) as results:
+        assert [next(results) for _ in range(4)] == [0, -1, -2, -3]
+        assert len(taken) == 9
+        assert list(results) == [-item for item in range(4, 100)]
+
+
+def test_threads_end_with_the_block_even_if_results_are_left():
+    before = threading.active_count()
+    with ordered_map(abs, range(100), threads=3, ahead=5) as results:
+        next(results)
+        assert threading.active_count() > before
+    assert threading.active_count() == before
+
+
+def test_what_goes_wrong_on_a_thread_is_raised_here():
+    with pytest.raises(ValueError, match="invalid literal"), ordered_map(int, ["1", "x"], 2, ahead=2) as results:
+        list(results)
 
 
 def test_one_process_is_this_one():
@@ -45,7 +76,7 @@ def test_a_process_that_was_ended_is_named():
 
 SCRIPT = """
 import sys, time
-from denseface.core.parallel import parallel_map
+from denseface.core.parallel import ordered_map, parallel_map
 if __name__ == "__main__":
     for _ in parallel_map(time.sleep, [0.02] * 10000, 2):
         print("go", flush=True)
