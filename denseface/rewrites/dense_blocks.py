@@ -51,11 +51,11 @@ def with_dense_blocks(
         attrs = {**_attributes(block), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
         return Node(TRAINING_OPERATOR, name, attrs, inputs)
 
-    return _with_operators(symbol, data_shape, operator, transitions=True)
+    return _with_operators(symbol, data_shape, operator, whole_blocks=True)
 
 
 def with_inference_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Replace dense blocks by a faster operator for inference only.
+    """Replace dense blocks, with their transitions, by a faster operator for inference only.
 
     The operator reads its parameters at its first call; later changes have no effect. Moving averages become arguments.
 
@@ -74,7 +74,7 @@ def with_inference_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int
         parameters = [(parameter, 0) for unit in block.units for parameter in unit.parameters]
         return Node("denseface_dense_block_inference", name, _attributes(block), [block.entry, *parameters])
 
-    return _with_operators(symbol, data_shape, operator, transitions=False)
+    return _with_operators(symbol, data_shape, operator, whole_blocks=False)
 
 
 class _Settings(NamedTuple):
@@ -172,16 +172,17 @@ def _with_operators(
     symbol: mx.sym.Symbol,
     data_shape: tuple[int, int, int, int],
     operator: Callable[[str, _Block], Node],
-    transitions: bool,
+    whole_blocks: bool,
 ) -> mx.sym.Symbol:
-    """Replace every dense block by the operator of its name and layers."""
+    """Replace every dense block by the operator of its name and layers.
+
+    With `whole_blocks`, a transition is part of it only if `_BLOCK` divides its channels.
+    """
     graph = Graph(symbol)
     shapes = graph.shapes(data_shape)
     uses = Counter(source for node in graph.nodes for source, _ in node.inputs)
     uses.update(node for node, _ in graph.heads)
-    blocks = _blocks(graph, shapes, uses)
-    if transitions:
-        blocks = _with_transitions(graph, shapes, uses, blocks)
+    blocks = _with_transitions(graph, shapes, uses, _blocks(graph, shapes, uses), _BLOCK if whole_blocks else 1)
     for block in blocks.values():
         for unit in block.units:
             for parameter in unit.parameters:
@@ -209,9 +210,12 @@ def _blocks(graph: Graph, shapes: dict[Edge, Shape], uses: Counter[Node]) -> dic
 
 
 def _with_transitions(
-    graph: Graph, shapes: dict[Edge, Shape], uses: Counter[Node], blocks: dict[Node, _Block]
+    graph: Graph, shapes: dict[Edge, Shape], uses: Counter[Node], blocks: dict[Node, _Block], divisor: int
 ) -> dict[Node, _Block]:
-    """Add the transition after a block to it, if there is one; such a block ends in the pooling."""
+    """Add the transition after a block to it, if there is one; such a block ends in the pooling.
+
+    The divisor is that of the channels that the block reads, and of those that the transition computes.
+    """
     found = dict(blocks)
     for node in graph.nodes:
         unit = _unit(node.source(), kernel=1) if _is_plain_pooling(node) else None
@@ -225,7 +229,7 @@ def _with_transitions(
             unit.settings == block.settings
             and all(uses[operator] == 1 for operator in (end, *unit.operators))
             and all(size % 2 == 0 for size in sizes)
-            and all(count % _BLOCK == 0 for count in channels)
+            and all(count % divisor == 0 for count in channels)
         ):
             found[node] = _Block(found.pop(end).layers, unit)
     return found

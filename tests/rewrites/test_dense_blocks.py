@@ -171,8 +171,11 @@ def test_evaluation_uses_moving_averages_and_keeps_them():
 def test_inference(shape, settings):
     plain = network(**settings)
     fast = with_inference_blocks(plain, shape)
-    assert ops(fast).count("denseface_dense_block_inference") == len(settings.get("blocks", (2, 3)))
+    blocks = settings.get("blocks", (2, 3))
+    assert ops(fast).count("denseface_dense_block_inference") == len(blocks)
     assert "Concat" not in ops(fast)
+    has_transition = blocks[1:] and all(size % 4 == 0 for size in shape[2:])
+    assert ops(fast).count("Pooling") == (1 if has_transition else len(blocks))
     before = bind(plain, shape)
     expected = before.forward(is_train=False)[0].asnumpy()
     executor = fast.simple_bind(mx.cpu(), data=shape, grad_req="null")

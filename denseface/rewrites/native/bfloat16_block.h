@@ -208,7 +208,7 @@ class HalfBlock : public StoredBlock<Half> {
       int pixels = job.count * (width_ / 2);
       for (int b = 0; b < in_blocks; ++b)
         for (int p = 0; p < pixels; ++p)
-          store(part(activated, stride, b) + p * SIDE, pooled(affine.activation(b), in[b], p));
+          store(part(activated, stride, b) + p * SIDE, pooled(affine.activation(b), in[b], p, width_));
       if (in_blocks % 2) clear_part(part(activated, stride, in_blocks), pixels);
       for (int first = 0; first < transition_; first += SIDE) {
         convolution.compute(activated, weights, first / SIDE, pixels, products);
@@ -248,7 +248,7 @@ class HalfBlock : public StoredBlock<Half> {
       transpose_strip(out_grads, stride, pairs_of(transition_), pixels, transposed);
       for (int b = 0; b < in_blocks; ++b)
         interleave_values(pixels, activated + b * block_stride,
-                          [&](int p) { return pooled(affine.activation(b), in[b], p); });
+                          [&](int p) { return pooled(affine.activation(b), in[b], p, width_); });
       if (in_blocks % 2) std::fill_n(activated + in_blocks * block_stride, block_stride, Half(0));
       gradient.add(transposed, pixels, block_stride,
                    [=](int pair, int) { return activated + 2 * pair * block_stride; },
@@ -257,7 +257,7 @@ class HalfBlock : public StoredBlock<Half> {
       for (int pair = 0; pair < pairs_of(total_); ++pair) {
         convolution.compute(out_grads, weights, pair, pixels, products);
         for (int b = 2 * pair; b < std::min(2 * pair + 2, in_blocks); ++b) {
-          unpool(products + b % 2 * round_up(pixels) * BLOCK, job.count, spread);
+          unpool(products + b % 2 * round_up(pixels) * BLOCK, 2 * job.count, width_, spread);
           Vec scale = at(affine.scale + b * BLOCK);
           float* to = in_grads[b];
           affine.backward(b, in[b], spread, 1, 4 * pixels, 0, &sums,

@@ -23,6 +23,7 @@
 #include "layout.h"
 #include "normalisation.h"
 #include "padding.h"
+#include "pooling.h"
 #include "vectors.h"
 
 namespace {
@@ -136,25 +137,10 @@ class StoredBlock : public DenseBlock {
   virtual void backward_transition(const Transition& transition, const Value* features, const float* out_grad,
                                    float* feature_grads) = 0;
 
-  // The mean of the activations of four pixels, from which pixel `index` of the transition's strip comes; in: the strip.
-  Vec pooled(const Affine::Activation& activate, const Value* in, int index) const {
-    const Value* from = in + (index / (width_ / 2) * 2L * width_ + index % (width_ / 2) * 2L) * BLOCK;
-    Vec sum = activate(load(from)) + activate(load(from + BLOCK));
-    from += width_ * BLOCK;
-    return 0.25f * (sum + activate(load(from)) + activate(load(from + BLOCK)));
-  }
-
   // Where a strip of the transition is in MXNet's array (N, transition, H/2, W/2).
   template <class Float>
   Float* pooled_part(Float* out, Job job) const {
     return out + job.n * transition_ * (pixels_ / 4) + job.first * (width_ / 2);
-  }
-
-  // Spread the gradients of a strip's pooled pixels over the pixels.
-  void unpool(const float* grads, int rows, float* to) const {
-    for (int row = 0; row < 2 * rows; ++row)
-      for (int column = 0; column < width_; ++column, to += BLOCK)
-        at(to) = 0.25f * at(grads + (row / 2 * (width_ / 2) + column / 2) * BLOCK);
   }
 
   // Statistics for a normalisation in the forward pass; in training the moving averages follow those of the batch.

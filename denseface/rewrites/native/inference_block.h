@@ -1,4 +1,4 @@
-// A dense block in inference as one operator of MXNet.
+// A dense block in inference, with the transition after it, as one operator of MXNet.
 //
 // A thread computes one layer for a strip of a picture, from features to features: all intermediate values stay in its
 // cache. The 3x3 convolutions take less than half of the products (see winograd.h). Weights are packed at the first
@@ -14,11 +14,13 @@
 #include <numeric>
 #include <vector>
 
+#include "barrier.h"
 #include "convolutions.h"
 #include "layer.h"
 #include "layout.h"
 #include "normalisation.h"
 #include "padding.h"
+#include "pooling.h"
 #include "vectors.h"
 #include "winograd.h"
 
@@ -29,22 +31,27 @@ class InferenceBlock {
   InferenceBlock(const BlockShape& shape, float eps)
       : padding_(shape.channels, shape.bottleneck, shape.growth), batch_(shape.batch), height_(shape.height),
         width_(shape.width), channels_(padding_.channels()), bottleneck_(shape.bottleneck), growth_(shape.growth),
-        total_(channels_ + shape.layers * growth_), pixels_(long(height_) * width_),
+        transition_(shape.transition), total_(channels_ + shape.layers * growth_), pixels_(long(height_) * width_),
         layout_{shape.channels, channels_, total_, pixels_}, eps_(eps), tile_rows_((height_ + 1) / 2),
         tile_columns_((width_ + 1) / 2), strip_(std::max(1, 2 * TILE / tile_columns_)),
         pitch_(2 * tile_columns_ + 2), layers_(shape.layers) {}
 
-  // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W). Parameters are read at the first call only.
-  void forward(const std::vector<Layer>& layers, const float* in, float* out) {
+  // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W), or with a transition (N, channels, H/2, W/2).
+  // Parameters are read at the first call only.
+  void forward(const Parameters& parameters, const float* in, float* out) {
     std::lock_guard<std::mutex> lock(mutex);
-    if (!ready_) prepare(layers);
-    int threads = omp_get_max_threads();
+    if (!ready_) prepare(parameters);
     float* features = features_space.get(batch_ * layout_.size());
-    float* scratch = threads_space.get(threads * scratch_size());
-    if (batch_ % threads == 0)
-      compute_pictures(in, out, features, scratch, threads);
-    else
-      compute_bands(in, out, features, scratch, threads);
+    float* scratch = threads_space.get(omp_get_max_threads() * scratch_size());
+    Barrier barrier;
+#pragma omp parallel
+    {
+      int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+      if (batch_ % threads == 0)
+        compute_pictures(in, out, features, scratch + thread * scratch_size(), thread, threads);
+      else
+        compute_bands(in, out, features, scratch + thread * scratch_size(), thread, threads, &barrier);
+    }
   }
 
  private:
@@ -56,8 +63,18 @@ class InferenceBlock {
     Affine affine1, affine2;
   };
 
-  void prepare(const std::vector<Layer>& given) {
-    std::vector<Layer> layers = padding_.padded(given);
+  struct PackedTransition {
+    Buffer weight;
+    Affine affine;
+  };
+
+  // Rows of Winograd tiles of picture n.
+  struct Band {
+    int n, first, last;
+  };
+
+  void prepare(const Parameters& given) {
+    std::vector<Layer> layers = padding_.padded(given.layers);
     int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
     for (size_t l = 0; l < layers.size(); ++l) {
       const Layer& from = layers[l];
@@ -70,42 +87,78 @@ class InferenceBlock {
       pack(from.weight1, order_1x1(to.channels), hidden_blocks, to.channels / BLOCK, 1, weight1);
       pack_winograd(from.weight2, out_blocks, hidden_blocks, weight2);
     }
+    if (transition_) {
+      Transition transition = padding_.padded(given.transition, int(layers.size()), transition_);
+      const Norm& norm = transition.norm;
+      after_.affine.set(norm, norm.moving_mean, norm.moving_variance, total_, eps_);
+      float* weight = after_.weight.get(size_t(transition_blocks()) * BLOCK * total_);
+      pack(transition.weight, order_1x1(total_), transition_blocks(), total_ / BLOCK, 1, weight);
+    }
     ready_ = true;
   }
 
   // Every thread takes equally many whole pictures, as many at a time as stay in its cache, to read weights less often.
-  void compute_pictures(const float* in, float* out, float* features, float* scratch, int threads) {
+  void compute_pictures(const float* in, float* out, float* features, float* scratch, int thread, int threads) const {
     int share = batch_ / threads, group = int(std::max(1L, std::min(long(share), CACHED_FEATURES / layout_.size())));
-#pragma omp parallel for schedule(static)
-    for (int thread = 0; thread < threads; ++thread)
-      for (int first = thread * share; first < (thread + 1) * share; first += group) {
-        int end = std::min(first + group, (thread + 1) * share);
-        for (int n = first; n < end; ++n) layout_.read_input(in, n, features);
-        for (const auto& layer : layers_)
-          for (int n = first; n < end; ++n)
-            compute(layer, layout_.picture(features, n), 0, tile_rows_, scratch + thread * scratch_size());
-        for (int n = first; n < end; ++n) layout_.write_output(features, n, out);
-      }
+    for (int first = thread * share; first < (thread + 1) * share; first += group) {
+      int end = std::min(first + group, (thread + 1) * share);
+      for (int n = first; n < end; ++n) read({n, 0, tile_rows_}, in, features);
+      for (const auto& layer : layers_)
+        for (int n = first; n < end; ++n) compute(layer, {n, 0, tile_rows_}, features, scratch);
+      for (int n = first; n < end; ++n) write({n, 0, tile_rows_}, features, out, scratch);
+    }
   }
 
-  // Threads share pictures: each is cut into bands of tile rows, so that all threads have as much to do.
-  void compute_bands(const float* in, float* out, float* features, float* scratch, int threads) {
-    int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, features);
-    for (const auto& layer : layers_)
-#pragma omp parallel for schedule(static)
-      for (int job = 0; job < batch_ * bands; ++job) {
-        int n = job / bands, band = job % bands;
-        compute(layer, layout_.picture(features, n), tile_rows_ * band / bands, tile_rows_ * (band + 1) / bands,
-                scratch + omp_get_thread_num() * scratch_size());
+  // Threads share pictures: each is cut into bands of tile rows, so that all threads have as much to do. A layer reads
+  // what the one before has computed in the neighbouring bands.
+  void compute_bands(const float* in, float* out, float* features, float* scratch, int thread, int threads,
+                     Barrier* barrier) const {
+    int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_), jobs = batch_ * bands;
+    auto for_each_band = [&](auto work) {
+      for (int job = jobs * thread / threads; job < jobs * (thread + 1) / threads; ++job) {
+        int band = job % bands;
+        work(Band{job / bands, tile_rows_ * band / bands, tile_rows_ * (band + 1) / bands});
       }
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < batch_; ++n) layout_.write_output(features, n, out);
+    };
+    for_each_band([&](Band band) { read(band, in, features); });
+    for (const auto& layer : layers_) {
+      barrier->wait(threads);
+      for_each_band([&](Band band) { compute(layer, band, features, scratch); });
+    }
+    for_each_band([&](Band band) { write(band, features, out, scratch); });
   }
 
-  // Compute the features that a layer appends, for rows of Winograd tiles of one picture.
-  void compute(const PackedLayer& layer, View<float> features, int first_tile, int last_tile, float* scratch) const {
+  void read(Band band, const float* in, float* features) const {
+    long first = first_pixel(band.first);
+    layout_.read_input(in, band.n, features, first, first_pixel(band.last) - first);
+  }
+
+  void write(Band band, const float* features, float* out, float* scratch) const {
+    if (transition_) return compute_transition(band, features, out, scratch);
+    long first = first_pixel(band.first);
+    layout_.write_output(features, band.n, out, first, first_pixel(band.last) - first);
+  }
+
+  // Compute the rows of the transition's output that belong to a band: it pools before it convolves, as both are linear.
+  void compute_transition(Band band, const float* features, float* out, float* scratch) const {
+    int in_blocks = total_ / BLOCK, width = width_ / 2, step = pooled_rows();
+    long size = long(step) * width * BLOCK;
+    View<float> activated(scratch, size), products = activated.from_block(in_blocks);
+    for (int row = band.first; row < band.last; row += step) {
+      int pixels = std::min(step, band.last - row) * width;
+      View<const float> in = layout_.picture(features, band.n).from_pixel(first_pixel(row));
+      for (int b = 0; b < in_blocks; ++b)
+        for (int p = 0; p < pixels; ++p)
+          at(activated[b] + p * BLOCK) = pooled(after_.affine.activation(b), in[b], p, width_);
+      convolve(activated, {1, pixels, 0}, {0}, in_blocks, after_.weight.data(), products, 0, transition_blocks());
+      from_blocks(products.data, size, transition_, pixels,
+                  out + band.n * transition_ * (pixels_ / 4) + long(row) * width, pixels_ / 4);
+    }
+  }
+
+  // Compute the features that a layer appends.
+  void compute(const PackedLayer& layer, Band band, float* all_features, float* scratch) const {
+    View<float> features = layout_.picture(all_features, band.n);
     int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
     View<float> padded(scratch, padded_rows() * pitch_ * BLOCK);
     float* inputs = padded[hidden_blocks];
@@ -113,9 +166,9 @@ class InferenceBlock {
     float* hidden_scratch = products + POSITIONS * position_products();
     View<float> out = features.from_block(layer.channels / BLOCK);
     const float* weights = layer.weight2.data();
-    for (int tile = first_tile; tile < last_tile; tile += strip_) {
-      int tiles = std::min(strip_, last_tile - tile), top = 2 * tile - 1, known_rows = 0;
-      if (tile > first_tile) {  // the last two rows of the strip before are the first two of this one
+    for (int tile = band.first; tile < band.last; tile += strip_) {
+      int tiles = std::min(strip_, band.last - tile), top = 2 * tile - 1, known_rows = 0;
+      if (tile > band.first) {  // the last two rows of the strip before are the first two of this one
         known_rows = 2;
         for (int b = 0; b < hidden_blocks; ++b)
           std::copy(padded[b] + 2 * strip_ * pitch_ * BLOCK, padded[b] + padded_rows() * pitch_ * BLOCK, padded[b]);
@@ -157,6 +210,12 @@ class InferenceBlock {
       });
   }
 
+  long first_pixel(int tile_row) const { return std::min(2L * tile_row * width_, pixels_); }
+  int transition_blocks() const { return (transition_ + BLOCK - 1) / BLOCK; }
+  // Rows of the transition's output that are computed at a time.
+  int pooled_rows() const {
+    return std::max(1, std::min(height_ / 2, cached_pixels(2 * total_) / std::max(1, width_ / 2)));
+  }
   int padded_rows() const { return 2 * strip_ + 2; }
   int hidden_rows() const { return std::min(padded_rows(), height_); }
   // Floats of one Winograd position of a strip.
@@ -166,12 +225,14 @@ class InferenceBlock {
   long scratch_size() const {
     long padded = long(padded_rows()) * pitch_ * bottleneck_;
     long hidden = long(hidden_rows()) * width_ * bottleneck_, activated = std::max<long>(CACHED, long(TILE) * total_);
-    return padded + POSITIONS * (position_inputs() + position_products()) + hidden + activated;
+    long layer = padded + POSITIONS * (position_inputs() + position_products()) + hidden + activated;
+    long transition = long(pooled_rows()) * (width_ / 2) * (total_ + transition_blocks() * BLOCK);
+    return std::max(layer, transition);
   }
 
   Padding padding_;
   int batch_, height_, width_;
-  int channels_, bottleneck_, growth_, total_;  // channels_ and total_ include the padding
+  int channels_, bottleneck_, growth_, transition_, total_;  // channels_ and total_ include the padding
   long pixels_;
   Layout layout_;
   float eps_;
@@ -180,6 +241,7 @@ class InferenceBlock {
   int pitch_;                     // pixels of a zero-padded row
   bool ready_ = false;
   std::vector<PackedLayer> layers_;
+  PackedTransition after_;
 
   // Shared by all blocks: one computes at a time, on all cores.
   static std::mutex mutex;

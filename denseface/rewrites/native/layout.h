@@ -57,31 +57,42 @@ struct Layout {
   // Picture n of MXNet's arrays: the input's (N, input, H, W), and the output's (N, input + appended, H, W).
   template <class Value>
   void read_input(const float* plain, int n, Value* features) const {
-    read(plain + n * input_size(), input, picture(features, n));
+    read_input(plain, n, features, 0, pixels);
   }
   void write_input(const float* features, int n, float* plain) const {
-    write(picture(features, n), input, plain + n * input_size());
+    write(picture(features, n), input, pixels, plain + n * input_size());
   }
   void read_output(const float* plain, int n, float* features) const {
     const float* from = plain + n * output_size();
-    read(from, input, picture(features, n));
-    read(from + input_size(), appended(), picture(features, n).from_block(padded_input / BLOCK));
+    read(from, input, pixels, picture(features, n));
+    read(from + input_size(), appended(), pixels, picture(features, n).from_block(padded_input / BLOCK));
   }
   template <class Value>
   void write_output(const Value* features, int n, float* plain) const {
-    float* to = plain + n * output_size();
-    write(picture(features, n), input, to);
-    write(picture(features, n).from_block(padded_input / BLOCK), appended(), to + input_size());
+    write_output(features, n, plain, 0, pixels);
+  }
+
+  // The same for some of its pixels.
+  template <class Value>
+  void read_input(const float* plain, int n, Value* features, long first, long count) const {
+    read(plain + n * input_size() + first, input, count, picture(features, n).from_pixel(first));
+  }
+  template <class Value>
+  void write_output(const Value* features, int n, float* plain, long first, long count) const {
+    float* to = plain + n * output_size() + first;
+    View<const Value> from = picture(features, n).from_pixel(first);
+    write(from, input, count, to);
+    write(from.from_block(padded_input / BLOCK), appended(), count, to + input_size());
   }
 
  private:
   template <class Value>
-  void read(const float* plain, int channels, View<Value> blocks) const {
-    to_blocks(plain, pixels, channels, pixels, blocks.data, blocks.stride);
+  void read(const float* plain, int channels, long count, View<Value> blocks) const {
+    to_blocks(plain, pixels, channels, count, blocks.data, blocks.stride);
   }
   template <class Value>
-  void write(View<Value> blocks, int channels, float* plain) const {
-    from_blocks(blocks.data, blocks.stride, channels, pixels, plain, pixels);
+  void write(View<Value> blocks, int channels, long count, float* plain) const {
+    from_blocks(blocks.data, blocks.stride, channels, count, plain, pixels);
   }
 
   long input_size() const { return input * pixels; }

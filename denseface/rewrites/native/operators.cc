@@ -103,7 +103,7 @@ class InferenceOperator : public CustomStatefulOp {
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return without_exceptions([&] {
-      block_->forward(read_parameters(attributes_, &inputs->at(1), nullptr).layers, inputs->at(0).data<float>(),
+      block_->forward(read_parameters(attributes_, &inputs->at(1), nullptr), inputs->at(0).data<float>(),
                       outputs->at(0).data<float>());
     });
   }

@@ -140,7 +140,7 @@ class TrainingBlock : public StoredBlock<float> {
       View<const float> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
       int pixels = job.count * width;
       for (int b = 0; b < in_blocks; ++b)
-        for (int p = 0; p < pixels; ++p) at(activated[b] + p * BLOCK) = pooled(affine.activation(b), in[b], p);
+        for (int p = 0; p < pixels; ++p) at(activated[b] + p * BLOCK) = pooled(affine.activation(b), in[b], p, width_);
       convolve(activated, {1, pixels, 0}, {0}, in_blocks, weights, products, 0, out_blocks);
       from_blocks(products.data, size, transition_, pixels, pooled_part(out, job), pixels_ / 4);
     });
@@ -164,14 +164,14 @@ class TrainingBlock : public StoredBlock<float> {
       View<const float> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
       int pixels = job.count * width;
       for (int b = 0; b < in_blocks; ++b)
-        for (int p = 0; p < pixels; ++p) at(activated[b] + p * BLOCK) = pooled(affine.activation(b), in[b], p);
+        for (int p = 0; p < pixels; ++p) at(activated[b] + p * BLOCK) = pooled(affine.activation(b), in[b], p, width_);
       to_blocks(pooled_part(out_grad, job), pixels_ / 4, transition_, pixels, out_grads.data, size);
       weight_gradient(activated, 0, {0}, in_blocks, out_grads, {1, pixels, 0}, out_blocks,
                       weight_sums + omp_get_thread_num() * weights_size);
       convolve(out_grads, {1, pixels, 0}, {0}, out_blocks, weights, grads, 0, in_blocks);
       View<float> in_grads = layout_.picture(feature_grads, job.n).from_pixel(2L * job.first * width_);
       for (int b = 0; b < in_blocks; ++b) {
-        unpool(grads[b], job.count, spread.data);
+        unpool(grads[b], 2 * job.count, width_, spread.data);
         Vec scale = at(affine.scale + b * BLOCK);
         float* to = in_grads[b];
         affine.backward(b, in[b], spread.data, 1, 4 * pixels, 0, &sums,
