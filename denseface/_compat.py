@@ -63,6 +63,9 @@ class _MXNetFinder:
 
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on stderr at every bind otherwise
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))  # MXNet takes half the processors otherwise
+        # The calling thread then copies arrays alone. Otherwise it starts OpenMP threads of its own, and as these and
+        # those of MXNet's engine are more than the cores, OpenMP's threads sleep between any two loops.
+        os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", str(10**9))
         check_environment()
         _restore_numpy_names(Path(spec.origin).parent)
         if os.environ.get("DMLC_ROLE") in ("scheduler", "server"):  # the import does not return then

@@ -136,6 +136,19 @@ print(os.environ["MXNET_SUBGRAPH_VERBOSE"])
         assert (quiet.stdout, quiet.stderr) == ("0\n", "")
         assert output_of(code, MXNET_SUBGRAPH_VERBOSE="1") == "1"
 
+    def test_the_calling_thread_starts_no_openmp_threads(self):
+        # With those of MXNet's engine they would be more than the cores, and OpenMP's threads then sleep between loops.
+        code = """
+import os
+import denseface, mxnet as mx
+mx.nd.zeros(1).wait_to_read()
+before = len(os.listdir("/proc/self/task"))
+mx.nd.zeros(10**6).asnumpy()
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+        assert output_of(code, OMP_NUM_THREADS="2") == "0"
+        assert output_of(code, OMP_NUM_THREADS="2", MXNET_CPU_PARALLEL_SIZE="1000") == "1"
+
     def test_gluon_differentiates(self):
         net = mx.gluon.nn.Dense(1, use_bias=False, in_units=2)
         net.initialize(mx.init.One())
