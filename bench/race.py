@@ -1,6 +1,8 @@
 """Contenders, each in a process of its own, that run by turns.
 
-A process of its own gives each its own thread pool and its own peak memory; only one of them computes at a time.
+A process of its own gives each its own thread pool and its own peak memory; only one of them computes at a time. Short
+work is repeated within a turn, which begins after a rest: some thread pools keep the cores busy for a while after their
+work, and others need a while to wake.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
+
+_TURN = 0.2  # seconds of a turn, at least
+_REST = 0.1  # seconds between turns
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -
     contenders : list of Contender
         The others are compared with the first.
     rounds : int
-        How often each is timed.
+        How many turns each has.
     log : callable
         Called with a line about each contender that is left out, and why.
 
@@ -85,6 +91,7 @@ def race(contenders: list[Contender], rounds: int, log: Callable[[str], None]) -
         times = [[] for _ in running]
         for _ in range(rounds):
             for (_, pipe), measured in zip(running, times):
+                time.sleep(_REST)
                 measured.append(_ask(pipe, "time"))
         return [
             {
@@ -164,11 +171,20 @@ def _serve(pipe, contender):
         while True:
             question = pipe.recv()
             if question == "time":
-                start, processor_start = time.perf_counter(), time.process_time()
-                run()
-                pipe.send((None, (time.perf_counter() - start, time.process_time() - processor_start)))
+                pipe.send((None, _turn(run)))
             else:
                 pipe.send((None, first if question == "output" else _peak_memory()))
+
+
+def _turn(run):
+    """Run until the turn is over; return the median of the seconds of a run, and that of the processor's seconds."""
+    times = []
+    end = time.perf_counter() + _TURN
+    while not times or time.perf_counter() < end:
+        start, processor_start = time.perf_counter(), time.process_time()
+        run()
+        times.append((time.perf_counter() - start, time.process_time() - processor_start))
+    return tuple(np.median(times, axis=0).tolist())
 
 
 def _peak_memory():
