@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-
 _TURN = 0.2  # seconds of a turn, at least
 _REST = 0.1  # seconds between turns
 
