@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from functools import partial
 
 from denseface.rewrites.dense_blocks import TRAINING_OPERATOR, with_dense_blocks
 from denseface.rewrites.graph import nodes_of
+from denseface.rewrites.half_convolutions import CONVOLUTION_OPERATOR, with_half_convolutions
 from denseface.rewrites.layouts import without_mixed_layouts
 from denseface.rewrites.native import bfloat16_instructions, load_operators
 from denseface.rewrites.prelu import with_fast_slopes
@@ -28,29 +30,34 @@ def accelerate(
     data_shape : tuple of int
         (N, C, H, W).
     bfloat16 : bool
-        Let dense blocks compute in bfloat16, as `with_dense_blocks` describes. A line in the log says how, or why they
-        do not.
+        Let dense blocks and 3x3 convolutions compute in bfloat16, as `with_dense_blocks` and `with_half_convolutions`
+        describe. A line in the log says how, or why they do not.
 
     Returns
     -------
     Symbol
         Has the same parameters under the same names, and the same outputs and gradients up to rounding.
     """
-    compiled = (partial(with_dense_blocks, bfloat16=bfloat16),) if load_operators() else ()
-    for change in (*compiled, without_mixed_layouts, with_fast_slopes):
+    changes = [partial(with_dense_blocks, bfloat16=bfloat16)] if load_operators() else []
+    if bfloat16 and bfloat16_instructions():
+        changes.append(with_half_convolutions)
+    for change in (*changes, without_mixed_layouts, with_fast_slopes):
         symbol = change(symbol, data_shape)
     if bfloat16:
-        _report(sum(node.op == TRAINING_OPERATOR for node in nodes_of(symbol)))
+        operators = Counter(node.op for node in nodes_of(symbol))
+        _report(operators[TRAINING_OPERATOR], operators[CONVOLUTION_OPERATOR])
     return symbol
 
 
-def _report(blocks: int) -> None:
+def _report(blocks: int, convolutions: int) -> None:
     instructions = bfloat16_instructions()
     if not load_operators():
         logger.warning("training in float32: bfloat16 needs a C++ compiler")
     elif not instructions:
         logger.warning("training in float32: this processor has no instructions for bfloat16")
-    elif not blocks:
-        logger.warning("training in float32: this network has no dense blocks, which bfloat16 is for")
+    elif not blocks and not convolutions:
+        logger.warning("training in float32: this network has no dense blocks and no 3x3 convolutions for bfloat16")
     else:
-        logger.info("%d dense blocks compute in bfloat16 (%s)", blocks, instructions)
+        counts = {"dense blocks": blocks, "3x3 convolutions": convolutions}
+        told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+        logger.info("%s compute in bfloat16 (%s)", told, instructions)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from denseface.rewrites.compiled import BLOCK, copied, is_plain_convolution
 from denseface.rewrites.graph import Edge, Graph, Node, Shape
 
 import mxnet as mx
 
 TRAINING_OPERATOR = "denseface_dense_block"
-_BLOCK = 16  # must divide the numbers of channels that layers compute; the block's input may have any number
 
 
 def with_dense_blocks(
@@ -46,7 +46,7 @@ def with_dense_blocks(
         for unit in block.units:
             for parameter in unit.parameters:
                 has_gradient = parameter not in (unit.moving_mean, unit.moving_variance)
-                inputs.append((_copied(parameter) if has_gradient else parameter, 0))
+                inputs.append((copied(parameter) if has_gradient else parameter, 0))
         momentum = block.settings.momentum
         attrs = {**_attributes(block), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
         return Node(TRAINING_OPERATOR, name, attrs, inputs)
@@ -176,13 +176,13 @@ def _with_operators(
 ) -> mx.sym.Symbol:
     """Replace every dense block by the operator of its name and layers.
 
-    With `whole_blocks`, a transition is part of it only if `_BLOCK` divides its channels.
+    With `whole_blocks`, a transition is part of it only if `BLOCK` divides its channels.
     """
     graph = Graph(symbol)
     shapes = graph.shapes(data_shape)
     uses = Counter(source for node in graph.nodes for source, _ in node.inputs)
     uses.update(node for node, _ in graph.heads)
-    blocks = _with_transitions(graph, shapes, uses, _blocks(graph, shapes, uses), _BLOCK if whole_blocks else 1)
+    blocks = _with_transitions(graph, shapes, uses, _blocks(graph, shapes, uses), BLOCK if whole_blocks else 1)
     for block in blocks.values():
         for unit in block.units:
             for parameter in unit.parameters:
@@ -245,14 +245,14 @@ def _layer(node: Node, shapes: dict[Edge, Shape]) -> _Layer | None:
     if not growth or not reduction or reduction.entry != data or reduction.settings != growth.settings:
         return None
     channels = shapes.get((growth.weight, 0), ())[:2]
-    if not channels or not all(count and count % _BLOCK == 0 for count in channels):
+    if not channels or not all(count and count % BLOCK == 0 for count in channels):
         return None
     return _Layer(reduction, growth, channels)
 
 
 def _unit(convolution: Node, kernel: int) -> _Unit | None:
     """Return the unit that ends in this node, if there is one."""
-    if not _is_plain_convolution(convolution, kernel):
+    if not is_plain_convolution(convolution, kernel):
         return None
     activation = convolution.source()
     kind = {"Activation": "relu", "LeakyReLU": "prelu"}.get(activation.op)
@@ -277,20 +277,6 @@ def _unit(convolution: Node, kernel: int) -> _Unit | None:
     return unit if all(parameter.op == "null" for parameter in unit.parameters) else None
 
 
-def _is_plain_convolution(node: Node, kernel: int) -> bool:
-    """Test for a square convolution that keeps the size of pictures."""
-    return (
-        node.op == "Convolution"
-        and node.ints("kernel") == (kernel, kernel)
-        and node.ints("pad", (0, 0)) == (kernel // 2, kernel // 2)
-        and node.ints("stride", (1, 1)) == (1, 1)
-        and node.ints("dilate", (1, 1)) == (1, 1)
-        and node.integer("num_group", 1) == 1
-        and node.flag("no_bias")
-        and node.text("layout", "NCHW") == "NCHW"
-    )
-
-
 def _is_plain_pooling(node: Node) -> bool:
     """Test for an average over squares of 2x2 pixels."""
     return (
@@ -313,14 +299,6 @@ def _is_plain_normalisation(node: Node) -> bool:
         and not node.flag("output_mean_var")
         and node.integer("axis", 1) == 1
     )
-
-
-def _copied(parameter: Node) -> Node:
-    """Copy a parameter for the operator.
-
-    MXNet does not tell the operator whether to write or to add gradients. The copy knows, and passes them on.
-    """
-    return Node("_copy", f"{parameter.name}_copy", {}, [(parameter, 0)])
 
 
 def _is_inference() -> Node:

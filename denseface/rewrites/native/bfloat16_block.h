@@ -7,6 +7,7 @@
 #define DENSEFACE_BFLOAT16_BLOCK_H_
 
 #include "bfloat16_convolutions.h"
+#include "bfloat16_strips.h"
 #include "dense_block.h"
 
 #ifdef DENSEFACE_HAS_BFLOAT16
@@ -105,7 +106,7 @@ class HalfBlock : public StoredBlock<Half> {
           affine2.apply(b, in.from_pixel(long(row) * width_)[b], to, width_, width_);
         });
         std::fill(row_space + (job.count + 2) * pitch_ * BLOCK, row_space + block_stride, Half(0));
-        interleave_rows(row_space, activated + b * block_stride, parity_stride);
+        interleave_strip(row_space, padded_, activated + b * block_stride, parity_stride);
       }
       for (int b = 0; b < 2 * pairs_of(growth_); ++b)
         pad_rows(part(out_grads, stride, b), job, b < out_blocks, [&](int row, Half* to) {
@@ -273,13 +274,6 @@ class HalfBlock : public StoredBlock<Half> {
   // Rows of a strip of the transition's output.
   int pooled_rows() const { return std::max(1, std::min(height_ / 2, 224 / (width_ / 2))); }
 
-  // Where a block's channels are in a strip of pairs of blocks.
-  static Half* part(Half* strip, long stride, int block) { return strip + block / 2 * stride + block % 2 * BLOCK; }
-
-  static void clear_part(Half* to, int pixels) {
-    for (int p = 0; p < pixels; ++p) store(to + p * SIDE, Vec{});
-  }
-
   // Fill the rows of a job and their neighbours, or zeros where there are none.
   template <int CHANNELS = SIDE, class Fill>
   void pad_rows(Half* padded, Job job, bool exists, Fill fill) const {
@@ -288,26 +282,6 @@ class HalfBlock : public StoredBlock<Half> {
       for (int column = 0; column < pitch_; column += inside ? width_ + 1 : 1)
         store(padded + column * CHANNELS, Vec{});
       if (inside) fill(row, padded + CHANNELS);
-    }
-  }
-
-  // Transpose the pixels of every pair of blocks.
-  static void transpose_strip(const Half* in, long stride, int pairs, int pixels, Half* out) {
-    long size = round_up(pixels) * BLOCK;  // of one block
-    for (int pair = 0; pair < pairs; ++pair, in += stride, out += 2 * size)
-      for (int first = 0; first < pixels; first += SIDE)
-        transpose_pixels(in + first * SIDE, pixels - first, out + first * BLOCK, size);
-  }
-
-  // Interleave each pixel with the next one: pixels 0 and 1, 2 and 3, ...; and after parity_stride 1 and 2, 3 and 4, ...
-  void interleave_rows(const Half* in, Half* out, long parity_stride) const {
-    auto pixel = [=](long p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(in + p * BLOCK)); };
-    __m256i first = pixel(0);
-    for (long p = 0; p + 2 < padded_; p += 2, out += SIDE) {
-      __m256i second = pixel(p + 1), third = pixel(p + 2);
-      _mm512_store_si512(out, interleave(first, second));
-      _mm512_store_si512(out + parity_stride, interleave(second, third));
-      first = third;
     }
   }
 

@@ -1,4 +1,4 @@
-// Dense blocks as operators of MXNet.
+// Dense blocks, and convolutions in bfloat16, as operators of MXNet.
 
 #include <algorithm>
 #include <memory>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bfloat16_block.h"
+#include "bfloat16_layer.h"
 #include "inference_block.h"
 #include "layer.h"
 #include "mxnet/lib_api.h"
@@ -194,6 +195,61 @@ REGISTER_OP(denseface_dense_block_inference)
     .setInferType(infer_type)
     .setInferShape(infer_shape<INFERENCE>)
     .setCreateOpState(create_inference, "cpu");
+
+#ifdef DENSEFACE_HAS_BFLOAT16
+
+// Inputs: the data; the weight.
+class ConvolutionOperator : public CustomStatefulOp {
+ public:
+  explicit ConvolutionOperator(HalfLayer* layer) : layer_(layer) {}
+
+  MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
+    return without_exceptions([&] {
+      layer_->forward(inputs->at(0).data<float>(), inputs->at(1).data<float>(), outputs->at(0).data<float>());
+    });
+  }
+
+  // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
+  MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
+    return without_exceptions([&] {
+      layer_->backward(inputs->at(1).data<float>(), inputs->at(2).data<float>(), inputs->at(0).data<float>(),
+                       outputs->at(0).data<float>(), outputs->at(1).data<float>());
+    });
+  }
+
+ private:
+  std::unique_ptr<HalfLayer> layer_;
+};
+
+MXReturnValue parse_convolution(const Attributes&, int* inputs, int* outputs) {
+  *inputs = 2;
+  *outputs = 1;
+  return MX_SUCCESS;
+}
+
+MXReturnValue infer_convolution(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  outputs->at(0) = inputs->at(0);
+  outputs->at(0).at(1) = inputs->at(1).at(0);
+  return MX_SUCCESS;
+}
+
+MXReturnValue create_convolution(const Attributes&, const MXContext&, const Shapes& inputs, const std::vector<int>,
+                                 CustomStatefulOp** created) {
+  const auto &data = inputs.at(0), &weight = inputs.at(1);
+  auto number = [](unsigned value) { return int(value); };
+  ConvolutionShape shape{number(data.at(0)), number(data.at(2)), number(data.at(3)), number(data.at(1)),
+                         number(weight.at(0))};
+  *created = CustomStatefulOp::create<ConvolutionOperator>(new HalfLayer(shape));
+  return MX_SUCCESS;
+}
+
+REGISTER_OP(denseface_convolution)
+    .setParseAttrs(parse_convolution)
+    .setInferType(infer_type)
+    .setInferShape(infer_convolution)
+    .setCreateOpState(create_convolution, "cpu");
+
+#endif
 
 }  // namespace
 

@@ -1,0 +1,57 @@
+"""3x3 convolutions whose products are of bfloat16, which `denseface.rewrites.native` compiles."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from denseface.rewrites.compiled import BLOCK, copied, is_plain_convolution
+from denseface.rewrites.graph import Graph, Node
+
+import mxnet as mx
+
+CONVOLUTION_OPERATOR = "denseface_convolution"
+
+
+def with_half_convolutions(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
+    """Replace 3x3 convolutions by an operator for training that multiplies in bfloat16 and adds in float32.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        A network; its input is ``data``.
+    data_shape : tuple of int
+        (N, C, H, W).
+
+    Returns
+    -------
+    Symbol
+        Computes the same function of the same float32 parameters, but for the rounding of products. MXNet must have
+        loaded the operators, and the processor must have instructions for bfloat16.
+    """
+    graph = Graph(symbol)
+    shapes = graph.shapes(data_shape)
+    uses = Counter(edge for node in graph.nodes for edge in node.inputs)
+
+    def change(node: Node) -> Node:
+        return Node(CONVOLUTION_OPERATOR, node.name, {}, _inputs(node, shapes)) if node in chosen else node
+
+    # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
+    chosen = {
+        node
+        for node in graph.nodes
+        if is_plain_convolution(node, kernel=3)
+        and uses[node.inputs[0]] == 1
+        and node.source(1).op == "null"
+        and _has_whole_blocks(shapes.get((node.source(1), 0), ()))
+    }
+    return graph.rewrite(change)
+
+
+def _has_whole_blocks(shape):
+    return bool(shape) and all(count and count % BLOCK == 0 for count in shape[:2])
+
+
+def _inputs(node, shapes):
+    data, (weight, _) = node.inputs
+    weight.attrs["__shape__"] = str(shapes[weight, 0])  # the operator does not infer it
+    return [data, (copied(weight), 0)]

@@ -1,0 +1,128 @@
+"""3x3 convolutions in bfloat16: what they compute is exact as long as its terms are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denseface.rewrites.graph import nodes_of
+from denseface.rewrites.half_convolutions import CONVOLUTION_OPERATOR, with_half_convolutions
+from denseface.rewrites.native import bfloat16_instructions
+
+import mxnet as mx
+
+pytestmark = pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
+
+
+def convolution(data, outputs, **settings):
+    settings = {"kernel": (3, 3), "pad": (1, 1), "no_bias": True, **settings}
+    return mx.sym.Convolution(data, num_filter=outputs, **settings)
+
+
+def count(symbol):
+    return [node.op for node in nodes_of(symbol)].count(CONVOLUTION_OPERATOR)
+
+
+def step(symbol, shape, seed=0):
+    """The output, and the gradients for a gradient of small integers, of small integers."""
+    executor = symbol.simple_bind(mx.cpu(), data=shape, grad_req="write")
+    rng = np.random.default_rng(seed)
+    for array in executor.arg_dict.values():
+        array[:] = rng.integers(-3, 4, array.shape)
+    for _ in range(2):  # the second finds memory in use
+        executor.forward(is_train=True)
+        executor.backward(mx.nd.array(rng.integers(-3, 4, executor.outputs[0].shape)))
+    return [array.asnumpy() for array in (*executor.outputs, *executor.grad_arrays)]
+
+
+shapes = pytest.mark.parametrize(
+    "shape, outputs",
+    [
+        ((2, 32, 8, 8), 32),
+        ((1, 16, 5, 3), 48),  # odd numbers of blocks of 16 channels; one picture for two threads
+        ((3, 48, 1, 1), 16),
+        ((2, 16, 1, 6), 16),
+        ((2, 16, 6, 1), 16),
+        ((1, 32, 60, 20), 16),  # several strips, the last one shorter
+        ((2, 16, 3, 600), 16),  # a row longer than a strip
+        ((8, 32, 7, 7), 64),  # several pictures in a strip
+        ((5, 16, 6, 7), 16),  # the last strip has fewer
+        ((4, 64, 14, 14), 32),
+    ],
+)
+
+
+@shapes
+def test_step_is_exact(shape, outputs):
+    plain = convolution(mx.sym.Variable("data"), outputs)
+    fast = with_half_convolutions(plain, shape)
+    assert count(fast) == 1
+    assert fast.list_arguments() == plain.list_arguments()
+    for found, expected in zip(step(fast, shape), step(plain, shape)):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_any_number_of_threads(threads):
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_step_is_exact"]
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+    run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+def test_what_is_read_is_rounded_to_bfloat16():
+    shape = (2, 16, 8, 8)
+    plain = convolution(mx.sym.Variable("data"), 16)
+    rng = np.random.default_rng(0)
+    data, weight = (rng.normal(size=size).astype(np.float32) for size in (shape, (16, 16, 3, 3)))
+
+    def output(symbol, *arrays):
+        executor = symbol.simple_bind(mx.cpu(), data=shape, grad_req="null")
+        for array, values in zip(executor.arg_arrays, arrays):
+            array[:] = values
+        return executor.forward(is_train=True)[0].asnumpy()
+
+    def rounded(values):
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+    found = output(with_half_convolutions(plain, shape), data, weight)
+    np.testing.assert_allclose(found, output(plain, rounded(data), rounded(weight)), rtol=1e-5, atol=1e-4)
+    assert np.abs(found - output(plain, data, weight)).max() > 1e-3
+
+
+def test_gradients_are_added_if_asked_for():
+    shape = (2, 16, 8, 8)
+    executor = with_half_convolutions(convolution(mx.sym.Variable("data"), 16, name="conv"), shape).simple_bind(
+        mx.cpu(), data=shape, grad_req={"data": "write", "conv_weight": "add"}
+    )
+    for array in executor.arg_dict.values():
+        array[:] = 1
+    totals = []
+    for _ in range(2):
+        executor.forward(is_train=True)
+        executor.backward(mx.nd.ones((2, 16, 8, 8)))
+        totals.append(executor.grad_dict["conv_weight"].asnumpy())
+    np.testing.assert_array_equal(totals[1], 2 * totals[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stride": (2, 2)}, {"pad": (0, 0)}, {"dilate": (2, 2)}, {"num_group": 16}, {"no_bias": False},
+        {"kernel": (1, 1), "pad": (0, 0)}, {"outputs": 24},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_convolutions_are_left_alone(settings):
+    symbol = convolution(mx.sym.Variable("data"), **{"outputs": 16, **settings})
+    assert count(with_half_convolutions(symbol, (2, 16, 8, 8))) == 0
+
+
+def test_a_convolution_that_is_not_alone_is_left_alone():
+    data = mx.sym.Activation(mx.sym.Variable("data"), act_type="relu")
+    assert count(with_half_convolutions(convolution(data, 16), (2, 16, 8, 8))) == 1
+    assert count(with_half_convolutions(convolution(data, 16) + data, (2, 16, 8, 8))) == 0
