@@ -11,7 +11,8 @@ from denseface.rewrites.graph import nodes_of
 from denseface.rewrites.half_convolutions import CONVOLUTION_OPERATOR, with_half_convolutions
 from denseface.rewrites.layouts import without_mixed_layouts
 from denseface.rewrites.native import bfloat16_instructions, load_operators
-from denseface.rewrites.prelu import with_fast_slopes
+from denseface.rewrites.norms import with_compiled_norms
+from denseface.rewrites.prelu import with_compiled_slopes, with_fast_slopes
 
 import mxnet as mx
 
@@ -38,15 +39,21 @@ def accelerate(
     Symbol
         Has the same parameters under the same names, and the same outputs and gradients up to rounding.
     """
-    changes = [partial(with_dense_blocks, bfloat16=bfloat16)] if load_operators() else []
+    changes = [partial(with_dense_blocks, bfloat16=bfloat16), with_compiled_slopes] if load_operators() else []
     if bfloat16 and bfloat16_instructions():
-        changes.append(with_half_convolutions)
+        changes[1:1] = [with_half_convolutions, _with_norms_between_half_convolutions]
     for change in (*changes, without_mixed_layouts, with_fast_slopes):
         symbol = change(symbol, data_shape)
     if bfloat16:
         operators = Counter(node.op for node in nodes_of(symbol))
         _report(operators[TRAINING_OPERATOR], operators[CONVOLUTION_OPERATOR])
     return symbol
+
+
+def _with_norms_between_half_convolutions(symbol, data_shape):
+    """Replace normalisations if there are half convolutions, which write the layout that the operators compute in."""
+    is_half = any(node.op == CONVOLUTION_OPERATOR for node in nodes_of(symbol))
+    return with_compiled_norms(symbol, data_shape) if is_half else symbol
 
 
 def _report(blocks: int, convolutions: int) -> None:

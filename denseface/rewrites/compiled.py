@@ -1,8 +1,8 @@
-"""What the compiled operators have in common: the convolutions that they take over, and how they read parameters."""
+"""What the compiled operators have in common: the layers that they take over, and what they read beside the data."""
 
 from __future__ import annotations
 
-from denseface.rewrites.graph import Node
+from denseface.rewrites.graph import Node, Shape
 
 BLOCK = 16  # must divide the numbers of channels that they compute
 
@@ -21,9 +21,44 @@ def is_plain_convolution(node: Node, kernel: int) -> bool:
     )
 
 
+def is_plain_normalisation(node: Node) -> bool:
+    """Test for a batch normalisation of channels with batch statistics and a learned scale."""
+    return (
+        node.op == "BatchNorm"
+        and not node.flag("fix_gamma", True)
+        and not node.flag("use_global_stats")
+        and not node.flag("output_mean_var")
+        and node.integer("axis", 1) == 1
+    )
+
+
+def describe(parameter: Node, shape: Shape) -> None:
+    """Write on a variable what an operator of ours, unlike MXNet's, does not infer: its shape, and that it is dense."""
+    parameter.attrs.update({"__shape__": str(shape), "__storage_type__": "0"})
+
+
 def copied(parameter: Node) -> Node:
     """Copy a parameter for an operator.
 
     MXNet does not tell the operator whether to write or to add gradients. The copy knows, and passes them on.
     """
     return Node("_copy", f"{parameter.name}_copy", {}, [(parameter, 0)])
+
+
+def is_inference() -> Node:
+    """Tell the operator, which MXNet does not, whether it runs in inference: near 1 if so, 0 in training.
+
+    The node is a normalised constant 1: its mean is 1 in training, and 0 in inference.
+    """
+    constants = {
+        "one": ("_ones", "(1, 1, 1, 1)"),
+        "gamma": ("_ones", "(1,)"),
+        "beta": ("_zeros", "(1,)"),
+        "mean": ("_zeros", "(1,)"),
+        "variance": ("_ones", "(1,)"),
+    }
+    inputs = [
+        (Node(op, f"inference_{name}", {"shape": shape, "dtype": "float32"}), 0)
+        for name, (op, shape) in constants.items()
+    ]
+    return Node("BlockGrad", "inference", {}, [(Node("BatchNorm", "inference_norm", {}, inputs), 0)])

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from denseface.rewrites.compiled import BLOCK, copied, is_plain_convolution
+from denseface.rewrites.compiled import (
+    BLOCK,
+    copied,
+    describe,
+    is_inference,
+    is_plain_convolution,
+    is_plain_normalisation,
+)
 from denseface.rewrites.graph import Edge, Graph, Node, Shape
 
 import mxnet as mx
@@ -39,10 +46,10 @@ def with_dense_blocks(
     Symbol
         Computes the same function of the same parameters. MXNet must have loaded the operators.
     """
-    is_inference = _is_inference()
+    inference = is_inference()
 
     def operator(name: str, block: _Block) -> Node:
-        inputs = [(is_inference, 0), block.entry]
+        inputs = [(inference, 0), block.entry]
         for unit in block.units:
             for parameter in unit.parameters:
                 has_gradient = parameter not in (unit.moving_mean, unit.moving_variance)
@@ -186,7 +193,7 @@ def _with_operators(
     for block in blocks.values():
         for unit in block.units:
             for parameter in unit.parameters:
-                parameter.attrs["__shape__"] = str(shapes[parameter, 0])  # the operator does not infer it
+                describe(parameter, shapes[parameter, 0])
     return graph.rewrite(lambda node: operator(node.name, blocks[node]) if node in blocks else node)
 
 
@@ -259,7 +266,7 @@ def _unit(convolution: Node, kernel: int) -> _Unit | None:
     if kind is None or activation.text("act_type") != kind:
         return None
     norm, output = activation.inputs[0]
-    if output != 0 or not _is_plain_normalisation(norm):
+    if output != 0 or not is_plain_normalisation(norm):
         return None
     gamma, beta, moving_mean, moving_variance = (norm.source(index) for index in (1, 2, 3, 4))
     unit = _Unit(
@@ -288,33 +295,3 @@ def _is_plain_pooling(node: Node) -> bool:
         and not node.flag("global_pool")
         and node.text("layout", "NCHW") == "NCHW"
     )
-
-
-def _is_plain_normalisation(node: Node) -> bool:
-    """Test for a batch normalisation of channels with batch statistics and a learned scale."""
-    return (
-        node.op == "BatchNorm"
-        and not node.flag("fix_gamma", True)
-        and not node.flag("use_global_stats")
-        and not node.flag("output_mean_var")
-        and node.integer("axis", 1) == 1
-    )
-
-
-def _is_inference() -> Node:
-    """Tell the operator, which MXNet does not, whether it runs in inference: near 1 if so, 0 in training.
-
-    The node is a normalised constant 1: its mean is 1 in training, and 0 in inference.
-    """
-    constants = {
-        "one": ("_ones", "(1, 1, 1, 1)"),
-        "gamma": ("_ones", "(1,)"),
-        "beta": ("_zeros", "(1,)"),
-        "mean": ("_zeros", "(1,)"),
-        "variance": ("_ones", "(1,)"),
-    }
-    inputs = [
-        (Node(op, f"inference_{name}", {"shape": shape, "dtype": "float32"}), 0)
-        for name, (op, shape) in constants.items()
-    ]
-    return Node("BlockGrad", "inference", {}, [(Node("BatchNorm", "inference_norm", {}, inputs), 0)])

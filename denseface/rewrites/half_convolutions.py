@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from denseface.rewrites.compiled import BLOCK, copied, is_plain_convolution
+from denseface.rewrites.compiled import BLOCK, copied, describe, is_plain_convolution
 from denseface.rewrites.graph import Graph, Node
 
 import mxnet as mx
@@ -53,5 +53,5 @@ def _has_whole_blocks(shape):
 
 def _inputs(node, shapes):
     data, (weight, _) = node.inputs
-    weight.attrs["__shape__"] = str(shapes[weight, 0])  # the operator does not infer it
+    describe(weight, shapes[weight, 0])
     return [data, (copied(weight), 0)]

@@ -1,13 +1,17 @@
-"""PReLU in training, composed of operators that oneDNN has.
+"""PReLU in training, by a compiled operator, or composed of operators that oneDNN has.
 
 MXNet's own PReLU sums the slopes' gradient in a general reduction, which takes ten times as long as the rest of the
 layer. Where MXNet's memory planner lets the input's gradient overwrite the output's, that sum is computed too late, and
-is too small by a factor of the slope. Here prelu(x) = (1 - a) relu(x) + a x, and both products are batch
+is too small by a factor of the slope. Without a compiler, prelu(x) = (1 - a) relu(x) + a x, and both products are batch
 normalisations with constant statistics.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
+from denseface.rewrites.compiled import copied, describe
 from denseface.rewrites.graph import Edge, Graph, Node
 
 import mxnet as mx
@@ -15,8 +19,8 @@ import mxnet as mx
 _EPS = 2**-10  # a power of two, so that nothing is rounded
 
 
-def with_fast_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Replace every PReLU of pictures.
+def with_compiled_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
+    """Replace every PReLU of pictures whose input nothing else reads, by the operator of `denseface.rewrites.native`.
 
     Parameters
     ----------
@@ -28,9 +32,30 @@ def with_fast_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int
     Returns
     -------
     Symbol
-        Computes the same function, with the same slopes (of shape (1,) or (C,)) under the same names.
+        Computes the same function, with the same slopes (of shape (1,) or (C,)) under the same names. MXNet must have
+        loaded the operators.
     """
     graph = Graph(symbol)
+    # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
+    uses = Counter(edge for node in graph.nodes for edge in node.inputs)
+    alone = {node for node in graph.nodes if node.op == "LeakyReLU" and uses[node.inputs[0]] == 1}
+
+    def operator(node: Node, channels: int) -> Node:
+        data, (slope, _) = node.inputs
+        return Node("denseface_prelu", node.name, {}, [data, (copied(slope), 0)]) if node in alone else node
+
+    return _with_operators(graph, data_shape, operator)
+
+
+def with_fast_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
+    """Replace every PReLU of pictures by other operators of MXNet; parameters and result as `with_compiled_slopes`."""
+    return _with_operators(Graph(symbol), data_shape, _composed)
+
+
+def _with_operators(
+    graph: Graph, data_shape: tuple[int, int, int, int], operator: Callable[[Node, int], Node]
+) -> mx.sym.Symbol:
+    """Replace every PReLU of pictures by the operator of its node and number of channels."""
     shapes = graph.shapes(data_shape)
 
     def change(node: Node) -> Node:
@@ -39,13 +64,13 @@ def with_fast_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int
             return node
         slope = node.source(1)
         if slope.op == "null":
-            slope.attrs["__shape__"] = str(shapes[slope, 0])  # only a PReLU infers it
-        return _fast_prelu(node, channels=shape[1])
+            describe(slope, shapes[slope, 0])
+        return operator(node, shape[1])
 
     return graph.rewrite(change)
 
 
-def _fast_prelu(node: Node, channels: int) -> Node:
+def _composed(node: Node, channels: int) -> Node:
     name = node.name
     data, slope = node.inputs
     slopes = Node("broadcast_to", f"{name}_slopes", {"shape": f"({channels},)"}, [slope])

@@ -1,5 +1,7 @@
 """The accelerated symbol: the same parameters, outputs and gradients as the plain one."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from denseface.models import families
 from denseface.rewrites import accelerate as acceleration
 from denseface.rewrites.accelerate import accelerate
 from denseface.rewrites.graph import Graph, Node, nodes_of
-from denseface.rewrites.native import load_operators
+from denseface.rewrites.native import bfloat16_instructions, load_operators
 
 import mxnet as mx
 
@@ -75,6 +77,33 @@ def test_accelerated_and_plain_are_the_same_function(network, activation):
     config, _ = families.configure(network, "orl", "arcface", [f"net_act={activation}", "net_output=J", "emb_size=16"])
     plain = families.training_symbol(config, families.embedding_symbol(config))
     assert_same_function(accelerate(plain, SHAPE), plain)
+
+
+@pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
+def test_a_residual_network_in_bfloat16_is_close(caplog):
+    caplog.set_level(logging.INFO)
+    config, _ = families.configure("r18", "orl", "arcface", ["net_act=prelu", "net_output=J", "emb_size=16"])
+    plain = families.training_symbol(config, families.embedding_symbol(config))
+    fast = accelerate(plain, SHAPE, bfloat16=True)
+    assert "12 3x3 convolutions compute in bfloat16" in caplog.text
+    ops = [node.op for node in nodes_of(fast)]
+    assert ops.count("denseface_convolution") == 12 and "LeakyReLU" not in ops
+    assert fast.list_arguments() == plain.list_arguments()
+    assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
+    expected, found = run(with_slow_slopes(plain)), run(fast)
+    errors = {
+        name: np.linalg.norm(found[name] - array) / (np.linalg.norm(array) + 1e-2) for name, array in expected.items()
+    }
+    assert max(errors.values()) < 0.3 and np.median(list(errors.values())) < 0.03, errors
+    assert np.median(list(errors.values())) > 1e-4  # or nothing was rounded
+
+
+@pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
+def test_what_stays_in_float32_is_said(caplog):
+    config, _ = families.configure("y1", "orl", "arcface")
+    plain = families.training_symbol(config, families.embedding_symbol(config))
+    accelerate(plain, (2, 3, 112, 112), bfloat16=True)
+    assert "training in float32: this network has no dense blocks and no 3x3 convolutions for bfloat16" in caplog.text
 
 
 @pytest.mark.parametrize("compiled", [True, False])

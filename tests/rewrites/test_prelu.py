@@ -1,10 +1,11 @@
-"""PReLU composed of other operators: the same values and gradients as in NumPy."""
+"""PReLU, compiled and composed of other operators: the same values and gradients as in NumPy."""
 
 import numpy as np
 import pytest
 
 from denseface.rewrites.graph import nodes_of
-from denseface.rewrites.prelu import with_fast_slopes
+from denseface.rewrites.native import load_operators
+from denseface.rewrites.prelu import with_compiled_slopes, with_fast_slopes
 
 import mxnet as mx
 
@@ -16,9 +17,16 @@ def prelu(**settings):
     return mx.sym.LeakyReLU(mx.sym.Variable("data"), mx.sym.Variable("a", **settings), act_type="prelu", name="prelu")
 
 
+needs_compiler = pytest.mark.skipif(not load_operators(), reason="no compiler for them")
+both = pytest.mark.parametrize(
+    "change", [with_fast_slopes, pytest.param(with_compiled_slopes, marks=needs_compiler)], ids=["composed", "compiled"]
+)
+
+
+@both
 @pytest.mark.parametrize("slopes", [1, 32])
-def test_values_and_gradients(slopes):
-    fast = with_fast_slopes(prelu(shape=(slopes,)), SHAPE)
+def test_values_and_gradients(slopes, change):
+    fast = change(prelu(shape=(slopes,)), SHAPE)
     assert "LeakyReLU" not in {node.op for node in nodes_of(fast)}
     assert fast.list_arguments() == ["data", "a"] and not fast.list_auxiliary_states()
     rng = np.random.default_rng(0)
@@ -35,13 +43,23 @@ def test_values_and_gradients(slopes):
     np.testing.assert_allclose(executor.grad_dict["a"].asnumpy(), sums if slopes > 1 else [sums.sum()], rtol=1e-4)
 
 
-def test_a_slope_of_unknown_shape_gets_one_for_every_channel():
-    fast = with_fast_slopes(prelu(), SHAPE)
+@both
+def test_a_slope_of_unknown_shape_gets_one_for_every_channel(change):
+    fast = change(prelu(), SHAPE)
     assert fast.infer_shape(data=SHAPE)[0] == [SHAPE, (32,)]
 
 
 def test_other_inputs_than_pictures_are_left_alone():
     assert [node.op for node in nodes_of(with_fast_slopes(prelu(), (2, 32)))] == ["null", "null", "LeakyReLU"]
+
+
+@needs_compiler
+def test_what_others_read_too_is_composed():
+    data = mx.sym.tanh(mx.sym.Variable("data"))
+    shared = mx.sym.LeakyReLU(data, act_type="prelu") + data
+    alone = mx.sym.LeakyReLU(data, act_type="prelu")
+    found = [{node.op for node in nodes_of(with_compiled_slopes(symbol, SHAPE))} for symbol in (shared, alone)]
+    assert ["denseface_prelu" in ops for ops in found] == [False, True]
 
 
 def test_layers_of_one_name_keep_their_own_numbers_of_channels():

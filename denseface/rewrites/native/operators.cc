@@ -1,4 +1,4 @@
-// Dense blocks, and convolutions in bfloat16, as operators of MXNet.
+// Dense blocks, normalisations, PReLU, and convolutions in bfloat16, as operators of MXNet.
 
 #include <algorithm>
 #include <memory>
@@ -12,6 +12,8 @@
 #include "inference_block.h"
 #include "layer.h"
 #include "mxnet/lib_api.h"
+#include "norm_layer.h"
+#include "prelu.h"
 #include "training_block.h"
 
 namespace {
@@ -196,6 +198,119 @@ REGISTER_OP(denseface_dense_block_inference)
     .setInferShape(infer_shape<INFERENCE>)
     .setCreateOpState(create_inference, "cpu");
 
+// Inputs: near 1 in inference and 0 in training; the data (N, C, H, W); gamma, beta, moving mean, moving variance,
+// [slope].
+class NormOperator : public CustomStatefulOp {
+ public:
+  explicit NormOperator(NormLayer* layer) : layer_(layer) {}
+
+  MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
+    bool training = inputs->at(0).data<float>()[0] < 0.5f;
+    layer_->forward(read(&inputs->at(2), inputs->size() - 2, nullptr), inputs->at(1).data<float>(),
+                    outputs->at(0).data<float>(), training);
+    return MX_SUCCESS;
+  }
+
+  // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
+  MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
+    layer_->backward(read(&inputs->at(3), outputs->size() - 2, &outputs->at(2)), inputs->at(2).data<float>(),
+                     inputs->at(0).data<float>(), outputs->at(1).data<float>());
+    return MX_SUCCESS;
+  }
+
+ private:
+  static Norm read(MXTensor* parameters, size_t count, MXTensor* gradients) {
+    Norm norm{};
+    norm.gamma = parameters[0].data<float>(), norm.beta = parameters[1].data<float>();
+    norm.moving_mean = parameters[2].data<float>(), norm.moving_variance = parameters[3].data<float>();
+    if (gradients) norm.gamma_grad = gradients[0].data<float>(), norm.beta_grad = gradients[1].data<float>();
+    if (count < 5) return norm;
+    norm.slope = parameters[4].data<float>(), norm.slopes = int(parameters[4].size());
+    if (gradients) norm.slope_grad = gradients[4].data<float>();
+    return norm;
+  }
+
+  std::unique_ptr<NormLayer> layer_;
+};
+
+NormLayer::Activation activation_of(const Attributes& attributes) {
+  const std::string& name = attributes.at("activation");
+  return name == "prelu" ? NormLayer::PRELU : name == "relu" ? NormLayer::RELU : NormLayer::NONE;
+}
+
+MXReturnValue parse_norm(const Attributes& attributes, int* inputs, int* outputs) {
+  *inputs = activation_of(attributes) == NormLayer::PRELU ? 7 : 6;
+  *outputs = 1;
+  return MX_SUCCESS;
+}
+
+MXReturnValue infer_norm(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  outputs->at(0) = inputs->at(1);
+  return MX_SUCCESS;
+}
+
+MXReturnValue mutated_norm(const Attributes&, std::vector<int>* indices) {
+  *indices = {4, 5};
+  return MX_SUCCESS;
+}
+
+MXReturnValue create_norm(const Attributes& attributes, const MXContext&, const Shapes& inputs, const std::vector<int>,
+                          CustomStatefulOp** created) {
+  const auto& data = inputs.at(1);
+  auto* layer = new NormLayer(data.at(0), data.at(1), long(data.at(2)) * data.at(3), activation_of(attributes),
+                              number(attributes, "eps"), number(attributes, "momentum"));
+  *created = CustomStatefulOp::create<NormOperator>(layer);
+  return MX_SUCCESS;
+}
+
+REGISTER_OP(denseface_norm)
+    .setParseAttrs(parse_norm)
+    .setInferType(infer_type)
+    .setInferShape(infer_norm)
+    .setMutateInputs(mutated_norm)
+    .setCreateOpState(create_norm, "cpu");
+
+// Inputs: the data (N, C, H, W); the slopes.
+PReLUShape prelu_shape(const MXTensor& data, const MXTensor& slopes) {
+  const auto& shape = data.shape;
+  return {shape.at(0), shape.at(1), shape.at(2) * shape.at(3), slopes.size()};
+}
+
+MXReturnValue compute_prelu(const Attributes&, std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs,
+                            const OpResource&) {
+  MXTensor &data = inputs->at(0), &slopes = inputs->at(1);
+  prelu_forward(prelu_shape(data, slopes), data.data<float>(), slopes.data<float>(), outputs->at(0).data<float>());
+  return MX_SUCCESS;
+}
+
+// inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
+MXReturnValue differentiate_prelu(const Attributes&, std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs,
+                                  const OpResource&) {
+  MXTensor &data = inputs->at(1), &slopes = inputs->at(2);
+  return without_exceptions([&] {
+    prelu_backward(prelu_shape(data, slopes), data.data<float>(), slopes.data<float>(), inputs->at(0).data<float>(),
+                   outputs->at(0).data<float>(), outputs->at(1).data<float>());
+  });
+}
+
+MXReturnValue parse_two_inputs(const Attributes&, int* inputs, int* outputs) {
+  *inputs = 2;
+  *outputs = 1;
+  return MX_SUCCESS;
+}
+
+MXReturnValue infer_same_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  outputs->at(0) = inputs->at(0);
+  return MX_SUCCESS;
+}
+
+REGISTER_OP(denseface_prelu)
+    .setParseAttrs(parse_two_inputs)
+    .setInferType(infer_type)
+    .setInferShape(infer_same_shape)
+    .setForward(compute_prelu, "cpu")
+    .setBackward(differentiate_prelu, "cpu");
+
 #ifdef DENSEFACE_HAS_BFLOAT16
 
 // Inputs: the data; the weight.
@@ -221,12 +336,6 @@ class ConvolutionOperator : public CustomStatefulOp {
   std::unique_ptr<HalfLayer> layer_;
 };
 
-MXReturnValue parse_convolution(const Attributes&, int* inputs, int* outputs) {
-  *inputs = 2;
-  *outputs = 1;
-  return MX_SUCCESS;
-}
-
 MXReturnValue infer_convolution(const Attributes&, Shapes* inputs, Shapes* outputs) {
   outputs->at(0) = inputs->at(0);
   outputs->at(0).at(1) = inputs->at(1).at(0);
@@ -244,7 +353,7 @@ MXReturnValue create_convolution(const Attributes&, const MXContext&, const Shap
 }
 
 REGISTER_OP(denseface_convolution)
-    .setParseAttrs(parse_convolution)
+    .setParseAttrs(parse_two_inputs)
     .setInferType(infer_type)
     .setInferShape(infer_convolution)
     .setCreateOpState(create_convolution, "cpu");

@@ -1,0 +1,116 @@
+// A batch normalisation in training and the activation after it, outside of dense blocks, as one operator of MXNet. A
+// thread computes whole channels, which stay in its cache between the passes over them.
+
+#ifndef DENSEFACE_NORM_LAYER_H_
+#define DENSEFACE_NORM_LAYER_H_
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "normalisation.h"
+
+namespace {
+
+class NormLayer {
+ public:
+  enum Activation { NONE, RELU, PRELU };
+
+  NormLayer(int batch, int channels, long pixels, Activation activation, float eps, float momentum)
+      : batch_(batch), channels_(channels), pixels_(pixels), activation_(activation), eps_(eps), momentum_(momentum),
+        mean_(channels), inverse_(channels) {}
+
+  // in, out: (N, C, H, W). In training the moving averages follow the statistics of the batch.
+  void forward(const Norm& norm, const float* in, float* out, bool training) {
+#pragma omp parallel for schedule(static)
+    for (int c = 0; c < channels_; ++c) {
+      float mean = norm.moving_mean[c], variance = norm.moving_variance[c];
+      if (training) {
+        mean = float(sum_over(c, [in](long k) { return in[k]; }) / count());
+        variance = float(sum_over(c, [in, mean](long k) { return (in[k] - mean) * (in[k] - mean); }) / count());
+        norm.moving_mean[c] = momentum_ * norm.moving_mean[c] + (1 - momentum_) * mean;
+        norm.moving_variance[c] = momentum_ * norm.moving_variance[c] + (1 - momentum_) * variance;
+      }
+      mean_[c] = mean, inverse_[c] = 1 / std::sqrt(variance + eps_);
+      float scale = norm.gamma[c] * inverse_[c], shift = norm.beta[c] - mean * scale, slope = slope_of(norm, c);
+      for_each_plane(c, [=](long first) {
+#pragma omp simd
+        for (long k = first; k < first + pixels_; ++k) {
+          float value = scale * in[k] + shift;
+          out[k] = value > 0 ? value : slope * value;
+        }
+      });
+    }
+  }
+
+  // Write the gradients of the input and of the parameters.
+  void backward(const Norm& norm, const float* in, const float* out_grad, float* in_grad) const {
+    std::vector<double> slopes(activation_ == PRELU ? channels_ : 0);
+#pragma omp parallel for schedule(static)
+    for (int c = 0; c < channels_; ++c) {
+      float mean = mean_[c], scale = norm.gamma[c] * inverse_[c], shift = norm.beta[c] - mean * scale;
+      float slope = slope_of(norm, c);
+      auto grad_at = [=](long k) {  // of the normalised value
+        return scale * in[k] + shift > 0 ? out_grad[k] : slope * out_grad[k];
+      };
+      double beta = sum_over(c, grad_at);
+      double along = sum_over(c, [=](long k) { return grad_at(k) * (in[k] - mean); });
+      norm.beta_grad[c] = float(beta);
+      norm.gamma_grad[c] = float(along * inverse_[c]);
+      if (activation_ == PRELU)
+        slopes[c] = sum_over(c, [=](long k) { return std::min(scale * in[k] + shift, 0.0f) * out_grad[k]; });
+      // scale (g - mean(g) - x' mean(g x')), where g is the gradient of the normalised value and x' = (x - mean) inverse
+      float factor = float(along / count() * inverse_[c] * inverse_[c]), offset = float(beta / count());
+      for_each_plane(c, [=](long first) {
+#pragma omp simd
+        for (long k = first; k < first + pixels_; ++k)
+          in_grad[k] = scale * (grad_at(k) - offset - factor * (in[k] - mean));
+      });
+    }
+    if (norm.slopes == 1)
+      norm.slope_grad[0] = float(std::accumulate(slopes.begin(), slopes.end(), 0.0));
+    else
+      std::copy(slopes.begin(), slopes.end(), norm.slope_grad);
+  }
+
+ private:
+  double count() const { return double(batch_) * pixels_; }  // values per channel
+
+  float slope_of(const Norm& norm, int c) const {
+    if (activation_ == PRELU) return norm.slope[norm.slopes == 1 ? 0 : c];
+    return activation_ == RELU ? 0 : 1;
+  }
+
+  // Call work(index of the first value) for a channel's part of every picture.
+  template <class Work>
+  void for_each_plane(int c, Work work) const {
+    for (int n = 0; n < batch_; ++n) work((long(n) * channels_ + c) * pixels_);
+  }
+
+  template <class Value>
+  double sum_over(int c, Value value) const {
+    double total = 0;
+    for_each_plane(c, [&](long first) {
+      for (long start = first; start < first + pixels_; start += PART) {  // few enough for sums in single precision
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (long k = start; k < std::min(start + PART, first + pixels_); ++k) sum += value(k);
+        total += sum;
+      }
+    });
+    return total;
+  }
+
+  static constexpr long PART = 4096;
+
+  int batch_, channels_;
+  long pixels_;
+  Activation activation_;
+  float eps_, momentum_;
+  std::vector<float> mean_, inverse_;  // of the last forward pass; inverse_: 1 / standard deviation
+};
+
+}  // namespace
+
+#endif  // DENSEFACE_NORM_LAYER_H_

@@ -1,0 +1,84 @@
+"""Batch normalisations with their activations as one operator each, which `denseface.rewrites.native` compiles.
+
+It keeps pictures in MXNet's plain layout, as the other compiled operators do. Between convolutions of oneDNN, which
+have a layout of their own, MXNet's normalisations are faster.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from denseface.rewrites.compiled import copied, describe, is_inference, is_plain_normalisation
+from denseface.rewrites.graph import Edge, Graph, Node
+
+import mxnet as mx
+
+
+def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
+    """Replace batch normalisations of pictures, with a ReLU or PReLU after them, by an operator for training.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        A network; its input is ``data``.
+    data_shape : tuple of int
+        (N, C, H, W).
+
+    Returns
+    -------
+    Symbol
+        Computes the same function of the same parameters. MXNet must have loaded the operators.
+    """
+    graph = Graph(symbol)
+    shapes = graph.shapes(data_shape)
+    uses = Counter(edge for node in graph.nodes for edge in node.inputs)
+    uses.update(graph.heads)
+    norms = {
+        node
+        for node in graph.nodes
+        if is_plain_normalisation(node) and _has_variables(node) and _is_known_picture(shapes[node, 0])
+    }
+    alone = {node for node in norms if uses[node.inputs[0]] == 1}
+    activations = {
+        node: kind
+        for node in graph.nodes
+        if (kind := _activation(node)) and node.source() in norms and uses[node.inputs[0]] == 1
+    }
+    activated = {node.source() for node in activations}
+    inference = is_inference()
+
+    def operator(name: str, norm: Node, activation: str, slope: list[Edge]) -> Node:
+        data, gamma, beta, *moving = norm.inputs
+        for edge in (gamma, beta, *moving, *slope):
+            describe(edge[0], shapes[edge])
+        # MXNet does not tell the operator to add to the gradients of others that read the same, but the copy.
+        read = data if norm in alone else (Node("_copy", f"{name}_read", {}, [data]), 0)
+        learned = ((copied(source), 0) for source, _ in (gamma, beta))
+        slope = [(copied(source), 0) for source, _ in slope]
+        eps, momentum = norm.number("eps", 1e-3), norm.number("momentum", 0.9)
+        attrs = {"activation": activation, "eps": repr(eps), "momentum": repr(momentum)}
+        return Node("denseface_norm", name, attrs, [(inference, 0), read, *learned, *moving, *slope])
+
+    def change(node: Node) -> Node:
+        if node in activations:
+            return operator(node.name, node.source(), activations[node], node.inputs[1:])
+        if node in norms and node not in activated:
+            return operator(node.name, node, "none", [])
+        return node
+
+    return graph.rewrite(change)
+
+
+def _has_variables(node: Node) -> bool:
+    """Test whether all parameters are variables, which can be described."""
+    return all(source.op == "null" for source, _ in node.inputs[1:])
+
+
+def _is_known_picture(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and 0 not in shape
+
+
+def _activation(node: Node) -> str | None:
+    """Return the name of the activation that a node is, if the operator knows it."""
+    name = node.text("act_type") if node.op in ("Activation", "LeakyReLU") else None
+    return name if name in ("relu", "prelu") and _has_variables(node) else None
