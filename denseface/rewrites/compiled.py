@@ -7,13 +7,13 @@ from denseface.rewrites.graph import Node, Shape
 BLOCK = 16  # must divide the numbers of channels that they compute
 
 
-def is_plain_convolution(node: Node, kernel: int) -> bool:
-    """Test for a square convolution that keeps the size of pictures."""
+def is_plain_convolution(node: Node, kernel: int, stride: int = 1) -> bool:
+    """Test for a square convolution of a stride that, but for this, keeps the size of pictures."""
     return (
         node.op == "Convolution"
         and node.ints("kernel") == (kernel, kernel)
         and node.ints("pad", (0, 0)) == (kernel // 2, kernel // 2)
-        and node.ints("stride", (1, 1)) == (1, 1)
+        and node.ints("stride", (1, 1)) == (stride, stride)
         and node.ints("dilate", (1, 1)) == (1, 1)
         and node.integer("num_group", 1) == 1
         and node.flag("no_bias")

@@ -33,13 +33,16 @@ def with_half_convolutions(symbol: mx.sym.Symbol, data_shape: tuple[int, int, in
     uses = Counter(edge for node in graph.nodes for edge in node.inputs)
 
     def change(node: Node) -> Node:
-        return Node(CONVOLUTION_OPERATOR, node.name, {}, _inputs(node, shapes)) if node in chosen else node
+        if node not in chosen:
+            return node
+        attrs = {"stride": str(node.ints("stride", (1, 1))[0])}
+        return Node(CONVOLUTION_OPERATOR, node.name, attrs, _inputs(node, shapes))
 
     # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
     chosen = {
         node
         for node in graph.nodes
-        if is_plain_convolution(node, kernel=3)
+        if any(is_plain_convolution(node, kernel=3, stride=stride) for stride in (1, 2))
         and uses[node.inputs[0]] == 1
         and node.source(1).op == "null"
         and _has_whole_blocks(shapes.get((node.source(1), 0), ()))

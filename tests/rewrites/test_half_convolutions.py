@@ -55,9 +55,10 @@ shapes = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @shapes
-def test_step_is_exact(shape, outputs):
-    plain = convolution(mx.sym.Variable("data"), outputs)
+def test_step_is_exact(shape, outputs, stride):
+    plain = convolution(mx.sym.Variable("data"), outputs, stride=(stride, stride))
     fast = with_half_convolutions(plain, shape)
     assert count(fast) == 1
     assert fast.list_arguments() == plain.list_arguments()
@@ -112,8 +113,8 @@ def test_gradients_are_added_if_asked_for():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"stride": (2, 2)}, {"pad": (0, 0)}, {"dilate": (2, 2)}, {"num_group": 16}, {"no_bias": False},
-        {"kernel": (1, 1), "pad": (0, 0)}, {"outputs": 24},
+        {"stride": (3, 3)}, {"stride": (1, 2)}, {"pad": (0, 0)}, {"dilate": (2, 2)}, {"num_group": 16},
+        {"no_bias": False}, {"kernel": (1, 1), "pad": (0, 0)}, {"outputs": 24},
     ],
     ids=str,
 )  # fmt: skip

@@ -34,8 +34,8 @@ class HalfBlock : public StoredBlock<Half> {
       Half* activated = reinterpret_cast<Half*>(products + stride);
       View<const Half> in = layout_.picture(features, job.n).from_pixel(job.first);
       for (int b = 0; b < in_blocks; ++b)
-        affine1.apply<SIDE>(b, in[b], part(activated, stride, b), job.count, pixels_);
-      if (in_blocks % 2) clear_part(part(activated, stride, in_blocks), job.count);
+        affine1.apply<SIDE>(b, in[b], part_of(activated, stride, b), job.count, pixels_);
+      if (in_blocks % 2) clear_part(part_of(activated, stride, in_blocks), job.count);
       View<Half> out = picture(hidden, job.n).from_pixel(job.first);
       for (int pair = 0; pair < pairs_of(bottleneck_); ++pair) {
         convolution.compute(activated, weights, pair, job.count, products);
@@ -61,7 +61,7 @@ class HalfBlock : public StoredBlock<Half> {
       Half* activated = reinterpret_cast<Half*>(products + stride);
       View<const Half> in = picture(hidden, job.n);
       for (int b = 0; b < 2 * pairs_of(bottleneck_); ++b)
-        pad_rows(part(activated, stride, b), job, b < hidden_blocks, [&](int row, Half* to) {
+        pad_rows(part_of(activated, stride, b), job, b < hidden_blocks, [&](int row, Half* to) {
           affine2.apply<SIDE>(b, in.from_pixel(long(row) * width_)[b], to, width_, width_);
         });
       View<Half> out = layout_.picture(features, job.n).from_pixel(long(job.first) * width_);
@@ -109,7 +109,7 @@ class HalfBlock : public StoredBlock<Half> {
         interleave_strip(row_space, padded_, activated + b * block_stride, parity_stride);
       }
       for (int b = 0; b < 2 * pairs_of(growth_); ++b)
-        pad_rows(part(out_grads, stride, b), job, b < out_blocks, [&](int row, Half* to) {
+        pad_rows(part_of(out_grads, stride, b), job, b < out_blocks, [&](int row, Half* to) {
           long pixel = long(row) * width_;
           feature_terms_.subtract<SIDE>(appended + b, ONES,
                                         layout_.picture(features, job.n).from_pixel(pixel)[appended + b],
@@ -161,9 +161,9 @@ class HalfBlock : public StoredBlock<Half> {
       for (int b = 0; b < hidden_blocks; ++b)
         hidden_terms.subtract<SIDE>(b, at(affine2.scale + b * BLOCK),
                                     picture(hidden, job.n).from_pixel(job.first)[b],
-                                    picture(hidden_grads, job.n).from_pixel(job.first)[b], part(out_grads, stride, b),
+                                    picture(hidden_grads, job.n).from_pixel(job.first)[b], part_of(out_grads, stride, b),
                                     job.count);
-      if (hidden_blocks % 2) clear_part(part(out_grads, stride, hidden_blocks), job.count);
+      if (hidden_blocks % 2) clear_part(part_of(out_grads, stride, hidden_blocks), job.count);
       transpose_strip(out_grads, stride, pairs_of(bottleneck_), job.count, transposed);
       View<const Half> in = layout_.picture(features, job.n).from_pixel(job.first);
       for (int b = 0; b < in_blocks; ++b)
@@ -209,8 +209,8 @@ class HalfBlock : public StoredBlock<Half> {
       int pixels = job.count * (width_ / 2);
       for (int b = 0; b < in_blocks; ++b)
         for (int p = 0; p < pixels; ++p)
-          store(part(activated, stride, b) + p * SIDE, pooled(affine.activation(b), in[b], p, width_));
-      if (in_blocks % 2) clear_part(part(activated, stride, in_blocks), pixels);
+          store(part_of(activated, stride, b) + p * SIDE, pooled(affine.activation(b), in[b], p, width_));
+      if (in_blocks % 2) clear_part(part_of(activated, stride, in_blocks), pixels);
       for (int first = 0; first < transition_; first += SIDE) {
         convolution.compute(activated, weights, first / SIDE, pixels, products);
         from_blocks(products, round_up(pixels) * BLOCK, std::min(SIDE, transition_ - first), pixels,
@@ -244,8 +244,8 @@ class HalfBlock : public StoredBlock<Half> {
       int pixels = job.count * (width_ / 2);
       for (int first = 0; first < transition_; first += BLOCK)
         to_blocks<SIDE>(pooled_part(out_grad, job) + first * (pixels_ / 4), pixels_ / 4,
-                        std::min(BLOCK, transition_ - first), pixels, part(out_grads, stride, first / BLOCK), 0);
-      if (transition_ % SIDE) clear_part(part(out_grads, stride, transition_ / BLOCK), pixels);
+                        std::min(BLOCK, transition_ - first), pixels, part_of(out_grads, stride, first / BLOCK), 0);
+      if (transition_ % SIDE) clear_part(part_of(out_grads, stride, transition_ / BLOCK), pixels);
       transpose_strip(out_grads, stride, pairs_of(transition_), pixels, transposed);
       for (int b = 0; b < in_blocks; ++b)
         interleave_values(pixels, activated + b * block_stride,

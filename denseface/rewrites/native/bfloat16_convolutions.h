@@ -7,6 +7,9 @@
 #ifndef DENSEFACE_BFLOAT16_CONVOLUTIONS_H_
 #define DENSEFACE_BFLOAT16_CONVOLUTIONS_H_
 
+#include <numeric>
+#include <vector>
+
 #include "bfloat16_products.h"
 #include "convolutions.h"
 
@@ -21,12 +24,13 @@ long packed_size(int outputs, int inputs, int taps) {
 }
 
 // Weights in the order in which products read them: [pair of outputs][tap][pair of inputs][block of outputs][pair of
-// terms][output][term].
-void pack_half(const float* weights, WeightOrder order, int outputs, int inputs, int taps, Half* packed) {
+// terms][output][term]. taps: their numbers in weights.
+void pack_half(const float* weights, WeightOrder order, int outputs, int inputs, const std::vector<int>& taps,
+               Half* packed) {
 #pragma omp parallel for schedule(static)
   for (int n = 0; n < pairs_of(outputs); ++n) {
-    Half* to = packed + n * packed_size(SIDE, inputs, taps);
-    for (int tap = 0; tap < taps; ++tap)
+    Half* to = packed + n * packed_size(SIDE, inputs, int(taps.size()));
+    for (int tap : taps)
       for (int first = 0; first < inputs; first += SIDE)
         for (int half = 0; half < 2; ++half)
           for (int pair = 0; pair < 16; ++pair, to += SIDE) {
@@ -40,6 +44,12 @@ void pack_half(const float* weights, WeightOrder order, int outputs, int inputs,
             store_interleaved(to, terms[0], terms[1]);
           }
   }
+}
+
+void pack_half(const float* weights, WeightOrder order, int outputs, int inputs, int taps, Half* packed) {
+  std::vector<int> numbers(taps);
+  std::iota(numbers.begin(), numbers.end(), 0);
+  pack_half(weights, order, outputs, inputs, numbers, packed);
 }
 
 // A convolution of strips of pixels.

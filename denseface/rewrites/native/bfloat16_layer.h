@@ -1,5 +1,8 @@
 // A 3x3 convolution in training, outside of dense blocks, whose products are of bfloat16. Everything that it reads and
 // writes is float32.
+//
+// With stride 2, pixels are sorted by the parities of their row and column into four planes. Within a plane, neighbours
+// are as far apart as outputs are, so that a convolution is one product there, too.
 
 #ifndef DENSEFACE_BFLOAT16_LAYER_H_
 #define DENSEFACE_BFLOAT16_LAYER_H_
@@ -17,89 +20,136 @@
 
 namespace {
 
-// Its outputs are as large as its pictures, and BLOCK divides its channels.
+// BLOCK divides the channels; the padding is 1.
 struct ConvolutionShape {
   int batch, height, width, inputs, outputs;
+  int stride;  // 1 or 2
+
+  int out_height() const { return (height - 1) / stride + 1; }
+  int out_width() const { return (width - 1) / stride + 1; }
 };
 
 class HalfLayer {
  public:
   explicit HalfLayer(const ConvolutionShape& shape)
-      : batch_(shape.batch), height_(shape.height), width_(shape.width), inputs_(shape.inputs),
-        outputs_(shape.outputs), pixels_(long(height_) * width_), pitch_(width_ + 2), pictures_(pictures_at_once()),
+      : shape_(shape), stride_(shape.stride), height_(shape.out_height()), width_(shape.out_width()),
+        pitch_(width_ + (stride_ == 1 ? 2 : 1)), pictures_(pictures_at_once()),
         rows_(pictures_ > 1 ? height_ : std::max(1, std::min(height_, STRIP / pitch_))),
-        padded_(round_up(long(pictures_) * (rows_ + 2) * pitch_) + 2 * SIDE) {
-    for (int row = 0; row < 3; ++row)
-      for (int column = 0; column < 3; ++column) taps_.push_back(row * pitch_ + column);
+        plane_(pictures_ * (rows_ + 2) * pitch_), padded_(round_up(long(planes()) * plane_) + 2 * SIDE),
+        grads_padded_(round_up(plane_) + 2 * SIDE) {
+    for (int tap = 0; tap < 9; ++tap) {
+      Place place = place_of(tap / 3, tap % 3);
+      taps_.push_back(place.plane * plane_ + place.pixel);
+    }
+    for (int row = 0; row < (rows_ - 1) * stride_ + 3; ++row)
+      for (int column = 1; column <= shape.width; ++column) input_places_.push_back(place_of(row, column));
     for (int row = 0; row < rows_ + 2; ++row)
-      for (int column = 0; column < width_; ++column) places_.push_back(row * pitch_ + column);
+      for (int column = 0; column < width_; ++column) output_places_.push_back({0, row * pitch_ + column});
   }
 
-  // in: (N, inputs, H, W), weight: (outputs, inputs, 3, 3), out: (N, outputs, H, W)
+  // in: (N, inputs, H, W), weight: (outputs, inputs, 3, 3), out: (N, outputs, H / stride, W / stride), rounded up
   void forward(const float* in, const float* weight, float* out) const {
     std::lock_guard<std::mutex> lock(mutex);
-    Half* weights = weights_space.get(packed_size(outputs_, inputs_, 9));
-    pack_half(weight, order_3x3(inputs_), outputs_, inputs_, 9, weights);
-    HalfConvolution convolution(inputs_, taps_, stride());
-    for_each_strip(stride() + pairs_of(inputs_) * stride() / 2, [&](Strip strip) {
+    Half* weights = weights_space.get(packed_size(shape_.outputs, shape_.inputs, 9));
+    pack_half(weight, order_3x3(shape_.inputs), shape_.outputs, shape_.inputs, 9, weights);
+    long products_size = 2 * round_up(plane_) * BLOCK;
+    HalfConvolution convolution(shape_.inputs, taps_, padded_ * SIDE);
+    for_each_strip(products_size + pairs_of(shape_.inputs) * padded_ * SIDE / 2, [&](Strip strip) {
       TileRegisters tiles;
       float* products = strip.scratch;
-      Half* padded = reinterpret_cast<Half*>(products + stride());
-      fill_pairs(in, inputs_, strip, padded);
-      convolve_strip(convolution, padded, weights, outputs_, strip, products, out);
+      Half* padded = reinterpret_cast<Half*>(products + products_size);
+      read_pairs(in, inputs_of(strip), padded, padded_);
+      for (int pair = 0; pair < pairs_of(shape_.outputs); ++pair) {
+        convolution.compute(padded, weights, pair, convolved(strip), products);
+        write_pair(products, convolved(strip), pair, outputs_of(strip), out);
+      }
     });
   }
 
   // out_grad: gradient of the output; in_grad and weight_grad are written.
-  void backward(const float* in, const float* weight, const float* out_grad, float* in_grad,
-                float* weight_grad) const {
+  void backward(const float* in, const float* weight, const float* out_grad, float* in_grad, float* weight_grad) const {
     std::lock_guard<std::mutex> lock(mutex);
-    WeightOrder order = order_3x3(inputs_);
-    Half* weights = weights_space.get(packed_size(inputs_, outputs_, 9));
-    pack_half(weight, order.transposed(9), inputs_, outputs_, 9, weights);
-    HalfWeightGradient gradient(outputs_, inputs_, taps_);
+    std::vector<PlaneGradient> gradients = plane_gradients(weight);
+    HalfWeightGradient weight_gradient(shape_.outputs, shape_.inputs, taps_);
     int threads = omp_get_max_threads();
-    float* weight_sums = sums_space.get(gradient.size() * threads);
-    std::fill_n(weight_sums, gradient.size() * threads, 0.0f);
-    HalfConvolution convolution(outputs_, taps_, stride());
-    long block_stride = padded_ * BLOCK, parity_stride = 2 * pairs_of(inputs_) * block_stride;
-    long grads_size = pairs_of(outputs_) * stride();
-    for_each_strip(stride() + (block_stride + 2 * parity_stride + 2 * grads_size) / 2, [&](Strip strip) {
+    float* weight_sums = sums_space.get(weight_gradient.size() * threads);
+    std::fill_n(weight_sums, weight_gradient.size() * threads, 0.0f);
+    long products_size = 2 * round_up(plane_ + pitch_) * BLOCK * planes(), grads_stride = grads_padded_ * SIDE;
+    long block_stride = padded_ * BLOCK, parity_stride = 2 * pairs_of(shape_.inputs) * block_stride;
+    long grads_size = pairs_of(shape_.outputs) * grads_stride;
+    for_each_strip(products_size + (block_stride + 2 * parity_stride + 2 * grads_size) / 2, [&](Strip strip) {
       TileRegisters tiles;
       float* products = strip.scratch;
-      Half* block_space = reinterpret_cast<Half*>(products + stride());
+      Half* block_space = reinterpret_cast<Half*>(products + products_size);
       Half* interleaved = block_space + block_stride;
       Half* out_grads = interleaved + 2 * parity_stride;
       Half* transposed = out_grads + grads_size;
-      fill_pairs(out_grad, outputs_, strip, out_grads);
-      convolve_strip(convolution, out_grads, weights, inputs_, strip, products, in_grad);
-      transpose_strip(out_grads + (pitch_ + 1) * SIDE, stride(), pairs_of(outputs_), convolved(strip), transposed);
-      for (int b = 0; b < 2 * pairs_of(inputs_); ++b) {
-        Half* end = fill<BLOCK>(in, inputs_, b, strip, block_space);
-        std::fill(end, block_space + block_stride, Half(0));
+      read_pairs(out_grad, gradients_of(strip), out_grads, grads_padded_);
+      int pixels = convolved(strip) + (stride_ - 1) * pitch_;
+      for (int pair = 0; pair < pairs_of(shape_.inputs); ++pair) {
+        for (size_t plane = 0; plane < gradients.size(); ++plane)
+          gradients[plane].convolution.compute(out_grads, gradients[plane].weights, pair, pixels,
+                                               products + plane * 2 * round_up(pixels) * BLOCK);
+        write_pair(products, pixels, pair, input_gradients_of(strip), in_grad);
+      }
+      transpose_strip(out_grads + (pitch_ + 1) * SIDE, grads_stride, pairs_of(shape_.outputs), convolved(strip),
+                      transposed);
+      for (int b = 0; b < 2 * pairs_of(shape_.inputs); ++b) {
+        std::fill_n(block_space, block_stride, Half(0));
+        if (b * BLOCK < shape_.inputs) read_block<BLOCK>(in, inputs_of(strip), b, block_space);
         interleave_strip(block_space, padded_, interleaved + b * block_stride, parity_stride);
       }
-      gradient.add(transposed, convolved(strip), block_stride, [=](int pair, int tap) {
+      weight_gradient.add(transposed, convolved(strip), block_stride, [=](int pair, int tap) {
         return interleaved + tap % 2 * parity_stride + 2 * pair * block_stride + tap / 2 * SIDE;
-      }, weight_sums + omp_get_thread_num() * gradient.size());
+      }, weight_sums + omp_get_thread_num() * weight_gradient.size());
     });
-    gradient.write(weight_sums, threads, order, weight_grad);
+    weight_gradient.write(weight_sums, threads, order_3x3(shape_.inputs), weight_grad);
   }
 
  private:
-  static constexpr int STRIP = 448;  // pixels that a strip has at most, unless a single row has more
+  static constexpr int STRIP = 448;  // pixels of outputs that a strip has at most, unless a single row has more
 
-  // Rows of a picture, or several whole pictures below each other, each between two rows of padding; and the thread's
-  // own memory.
+  // Rows of a picture's outputs, or several whole pictures below each other; and the thread's own memory.
   struct Strip {
     int picture, pictures, row, rows;
     float* scratch;
   };
 
+  // Where a pixel of a strip is: in which plane, and where there.
+  struct Place {
+    int plane, pixel;
+  };
+
+  // Rows `first` to `end` - 1 of a strip's pictures in an array (N, channels, height, width).
+  struct Part {
+    Strip strip;
+    int channels, height, width, first, end;
+    const Place* places;  // of its pixels, in the first picture
+    int shift;            // to add to these
+
+    long channel_size() const { return long(height) * width; }
+    long first_value(int n, int block) const {
+      return (long(strip.picture + n) * channels + block * BLOCK) * channel_size() + long(first) * width;
+    }
+  };
+
+  // How the gradients of the inputs in one plane come from those of the outputs.
+  struct PlaneGradient {
+    HalfConvolution convolution;
+    const Half* weights;
+  };
+
+  int planes() const { return stride_ * stride_; }
+
+  // Row and column are counted from the padding above and to the left of a strip's inputs.
+  Place place_of(int row, int column) const {
+    return {row % stride_ * stride_ + column % stride_, row / stride_ * pitch_ + column / stride_};
+  }
+
   // Small pictures are convolved together: the weights, and the sums of their gradients, are read once for all. Every
   // thread has equally many such groups if possible.
   int pictures_at_once() const {
-    int threads = omp_get_max_threads(), share = (batch_ + threads - 1) / threads;
+    int threads = omp_get_max_threads(), share = (shape_.batch + threads - 1) / threads;
     int count = std::max(1, std::min(share, STRIP / ((height_ + 2) * pitch_)));
     while (share % count) --count;
     return count;
@@ -107,84 +157,130 @@ class HalfLayer {
 
   template <class Work>
   void for_each_strip(long scratch_size, Work work) const {
-    int bands = (height_ + rows_ - 1) / rows_, groups = (batch_ + pictures_ - 1) / pictures_;
+    int bands = (height_ + rows_ - 1) / rows_, groups = (shape_.batch + pictures_ - 1) / pictures_;
     float* scratch = threads_space.get(omp_get_max_threads() * scratch_size);
 #pragma omp parallel for schedule(static)
     for (int job = 0; job < groups * bands; ++job) {
       int picture = job / bands * pictures_, row = job % bands * rows_;
-      work(Strip{picture, std::min(pictures_, batch_ - picture), row, std::min(rows_, height_ - row),
+      work(Strip{picture, std::min(pictures_, shape_.batch - picture), row, std::min(rows_, height_ - row),
                  scratch + omp_get_thread_num() * scratch_size});
     }
   }
 
-  // Pixels of a strip's outputs, with the padding between them.
+  // Pixels of a strip's outputs, with the padding between them: two rows after each picture but the last.
   int convolved(Strip strip) const { return (strip.pictures * (strip.rows + 2) - 2) * pitch_; }
 
-  void fill_pairs(const float* plain, int channels, Strip strip, Half* padded) const {
-    for (int b = 0; b < 2 * pairs_of(channels); ++b) fill<SIDE>(plain, channels, b, strip, part(padded, stride(), b));
+  // The inputs that a strip's outputs are computed from.
+  Part inputs_of(Strip strip) const {
+    int top = strip.row * stride_ - 1, first = std::max(top, 0);
+    int end = std::min(top + (strip.rows - 1) * stride_ + 3, shape_.height);
+    return {strip, shape_.inputs, shape_.height, shape_.width, first, end, input_places(first - top), 0};
   }
 
-  // Write a block of channels of a strip, zero-padded, from (N, channels, H, W); zeros if there is no such block. PITCH:
-  // values from one pixel to the next. Returns the end of what was written.
-  template <int PITCH>
-  Half* fill(const float* plain, int channels, int block, Strip strip, Half* to) const {
-    int first = std::max(strip.row - 1, 0), end = std::min(strip.row + strip.rows + 1, height_), above = first - (strip.row - 1);
-    long size = long(strip.rows + 2) * pitch_;
-    for (int n = 0; n < strip.pictures; ++n, to += size * PITCH) {
-      if (block * BLOCK >= channels) {
-        for (long p = 0; p < size; ++p) store(to + p * PITCH, Vec{});
-        continue;
-      }
-      for (int row = 0; row < strip.rows + 2; ++row) {
-        bool inside = row >= above && row < above + end - first;
-        for (int column = 0; column < pitch_; column += inside ? width_ + 1 : 1)
-          store(to + (row * pitch_ + column) * PITCH, Vec{});
-      }
-      const float* from = plain + (long(strip.picture + n) * channels + block * BLOCK) * pixels_ + long(first) * width_;
-      Half* inner = to + (above * pitch_ + 1) * PITCH;
-      int pixels = (end - first) * width_;
-      for (int p = 0; p < pixels; p += BLOCK) {
-        __mmask16 mask = mask_of(pixels - p);
-        Vec tile[BLOCK];
-        for (int c = 0; c < BLOCK; ++c) tile[c] = Vec(_mm512_maskz_loadu_ps(mask, from + c * pixels_ + p));
-        transpose(tile);
-        for (int k = 0; k < std::min(BLOCK, pixels - p); ++k) store(inner + places_[p + k] * PITCH, tile[k]);
-      }
-    }
-    return to;
+  Part outputs_of(Strip strip) const {
+    return {strip, shape_.outputs, height_, width_, strip.row, strip.row + strip.rows, output_places_.data(), 0};
   }
 
-  // Convolve a padded strip, and write all channels of its outputs to (N, channels, H, W).
-  void convolve_strip(const HalfConvolution& convolution, const Half* padded, const Half* weights, int channels,
-                      Strip strip, float* products, float* plain) const {
-    int pixels = strip.rows * width_;
-    for (int pair = 0; pair < pairs_of(channels); ++pair) {
-      convolution.compute(padded, weights, pair, convolved(strip), products);
-      for (int b = 2 * pair; b < std::min(2 * pair + 2, channels / BLOCK); ++b)
-        for (int n = 0; n < strip.pictures; ++n) {
-          const float* from = products + (b % 2 * round_up(convolved(strip)) + n * (strip.rows + 2) * pitch_) * BLOCK;
-          float* to = plain + (long(strip.picture + n) * channels + b * BLOCK) * pixels_ + long(strip.row) * width_;
-          for (int p = 0; p < pixels; p += BLOCK) {
-            Vec tile[BLOCK];
-            for (int k = 0; k < BLOCK; ++k) tile[k] = at(from + places_[std::min(p + k, pixels - 1)] * BLOCK);
-            transpose(tile);
-            for (int c = 0; c < BLOCK; ++c)
-              _mm512_mask_storeu_ps(to + c * pixels_ + p, mask_of(pixels - p), __m512(tile[c]));
-          }
+  // Gradients of a strip's outputs and of the rows around it, each after one pixel of padding.
+  Part gradients_of(Strip strip) const {
+    int top = strip.row - 1, first = std::max(top, 0), end = std::min(strip.row + strip.rows + 1, height_);
+    return {strip, shape_.outputs, height_, width_, first, end, &output_places_[(first - top) * width_], 1};
+  }
+
+  // Gradients of the inputs that a strip computes: each belongs to one strip.
+  Part input_gradients_of(Strip strip) const {
+    int top = strip.row * stride_ - 1, next = (strip.row + strip.rows) * stride_ - 1;
+    int first = std::max(top + 2 - stride_, 0);
+    int end = strip.row + strip.rows == height_ ? shape_.height : next + 2 - stride_;
+    return {strip, shape_.inputs, shape_.height, shape_.width, first, end, input_places(first - top), -margin()};
+  }
+
+  const Place* input_places(int row) const { return &input_places_[row * shape_.width]; }
+
+  // With stride 1, gradients of the inputs are computed from their first pixel on, not from the padding before it.
+  int margin() const { return stride_ == 1 ? pitch_ + 1 : 0; }
+
+  // Input (row, column) in the padding's count is read by output ((row - r) / stride, (column - c) / stride) for tap
+  // (r, c), if there is such an output. The gradients of outputs lie after a row and a column of padding.
+  std::vector<PlaneGradient> plane_gradients(const float* weight) const {
+    WeightOrder order = order_3x3(shape_.inputs), from_outputs{order.input, order.output, order.tap, order.first};
+    Half* weights = weights_space.get(packed_size(shape_.inputs, shape_.outputs, 9));
+    std::vector<PlaneGradient> gradients;
+    for (int plane = 0; plane < planes(); ++plane) {
+      std::vector<int> numbers, taps;
+      for (int tap = 0; tap < 9; ++tap)
+        if (place_of(tap / 3, tap % 3).plane == plane) {
+          numbers.push_back(tap);
+          taps.push_back(margin() + pitch_ + 1 - place_of(tap / 3, tap % 3).pixel);
         }
+      pack_half(weight, from_outputs, shape_.inputs, shape_.outputs, numbers, weights);
+      gradients.push_back({HalfConvolution(shape_.outputs, taps, grads_padded_ * SIDE), weights});
+      weights += packed_size(shape_.inputs, shape_.outputs, int(taps.size()));
     }
+    return gradients;
+  }
+
+  // Read all channels of a part, zero-padded; size: pixels of the strip.
+  void read_pairs(const float* plain, Part part, Half* to, long size) const {
+    std::fill_n(to, pairs_of(part.channels) * size * SIDE, Half(0));
+    for (int b = 0; b < part.channels / BLOCK; ++b)
+      read_block<SIDE>(plain, part, b, part_of(to, size * SIDE, b));
+  }
+
+  // Read a block of channels. PITCH: values from one pixel of the strip to the next.
+  template <int PITCH>
+  void read_block(const float* plain, Part part, int block, Half* to) const {
+    long size = part.channel_size();
+    int pixels = (part.end - part.first) * part.width;
+    for (int n = 0; n < part.strip.pictures; ++n) {
+      const float* from = plain + part.first_value(n, block);
+      Half* picture = to + (n * (rows_ + 2) * pitch_ + part.shift) * PITCH;
+      for (int p = 0; p < pixels; p += BLOCK) {
+        Vec tile[BLOCK];
+        for (int c = 0; c < BLOCK; ++c)
+          tile[c] = Vec(_mm512_maskz_loadu_ps(mask_of(pixels - p), from + c * size + p));
+        transpose(tile);
+        for (int k = 0; k < std::min(BLOCK, pixels - p); ++k) {
+          Place place = part.places[p + k];
+          store(picture + (place.plane * plane_ + place.pixel) * PITCH, tile[k]);
+        }
+      }
+    }
+  }
+
+  // Write two blocks of channels of a part from the products of every plane.
+  void write_pair(const float* products, int convolved, int pair, Part part, float* plain) const {
+    long size = part.channel_size(), block_size = round_up(convolved);
+    int pixels = (part.end - part.first) * part.width;
+    for (int b = 2 * pair; b < std::min(2 * pair + 2, part.channels / BLOCK); ++b)
+      for (int n = 0; n < part.strip.pictures; ++n) {
+        const float* picture = products + (b % 2 * block_size + n * (rows_ + 2) * pitch_ + part.shift) * BLOCK;
+        float* to = plain + part.first_value(n, b);
+        for (int p = 0; p < pixels; p += BLOCK) {
+          Vec tile[BLOCK];
+          for (int k = 0; k < BLOCK; ++k) {
+            Place place = part.places[std::min(p + k, pixels - 1)];
+            tile[k] = at(picture + (place.plane * 2 * block_size + place.pixel) * BLOCK);
+          }
+          transpose(tile);
+          for (int c = 0; c < BLOCK; ++c)
+            _mm512_mask_storeu_ps(to + c * size + p, mask_of(pixels - p), __m512(tile[c]));
+        }
+      }
   }
 
   static __mmask16 mask_of(int count) { return count >= BLOCK ? 0xffff : (1 << count) - 1; }
-  long stride() const { return padded_ * SIDE; }  // values from one pair of channels of a strip to the next
 
-  int batch_, height_, width_, inputs_, outputs_;
-  long pixels_;
-  int pitch_;      // pixels of a zero-padded row
-  int pictures_;   // of a strip
-  int rows_;       // of each of these
-  long padded_;    // pixels of a strip with its padding, and what products read after it
-  std::vector<int> taps_, places_;  // places_: of the pixels of rows among those of padded rows
+  ConvolutionShape shape_;
+  int stride_, height_, width_;  // of the outputs
+  int pitch_;                    // pixels of a padded row
+  int pictures_;                 // of a strip
+  int rows_;                     // of each of these
+  int plane_;                    // pixels of a plane
+  long padded_;                  // pixels of all planes, and what products read after them
+  long grads_padded_;            // the same for the gradients of outputs, which are one plane
+  std::vector<int> taps_;
+  std::vector<Place> input_places_, output_places_;
 
   // Shared by all layers: one computes at a time, on all cores.
   static std::mutex mutex;

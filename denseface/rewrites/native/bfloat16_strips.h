@@ -10,7 +10,7 @@
 namespace {
 
 // Where a block's channels are in a strip of pairs of blocks.
-Half* part(Half* strip, long stride, int block) { return strip + block / 2 * stride + block % 2 * BLOCK; }
+Half* part_of(Half* strip, long stride, int block) { return strip + block / 2 * stride + block % 2 * BLOCK; }
 
 void clear_part(Half* to, int pixels) {
   for (int p = 0; p < pixels; ++p) store(to + p * SIDE, Vec{});

@@ -336,19 +336,24 @@ class ConvolutionOperator : public CustomStatefulOp {
   std::unique_ptr<HalfLayer> layer_;
 };
 
-MXReturnValue infer_convolution(const Attributes&, Shapes* inputs, Shapes* outputs) {
-  outputs->at(0) = inputs->at(0);
-  outputs->at(0).at(1) = inputs->at(1).at(0);
+ConvolutionShape convolution_shape(const Attributes& attributes, const Shapes& inputs) {
+  const auto &data = inputs.at(0), &weight = inputs.at(1);
+  ConvolutionShape shape;
+  shape.batch = data.at(0), shape.inputs = data.at(1), shape.height = data.at(2), shape.width = data.at(3);
+  shape.outputs = weight.at(0), shape.stride = std::stoi(attributes.at("stride"));
+  return shape;
+}
+
+MXReturnValue infer_convolution(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
+  ConvolutionShape shape = convolution_shape(attributes, *inputs);
+  auto number = [](int value) { return unsigned(value); };
+  outputs->at(0) = {number(shape.batch), number(shape.outputs), number(shape.out_height()), number(shape.out_width())};
   return MX_SUCCESS;
 }
 
-MXReturnValue create_convolution(const Attributes&, const MXContext&, const Shapes& inputs, const std::vector<int>,
-                                 CustomStatefulOp** created) {
-  const auto &data = inputs.at(0), &weight = inputs.at(1);
-  auto number = [](unsigned value) { return int(value); };
-  ConvolutionShape shape{number(data.at(0)), number(data.at(2)), number(data.at(3)), number(data.at(1)),
-                         number(weight.at(0))};
-  *created = CustomStatefulOp::create<ConvolutionOperator>(new HalfLayer(shape));
+MXReturnValue create_convolution(const Attributes& attributes, const MXContext&, const Shapes& inputs,
+                                 const std::vector<int>, CustomStatefulOp** created) {
+  *created = CustomStatefulOp::create<ConvolutionOperator>(new HalfLayer(convolution_shape(attributes, inputs)));
   return MX_SUCCESS;
 }
 
