@@ -181,7 +181,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     flag("--wd", "weight decay", type=within(float, 0, 1000), default=default.wd, metavar="DECAY")
     flag("--mom", "momentum", type=within(float, 0, 1), default=default.mom, metavar="MOMENTUM")
     flag("--per-batch-size", "batch size per device", type=batch_size, default=default.per_batch_size, metavar="N")
-    flag("--dtype", "multiply in float32, or in dense blocks and 3x3 convolutions in bfloat16 if the processor can",
+    flag("--dtype", "multiply in float32, or in dense blocks and convolutions in bfloat16 if the processor can",
          choices=("float32", "bfloat16"), default="float32")  # fmt: skip
     flag("--accumulate", "batches per step", type=positive, default=1, metavar="K")
     flag("--sample-rate", "fraction of the classes that a step trains on (Partial FC)", type=within(float, 1e-6, 1),

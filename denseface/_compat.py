@@ -66,6 +66,10 @@ class _MXNetFinder:
         # The calling thread then copies arrays alone. Otherwise it starts OpenMP threads of its own, and as these and
         # those of MXNet's engine are more than the cores, OpenMP's threads sleep between any two loops.
         os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", str(10**9))
+        # They wait for a tenth of a millisecond before they sleep. Of OpenMP's own three milliseconds most is lost if
+        # other programs need the cores.
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", "20000")
         check_environment()
         _restore_numpy_names(Path(spec.origin).parent)
         if os.environ.get("DMLC_ROLE") in ("scheduler", "server"):  # the import does not return then

@@ -31,7 +31,7 @@ def accelerate(
     data_shape : tuple of int
         (N, C, H, W).
     bfloat16 : bool
-        Let dense blocks and 3x3 convolutions compute in bfloat16, as `with_dense_blocks` and `with_half_convolutions`
+        Let dense blocks and convolutions compute in bfloat16, as `with_dense_blocks` and `with_half_convolutions`
         describe. A line in the log says how, or why they do not.
 
     Returns
@@ -63,8 +63,8 @@ def _report(blocks: int, convolutions: int) -> None:
     elif not instructions:
         logger.warning("training in float32: this processor has no instructions for bfloat16")
     elif not blocks and not convolutions:
-        logger.warning("training in float32: this network has no dense blocks and no 3x3 convolutions for bfloat16")
+        logger.warning("training in float32: this network has no dense blocks and no convolutions for bfloat16")
     else:
-        counts = {"dense blocks": blocks, "3x3 convolutions": convolutions}
+        counts = {"dense blocks": blocks, "convolutions": convolutions}
         told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
         logger.info("%s compute in bfloat16 (%s)", told, instructions)

@@ -1,4 +1,4 @@
-"""3x3 convolutions whose products are of bfloat16, which `denseface.rewrites.native` compiles."""
+"""1x1 and 3x3 convolutions whose products are of bfloat16, which `denseface.rewrites.native` compiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONVOLUTION_OPERATOR = "denseface_convolution"
 
 
 def with_half_convolutions(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Replace 3x3 convolutions by an operator for training that multiplies in bfloat16 and adds in float32.
+    """Replace 1x1 and 3x3 convolutions by an operator for training that multiplies in bfloat16 and adds in float32.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def with_half_convolutions(symbol: mx.sym.Symbol, data_shape: tuple[int, int, in
     chosen = {
         node
         for node in graph.nodes
-        if any(is_plain_convolution(node, kernel=3, stride=stride) for stride in (1, 2))
+        if any(is_plain_convolution(node, kernel, stride) for kernel in (1, 3) for stride in (1, 2))
         and uses[node.inputs[0]] == 1
         and node.source(1).op == "null"
         and _has_whole_blocks(shapes.get((node.source(1), 0), ()))

@@ -1,4 +1,4 @@
-"""3x3 convolutions in bfloat16: what they compute is exact as long as its terms are."""
+"""1x1 and 3x3 convolutions in bfloat16: what they compute is exact as long as its terms are."""
 
 import os
 import subprocess
@@ -56,9 +56,11 @@ shapes = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
 @shapes
-def test_step_is_exact(shape, outputs, stride):
-    plain = convolution(mx.sym.Variable("data"), outputs, stride=(stride, stride))
+def test_step_is_exact(shape, outputs, kernel, stride):
+    size = {"kernel": (kernel, kernel), "pad": (kernel // 2, kernel // 2), "stride": (stride, stride)}
+    plain = convolution(mx.sym.Variable("data"), outputs, **size)
     fast = with_half_convolutions(plain, shape)
     assert count(fast) == 1
     assert fast.list_arguments() == plain.list_arguments()
@@ -114,7 +116,7 @@ def test_gradients_are_added_if_asked_for():
     "settings",
     [
         {"stride": (3, 3)}, {"stride": (1, 2)}, {"pad": (0, 0)}, {"dilate": (2, 2)}, {"num_group": 16},
-        {"no_bias": False}, {"kernel": (1, 1), "pad": (0, 0)}, {"outputs": 24},
+        {"no_bias": False}, {"kernel": (5, 5), "pad": (2, 2)}, {"outputs": 24},
     ],
     ids=str,
 )  # fmt: skip

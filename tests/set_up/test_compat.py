@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run_python(code, *options, **variables):
     """Run code in a fresh interpreter at the root of the tree."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MXNET_"))}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MXNET_", "GOMP_"))}
     command = [sys.executable, *options, "-c", code]
     return subprocess.run(command, cwd=ROOT, env=env | variables, capture_output=True, text=True, timeout=60)
 
@@ -148,6 +148,12 @@ print(len(os.listdir("/proc/self/task")) - before)
 """
         assert output_of(code, OMP_NUM_THREADS="2") == "0"
         assert output_of(code, OMP_NUM_THREADS="2", MXNET_CPU_PARALLEL_SIZE="1000") == "1"
+
+    def test_threads_wait_briefly_unless_told_otherwise(self):
+        code = "import denseface, mxnet, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+        assert output_of(code) == "20000"
+        assert output_of(code, GOMP_SPINCOUNT="5") == "5"
+        assert output_of(code, OMP_WAIT_POLICY="passive") == "None"
 
     def test_gluon_differentiates(self):
         net = mx.gluon.nn.Dense(1, use_bias=False, in_units=2)

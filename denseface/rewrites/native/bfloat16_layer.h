@@ -1,4 +1,4 @@
-// A 3x3 convolution in training, outside of dense blocks, whose products are of bfloat16. Everything that it reads and
+// A 1x1 or 3x3 convolution in training, outside of dense blocks, whose products are of bfloat16. Everything that it reads and
 // writes is float32.
 //
 // With stride 2, pixels are sorted by the parities of their row and column into four planes. Within a plane, neighbours
@@ -20,10 +20,14 @@
 
 namespace {
 
-// BLOCK divides the channels; the padding is 1.
+// BLOCK divides the channels.
 struct ConvolutionShape {
   int batch, height, width, inputs, outputs;
+  int kernel;  // 1, or 3 with a padding of 1
   int stride;  // 1 or 2
+
+  int taps() const { return kernel * kernel; }
+  int padding() const { return kernel / 2; }
 
   int out_height() const { return (height - 1) / stride + 1; }
   int out_width() const { return (width - 1) / stride + 1; }
@@ -33,25 +37,26 @@ class HalfLayer {
  public:
   explicit HalfLayer(const ConvolutionShape& shape)
       : shape_(shape), stride_(shape.stride), height_(shape.out_height()), width_(shape.out_width()),
-        pitch_(width_ + (stride_ == 1 ? 2 : 1)), pictures_(pictures_at_once()),
+        padding_(shape.padding()), pitch_(width_ + (stride_ == 1 ? 2 : 1) * padding_), pictures_(pictures_at_once()),
         rows_(pictures_ > 1 ? height_ : std::max(1, std::min(height_, STRIP / pitch_))),
-        plane_(pictures_ * (rows_ + 2) * pitch_), padded_(round_up(long(planes()) * plane_) + 2 * SIDE),
+        plane_(pictures_ * padded_rows() * pitch_), padded_(round_up(long(planes()) * plane_) + 2 * SIDE),
         grads_padded_(round_up(plane_) + 2 * SIDE) {
-    for (int tap = 0; tap < 9; ++tap) {
-      Place place = place_of(tap / 3, tap % 3);
+    for (int tap = 0; tap < shape.taps(); ++tap) {
+      Place place = place_of_tap(tap);
       taps_.push_back(place.plane * plane_ + place.pixel);
     }
-    for (int row = 0; row < (rows_ - 1) * stride_ + 3; ++row)
-      for (int column = 1; column <= shape.width; ++column) input_places_.push_back(place_of(row, column));
-    for (int row = 0; row < rows_ + 2; ++row)
+    for (int row = 0; row < rows_ * stride_ + 2 * padding_; ++row)
+      for (int column = 0; column < shape.width; ++column)
+        input_places_.push_back(place_of(row, column + padding_));
+    for (int row = 0; row < padded_rows(); ++row)
       for (int column = 0; column < width_; ++column) output_places_.push_back({0, row * pitch_ + column});
   }
 
-  // in: (N, inputs, H, W), weight: (outputs, inputs, 3, 3), out: (N, outputs, H / stride, W / stride), rounded up
+  // in: (N, inputs, H, W), weight: (outputs, inputs, k, k), out: (N, outputs, H / stride, W / stride), rounded up
   void forward(const float* in, const float* weight, float* out) const {
     std::lock_guard<std::mutex> lock(mutex);
-    Half* weights = weights_space.get(packed_size(shape_.outputs, shape_.inputs, 9));
-    pack_half(weight, order_3x3(shape_.inputs), shape_.outputs, shape_.inputs, 9, weights);
+    Half* weights = weights_space.get(packed_size(shape_.outputs, shape_.inputs, shape_.taps()));
+    pack_half(weight, order(), shape_.outputs, shape_.inputs, shape_.taps(), weights);
     long products_size = 2 * round_up(plane_) * BLOCK;
     HalfConvolution convolution(shape_.inputs, taps_, padded_ * SIDE);
     for_each_strip(products_size + pairs_of(shape_.inputs) * padded_ * SIDE / 2, [&](Strip strip) {
@@ -85,14 +90,14 @@ class HalfLayer {
       Half* out_grads = interleaved + 2 * parity_stride;
       Half* transposed = out_grads + grads_size;
       read_pairs(out_grad, gradients_of(strip), out_grads, grads_padded_);
-      int pixels = convolved(strip) + (stride_ - 1) * pitch_;
+      int pixels = convolved(strip) + lead() * pitch_;
       for (int pair = 0; pair < pairs_of(shape_.inputs); ++pair) {
         for (size_t plane = 0; plane < gradients.size(); ++plane)
           gradients[plane].convolution.compute(out_grads, gradients[plane].weights, pair, pixels,
                                                products + plane * 2 * round_up(pixels) * BLOCK);
         write_pair(products, pixels, pair, input_gradients_of(strip), in_grad);
       }
-      transpose_strip(out_grads + (pitch_ + 1) * SIDE, grads_stride, pairs_of(shape_.outputs), convolved(strip),
+      transpose_strip(out_grads + padding_ * (pitch_ + 1) * SIDE, grads_stride, pairs_of(shape_.outputs), convolved(strip),
                       transposed);
       for (int b = 0; b < 2 * pairs_of(shape_.inputs); ++b) {
         std::fill_n(block_space, block_stride, Half(0));
@@ -103,7 +108,7 @@ class HalfLayer {
         return interleaved + tap % 2 * parity_stride + 2 * pair * block_stride + tap / 2 * SIDE;
       }, weight_sums + omp_get_thread_num() * weight_gradient.size());
     });
-    weight_gradient.write(weight_sums, threads, order_3x3(shape_.inputs), weight_grad);
+    weight_gradient.write(weight_sums, threads, order(), weight_grad);
   }
 
  private:
@@ -146,11 +151,15 @@ class HalfLayer {
     return {row % stride_ * stride_ + column % stride_, row / stride_ * pitch_ + column / stride_};
   }
 
+  Place place_of_tap(int tap) const { return place_of(tap / shape_.kernel, tap % shape_.kernel); }
+
+  WeightOrder order() const { return shape_.kernel == 1 ? order_1x1(shape_.inputs) : order_3x3(shape_.inputs); }
+
   // Small pictures are convolved together: the weights, and the sums of their gradients, are read once for all. Every
   // thread has equally many such groups if possible.
   int pictures_at_once() const {
     int threads = omp_get_max_threads(), share = (shape_.batch + threads - 1) / threads;
-    int count = std::max(1, std::min(share, STRIP / ((height_ + 2) * pitch_)));
+    int count = std::max(1, std::min(share, STRIP / ((height_ + 2 * padding_) * pitch_)));
     while (share % count) --count;
     return count;
   }
@@ -167,13 +176,15 @@ class HalfLayer {
     }
   }
 
-  // Pixels of a strip's outputs, with the padding between them: two rows after each picture but the last.
-  int convolved(Strip strip) const { return (strip.pictures * (strip.rows + 2) - 2) * pitch_; }
+  // Pixels of a strip's outputs, with the padding between them: some rows after each picture but the last.
+  int convolved(Strip strip) const { return (strip.pictures * (strip.rows + 2 * padding_) - 2 * padding_) * pitch_; }
+
+  int padded_rows() const { return rows_ + 2 * padding_; }
 
   // The inputs that a strip's outputs are computed from.
   Part inputs_of(Strip strip) const {
-    int top = strip.row * stride_ - 1, first = std::max(top, 0);
-    int end = std::min(top + (strip.rows - 1) * stride_ + 3, shape_.height);
+    int top = strip.row * stride_ - padding_, first = std::max(top, 0);
+    int end = std::min(top + (strip.rows - 1) * stride_ + shape_.kernel, shape_.height);
     return {strip, shape_.inputs, shape_.height, shape_.width, first, end, input_places(first - top), 0};
   }
 
@@ -181,37 +192,40 @@ class HalfLayer {
     return {strip, shape_.outputs, height_, width_, strip.row, strip.row + strip.rows, output_places_.data(), 0};
   }
 
-  // Gradients of a strip's outputs and of the rows around it, each after one pixel of padding.
+  // Gradients of a strip's outputs and of the rows around it, each row after a pixel of padding.
   Part gradients_of(Strip strip) const {
-    int top = strip.row - 1, first = std::max(top, 0), end = std::min(strip.row + strip.rows + 1, height_);
-    return {strip, shape_.outputs, height_, width_, first, end, &output_places_[(first - top) * width_], 1};
+    int top = strip.row - padding_, first = std::max(top, 0);
+    int end = std::min(strip.row + strip.rows + padding_, height_);
+    return {strip, shape_.outputs, height_, width_, first, end, &output_places_[(first - top) * width_], padding_};
   }
 
   // Gradients of the inputs that a strip computes: each belongs to one strip.
   Part input_gradients_of(Strip strip) const {
-    int top = strip.row * stride_ - 1, next = (strip.row + strip.rows) * stride_ - 1;
-    int first = std::max(top + 2 - stride_, 0);
-    int end = strip.row + strip.rows == height_ ? shape_.height : next + 2 - stride_;
+    int top = strip.row * stride_ - padding_, first = std::max(strip.row * stride_ - lead(), 0);
+    int next = strip.row + strip.rows, end = next == height_ ? shape_.height : next * stride_ - lead();
     return {strip, shape_.inputs, shape_.height, shape_.width, first, end, input_places(first - top), -margin()};
   }
 
   const Place* input_places(int row) const { return &input_places_[row * shape_.width]; }
 
   // With stride 1, gradients of the inputs are computed from their first pixel on, not from the padding before it.
-  int margin() const { return stride_ == 1 ? pitch_ + 1 : 0; }
+  int margin() const { return stride_ == 1 ? padding_ * (pitch_ + 1) : 0; }
+
+  // Rows of inputs before those of a strip's outputs whose gradients only this strip and the one before can compute.
+  int lead() const { return padding_ * (stride_ - 1); }
 
   // Input (row, column) in the padding's count is read by output ((row - r) / stride, (column - c) / stride) for tap
   // (r, c), if there is such an output. The gradients of outputs lie after a row and a column of padding.
   std::vector<PlaneGradient> plane_gradients(const float* weight) const {
-    WeightOrder order = order_3x3(shape_.inputs), from_outputs{order.input, order.output, order.tap, order.first};
-    Half* weights = weights_space.get(packed_size(shape_.inputs, shape_.outputs, 9));
+    WeightOrder from_outputs{order().input, order().output, order().tap, order().first};
+    Half* weights = weights_space.get(packed_size(shape_.inputs, shape_.outputs, shape_.taps()));
     std::vector<PlaneGradient> gradients;
     for (int plane = 0; plane < planes(); ++plane) {
       std::vector<int> numbers, taps;
-      for (int tap = 0; tap < 9; ++tap)
-        if (place_of(tap / 3, tap % 3).plane == plane) {
+      for (int tap = 0; tap < shape_.taps(); ++tap)
+        if (place_of_tap(tap).plane == plane) {
           numbers.push_back(tap);
-          taps.push_back(margin() + pitch_ + 1 - place_of(tap / 3, tap % 3).pixel);
+          taps.push_back(margin() + padding_ * (pitch_ + 1) - place_of_tap(tap).pixel);
         }
       pack_half(weight, from_outputs, shape_.inputs, shape_.outputs, numbers, weights);
       gradients.push_back({HalfConvolution(shape_.outputs, taps, grads_padded_ * SIDE), weights});
@@ -234,7 +248,7 @@ class HalfLayer {
     int pixels = (part.end - part.first) * part.width;
     for (int n = 0; n < part.strip.pictures; ++n) {
       const float* from = plain + part.first_value(n, block);
-      Half* picture = to + (n * (rows_ + 2) * pitch_ + part.shift) * PITCH;
+      Half* picture = to + (n * padded_rows() * pitch_ + part.shift) * PITCH;
       for (int p = 0; p < pixels; p += BLOCK) {
         Vec tile[BLOCK];
         for (int c = 0; c < BLOCK; ++c)
@@ -254,7 +268,7 @@ class HalfLayer {
     int pixels = (part.end - part.first) * part.width;
     for (int b = 2 * pair; b < std::min(2 * pair + 2, part.channels / BLOCK); ++b)
       for (int n = 0; n < part.strip.pictures; ++n) {
-        const float* picture = products + (b % 2 * block_size + n * (rows_ + 2) * pitch_ + part.shift) * BLOCK;
+        const float* picture = products + (b % 2 * block_size + n * padded_rows() * pitch_ + part.shift) * BLOCK;
         float* to = plain + part.first_value(n, b);
         for (int p = 0; p < pixels; p += BLOCK) {
           Vec tile[BLOCK];
@@ -272,7 +286,8 @@ class HalfLayer {
   static __mmask16 mask_of(int count) { return count >= BLOCK ? 0xffff : (1 << count) - 1; }
 
   ConvolutionShape shape_;
-  int stride_, height_, width_;  // of the outputs
+  int stride_, height_, width_;  // the last two of the outputs
+  int padding_;
   int pitch_;                    // pixels of a padded row
   int pictures_;                 // of a strip
   int rows_;                     // of each of these

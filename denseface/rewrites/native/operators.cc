@@ -340,7 +340,8 @@ ConvolutionShape convolution_shape(const Attributes& attributes, const Shapes& i
   const auto &data = inputs.at(0), &weight = inputs.at(1);
   ConvolutionShape shape;
   shape.batch = data.at(0), shape.inputs = data.at(1), shape.height = data.at(2), shape.width = data.at(3);
-  shape.outputs = weight.at(0), shape.stride = std::stoi(attributes.at("stride"));
+  shape.outputs = weight.at(0), shape.kernel = weight.at(2);
+  shape.stride = std::stoi(attributes.at("stride"));
   return shape;
 }
 
