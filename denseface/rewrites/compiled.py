@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from denseface.rewrites.graph import Node, Shape
+from denseface.rewrites.graph import Edge, Node, Shape
 
 BLOCK = 16  # must divide the numbers of channels that they compute
 
@@ -37,12 +37,13 @@ def describe(parameter: Node, shape: Shape) -> None:
     parameter.attrs.update({"__shape__": str(shape), "__storage_type__": "0"})
 
 
-def copied(parameter: Node) -> Node:
-    """Copy a parameter for an operator.
+def copied(edge: Edge, reader: str = "") -> Node:
+    """Copy a parameter, or data that others read, too, for an operator of a name.
 
-    MXNet does not tell the operator whether to write or to add gradients. The copy knows, and passes them on.
+    MXNet does not tell the operator whether to write gradients or to add them to those that it passes to others. The
+    copy knows, and passes them on.
     """
-    return Node("_copy", f"{parameter.name}_copy", {}, [(parameter, 0)])
+    return Node("_copy", f"{edge[0].name}_{reader}copy", {}, [edge])
 
 
 def is_inference() -> Node:

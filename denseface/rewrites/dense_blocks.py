@@ -53,7 +53,7 @@ def with_dense_blocks(
         for unit in block.units:
             for parameter in unit.parameters:
                 has_gradient = parameter not in (unit.moving_mean, unit.moving_variance)
-                inputs.append((copied(parameter) if has_gradient else parameter, 0))
+                inputs.append((copied((parameter, 0)) if has_gradient else parameter, 0))
         momentum = block.settings.momentum
         attrs = {**_attributes(block), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
         return Node(TRAINING_OPERATOR, name, attrs, inputs)

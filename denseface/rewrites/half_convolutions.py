@@ -32,29 +32,27 @@ def with_half_convolutions(symbol: mx.sym.Symbol, data_shape: tuple[int, int, in
     shapes = graph.shapes(data_shape)
     uses = Counter(edge for node in graph.nodes for edge in node.inputs)
 
-    def change(node: Node) -> Node:
-        if node not in chosen:
-            return node
-        attrs = {"stride": str(node.ints("stride", (1, 1))[0])}
-        return Node(CONVOLUTION_OPERATOR, node.name, attrs, _inputs(node, shapes))
-
-    # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
+    uses.update(graph.heads)
     chosen = {
         node
         for node in graph.nodes
         if any(is_plain_convolution(node, kernel, stride) for kernel in (1, 3) for stride in (1, 2))
-        and uses[node.inputs[0]] == 1
         and node.source(1).op == "null"
         and _has_whole_blocks(shapes.get((node.source(1), 0), ()))
     }
+    alone = {node for node in chosen if uses[node.inputs[0]] == 1}
+
+    def change(node: Node) -> Node:
+        if node not in chosen:
+            return node
+        data, (weight, _) = node.inputs
+        describe(weight, shapes[weight, 0])
+        attrs = {"stride": str(node.ints("stride", (1, 1))[0])}
+        inputs = [data if node in alone else (copied(data, node.name), 0), (copied((weight, 0)), 0)]
+        return Node(CONVOLUTION_OPERATOR, node.name, attrs, inputs)
+
     return graph.rewrite(change)
 
 
 def _has_whole_blocks(shape):
     return bool(shape) and all(count and count % BLOCK == 0 for count in shape[:2])
-
-
-def _inputs(node, shapes):
-    data, (weight, _) = node.inputs
-    describe(weight, shapes[weight, 0])
-    return [data, (copied(weight), 0)]

@@ -51,10 +51,9 @@ def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, 
         data, gamma, beta, *moving = norm.inputs
         for edge in (gamma, beta, *moving, *slope):
             describe(edge[0], shapes[edge])
-        # MXNet does not tell the operator to add to the gradients of others that read the same, but the copy.
-        read = data if norm in alone else (Node("_copy", f"{name}_read", {}, [data]), 0)
-        learned = ((copied(source), 0) for source, _ in (gamma, beta))
-        slope = [(copied(source), 0) for source, _ in slope]
+        read = data if norm in alone else (copied(data, name), 0)
+        learned = [(copied(edge), 0) for edge in (gamma, beta)]
+        slope = [(copied(edge), 0) for edge in slope]
         eps, momentum = norm.number("eps", 1e-3), norm.number("momentum", 0.9)
         attrs = {"activation": activation, "eps": repr(eps), "momentum": repr(momentum)}
         return Node("denseface_norm", name, attrs, [(inference, 0), read, *learned, *moving, *slope])

@@ -42,7 +42,7 @@ def with_compiled_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int,
 
     def operator(node: Node, channels: int) -> Node:
         data, (slope, _) = node.inputs
-        return Node("denseface_prelu", node.name, {}, [data, (copied(slope), 0)]) if node in alone else node
+        return Node("denseface_prelu", node.name, {}, [data, (copied((slope, 0)), 0)]) if node in alone else node
 
     return _with_operators(graph, data_shape, operator)
 
