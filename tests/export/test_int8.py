@@ -10,11 +10,13 @@ import pytest
 
 from denseface.cli import main
 from denseface.core.errors import InputError
+from denseface.core.onnx_session import open_session
 from denseface.core.vectors import similarity
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines import make_engine
 from denseface.embedding.engines.onnx_model import converted, read_onnx
 from denseface.export import int8
+from denseface.export.insightface import is_known_to_scale
 from denseface.export.int8 import quantize
 from denseface.models import families
 from support.tiny_models import TINY_SHAPE, as_model, encode, pictures, save_model, tiny_model
@@ -27,22 +29,84 @@ def batches(shape=SHAPE, count=4):
     return [random.randint(0, 256, shape).astype(np.float32) for _ in range(count)]
 
 
-def input_names(layers):
-    return [name for layer in layers for name in layer.input]
+def embedding_network(config):
+    """A network of these settings with random parameters, as an ONNX file."""
+    return converted(as_model(families.embedding_symbol(config), (1, *SHAPE[1:])), SHAPE).content
 
 
-def test_all_but_the_first_layers_are_quantized_and_embeddings_stay_near(configured):
-    config = configured(net_act="prelu", net_output="E")
-    model = as_model(families.embedding_symbol(config), (1, *SHAPE[1:]))
-    content, cosine = quantize(converted(model, SHAPE).content, batches())
-    assert 0.99 < cosine < 0.999999
+def opened(content):
+    """A graph, its tensors, and the node that makes each output."""
     graph = onnx.load_from_string(content).graph
-    makers = {output: node for node in graph.node for output in node.output}
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return graph, tensors, {output: node for node in graph.node for output in node.output}
+
+
+def origin(name, makers):
+    """The node that makes a tensor, before those that pass its bytes on."""
+    while makers[name].op_type in ("Flatten", "MaxPool"):
+        name = makers[name].input[0]
+    return makers[name]
+
+
+@pytest.fixture(params=["relu", "prelu"])
+def quantized(request, configured):
+    content, cosine = quantize(embedding_network(configured(net_act=request.param, net_output="E")), batches())
+    assert 0.99 < cosine < 0.999999
+    return opened(content)
+
+
+def test_all_layers_compute_with_int8(quantized):
+    graph, tensors, makers = quantized
     layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
     assert len(layers) == 63 - 1 + 1  # depth counts a classifier, here it is the embedding
-    assert not any(name in makers and makers[name].op_type == "DequantizeLinear" for name in input_names(layers[:3]))
-    assert {makers[name].op_type for name in input_names(layers[3:])} == {"DequantizeLinear"}
-    assert Counter(node.op_type for node in graph.node)["QuantizeLinear"] == len(layers) - 3
+    for layer in layers:
+        inputs, weights = origin(layer.input[0], makers), makers[layer.input[1]]
+        assert inputs.op_type == weights.op_type == "DequantizeLinear"
+        whole, scales, zeros = (tensors[name] for name in weights.input)
+        assert (whole.dtype, scales.shape, zeros.any()) == (np.int8, whole.shape[:1], False)
+        assert (np.abs(whole).reshape(len(whole), -1).max(axis=1) == 127).all()
+
+
+def test_features_are_rounded_where_they_are_made_and_not_again(quantized):
+    graph, _, makers = quantized
+    joined = [origin(name, makers) for node in graph.node if node.op_type == "Concat" for name in node.input]
+    features = [node for node in joined if node.op_type != "Concat"]
+    assert len(features) == 29 + 4  # one of each unit, and what each block begins with
+    assert {node.op_type for node in features} == {"DequantizeLinear"}
+    averaged = [makers[node.input[0]] for node in graph.node if node.op_type == "AveragePool"]
+    assert [node.op_type for node in averaged] == ["DequantizeLinear"] * 3
+    # Besides, only what layers read is rounded.
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["QuantizeLinear"] == len(features) + len(averaged) + kinds["Conv"] + kinds["Gemm"]
+
+
+def test_the_first_layer_reads_pixels_as_they_are(quantized):
+    graph, tensors, makers = quantized
+    inputs = makers[next(node for node in graph.node if node.op_type == "Conv").input[0]]
+    scale, zero = (tensors[name] for name in inputs.input[1:])
+    assert (float(scale), zero.dtype, int(zero)) == (2**-7, np.int8, 0)
+    subtracted = next(node for node in graph.node if node.op_type == "Sub").input[1]
+    assert int(tensors[subtracted]) == 128
+    assert is_known_to_scale([node.name for node in graph.node])
+
+
+def test_the_bias_makes_up_for_whole_pixels():
+    content = converted(tiny_model(), (1, 3, 16, 16)).content
+    model = onnx.load_from_string(content)
+    assert int8._whole_pixels(model.graph, opened(content)[1]) == {model.graph.node[1].output[0]: (-1, 127 / 128)}
+    (batch,) = batches((1, 3, 16, 16), 1)
+    shifted, expected = (open_session(c).run(None, {"data": batch})[0] for c in (model.SerializeToString(), content))
+    assert model.SerializeToString() != content
+    np.testing.assert_allclose(shifted, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("middle", [127, [127.5, 127.5, 127]])
+def test_other_scalings_stay(middle):
+    content = converted(tiny_model(), (1, 3, 16, 16)).content
+    model = onnx.load_from_string(content)
+    values = {**opened(content)[1], model.graph.node[0].input[1]: np.reshape(middle, (-1, 1, 1))}
+    assert int8._whole_pixels(model.graph, values) == {}
+    assert model.SerializeToString() == content
 
 
 def test_a_network_that_int8_spoils_is_refused(monkeypatch):
