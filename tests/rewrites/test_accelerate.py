@@ -91,9 +91,11 @@ def test_a_residual_network_in_bfloat16_is_close(caplog):
     assert fast.list_arguments() == plain.list_arguments()
     assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
     expected, found = run(with_slow_slopes(plain)), run(fast)
-    errors = {
-        name: np.linalg.norm(found[name] - array) / (np.linalg.norm(array) + 1e-2) for name, array in expected.items()
-    }
+    errors = {}
+    for name, array in expected.items():
+        # Later normalisations cancel some shifts' gradients, so the scale's are what they are compared with.
+        sizes = np.linalg.norm(array), np.linalg.norm(expected[name.replace("beta", "gamma")])
+        errors[name] = np.linalg.norm(found[name] - array) / (sum(sizes) + 1e-2)
     assert max(errors.values()) < 0.3 and np.median(list(errors.values())) < 0.03, errors
     assert np.median(list(errors.values())) > 1e-4  # or nothing was rounded
 
