@@ -27,16 +27,15 @@ class NormLayer {
     for (int c = 0; c < channels_; ++c) {
       float mean = norm.moving_mean[c], variance = norm.moving_variance[c];
       if (training) {
-        mean = float(sum_over(c, [in](long k) { return in[k]; }) / count());
-        variance = float(sum_over(c, [in, mean](long k) { return (in[k] - mean) * (in[k] - mean); }) / count());
+        measure(c, in, &mean, &variance);
         norm.moving_mean[c] = momentum_ * norm.moving_mean[c] + (1 - momentum_) * mean;
         norm.moving_variance[c] = momentum_ * norm.moving_variance[c] + (1 - momentum_) * variance;
       }
       mean_[c] = mean, inverse_[c] = 1 / std::sqrt(variance + eps_);
       float scale = norm.gamma[c] * inverse_[c], shift = norm.beta[c] - mean * scale, slope = slope_of(norm, c);
-      for_each_plane(c, [=](long first) {
+      for_each_part(c, [=](long first, long end) {
 #pragma omp simd
-        for (long k = first; k < first + pixels_; ++k) {
+        for (long k = first; k < end; ++k) {
           float value = scale * in[k] + shift;
           out[k] = value > 0 ? value : slope * value;
         }
@@ -54,17 +53,16 @@ class NormLayer {
       auto grad_at = [=](long k) {  // of the normalised value
         return scale * in[k] + shift > 0 ? out_grad[k] : slope * out_grad[k];
       };
-      double beta = sum_over(c, grad_at);
-      double along = sum_over(c, [=](long k) { return grad_at(k) * (in[k] - mean); });
-      norm.beta_grad[c] = float(beta);
-      norm.gamma_grad[c] = float(along * inverse_[c]);
+      double shifts = sum_over(c, grad_at), alongs = sum_over(c, [=](long k) { return grad_at(k) * (in[k] - mean); });
       if (activation_ == PRELU)
         slopes[c] = sum_over(c, [=](long k) { return std::min(scale * in[k] + shift, 0.0f) * out_grad[k]; });
+      norm.beta_grad[c] = float(shifts);
+      norm.gamma_grad[c] = float(alongs * inverse_[c]);
       // scale (g - mean(g) - x' mean(g x')), where g is the gradient of the normalised value and x' = (x - mean) inverse
-      float factor = float(along / count() * inverse_[c] * inverse_[c]), offset = float(beta / count());
-      for_each_plane(c, [=](long first) {
+      float factor = float(alongs / count() * inverse_[c] * inverse_[c]), offset = float(shifts / count());
+      for_each_part(c, [=](long first, long end) {
 #pragma omp simd
-        for (long k = first; k < first + pixels_; ++k)
+        for (long k = first; k < end; ++k)
           in_grad[k] = scale * (grad_at(k) - offset - factor * (in[k] - mean));
       });
     }
@@ -82,22 +80,42 @@ class NormLayer {
     return activation_ == RELU ? 0 : 1;
   }
 
-  // Call work(index of the first value) for a channel's part of every picture.
+  // Mean and variance of a channel. Distances from its first value are squared, so that a large mean costs no digits.
+  void measure(int c, const float* in, float* mean, float* variance) const {
+    float pivot = in[c * pixels_];
+    double sums = 0, squares = 0;
+    for_each_part(c, [&](long first, long end) {
+      float sum = 0, square = 0;
+#pragma omp simd reduction(+ : sum, square)
+      for (long k = first; k < end; ++k) {
+        float distance = in[k] - pivot;
+        sum += distance;
+        square += distance * distance;
+      }
+      sums += sum, squares += square;
+    });
+    double distance = sums / count();
+    *mean = float(pivot + distance);
+    *variance = float(std::max(0.0, squares / count() - distance * distance));
+  }
+
+  // Call work(first, end) for the values of a channel, so few at a time that single precision suffices for their sums.
   template <class Work>
-  void for_each_plane(int c, Work work) const {
-    for (int n = 0; n < batch_; ++n) work((long(n) * channels_ + c) * pixels_);
+  void for_each_part(int c, Work work) const {
+    for (int n = 0; n < batch_; ++n) {
+      long plane = (long(n) * channels_ + c) * pixels_, end = plane + pixels_;
+      for (long first = plane; first < end; first += PART) work(first, std::min(first + PART, end));
+    }
   }
 
   template <class Value>
   double sum_over(int c, Value value) const {
     double total = 0;
-    for_each_plane(c, [&](long first) {
-      for (long start = first; start < first + pixels_; start += PART) {  // few enough for sums in single precision
-        float sum = 0;
+    for_each_part(c, [&](long first, long end) {
+      float sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (long k = start; k < std::min(start + PART, first + pixels_); ++k) sum += value(k);
-        total += sum;
-      }
+      for (long k = first; k < end; ++k) sum += value(k);
+      total += sum;
     });
     return total;
   }
