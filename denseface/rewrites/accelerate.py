@@ -39,9 +39,9 @@ def accelerate(
     Symbol
         Has the same parameters under the same names, and the same outputs and gradients up to rounding.
     """
-    changes = [partial(with_dense_blocks, bfloat16=bfloat16), with_compiled_slopes] if load_operators() else []
+    changes = [partial(with_dense_blocks, bfloat16=bfloat16)] if load_operators() else []
     if bfloat16 and bfloat16_instructions():
-        changes[1:1] = [with_half_convolutions, _with_norms_between_half_convolutions]
+        changes += [with_half_convolutions, _with_norms_between_half_convolutions, with_compiled_slopes]
     for change in (*changes, without_mixed_layouts, with_fast_slopes):
         symbol = change(symbol, data_shape)
     if bfloat16:

@@ -2,8 +2,9 @@
 
 MXNet's own PReLU sums the slopes' gradient in a general reduction, which takes ten times as long as the rest of the
 layer. Where MXNet's memory planner lets the input's gradient overwrite the output's, that sum is computed too late, and
-is too small by a factor of the slope. Without a compiler, prelu(x) = (1 - a) relu(x) + a x, and both products are batch
-normalisations with constant statistics.
+is too small by a factor of the slope. Composed, prelu(x) = (1 - a) relu(x) + a x, and both products are batch
+normalisations with constant statistics. That is as fast as the compiled operator, and takes less memory, next to
+convolutions of oneDNN, whose layout the compiled operator does not know.
 """
 
 from __future__ import annotations
