@@ -101,6 +101,33 @@ def test_a_residual_network_in_bfloat16_is_close(caplog):
 
 
 @pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
+@pytest.mark.parametrize(
+    "frozen", [{"data"}, {"conv_weight"}, {"norm_gamma", "slope"}, {"conv_weight", "data"}], ids=str
+)
+def test_what_is_frozen_leaves_the_other_gradients_as_they_are(frozen):
+    shape = (2, 16, 8, 8)
+    symbol = mx.sym.Convolution(
+        mx.sym.Variable("data"), num_filter=16, kernel=(3, 3), pad=(1, 1), no_bias=True, name="conv"
+    )
+    symbol = mx.sym.BatchNorm(symbol, fix_gamma=False, name="norm")
+    symbol = mx.sym.LeakyReLU(symbol, mx.sym.Variable("slope"), act_type="prelu")
+    symbol = accelerate(mx.sym.MakeLoss(mx.sym.square(symbol)), shape, bfloat16=True)
+    gradients = []
+    for without in (set(), frozen):
+        requests = {name: "null" if name in without else "write" for name in symbol.list_arguments()}
+        executor = symbol.simple_bind(mx.cpu(), data=shape, grad_req=requests)
+        rng = np.random.default_rng(0)
+        for array in executor.arg_dict.values():
+            array[:] = rng.normal(size=array.shape)
+        executor.forward(is_train=True)
+        executor.backward()
+        gradients.append({name: array.asnumpy() for name, array in executor.grad_dict.items() if array is not None})
+    assert gradients[0].keys() - gradients[1].keys() == frozen
+    for name, array in gradients[1].items():
+        np.testing.assert_array_equal(array, gradients[0][name])
+
+
+@pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
 def test_what_stays_in_float32_is_said(caplog):
     symbol = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2), name="softmax")
     accelerate(symbol, SHAPE, bfloat16=True)

@@ -68,12 +68,24 @@ def test_step_is_exact(shape, outputs, kernel, stride):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])
-def test_any_number_of_threads(threads):
+def run_again(**environment):
+    """Run the test above in a new process."""
     command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_step_is_exact"]
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, **environment}
     run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_any_number_of_threads(threads):
+    run_again(OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
+
+
+def test_without_amx(tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && echo without amx\nexec c++ "$@" -mno-amx-bf16\n')
+    compiler.chmod(0o755)
+    run_again(CXX=str(compiler), XDG_CACHE_HOME=str(tmp_path))
 
 
 def test_what_is_read_is_rounded_to_bfloat16():
