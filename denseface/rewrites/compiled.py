@@ -37,13 +37,19 @@ def describe(parameter: Node, shape: Shape) -> None:
     parameter.attrs.update({"__shape__": str(shape), "__storage_type__": "0"})
 
 
-def copied(edge: Edge, reader: str = "") -> Node:
+def has_whole_blocks(weight_shape: Shape) -> bool:
+    """Test whether a convolution with weights of a shape computes and reads whole blocks of channels."""
+    channels = weight_shape[:2]
+    return bool(channels) and all(count and count % BLOCK == 0 for count in channels)
+
+
+def copied(edge: Edge, reader: str = "") -> Edge:
     """Copy a parameter, or data that others read, too, for an operator of a name.
 
     MXNet does not tell the operator whether to write gradients or to add them to those that it passes to others. The
     copy knows, and passes them on.
     """
-    return Node("_copy", f"{edge[0].name}_{reader}copy", {}, [edge])
+    return Node("_copy", f"{edge[0].name}_{reader}copy", {}, [edge]), 0
 
 
 def is_inference() -> Node:

@@ -11,6 +11,7 @@ from denseface.rewrites.compiled import (
     BLOCK,
     copied,
     describe,
+    has_whole_blocks,
     is_inference,
     is_plain_convolution,
     is_plain_normalisation,
@@ -53,7 +54,7 @@ def with_dense_blocks(
         for unit in block.units:
             for parameter in unit.parameters:
                 has_gradient = parameter not in (unit.moving_mean, unit.moving_variance)
-                inputs.append((copied((parameter, 0)) if has_gradient else parameter, 0))
+                inputs.append(copied((parameter, 0)) if has_gradient else (parameter, 0))
         momentum = block.settings.momentum
         attrs = {**_attributes(block), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
         return Node(TRAINING_OPERATOR, name, attrs, inputs)
@@ -251,10 +252,8 @@ def _layer(node: Node, shapes: dict[Edge, Shape]) -> _Layer | None:
     reduction = _unit(growth.entry[0], kernel=1) if growth else None
     if not growth or not reduction or reduction.entry != data or reduction.settings != growth.settings:
         return None
-    channels = shapes.get((growth.weight, 0), ())[:2]
-    if not channels or not all(count and count % BLOCK == 0 for count in channels):
-        return None
-    return _Layer(reduction, growth, channels)
+    shape = shapes.get((growth.weight, 0), ())
+    return _Layer(reduction, growth, shape[:2]) if has_whole_blocks(shape) else None
 
 
 def _unit(convolution: Node, kernel: int) -> _Unit | None:

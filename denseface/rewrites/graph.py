@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -99,6 +100,10 @@ class Graph:
     def shapes(self, data_shape: Shape) -> dict[Edge, Shape]:
         """Infer the shapes of outputs from the shape of ``data``; unknown ones are () or contain a 0."""
         return dict(zip(self.edges, self._internals.infer_shape_partial(data=data_shape)[1]))
+
+    def uses(self) -> Counter[Edge]:
+        """Count how often every output of a node is read, or is an output of the symbol."""
+        return Counter([*(edge for node in self.nodes for edge in node.inputs), *self.heads])
 
     def rewrite(self, change: Callable[[Node], Node]) -> mx.sym.Symbol:
         """Replace nodes and return the new symbol.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
-from denseface.rewrites.compiled import BLOCK, copied, describe, is_plain_convolution
+from denseface.rewrites.compiled import copied, describe, has_whole_blocks, is_plain_convolution
 from denseface.rewrites.graph import Graph, Node
 
 import mxnet as mx
@@ -30,15 +28,13 @@ def with_half_convolutions(symbol: mx.sym.Symbol, data_shape: tuple[int, int, in
     """
     graph = Graph(symbol)
     shapes = graph.shapes(data_shape)
-    uses = Counter(edge for node in graph.nodes for edge in node.inputs)
-
-    uses.update(graph.heads)
+    uses = graph.uses()
     chosen = {
         node
         for node in graph.nodes
         if any(is_plain_convolution(node, kernel, stride) for kernel in (1, 3) for stride in (1, 2))
         and node.source(1).op == "null"
-        and _has_whole_blocks(shapes.get((node.source(1), 0), ()))
+        and has_whole_blocks(shapes.get((node.source(1), 0), ()))
     }
     alone = {node for node in chosen if uses[node.inputs[0]] == 1}
 
@@ -48,11 +44,7 @@ def with_half_convolutions(symbol: mx.sym.Symbol, data_shape: tuple[int, int, in
         data, (weight, _) = node.inputs
         describe(weight, shapes[weight, 0])
         attrs = {"stride": str(node.ints("stride", (1, 1))[0])}
-        inputs = [data if node in alone else (copied(data, node.name), 0), (copied((weight, 0)), 0)]
+        inputs = [data if node in alone else copied(data, node.name), copied((weight, 0))]
         return Node(CONVOLUTION_OPERATOR, node.name, attrs, inputs)
 
     return graph.rewrite(change)
-
-
-def _has_whole_blocks(shape):
-    return bool(shape) and all(count and count % BLOCK == 0 for count in shape[:2])

@@ -6,8 +6,6 @@ have a layout of their own, MXNet's normalisations are faster.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from denseface.rewrites.compiled import copied, describe, is_inference, is_plain_normalisation
 from denseface.rewrites.graph import Edge, Graph, Node
 
@@ -31,8 +29,7 @@ def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, 
     """
     graph = Graph(symbol)
     shapes = graph.shapes(data_shape)
-    uses = Counter(edge for node in graph.nodes for edge in node.inputs)
-    uses.update(graph.heads)
+    uses = graph.uses()
     norms = {
         node
         for node in graph.nodes
@@ -51,9 +48,9 @@ def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, 
         data, gamma, beta, *moving = norm.inputs
         for edge in (gamma, beta, *moving, *slope):
             describe(edge[0], shapes[edge])
-        read = data if norm in alone else (copied(data, name), 0)
-        learned = [(copied(edge), 0) for edge in (gamma, beta)]
-        slope = [(copied(edge), 0) for edge in slope]
+        read = data if norm in alone else copied(data, name)
+        learned = [copied(edge) for edge in (gamma, beta)]
+        slope = [copied(edge) for edge in slope]
         eps, momentum = norm.number("eps", 1e-3), norm.number("momentum", 0.9)
         attrs = {"activation": activation, "eps": repr(eps), "momentum": repr(momentum)}
         return Node("denseface_norm", name, attrs, [(inference, 0), read, *learned, *moving, *slope])

@@ -9,7 +9,6 @@ convolutions of oneDNN, whose layout the compiled operator does not know.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from denseface.rewrites.compiled import copied, describe
@@ -38,12 +37,12 @@ def with_compiled_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int,
     """
     graph = Graph(symbol)
     # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
-    uses = Counter(edge for node in graph.nodes for edge in node.inputs)
+    uses = graph.uses()
     alone = {node for node in graph.nodes if node.op == "LeakyReLU" and uses[node.inputs[0]] == 1}
 
     def operator(node: Node, channels: int) -> Node:
         data, (slope, _) = node.inputs
-        return Node("denseface_prelu", node.name, {}, [data, (copied((slope, 0)), 0)]) if node in alone else node
+        return Node("denseface_prelu", node.name, {}, [data, copied((slope, 0))]) if node in alone else node
 
     return _with_operators(graph, data_shape, operator)
 

@@ -1,5 +1,5 @@
-// A 1x1 or 3x3 convolution in training, outside of dense blocks, whose products are of bfloat16. Everything that it reads and
-// writes is float32.
+// A 1x1 or 3x3 convolution in training, outside of dense blocks, whose products are of bfloat16. Everything that it
+// reads and writes is float32.
 //
 // With stride 2, pixels are sorted by the parities of their row and column into four planes. Within a plane, neighbours
 // are as far apart as outputs are, so that a convolution is one product there, too.
@@ -77,8 +77,7 @@ class HalfLayer {
     std::vector<PlaneGradient> gradients = plane_gradients(weight);
     HalfWeightGradient weight_gradient(shape_.outputs, shape_.inputs, taps_);
     int threads = omp_get_max_threads();
-    float* weight_sums = sums_space.get(weight_gradient.size() * threads);
-    std::fill_n(weight_sums, weight_gradient.size() * threads, 0.0f);
+    float* weight_sums = zeros_per_thread(sums_space.get(weight_gradient.size() * threads), weight_gradient.size());
     long products_size = 2 * round_up(plane_ + pitch_) * BLOCK * planes(), grads_stride = grads_padded_ * SIDE;
     long block_stride = padded_ * BLOCK, parity_stride = 2 * pairs_of(shape_.inputs) * block_stride;
     long grads_size = pairs_of(shape_.outputs) * grads_stride;
@@ -97,8 +96,8 @@ class HalfLayer {
                                                products + plane * 2 * round_up(pixels) * BLOCK);
         write_pair(products, pixels, pair, input_gradients_of(strip), in_grad);
       }
-      transpose_strip(out_grads + padding_ * (pitch_ + 1) * SIDE, grads_stride, pairs_of(shape_.outputs), convolved(strip),
-                      transposed);
+      transpose_strip(out_grads + padding_ * (pitch_ + 1) * SIDE, grads_stride, pairs_of(shape_.outputs),
+                      convolved(strip), transposed);
       for (int b = 0; b < 2 * pairs_of(shape_.inputs); ++b) {
         std::fill_n(block_space, block_stride, Half(0));
         if (b * BLOCK < shape_.inputs) read_block<BLOCK>(in, inputs_of(strip), b, block_space);
@@ -217,7 +216,8 @@ class HalfLayer {
   // Input (row, column) in the padding's count is read by output ((row - r) / stride, (column - c) / stride) for tap
   // (r, c), if there is such an output. The gradients of outputs lie after a row and a column of padding.
   std::vector<PlaneGradient> plane_gradients(const float* weight) const {
-    WeightOrder from_outputs{order().input, order().output, order().tap, order().first};
+    WeightOrder from_inputs = order();
+    WeightOrder from_outputs{from_inputs.input, from_inputs.output, from_inputs.tap, from_inputs.first};
     Half* weights = weights_space.get(packed_size(shape_.inputs, shape_.outputs, shape_.taps()));
     std::vector<PlaneGradient> gradients;
     for (int plane = 0; plane < planes(); ++plane) {

@@ -5,6 +5,8 @@
 #ifndef DENSEFACE_CONVOLUTIONS_H_
 #define DENSEFACE_CONVOLUTIONS_H_
 
+#include <omp.h>
+
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -120,6 +122,12 @@ void weight_gradient(View<const float> in, int in_pitch, const std::vector<int>&
           add(in[in_block] + tap * BLOCK + i, in_pitch, grad.from_block(out_block), strip, gradients);
         }
   }
+}
+
+// Clear the sums of every thread, each of `size` values.
+float* zeros_per_thread(float* sums, long size) {
+  std::fill(sums, sums + omp_get_max_threads() * size, 0.0f);
+  return sums;
 }
 
 // The order of weights in MXNet's array: distances between outputs, inputs and taps, and where the first weight is.

@@ -174,11 +174,6 @@ class StoredBlock : public DenseBlock {
     return {hidden + n * hidden_size(), pixels_ * BLOCK};
   }
 
-  static float* zeros_per_thread(float* sums, long size) {
-    std::fill(sums, sums + omp_get_max_threads() * size, 0.0f);
-    return sums;
-  }
-
   Padding padding_;
   int batch_, height_, width_;
   int channels_, bottleneck_, growth_, layers_, transition_, total_;  // channels_ and total_ include the padding

@@ -38,37 +38,46 @@ MXReturnValue without_exceptions(Compute compute) {
   }
 }
 
-// Parameters from their arrays. In each layer these are, for the 1x1 convolution and again for the 3x3 convolution,
-//   gamma, beta, moving mean, moving variance, [slope,] weight,
-// and the same once more for a transition. gradients has an array for each, or is null.
-Parameters read_parameters(const Attributes& attributes, MXTensor* parameters, MXTensor* gradients) {
-  auto take = [&](float** gradient) {
+// Takes parameters, and where their gradients go if there are any, one after the other.
+struct ParameterReader {
+  MXTensor *parameters, *gradients;
+
+  float* take(float** gradient) {
     *gradient = gradients ? (gradients++)->data<float>() : nullptr;
     return (parameters++)->data<float>();
-  };
-  float* unused;
-  auto take_norm = [&] {
+  }
+
+  Norm take_norm(bool has_slopes) {
+    float* unused;
     Norm norm{};
     norm.gamma = take(&norm.gamma_grad);
     norm.beta = take(&norm.beta_grad);
     norm.moving_mean = take(&unused);
     norm.moving_variance = take(&unused);
-    if (has_slopes(attributes)) {
+    if (has_slopes) {
       norm.slopes = int(parameters->size());
       norm.slope = take(&norm.slope_grad);
     }
     return norm;
-  };
+  }
+};
+
+// Parameters from their arrays. In each layer these are, for the 1x1 convolution and again for the 3x3 convolution,
+//   gamma, beta, moving mean, moving variance, [slope,] weight,
+// and the same once more for a transition. gradients has an array for each, or is null.
+Parameters read_parameters(const Attributes& attributes, MXTensor* parameters, MXTensor* gradients) {
+  ParameterReader reader{parameters, gradients};
+  bool slopes = has_slopes(attributes);
   Parameters read{std::vector<Layer>(layers_of(attributes)), {}};
   for (auto& layer : read.layers) {
-    layer.norm1 = take_norm();
-    layer.weight1 = take(&layer.weight1_grad);
-    layer.norm2 = take_norm();
-    layer.weight2 = take(&layer.weight2_grad);
+    layer.norm1 = reader.take_norm(slopes);
+    layer.weight1 = reader.take(&layer.weight1_grad);
+    layer.norm2 = reader.take_norm(slopes);
+    layer.weight2 = reader.take(&layer.weight2_grad);
   }
   if (attributes.at("transition") == "1") {
-    read.transition.norm = take_norm();
-    read.transition.weight = take(&read.transition.weight_grad);
+    read.transition.norm = reader.take_norm(slopes);
+    read.transition.weight = reader.take(&read.transition.weight_grad);
   }
   return read;
 }
@@ -206,30 +215,19 @@ class NormOperator : public CustomStatefulOp {
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     bool training = inputs->at(0).data<float>()[0] < 0.5f;
-    layer_->forward(read(&inputs->at(2), inputs->size() - 2, nullptr), inputs->at(1).data<float>(),
-                    outputs->at(0).data<float>(), training);
+    Norm norm = ParameterReader{&inputs->at(2), nullptr}.take_norm(inputs->size() == 7);
+    layer_->forward(norm, inputs->at(1).data<float>(), outputs->at(0).data<float>(), training);
     return MX_SUCCESS;
   }
 
   // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
   MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    layer_->backward(read(&inputs->at(3), outputs->size() - 2, &outputs->at(2)), inputs->at(2).data<float>(),
-                     inputs->at(0).data<float>(), outputs->at(1).data<float>());
+    Norm norm = ParameterReader{&inputs->at(3), &outputs->at(2)}.take_norm(outputs->size() == 7);
+    layer_->backward(norm, inputs->at(2).data<float>(), inputs->at(0).data<float>(), outputs->at(1).data<float>());
     return MX_SUCCESS;
   }
 
  private:
-  static Norm read(MXTensor* parameters, size_t count, MXTensor* gradients) {
-    Norm norm{};
-    norm.gamma = parameters[0].data<float>(), norm.beta = parameters[1].data<float>();
-    norm.moving_mean = parameters[2].data<float>(), norm.moving_variance = parameters[3].data<float>();
-    if (gradients) norm.gamma_grad = gradients[0].data<float>(), norm.beta_grad = gradients[1].data<float>();
-    if (count < 5) return norm;
-    norm.slope = parameters[4].data<float>(), norm.slopes = int(parameters[4].size());
-    if (gradients) norm.slope_grad = gradients[4].data<float>();
-    return norm;
-  }
-
   std::unique_ptr<NormLayer> layer_;
 };
 
