@@ -32,7 +32,7 @@ config = EasyDict(
     fc7_lr_mult=1.0,
     fc7_wd_mult=1.0,
     fc7_no_bias=False,
-    loss_k=1,  # centres per class
+    loss_k=1,  # centers per class
     interclass_filtering_threshold=0.0,  # cosine beyond which another class counts as the same person, 0 for none
     # data
     val_targets=["lfw", "cfp_fp", "agedb_30"],

@@ -56,7 +56,7 @@ def Linear(
     name: "str | None" = None,
     suffix: str = "",
 ) -> mx.sym.Symbol:
-    """Convolution without bias and batch normalisation without an activation."""
+    """Convolution without bias and batch normalization without an activation."""
     conv = Conv(
         data=data,
         num_filter=num_filter,
@@ -80,7 +80,7 @@ def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_chan
     num_classes : int
         Length of the embedding (the name is InsightFace's; classes of people come later, in the loss).
     fc_type : str
-        The head. BN is batch normalisation, FC fully connected over all C*h*w values, ``bn`` a batch normalisation
+        The head. BN is batch normalization, FC fully connected over all C*h*w values, ``bn`` a batch normalization
         with its scale fixed at 1:
 
         ====  =====================================================================================================
@@ -176,13 +176,13 @@ def _head_gap(body, emb_size, channels):
 
 
 def _head_gdc(body, emb_size, channels):
-    height, width, colours = config.get("image_shape", (112, 112, 3))
+    height, width, colors = config.get("image_shape", (112, 112, 3))
     try:
-        _, shapes, _ = body.infer_shape_partial(data=(1, colours, height, width))
+        _, shapes, _ = body.infer_shape_partial(data=(1, colors, height, width))
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(
-            f"image_shape: the network does not work on pictures of {height}x{width}x{colours}: {reason}"
+            f"image_shape: the network does not work on pictures of {height}x{width}x{colors}: {reason}"
         ) from error
     positions = shapes[0][2:]  # (h, w)
     depthwise = Linear(body, num_filter=channels, num_group=channels, kernel=positions, name="conv_6dw7_7")

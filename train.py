@@ -40,14 +40,14 @@ from denseface.data.records import FaceRecords
 from denseface.distributed.workers import Workers, connect
 from denseface.embedding.embedder import Embedder
 from denseface.evaluation.metrics import score_pairs
-from denseface.evaluation.verify import verify
 from denseface.models import families
 from denseface.models.checkpoint import Checkpoint, Model, load_model, parse_model
 from denseface.training.assembly import assemble
 from denseface.training.pretrained import adopt, pretrained_network
 from denseface.training.run import Run
 from denseface.training.schedule import SCHEDULES
-from denseface.training.warm_centres import warm_centres
+from denseface.training.warm_centers import warm_centers
+from denseface.verification.verify import verify
 
 import mxnet as mx
 
@@ -153,7 +153,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
          action="append", default=[], metavar="PATTERN")  # fmt: skip
     flag("--lr-mult", "multiply the learning rate of parameters whose names match; may be repeated",
          action="append", default=[], type=rate_factor, metavar="PATTERN=FACTOR")  # fmt: skip
-    flag("--warm-centres", "start class centres at the mean embeddings of their pictures by the pretrained model",
+    flag("--warm-centers", "start class centers at the mean embeddings of their pictures by the pretrained model",
          action="store_true")  # fmt: skip
     flag("--head-steps", "train the head alone for the first N steps", type=natural, default=0, metavar="N")
     flag("--resume", "continue from the run's newest checkpoint, if there is one", action="store_true")
@@ -198,7 +198,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         for name, needed in (
             ("--pretrained-epoch", args.pretrained_epoch is not None),
             ("--network pretrained", args.network == families.PRETRAINED),
-            ("--warm-centres", args.warm_centres),
+            ("--warm-centers", args.warm_centers),
         ):
             if needed:
                 parser.error(f"argument {name}: of which model? Name it with --pretrained")
@@ -216,7 +216,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
 
 
 # What only the start of a run uses, or what has its effect in other values.
-START_FLAGS = ("resume", "set", "pretrained", "pretrained_epoch", "warm_centres")
+START_FLAGS = ("resume", "set", "pretrained", "pretrained_epoch", "warm_centers")
 
 INSIGHTFACE_FLAGS = {
     "--worker-id": "the launcher numbers workers (docs/distributed.md); leave it out",
@@ -329,8 +329,8 @@ def start(run: Run, args: argparse.Namespace, config: dict, embedding: mx.sym.Sy
     run.learner.initialize(families.initializer(config), args.seed)
     if args.pretrained:
         workers.from_first(lambda: start_from(run, embedding, args.pretrained, args.pretrained_epoch))
-    if args.warm_centres:
-        workers.from_first(lambda: warm_centres(run.learner, run.loader.reader, run.loader.batch_size))
+    if args.warm_centers:
+        workers.from_first(lambda: warm_centers(run.learner, run.loader.reader, run.loader.batch_size))
     run.learner.broadcast()
 
 

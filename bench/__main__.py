@@ -102,7 +102,7 @@ def _races(args) -> Iterator[_Race]:
                 contenders = search.contenders(gallery, count, loaded)
                 yield _Race("search", f"{title}, {count} queries", (count, "queries"), contenders, few)
     yield _Race("start", "Starting", (1, "starts"), commands.start_contenders(), args.rounds)
-    title = f"A step of {centers.SAMPLE:,} of {centers.CLASSES:,} class centres"
+    title = f"A step of {centers.SAMPLE:,} of {centers.CLASSES:,} class centers"
     yield _Race("centers", title, (1, "steps"), centers.contenders(), args.rounds)
 
 

@@ -1,4 +1,4 @@
-"""Contenders that bring a sample of class centres up to date: weights out, gradients in, momentum kept."""
+"""Contenders that bring a sample of class centers up to date: weights out, gradients in, momentum kept."""
 
 from __future__ import annotations
 

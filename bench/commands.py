@@ -39,8 +39,8 @@ def files_to_npz(network, activation, pictures, engine):
     from PIL import Image
 
     from denseface.data.sources import Sources
-    from denseface.embedding.bulk import embed_all
     from denseface.embedding.embedder import Embedder
+    from denseface.galleries.bulk import embed_all
 
     folder = tempfile.TemporaryDirectory()
     for number, picture in enumerate(faces(pictures).astype(np.uint8)):

@@ -29,8 +29,8 @@ def degrade_set(source: Path, out: Path) -> None:
     write_pairs(out / "orl.bin", [degraded[place] for place in places.ravel()], pairs.issame)
     with FaceRecords(source) as records:
         size = records.image_shape
-        labelled = [records.read_image(key) for key in records.keys]
-    faces = [(label, degrade(image, seed=len(images) + i)) for i, (label, image) in enumerate(labelled)]
+        labeled = [records.read_image(key) for key in records.keys]
+    faces = [(label, degrade(image, seed=len(images) + i)) for i, (label, image) in enumerate(labeled)]
     write_face_records(out, faces, size)
 
 

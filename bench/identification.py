@@ -17,11 +17,11 @@ import numpy as np
 
 from denseface.data.cropping import Cropper
 from denseface.data.sources import Sources
-from denseface.embedding.bulk import embed_all
 from denseface.embedding.embedder import Embedder
-from denseface.embedding.gallery import Gallery, write_gallery
-from denseface.evaluation.identification import identify
-from denseface.evaluation.templates import FUSIONS, person_of
+from denseface.galleries.bulk import embed_all
+from denseface.galleries.gallery import Gallery, write_gallery
+from denseface.galleries.people import FUSIONS, person_of
+from denseface.verification.identification import identify
 
 ENROLLED = (1, 2, 5)
 

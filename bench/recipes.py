@@ -47,13 +47,13 @@ RECIPES = {
     "r18": Recipe(f"--network r18 {_MARGIN} --max-steps 160"),  # in the time of 600 steps of d63
     "model": Recipe(""),
     "model-degraded": Recipe("", "degraded"),
-    "fine-tuned": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.0005"),
-    "fine-tuned-degraded": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.0005", "degraded"),
-    "fine-tuned-degraded-random-centres": Recipe(f"{_FINE_TUNING} --lr 0.0005", "degraded"),
+    "fine-tuned": Recipe(f"{_FINE_TUNING} --warm-centers --lr 0.0005"),
+    "fine-tuned-degraded": Recipe(f"{_FINE_TUNING} --warm-centers --lr 0.0005", "degraded"),
+    "fine-tuned-degraded-random-centers": Recipe(f"{_FINE_TUNING} --lr 0.0005", "degraded"),
     "fine-tuned-degraded-frozen": Recipe(
-        f"{_FINE_TUNING} --warm-centres --lr 0.0005 --freeze 'conv*' --freeze 'batchnorm*'", "degraded"
+        f"{_FINE_TUNING} --warm-centers --lr 0.0005 --freeze 'conv*' --freeze 'batchnorm*'", "degraded"
     ),
-    "fine-tuned-degraded-fast": Recipe(f"{_FINE_TUNING} --warm-centres --lr 0.003", "degraded"),
+    "fine-tuned-degraded-fast": Recipe(f"{_FINE_TUNING} --warm-centers --lr 0.003", "degraded"),
     "taught": Recipe(
         f"{_TEACHER} --loss teacher --lr 0.1 --wd 0.0005 --set net_output=FC --max-steps 2500 --dtype bfloat16 "
         "--set data_mix=0.8 --set data_yaw=15 --set data_pitch=6 --set data_color=0 --set data_cutoff=0 "

@@ -31,7 +31,7 @@ def contenders(path: Path, queries: int, loaded: bool) -> list[Contender]:
 
 def with_gallery(path, queries, loaded):
     """This project's Gallery."""
-    from denseface.embedding.gallery import Gallery
+    from denseface.galleries.gallery import Gallery
 
     wanted = _queries(queries)
     return _searching(lambda: Gallery(path), lambda gallery: gallery.nearest(wanted, _FOUND)[1], loaded)
@@ -79,7 +79,7 @@ def _searching(load, search, loaded):
 
 def make_gallery(folder: str) -> Path:
     """Write random embeddings of length 1."""
-    from denseface.embedding.gallery import write_gallery
+    from denseface.galleries.gallery import write_gallery
 
     random = np.random.default_rng(0)
     path = Path(folder, "gallery.npz")

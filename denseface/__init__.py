@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from denseface.data.cropping import Cropper
     from denseface.data.pairs import read_pairs
     from denseface.embedding.embedder import Embedder
-    from denseface.embedding.gallery import Gallery
-    from denseface.evaluation.verify import verify
+    from denseface.galleries.gallery import Gallery
     from denseface.models.checkpoint import load_model
+    from denseface.verification.verify import verify
 
 __version__ = "1.0.0"
 __all__ = ["Cropper", "Embedder", "Gallery", "InputError", "load_model", "read_pairs", "similarity", "verify"]
@@ -27,12 +27,12 @@ __all__ = ["Cropper", "Embedder", "Gallery", "InputError", "load_model", "read_p
 _MODULES = {
     "Cropper": "denseface.data.cropping",
     "Embedder": "denseface.embedding.embedder",
-    "Gallery": "denseface.embedding.gallery",
+    "Gallery": "denseface.galleries.gallery",
     "InputError": "denseface.core.errors",
     "load_model": "denseface.models.checkpoint",
     "read_pairs": "denseface.data.pairs",
     "similarity": "denseface.core.vectors",
-    "verify": "denseface.evaluation.verify",
+    "verify": "denseface.verification.verify",
 }
 
 _compat.install()

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1608.06993 (Table 1 gives the depths). For 112x112 faces t
 Copied into an InsightFace tree, the file needs only that tree's ``config`` and ``symbol_utils``.
 """
 
-if __name__ == "__main__":  # python symbol/fdensenet.py summarises DenseNet-121, as denseface summary d121 does
+if __name__ == "__main__":  # python symbol/fdensenet.py summarizes DenseNet-121, as denseface summary d121 does
     import sys
     from pathlib import Path
 
@@ -101,7 +101,7 @@ class DenseNet(nn.HybridBlock):
         Activation inside the blocks and transitions, a key of ``ACTIVATIONS``. Stem and end are always ReLU, as
         InsightFace has them.
     bn_mom : float
-        Momentum of the moving averages of batch normalisation.
+        Momentum of the moving averages of batch normalization.
     prefix : str
         Prefix of every parameter name.
 

@@ -59,7 +59,7 @@ class ResNet:
     act_type : str
         Activation, as in :func:`symbol_utils.Act`.
     bn_mom : float
-        Momentum of the moving averages of batch normalisation.
+        Momentum of the moving averages of batch normalization.
     workspace : int
         MiB that a convolution may use on a GPU.
     """

@@ -14,13 +14,17 @@ MAY_IMPORT = {
     "rewrites": "core",
     "models": "core",
     "distributed": "core",
+    "evaluation": "core",
     "export": "core rewrites models",
     "embedding": "core data models rewrites export",
-    "evaluation": "core data embedding",
+    "galleries": "core data embedding",
+    "verification": "core data evaluation embedding galleries",
+    "deciding": "core evaluation embedding galleries verification",
     "training": "core data rewrites models distributed embedding evaluation",
     "datasets": "core data",
-    "report": "core data models rewrites embedding evaluation training",
-    "cli": "core data models rewrites distributed export embedding evaluation training datasets report",
+    "report": "core data models rewrites embedding evaluation verification training",
+    "cli": "core data models rewrites distributed export embedding galleries evaluation verification deciding training "
+    "datasets report",
 }
 SCRIPTS = {"__init__", "__main__", "_compat"}
 LIGHT = ("core", "data", "datasets")

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from denseface.core.files import replacing
     from denseface.core.text import counted
     from denseface.datasets.output import replacing_csv
-    from denseface.embedding.gallery import Gallery
-    from denseface.evaluation.clusters import cluster
+    from denseface.galleries.clusters import cluster
+    from denseface.galleries.gallery import Gallery
 
     if args.sheet and not args.sheet.lower().endswith(".png"):
         raise InputError(f"{args.sheet}: the name must end in .png", option="sheet")

@@ -77,7 +77,7 @@ def _accuracies(model, args):
         return {}
     from denseface.data.pairs import read_pairs
     from denseface.embedding.embedder import Embedder
-    from denseface.evaluation.verify import verify
+    from denseface.verification.verify import verify
 
     embedder = Embedder.load(model, image_shape=args.size)
     reports = [verify(embedder, read_pairs(path), progress=True) for path in args.verify]

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from denseface.data.sources import Sources
-    from denseface.embedding.bulk import embed_all
+    from denseface.galleries.bulk import embed_all
 
     with Sources(args.paths) as sources:
         embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _part(text):
-    from denseface.embedding.parts import Part
+    from denseface.galleries.parts import Part
 
     index, _, count = text.partition("/")
     part = Part(int(index), int(count))

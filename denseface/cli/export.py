@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "export",
         help="write a model as ONNX",
         description="Write a model as an ONNX file that takes raw RGB pixels, 0 to 255, and computes embeddings that "
-        "are not normalised. It is only written if ONNX Runtime and MXNet compute the same from it.",
+        "are not normalized. It is only written if ONNX Runtime and MXNet compute the same from it.",
     )
     parser.add_argument("--model", required=True, metavar="PREFIX,EPOCH", help="PREFIX alone means the newest")
     parser.add_argument("-o", "--out", required=True, metavar="OUT.onnx", help="file to write")
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _export(args, path):
     from denseface.data.pictures import PictureShape
+    from denseface.deciding.thresholds import read_metrics
     from denseface.embedding.scaling import make_scaling, scaled
-    from denseface.evaluation.thresholds import read_metrics
     from denseface.export.onnx import OLDEST_OPSET, export
     from denseface.models.checkpoint import load_model, parse_model
 

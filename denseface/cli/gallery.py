@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Merge the parts."""
     from tqdm import tqdm
 
-    from denseface.embedding.parts import merge
+    from denseface.galleries.parts import merge
 
     with tqdm(unit="embedding", disable=None) as bar:
         count, emb_size = merge(args.parts, args.out, bar.update)

@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Search for all probes."""
     from tqdm import tqdm
 
-    from denseface.evaluation.identification import identify
     from denseface.report.plotting import check_drawable, save_figure
+    from denseface.verification.identification import identify
 
     if args.out:
         check_drawable(args.out)
@@ -89,8 +89,8 @@ def _open(args, folder):
     from tqdm import tqdm
 
     from denseface.data.sources import Sources
-    from denseface.embedding.bulk import embed_all
-    from denseface.embedding.gallery import Gallery
+    from denseface.galleries.bulk import embed_all
+    from denseface.galleries.gallery import Gallery
 
     paths = {name: getattr(args, name) for name in ("gallery", "probes", "unknown") if getattr(args, name)}
     ready = {name: Gallery(path) for name, path in paths.items() if path.endswith(".npz")}
@@ -109,7 +109,7 @@ def _open(args, folder):
 
 
 def _ranks(searches):
-    from denseface.evaluation.identification import RANKS
+    from denseface.verification.identification import RANKS
 
     return [rank for rank in RANKS if rank <= searches.num_people]
 

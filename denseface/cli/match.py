@@ -67,8 +67,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare the two pictures or folders."""
     from denseface.core.vectors import similarity
-    from denseface.evaluation.templates import compare
-    from denseface.evaluation.thresholds import Threshold, find_threshold
+    from denseface.deciding.thresholds import Threshold, find_threshold
+    from denseface.galleries.people import compare
 
     folders = [path for path in args.pictures if os.path.isdir(path)]
     if args.fuse and not folders:

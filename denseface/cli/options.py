@@ -99,7 +99,7 @@ def add_face_options(
     parser.add_argument(
         "--face",
         choices=faces,
-        help="which face of several; center is the one nearest to the centre of the picture"
+        help="which face of several; center is the one nearest to the center of the picture"
         + (", all names them PICTURE#1, PICTURE#2 in reading order" if "all" in faces else "")
         + f" (default: {default or 'pictures of several faces are left out'})",
     )

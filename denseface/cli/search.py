@@ -55,9 +55,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search for each picture."""
-    from denseface.embedding.gallery import Gallery
     from denseface.embedding.scaling import make_scaling
-    from denseface.evaluation.templates import Templates
+    from denseface.galleries.gallery import Gallery
+    from denseface.galleries.people import Templates
 
     gallery = Gallery(args.gallery)
     searched = Templates(gallery, args.fuse) if args.fuse else gallery

@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="list the layers of a network and what they cost",
         description="List the layers of a network: the shape of their output for one picture, their parameters and "
         "MACs, and the memory of their output in float32. Then sum these up for each stage (the layers that work on "
-        "pictures of one size) and for the whole network, with states (the moving averages of batch normalisation) and "
+        "pictures of one size) and for the whole network, with states (the moving averages of batch normalization) and "
         "FLOPs. MACs are multiply-accumulates of convolutions and fully connected layers; papers often call these "
         "FLOPs. FLOPs are the floating-point operations of all layers in inference; a MAC counts as two.",
     )

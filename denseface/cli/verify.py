@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         check_drawable(args.out)
     groups = {}
     if args.groups:
-        from denseface.evaluation.groups import read_groups
+        from denseface.verification.groups import read_groups
 
         groups = read_groups(args.groups)
     embedders = [
@@ -131,9 +131,9 @@ def _measure(embedder, args):
     """Measure a model on each set, and save the metrics beside it."""
     from denseface.data.pairs import read_pairs
     from denseface.data.template_set import read_templates
-    from denseface.evaluation.thresholds import save_metrics
-    from denseface.evaluation.verify import verify
-    from denseface.evaluation.verify_templates import verify_templates
+    from denseface.deciding.thresholds import save_metrics
+    from denseface.verification.verify import verify
+    from denseface.verification.verify_templates import verify_templates
 
     reports = {}
     for path in args.sets:
@@ -194,7 +194,7 @@ def _rows(report, reports):
 
 def _grouped(report, groups):
     """One column per group: what it has, and its error rates at the thresholds of all people."""
-    from denseface.evaluation.groups import measure_groups
+    from denseface.verification.groups import measure_groups
 
     found = measure_groups(report, next(iter(report.ways)), groups, (1e-2, 1e-3))
     rows = [("", *found)]

@@ -30,7 +30,7 @@ def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     a, b : ndarray of shape (n, d) and (m, d), or (d,)
-        Embeddings, normalised or not.
+        Embeddings, normalized or not.
 
     Returns
     -------

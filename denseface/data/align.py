@@ -77,14 +77,14 @@ def estimate_similarity(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
 def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:
     """Cut a face out of a picture, upright and at ArcFace's place.
 
-    Pixels are interpolated between their four neighbours, as InsightFace does; what lies outside the picture is black.
+    Pixels are interpolated between their four neighbors, as InsightFace does; what lies outside the picture is black.
 
     Parameters
     ----------
     image : ndarray of shape (height, width), (height, width, 1) or (height, width, 3), uint8
         The picture, gray or in any order of three channels.
     landmarks : array-like of shape (5, 2)
-        x and y in pixels, in the order of :data:`REFERENCE_POINTS`; the centre of the top left pixel is (0, 0).
+        x and y in pixels, in the order of :data:`REFERENCE_POINTS`; the center of the top left pixel is (0, 0).
     size : int
         Height and width of the result in pixels; the reference points are scaled with it.
 
@@ -199,8 +199,8 @@ def _complex_points(points):
 
 
 def _for_pillow(forward):
-    """Invert a matrix, and move it to Pillow's coordinates, in which the first pixel's centre is (0.5, 0.5)."""
+    """Invert a matrix, and move it to Pillow's coordinates, in which the first pixel's center is (0.5, 0.5)."""
     scale_squared = math.hypot(*forward[:, 0]) ** 2
     backward = forward[:, :2].T / scale_squared
-    centre = np.array([0.5, 0.5])
-    return np.column_stack([backward, centre - backward @ (forward[:, 2] + centre)])
+    center = np.array([0.5, 0.5])
+    return np.column_stack([backward, center - backward @ (forward[:, 2] + center)])

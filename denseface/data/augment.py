@@ -29,7 +29,7 @@ _CONFIG_KEYS = {
     "blur": "data_blur",
 }
 
-# Beyond these limits a face leaves its picture, or cannot be recognised.
+# Beyond these limits a face leaves its picture, or cannot be recognized.
 _LIMITS = {
     "rotate": 180.0,
     "scale": 0.5,
@@ -55,7 +55,7 @@ class Augmentation:
     """Random augmentation; calling it applies it.
 
     The order is: yaw and pitch, rotation, scale and shift as one warp, mirror, crop, downsampling, blur, JPEG
-    compression, colour, cutoff. Crop and downsampling are those with which AdaFace was trained (Kim et al. 2022),
+    compression, color, cutoff. Crop and downsampling are those with which AdaFace was trained (Kim et al. 2022),
     whose crop is black outside.
 
     Parameters
@@ -66,10 +66,10 @@ class Augmentation:
         From 1: brightness, contrast and saturation each change by a factor of up to 1 +- 0.125, in random order. From
         2: before that, with probability 0.5, the picture goes through JPEG at a quality of 2 to 20 (``data_color``).
     cutoff : int
-        Side in pixels of a square that is set to 128, around a random centre, with probability 0.5; 0 for no square
+        Side in pixels of a square that is set to 128, around a random center, with probability 0.5; 0 for no square
         (``data_cutoff``).
     rotate : float
-        Largest rotation about the centre to either side, in degrees, up to 180 (``data_rotate``).
+        Largest rotation about the center to either side, in degrees, up to 180 (``data_rotate``).
     scale : float
         Largest change of size as a fraction: 0.1 gives factors in [0.9, 1.1]; up to 0.5 (``data_scale``).
     shift : float
@@ -173,8 +173,8 @@ class Augmentation:
         # Pillow asks where each pixel comes from, which is the inverse of the warp.
         cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
         inverse = np.array([[cos, sin], [-sin, cos]])
-        centre = np.array([width / 2, height / 2])
-        offset = centre - inverse @ (centre + (shift_x, shift_y))
+        center = np.array([width / 2, height / 2])
+        offset = center - inverse @ (center + (shift_x, shift_y))
 
         corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ inverse.T + offset
         padded, padding = pad_for(image, corners)

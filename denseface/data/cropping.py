@@ -58,7 +58,7 @@ class Cropper:
         (n,) and landmarks (n, 5, 2) as `denseface.data.detection.Faces` describes them. By default the detector that is
         installed.
     face : str, optional
-        Which face of several: ``"largest"`` by its box, ``"center"`` (the one nearest to the centre of the picture), or
+        Which face of several: ``"largest"`` by its box, ``"center"`` (the one nearest to the center of the picture), or
         ``"all"``. None refuses pictures of several faces.
     min_size : float
         Faces are left out whose crop is a square of fewer pixels of the picture, each way.
@@ -291,8 +291,8 @@ def _largest(faces):
 
 def _nearest(faces, shape):
     height, width = shape[:2]
-    centre = (width - 1) / 2, (height - 1) / 2
-    return int(np.linalg.norm(faces.landmarks.mean(axis=1) - centre, axis=1).argmin())
+    center = (width - 1) / 2, (height - 1) / 2
+    return int(np.linalg.norm(faces.landmarks.mean(axis=1) - center, axis=1).argmin())
 
 
 def _where(faces, chosen):

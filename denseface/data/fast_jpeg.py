@@ -16,8 +16,8 @@ from PIL import Image
 
 logger = logging.getLogger("denseface")
 
-_COLOURS = ("YCbCr", "Gray")
-# Subsampling of the colours, and whether the file is progressive: what pictures of faces are.
+_COLORS = ("YCbCr", "Gray")
+# Subsampling of the colors, and whether the file is progressive: what pictures of faces are.
 _KINDS = ((0, False), (1, False), (2, False), (2, True))
 _TRIED = (35, 41)
 
@@ -47,8 +47,8 @@ def fast_jpeg_decoder() -> Callable[[bytes, tuple[int, int, int]], np.ndarray | 
 def _decode(library, payload, image_shape):
     height, width, channels = image_shape
     try:
-        *size, colours, _ = library.decode_jpeg_header(payload)
-        if size != [height, width] or colours not in _COLOURS or (channels == 1 and colours != "Gray"):
+        *size, colors, _ = library.decode_jpeg_header(payload)
+        if size != [height, width] or colors not in _COLORS or (channels == 1 and colors != "Gray"):
             return None
         pixels = library.decode_jpeg(payload, colorspace="GRAY" if channels == 1 else "RGB")
     except Exception:  # whatever it raises, Pillow has the last word, and the message
@@ -58,7 +58,7 @@ def _decode(library, payload, image_shape):
 
 
 def _encoded(subsampling, progressive):
-    """Make a picture of edges and colours."""
+    """Make a picture of edges and colors."""
     pixels = np.random.RandomState(0).randint(0, 256, (*_TRIED, 3)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=90, subsampling=subsampling, progressive=progressive)

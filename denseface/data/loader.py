@@ -153,14 +153,14 @@ class PictureReader:
         InputError
             If more than ``max_bad`` pictures are unreadable, or a label is not one of the classes.
         """
-        with ordered_map(self._labelled, keys.tolist(), self.threads, ahead) as pictures:
+        with ordered_map(self._labeled, keys.tolist(), self.threads, ahead) as pictures:
             for key, label, picture in pictures:
                 if isinstance(picture, RecordError):
                     self.note_bad({key: str(picture)})
                 else:
                     yield key, label, picture
 
-    def _labelled(self, key: int) -> tuple[int, int, np.ndarray | RecordError]:
+    def _labeled(self, key: int) -> tuple[int, int, np.ndarray | RecordError]:
         try:
             record, picture = self.read(key)
         except RecordError as error:

@@ -98,7 +98,7 @@ class Header(NamedTuple):
     format : str
         As Pillow names it: "JPEG", "PNG" and so on.
     mode : str
-        As Pillow names it: "L" is gray, "RGB" colour.
+        As Pillow names it: "L" is gray, "RGB" color.
     width, height : int
         In pixels, as they are stored: before the picture is turned upright.
     """
@@ -261,7 +261,7 @@ def _checked(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(_DEEP_MODES):
         raise ImageError(f"it has more than 8 bits per channel (mode {picture.mode}); convert it to 8 bits")
     if picture.mode not in _MODES:
-        raise ImageError(f"its colours are of mode {picture.mode}; convert them to RGB")
+        raise ImageError(f"its colors are of mode {picture.mode}; convert them to RGB")
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(_KIND, 0) & 1:
         raise ImageError("the first picture in it is a preview, as in a camera's raw file; convert it to JPEG")
     return picture

@@ -21,7 +21,7 @@ from denseface.data.warp import from_pillow, pad_for, to_pillow
 
 # The ellipsoid, in pixels of an aligned crop of 112 x 112: a head is 2.4 times as wide as its pupils are apart, which
 # the reference points put 35 pixels apart. Its depth is flattened where it would be steep, at the outline.
-_CENTRE = np.array([56.0, 64.0])
+_CENTER = np.array([56.0, 64.0])
 _HALF_WIDTH, _HALF_HEIGHT, _HALF_DEPTH = 48.0, 99.0, 48.0
 _FLATTEST = 0.02
 _NOSE_HEIGHT, _NOSE_SPREAD = 13.0, np.array([7.0, 9.0])
@@ -49,7 +49,7 @@ def turn_head(image: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     """
     height, width = image.shape[:2]
     rows, columns = (np.linspace(0, side, min(side, _CELLS) + 1).round().astype(int) for side in (height, width))
-    # Pillow counts from the corner of the first pixel, landmarks are counted from its centre.
+    # Pillow counts from the corner of the first pixel, landmarks are counted from its center.
     scale = np.array([width, height]) / REFERENCE_SIZE
     nodes = np.stack(np.meshgrid(columns, rows), axis=-1)
     sources = _origins((nodes - 0.5) / scale, math.radians(yaw), math.radians(pitch)) * scale + 0.5
@@ -77,7 +77,7 @@ def _origins(points, yaw, pitch):
 
 def _motion(points, yaw, pitch):
     """Return by how much each point (..., 2) moves when the head turns about its middle."""
-    x, y = np.moveaxis(points - _CENTRE, -1, 0)
+    x, y = np.moveaxis(points - _CENTER, -1, 0)
     depth = _depth(points) - _depth(REFERENCE_POINTS).mean()
     return np.stack(
         [
@@ -90,7 +90,7 @@ def _motion(points, yaw, pitch):
 
 def _depth(points):
     """Return how far in front of the middle of the head the skin is at points (..., 2)."""
-    offset = points - _CENTRE
+    offset = points - _CENTER
     ellipsoid = 1 - ((offset / (_HALF_WIDTH, _HALF_HEIGHT)) ** 2).sum(axis=-1)
     nose = np.exp(-(((points - REFERENCE_POINTS[2]) / _NOSE_SPREAD) ** 2).sum(axis=-1) / 2)
     return _HALF_DEPTH * np.sqrt(np.maximum(ellipsoid, _FLATTEST)) + _NOSE_HEIGHT * nose

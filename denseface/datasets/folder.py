@@ -59,7 +59,7 @@ def build_from_folder(
     quality: int = 95,
     crop: Cropper = ONE_FACE,
     min_pictures: int = 1,
-    unlabelled: bool = False,
+    unlabeled: bool = False,
     holdout: int | float = 0,
     max_pairs: int | None = DEFAULT_PAIRS,
     seed: int = 0,
@@ -90,7 +90,7 @@ def build_from_folder(
         As for `denseface.datasets.faces.encode_faces`.
     min_pictures : int
         People with fewer usable pictures are left out.
-    unlabelled : bool
+    unlabeled : bool
         The pictures have no identities: those in ``source`` and its subfolders become one class, for a network that
         learns from a teacher. Without ``holdout``.
     holdout : int or float
@@ -114,9 +114,9 @@ def build_from_folder(
     """
     source = Path(source)
     _check_apart(source, out)
-    if unlabelled and holdout:
+    if unlabeled and holdout:
         raise InputError("pictures without identities make no pairs to verify on; leave it out", option="holdout")
-    people, bad = find_people(source, unlabelled)
+    people, bad = find_people(source, unlabeled)
     held_out, training = _draw_people(people, holdout, max(2, min_pictures), seed)
     # People held out come first: pairs are drawn before training records are written, and from usable pictures only.
     files = [file for person in held_out + training for file in person.files]
@@ -201,7 +201,7 @@ def _write_training(
     """Write the records and the manifest; return the numbers of people and of pictures."""
     num_images = 0
 
-    def labelled():
+    def labeled():
         nonlocal num_images
         for label, (person, faces) in enumerate(people):
             for face in faces:
@@ -213,7 +213,7 @@ def _write_training(
             raise InputError(f"{source}: no person has enough usable pictures to train on{reasons}")
 
     with write_manifest(folder) as manifest:
-        written = write_face_records(folder, labelled(), (size, size))
+        written = write_face_records(folder, labeled(), (size, size))
     return written.num_classes, num_images
 
 

@@ -200,7 +200,7 @@ def _record_name(key, label, manifest):
 
 
 def _picture_problems(pictures):
-    kinds = (("cannot be read", pictures.broken), ("of one colour", pictures.blank), (_ENLARGED, pictures.enlarged))
+    kinds = (("cannot be read", pictures.broken), ("of one color", pictures.blank), (_ENLARGED, pictures.enlarged))
     return [f"{counted(len(found), 'picture')} {kind}: {listed(found)}" for kind, found in kinds if found]
 
 

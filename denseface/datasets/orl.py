@@ -113,17 +113,17 @@ def build_orl(
     names = [f"s{person}" for person in owners[pairs.ravel()].tolist()]
     write_pairs(pairs_path, [images[index] for index in pairs.ravel().tolist()], issame, names)
     _write_pictures(folder / "holdout", {person: encoded[person] for person in held_out})
-    labelled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
+    labeled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
     files = ((label, file) for label, person in enumerate(training) for file in people[person])
     with write_manifest(folder) as manifest:
         for key, (label, file) in enumerate(files, 1):
             manifest.writerow((key, label, file.split("/")[0], file))
-    write_face_records(folder, labelled, (size, size))
+    write_face_records(folder, labeled, (size, size))
     return Summary(
         folder=folder,
         pairs_path=pairs_path,
         num_classes=len(training),
-        num_images=len(labelled),
+        num_images=len(labeled),
         holdout=tuple(held_out),
         num_genuine=int(issame.sum()),
         num_impostor=int((~issame).sum()),

@@ -26,7 +26,7 @@ class Person(NamedTuple):
     files: list[str]
 
 
-def find_people(source: str | Path, unlabelled: bool = False) -> tuple[list[Person], dict[str, str]]:
+def find_people(source: str | Path, unlabeled: bool = False) -> tuple[list[Person], dict[str, str]]:
     """List the people of a folder that contains one folder of pictures per person.
 
     Hidden files and folders are skipped. Links to files in the folder are followed, links to folders or out of it are
@@ -36,7 +36,7 @@ def find_people(source: str | Path, unlabelled: bool = False) -> tuple[list[Pers
     ----------
     source : path-like
         The folder of all people.
-    unlabelled : bool
+    unlabeled : bool
         The pictures in it and in its subfolders have no identities: they all belong to one person without a name.
 
     Returns
@@ -57,7 +57,7 @@ def find_people(source: str | Path, unlabelled: bool = False) -> tuple[list[Pers
     people: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
     for file, entry, error in walk(source):
-        name, below, _ = ("", True, file) if unlabelled else file.partition("/")
+        name, below, _ = ("", True, file) if unlabeled else file.partition("/")
         if below:
             people.setdefault(name, [])
         fault = _fault(entry, root, error) or (None if below else "not in a person's folder")
@@ -67,7 +67,7 @@ def find_people(source: str | Path, unlabelled: bool = False) -> tuple[list[Pers
             people[name].append(file)
     if not any(people.values()):
         example = "".join(f"; {file}: {fault}" for file, fault in list(left_out.items())[:1])
-        what = "contains no picture" if unlabelled else "contains no picture in a folder below it; make one per person"
+        what = "contains no picture" if unlabeled else "contains no picture in a folder below it; make one per person"
         raise InputError(f"{source}: {what}{example}")
     return [Person(*item) for item in people.items()], left_out
 

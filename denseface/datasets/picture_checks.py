@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 from denseface.core.errors import InputError
 from denseface.data.pictures import Header, decode, read_header
 
-_BLANK_DEVIATION = 2  # gray levels; JPEG's noise on one colour stays below 1, photographs taken in the dark above 5
+_BLANK_DEVIATION = 2  # gray levels; JPEG's noise on one color stays below 1, photographs taken in the dark above 5
 _SCALE = 4
 _SMALLEST_SIDE = 64  # a smaller picture has too few pixels for the test of detail
 # Least detail of a picture that was not enlarged, relative to its contrast. Measured at 112x112: of 80 ORL faces none
@@ -36,7 +36,7 @@ class Checked(NamedTuple):
     digest : bytes
         A hash of size and pixels; empty if the picture is broken.
     is_blank : bool
-        Whether the picture has one colour.
+        Whether the picture has one color.
     is_enlarged : bool
         Whether the picture has no more detail than one of a quarter of its size.
     """
@@ -62,7 +62,7 @@ class Pictures:
     broken : list of str
         The pictures that cannot be read, with the reasons.
     blank, enlarged : list of str
-        The pictures of one colour, and those that are blurred or enlarged from less than a quarter of their size.
+        The pictures of one color, and those that are blurred or enlarged from less than a quarter of their size.
     copies : list of list of str
         The pictures with equal pixels, group by group.
     """

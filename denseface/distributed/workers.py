@@ -231,7 +231,7 @@ def connect(kvstore: str = "device") -> Workers:
 
 
 def _deadline(seconds, message):
-    """End the process after so many seconds, unless the timer is cancelled."""
+    """End the process after so many seconds, unless the timer is canceled."""
     timer = threading.Timer(seconds, heartbeats.leave, [message])
     timer.daemon = True
     timer.start()

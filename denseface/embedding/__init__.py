@@ -1,1 +1,1 @@
-"""Embeddings of pictures, and galleries of them."""
+"""Pictures to embeddings."""

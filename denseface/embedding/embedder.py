@@ -70,7 +70,7 @@ class Embedder:
         takes 130 MB per picture with DenseNet-121; on a GPU take 64 or more. An ONNX file made for one batch size keeps
         to it.
     flip : bool
-        Add the embedding of the mirrored picture, as InsightFace does: the two are summed, and the sum is normalised.
+        Add the embedding of the mirrored picture, as InsightFace does: the two are summed, and the sum is normalized.
     normalize : bool
         Scale each embedding to length 1; zeros stay zeros.
     image_shape : tuple (height, width, channels), optional
@@ -297,7 +297,7 @@ class Embedder:
         Returns
         -------
         plain, mirrored : ndarray of shape (n, emb_size), float32
-            Embeddings as the network computes them, not normalised, and those of the mirror images (None without
+            Embeddings as the network computes them, not normalized, and those of the mirror images (None without
             `flip`).
 
         Raises

@@ -80,7 +80,7 @@ def make_scaling(
     if not math.isfinite(scaling.scale) or not scaling.scale:
         raise InputError(f"must be a finite number other than 0, not {scaling.scale}", option="input_scale")
     if scaling.bgr and image_shape is not None and image_shape[2] == 1:
-        raise InputError("the network takes gray pictures, which have no order of colours", option="bgr")
+        raise InputError("the network takes gray pictures, which have no order of colors", option="bgr")
     return scaling
 
 

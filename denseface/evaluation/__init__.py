@@ -1,1 +1,1 @@
-"""How well a model verifies faces."""
+"""Numbers from arrays: metrics, their intervals and calibration."""

@@ -5,7 +5,7 @@ the number of pairs of its kind (Hampel, "The Influence Curve and Its Role in Ro
 under the ROC curve these are the placements of DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or
 More Correlated Receiver Operating Characteristic Curves", 1988. A rate at a threshold that itself depends on the pairs,
 as the true accept rate at a false accept rate does, also moves with what moves the threshold, times the slope of the
-ROC curve. Where a threshold maximises the metric, that slope does not matter.
+ROC curve. Where a threshold maximizes the metric, that slope does not matter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Measured(NamedTuple):
     contributions : ndarray of shape (m,)
         Deviations that the pairs cause.
     scores : ndarray of shape (m,)
-        Standardised scores of the pairs, weighted as the pairs are in this metric.
+        Standardized scores of the pairs, weighted as the pairs are in this metric.
     """
 
     value: float
@@ -119,19 +119,19 @@ def measure(result: VerificationResult, metric: str, shared: SharedPeople) -> Me
     if metric == "accuracy":
         right = np.concatenate(result.right)
         weights = np.full(len(right), 1 / len(right))
-        return Measured(result.accuracy, weights * (right - right.mean()), weights * _standardised(result))
+        return Measured(result.accuracy, weights * (right - right.mean()), weights * _standardized(result))
     if metric == "balanced_accuracy":
         threshold = result.balanced_threshold
         moved = np.concatenate([_centered(genuine >= threshold), _centered(impostor < threshold)])
-        return Measured(result.balanced_accuracy, halves * moved, halves * _standardised(result))
+        return Measured(result.balanced_accuracy, halves * moved, halves * _standardized(result))
     if metric == "auc":
         moved = np.concatenate([_centered(_placements(genuine, impostor)), -_centered(_placements(impostor, genuine))])
-        return Measured(result.auc, 2 * halves * moved, halves * _standardised(result))
+        return Measured(result.auc, 2 * halves * moved, halves * _standardized(result))
     threshold = result.eer_threshold
     misses, false = _centered(genuine < threshold) / n_genuine, _centered(impostor >= threshold) / n_impostor
     slope = _slope(result, result.eer, false, shared)
     # FMR(t) = FNMR(t) keeps holding as the pairs change, so that t moves, and with it both along the curve.
-    return Measured(result.eer, np.concatenate([misses, slope * false]) / (1 + slope), halves * _standardised(result))
+    return Measured(result.eer, np.concatenate([misses, slope * false]) / (1 + slope), halves * _standardized(result))
 
 
 def measure_error(errors: np.ndarray, scores: np.ndarray, shared: SharedPeople) -> tuple[float, Interval] | None:
@@ -191,7 +191,7 @@ def _placements(scores, others):
     return sum(np.searchsorted(others, scores, side) for side in ("left", "right")) / (2 * len(others))
 
 
-def _standardised(result):
+def _standardized(result):
     return np.concatenate([_centered(scores) / _deviation(scores) for scores in result.scores])
 
 

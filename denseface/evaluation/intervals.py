@@ -1,6 +1,6 @@
 """Confidence intervals of error rates over pairs that share people.
 
-Two pairs with a person in common are not independent: whoever is hard to recognise is so in all of their pairs. The
+Two pairs with a person in common are not independent: whoever is hard to recognize is so in all of their pairs. The
 variance of a mean over pairs is therefore estimated from the products of all contributions of two pairs that share a
 person, and decides how many independent pairs the set is worth. Wilson's interval is taken for that number.
 
@@ -114,7 +114,7 @@ def rate_interval(value: float, contributions: np.ndarray, scores: np.ndarray, s
     contributions : ndarray of shape (m,)
         How much each pair moves it; see :mod:`denseface.evaluation.influence`.
     scores : ndarray of shape (m,)
-        The same of the pairs' standardised scores, weighted as the pairs are. They bound the dependence where there are
+        The same of the pairs' standardized scores, weighted as the pairs are. They bound the dependence where there are
         few errors or none, which alone cannot show it: errors at a threshold depend on each other less than the scores.
     shared : SharedPeople
         Of the m pairs.

@@ -113,7 +113,7 @@ def pair_scores(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     embeddings : ndarray of shape (n, d)
-        Normalised or not.
+        Normalized or not.
     pairs : ndarray of int, shape (m, 2)
         Rows of `embeddings`, 0 to n - 1; the two of a pair in each row.
 

@@ -7,7 +7,7 @@ The checkpoint at step N of prefix P is
 ``P-ema-symbol.json``, ``P-ema-N.params``
     With averaged weights: the same network with them, a model of its own with the prefix ``P-ema``.
 ``P-N.states``
-    What only training needs: the class centres and statistics of the loss, and the momentum of every parameter.
+    What only training needs: the class centers and statistics of the loss, and the momentum of every parameter.
 ``P-N.states-1``, ``P-N.states-2``, ...
     Rows of arrays that are too large for one file.
 ``P-N.json``

@@ -82,8 +82,8 @@ def margin_softmax(
     (Deng et al. 2019, ArcFace, eq. 4). psi is the cosine up to pi and keeps falling beyond it (Liu et al. 2017,
     SphereFace, section 3.2), so that a larger angle is never rewarded.
 
-    With k above 1 a class has k centres, and its cosine is the largest of theirs (Deng et al. 2020, "Sub-center
-    ArcFace"): mislabelled and unusual faces gather at centres of their own. Where several are equally near, all of them
+    With k above 1 a class has k centers, and its cosine is the largest of theirs (Deng et al. 2020, "Sub-center
+    ArcFace"): mislabeled and unusual faces gather at centers of their own. Where several are equally near, all of them
     move.
 
     Parameters
@@ -96,7 +96,7 @@ def margin_softmax(
         Margins: a factor on the angle (SphereFace), a term on the angle in radians (ArcFace), a term on the cosine
         (CosFace).
     k : int
-        Centres per class.
+        Centers per class.
     filter_threshold : float
         Other classes whose cosine with a face is larger take no part in its softmax (An et al. 2022, "Killing Two Birds
         with One Stone", with a threshold of 0.4): the face may be one of theirs. InsightFace sets such a cosine to 0
@@ -219,7 +219,7 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
 
 
 def _class_weight(num_classes, embedding_size, lr_mult, wd_mult, k=1):
-    """Class centres: one row per class, or k rows."""
+    """Class centers: one row per class, or k rows."""
     return mx.sym.Variable(
         "fc7_weight",
         shape=(num_classes, embedding_size) if k == 1 else (num_classes, k, embedding_size),

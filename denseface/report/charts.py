@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from denseface.evaluation.metrics import VerificationResult
-    from denseface.evaluation.verify import VerificationReport
     from denseface.report.comparison import Measured
+    from denseface.verification.verify import VerificationReport
 
 _BINS = 50
 _BAND = 30  # points of the band about a ROC curve
@@ -132,7 +132,7 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
     Parameters
     ----------
     reports : dict of str to VerificationReport
-        By title; the title of a panel has the colour of its curve. With mirror images where there are any.
+        By title; the title of a panel has the color of its curve. With mirror images where there are any.
 
     Raises
     ------

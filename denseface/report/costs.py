@@ -4,10 +4,10 @@ A multiply-accumulate (MAC) is one product added to a sum; convolutions, fully c
 consist of them.  Papers often call their number "FLOPs".  Here FLOPs are floating-point operations: two per MAC, one
 per added bias, and for the other operators
 
-- 2 per value for batch normalisation: one product and one sum, since its parameters are constant in inference;
+- 2 per value for batch normalization: one product and one sum, since its parameters are constant in inference;
 - 1 per value for an activation, a root, a sum, or any other function of one or two values;
 - 1 per value that a pooling window or a reduction covers;
-- 3 per value for softmax (exponential, sum, division) and L2 normalisation (square, sum, division);
+- 3 per value for softmax (exponential, sum, division) and L2 normalization (square, sum, division);
 - none for operators that only move values, such as concatenation or, in inference, dropout.
 """
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".pdf", ".svg")
 
-# Distinct for most kinds of colour blindness, after Okabe and Ito, "Color Universal Design", 2008.
+# Distinct for most kinds of color blindness, after Okabe and Ito, "Color Universal Design", 2008.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MUTED = "#666666"
 

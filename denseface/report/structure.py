@@ -22,7 +22,7 @@ _UNSPOKEN = ("Flatten", "Reshape", "_minus_scalar", "_mul_scalar", "_copy")
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring layers that form one box of a diagram.
+    """Neighboring layers that form one box of a diagram.
 
     Attributes
     ----------

@@ -51,7 +51,7 @@ def accelerate(
 
 
 def _with_norms_between_half_convolutions(symbol, data_shape):
-    """Replace normalisations if there are half convolutions, which write the layout that the operators compute in."""
+    """Replace normalizations if there are half convolutions, which write the layout that the operators compute in."""
     is_half = any(node.op == CONVOLUTION_OPERATOR for node in nodes_of(symbol))
     return with_compiled_norms(symbol, data_shape) if is_half else symbol
 

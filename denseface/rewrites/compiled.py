@@ -21,8 +21,8 @@ def is_plain_convolution(node: Node, kernel: int, stride: int = 1) -> bool:
     )
 
 
-def is_plain_normalisation(node: Node) -> bool:
-    """Test for a batch normalisation of channels with batch statistics and a learned scale."""
+def is_plain_normalization(node: Node) -> bool:
+    """Test for a batch normalization of channels with batch statistics and a learned scale."""
     return (
         node.op == "BatchNorm"
         and not node.flag("fix_gamma", True)
@@ -55,7 +55,7 @@ def copied(edge: Edge, reader: str = "") -> Edge:
 def is_inference() -> Node:
     """Tell the operator, which MXNet does not, whether it runs in inference: near 1 if so, 0 in training.
 
-    The node is a normalised constant 1: its mean is 1 in training, and 0 in inference.
+    The node is a normalized constant 1: its mean is 1 in training, and 0 in inference.
     """
     constants = {
         "one": ("_ones", "(1, 1, 1, 1)"),

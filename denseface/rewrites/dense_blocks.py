@@ -14,7 +14,7 @@ from denseface.rewrites.compiled import (
     has_whole_blocks,
     is_inference,
     is_plain_convolution,
-    is_plain_normalisation,
+    is_plain_normalization,
 )
 from denseface.rewrites.graph import Edge, Graph, Node, Shape
 
@@ -86,7 +86,7 @@ def with_inference_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int
 
 
 class _Settings(NamedTuple):
-    """Settings of a normalisation and its activation, which all layers of a block share."""
+    """Settings of a normalization and its activation, which all layers of a block share."""
 
     slopes: bool
     eps: float
@@ -265,7 +265,7 @@ def _unit(convolution: Node, kernel: int) -> _Unit | None:
     if kind is None or activation.text("act_type") != kind:
         return None
     norm, output = activation.inputs[0]
-    if output != 0 or not is_plain_normalisation(norm):
+    if output != 0 or not is_plain_normalization(norm):
         return None
     gamma, beta, moving_mean, moving_variance = (norm.source(index) for index in (1, 2, 3, 4))
     unit = _Unit(

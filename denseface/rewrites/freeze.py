@@ -1,7 +1,7 @@
 """A trained network for inference: the same function in fewer and cheaper operators.
 
-Batch normalisations are merged into the weights before them, an average over pixels moves before the 1x1 convolution
-that it commutes with, equal slopes of all channels become a constant, and dropout is removed. A normalisation right
+Batch normalizations are merged into the weights before them, an average over pixels moves before the 1x1 convolution
+that it commutes with, equal slopes of all channels become a constant, and dropout is removed. A normalization right
 before an activation stays: DenseNet's concatenated features pass a different one on the way to every later layer.
 """
 
@@ -32,8 +32,8 @@ def freeze(symbol: mx.sym.Symbol, arguments: Arrays, auxiliary: Arrays) -> tuple
     Returns
     -------
     symbol : Symbol
-        Computes the same in inference, up to rounding, from inputs of the same names. A layer that a normalisation was
-        merged into has the normalisation's name.
+        Computes the same in inference, up to rounding, from inputs of the same names. A layer that a normalization was
+        merged into has the normalization's name.
     arguments, auxiliary : dict of str to ndarray, float32
         The values that this symbol needs.
     """
@@ -67,7 +67,7 @@ class _Network:
         return source if output == 0 else node
 
     def normalized(self, node: Node) -> Node:
-        """Merge a batch normalisation into the weights and the bias of the layer before it.
+        """Merge a batch normalization into the weights and the bias of the layer before it.
 
         (W x + b) s + t = (s W) x + (s b + t), with scale s = gamma / sqrt(var + eps) and shift t = beta - s mean of
         each channel.

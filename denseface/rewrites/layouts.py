@@ -10,7 +10,7 @@ _BLOCK = 16  # channels per block in oneDNN's widest layout
 
 
 def without_mixed_layouts(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Put a reshape before every batch normalisation that lies between two layouts.
+    """Put a reshape before every batch normalization that lies between two layouts.
 
     Parameters
     ----------
@@ -30,10 +30,10 @@ def without_mixed_layouts(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int
 
 
 def _mixed_layouts(nodes: list[Node], shapes: dict[Edge, Shape]) -> set[Node]:
-    """Find the batch normalisations next to a convolution whose channels fill half of oneDNN's widest block.
+    """Find the batch normalizations next to a convolution whose channels fill half of oneDNN's widest block.
 
-    oneDNN stores the output of such a convolution in blocks of 8 channels and that of its neighbours in blocks of 16.
-    The backward pass of a batch normalisation between the two runs oneDNN's reference code, a hundred times slower.
+    oneDNN stores the output of such a convolution in blocks of 8 channels and that of its neighbors in blocks of 16.
+    The backward pass of a batch normalization between the two runs oneDNN's reference code, a hundred times slower.
     """
     mixed = set()
     for node in nodes:

@@ -1,19 +1,19 @@
-"""Batch normalisations with their activations as one operator each, which `denseface.rewrites.native` compiles.
+"""Batch normalizations with their activations as one operator each, which `denseface.rewrites.native` compiles.
 
 It keeps pictures in MXNet's plain layout, as the other compiled operators do. Between convolutions of oneDNN, which
-have a layout of their own, MXNet's normalisations are faster.
+have a layout of their own, MXNet's normalizations are faster.
 """
 
 from __future__ import annotations
 
-from denseface.rewrites.compiled import copied, describe, is_inference, is_plain_normalisation
+from denseface.rewrites.compiled import copied, describe, is_inference, is_plain_normalization
 from denseface.rewrites.graph import Edge, Graph, Node
 
 import mxnet as mx
 
 
 def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Replace batch normalisations of pictures, with a ReLU or PReLU after them, by an operator for training.
+    """Replace batch normalizations of pictures, with a ReLU or PReLU after them, by an operator for training.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, 
     norms = {
         node
         for node in graph.nodes
-        if is_plain_normalisation(node) and _has_variables(node) and _is_known_picture(shapes[node, 0])
+        if is_plain_normalization(node) and _has_variables(node) and _is_known_picture(shapes[node, 0])
     }
     alone = {node for node in norms if uses[node.inputs[0]] == 1}
     activations = {

@@ -3,7 +3,7 @@
 MXNet's own PReLU sums the slopes' gradient in a general reduction, which takes ten times as long as the rest of the
 layer. Where MXNet's memory planner lets the input's gradient overwrite the output's, that sum is computed too late, and
 is too small by a factor of the slope. Composed, prelu(x) = (1 - a) relu(x) + a x, and both products are batch
-normalisations with constant statistics. That is as fast as the compiled operator, and takes less memory, next to
+normalizations with constant statistics. That is as fast as the compiled operator, and takes less memory, next to
 convolutions of oneDNN, whose layout the compiled operator does not know.
 """
 
@@ -82,7 +82,7 @@ def _composed(node: Node, channels: int) -> Node:
 
 
 def _product(name: str, data: Edge, factors: Node, channels: int) -> Node:
-    """Multiply every channel by its factor: a batch normalisation with mean 0, whose variance and eps sum to 1."""
+    """Multiply every channel by its factor: a batch normalization with mean 0, whose variance and eps sum to 1."""
     constants = {"shift": 0, "mean": 0, "variance": 1 - _EPS}
     shift, mean, variance = (
         (Node("_full", f"{name}_{kind}", {"shape": f"({channels},)", "value": str(value), "dtype": "float32"}), 0)

@@ -12,9 +12,9 @@ _SHIFTED = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "Convolution"
 def with_decay_multipliers(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """Set the weight decay of every parameter by what it is.
 
-    Weights and the scales of normalisations decay. Biases, the shifts of normalisations and the slopes of PReLUs do
+    Weights and the scales of normalizations decay. Biases, the shifts of normalizations and the slopes of PReLUs do
     not. This is what MXNet does by names, except that there a network from Gluon decays throughout, and slopes decay
-    where they are called gamma. The class centres keep the multiplier that the loss gave them.
+    where they are called gamma. The class centers keep the multiplier that the loss gave them.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def with_decay_multipliers(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     Returns
     -------
     Symbol
-        The same, with the attribute ``__wd_mult__`` on every variable but the data, the labels and the class centres.
+        The same, with the attribute ``__wd_mult__`` on every variable but the data, the labels and the class centers.
     """
     description = json.loads(symbol.tojson())
     nodes = description["nodes"]

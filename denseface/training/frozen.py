@@ -46,19 +46,19 @@ def frozen_names(patterns: Sequence[str], embedding: mx.sym.Symbol) -> set[str]:
 
 
 def with_fixed_statistics(symbol: mx.sym.Symbol, names: Collection[str]) -> mx.sym.Symbol:
-    """Let batch normalisations use and keep their moving statistics in training.
+    """Let batch normalizations use and keep their moving statistics in training.
 
     Parameters
     ----------
     symbol : Symbol
         A training symbol, before operators are replaced by faster ones.
     names : collection of str
-        A normalisation is fixed if its moving mean or variance is among them.
+        A normalization is fixed if its moving mean or variance is among them.
 
     Returns
     -------
     Symbol
-        The same, with ``use_global_stats`` in these normalisations.
+        The same, with ``use_global_stats`` in these normalizations.
     """
 
     def change(node: Node) -> Node:

@@ -171,13 +171,13 @@ class Learner:
 
         Its phases, in this order, the same on every worker:
 
-        1. draw: dropout follows from the seed, and so does the sample of classes, whose centres go to the devices;
+        1. draw: dropout follows from the seed, and so does the sample of classes, whose centers go to the devices;
         2. forward and backward: batch by batch, each cut into equal shares for the devices; gradients add up. A
            teacher embeds the whole batch first;
         3. sum: gradients over devices and workers;
         4. clip: the sum's norm, that of all parameters together (Pascanu et al. 2013, algorithm 1); with a sample of
-           classes, the rows of the sampled centres count as they would in the full layer, where others have none;
-        5. update: SGD with momentum, of every parameter on every device, and of the sampled centres in main memory;
+           classes, the rows of the sampled centers count as they would in the full layer, where others have none;
+        5. update: SGD with momentum, of every parameter on every device, and of the sampled centers in main memory;
         6. average: moving averages over devices and workers.
 
         Parameters
@@ -361,7 +361,7 @@ class Learner:
                     block[:] = array[: len(block)].asnumpy()
 
     def _arguments(self):
-        """Arrays of the parameters by name: on the first device, or among the centres."""
+        """Arrays of the parameters by name: on the first device, or among the centers."""
         return self._with_centers(self.bound()[0], "weights")
 
     def _is_sampled(self, name):

@@ -1,7 +1,7 @@
 """Partial FC: a step trains on the classes of its batch and on a sample of the others.
 
 After An et al. 2021, "Partial FC: Training 10 Million Identities on a Single Machine", and An et al. 2022, "Killing
-Two Birds with One Stone". The classifier's parameters have one row per class, its centre. Those of all classes are
+Two Birds with One Stone". The classifier's parameters have one row per class, its center. Those of all classes are
 here, in main memory; the devices have the rows of the sample only.
 """
 
@@ -98,13 +98,13 @@ class Centers:
         for name, (_, *row) in shapes.items():
             largest = (_ELEMENTS - 1) // math.prod(row)
             if num_classes > largest:
-                raise InputError(f"MXNet's arrays have room for the centres of {largest} classes, not of {num_classes}")
+                raise InputError(f"MXNet's arrays have room for the centers of {largest} classes, not of {num_classes}")
             try:
                 for tables in kinds:
                     tables[name] = np.empty((num_classes, *row), np.float32)
                     tables[name].fill(0)  # takes the memory now, not in the middle of a run
             except MemoryError as error:
-                raise InputError(f"there is not enough memory for the centres of {num_classes} classes") from error
+                raise InputError(f"there is not enough memory for the centers of {num_classes} classes") from error
             # MXNet shares this memory, and makes the view that it is given read-only: hence one of its own.
             self._arrays[name] = [mx.nd.from_numpy(tables[name].view()) for tables in kinds]
 

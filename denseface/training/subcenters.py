@@ -1,4 +1,4 @@
-"""How far the pictures of a training set are from the centres of their own classes."""
+"""How far the pictures of a training set are from the centers of their own classes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MAX_SIDE = 4096
 
 
 def angles_to_dominant(embeddings: np.ndarray, labels: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Measure the angle between each face and the dominant centre of its class.
+    """Measure the angle between each face and the dominant center of its class.
 
-    The dominant centre of a class is the one that is nearest to most of its faces (Deng et al. 2020, Sub-center
+    The dominant center of a class is the one that is nearest to most of its faces (Deng et al. 2020, Sub-center
     ArcFace). Of two with the same number, the first counts.
 
     Parameters
@@ -37,7 +37,7 @@ def angles_to_dominant(embeddings: np.ndarray, labels: np.ndarray, centers: np.n
     labels : ndarray of shape (N,), int
         Classes, 0 to C - 1.
     centers : ndarray of shape (C, K, D)
-        K centres per class.
+        K centers per class.
 
     Returns
     -------
@@ -76,15 +76,15 @@ def measure_angles(
     Raises
     ------
     InputError
-        If the run does not exist, has no class centres, or not as many classes as the set.
+        If the run does not exist, has no class centers, or not as many classes as the set.
     """
     newest = Checkpoint.newest(prefix)
     weight = newest and newest.load().arguments.get("fc7_weight")
     if weight is None:
-        raise InputError(f"{prefix}: a run with class centres is needed, as train.py saves it", option="run")
+        raise InputError(f"{prefix}: a run with class centers is needed, as train.py saves it", option="run")
     if len(weight) != records.num_classes:
         raise InputError(
-            f"{prefix}: it has centres of {len(weight)} classes, and {records.folder} has {records.num_classes}; name "
+            f"{prefix}: it has centers of {len(weight)} classes, and {records.folder} has {records.num_classes}; name "
             "the set that it was trained on",
             option="run",
         )

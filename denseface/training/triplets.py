@@ -107,7 +107,7 @@ def mine(
     Parameters
     ----------
     embeddings : ndarray of shape (N, emb_size)
-        Normalised or not.
+        Normalized or not.
     labels : ndarray of shape (N,)
         The identity of each.
     mining : Mining

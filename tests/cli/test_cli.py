@@ -19,7 +19,7 @@ from denseface.datasets.orl import find_faces
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.evaluation.calibration import check
-from denseface.evaluation.verify import verify
+from denseface.verification.verify import verify
 from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, save_model, tiny_model
 
 import mxnet as mx

@@ -91,7 +91,7 @@ def test_cutoff_is_a_gray_square_half_the_time():
         assert (square == 128).all()
         sizes.add(square.shape[:2])
     assert max(sizes) == (7, 7)
-    assert min(sizes) < (7, 7), "a centre near the border cuts less"
+    assert min(sizes) < (7, 7), "a center near the border cuts less"
 
 
 @pytest.mark.parametrize("cutoff", [1, 1000])
@@ -103,7 +103,7 @@ def test_cutoff_of_any_size(cutoff):
 
 
 class FixedDraws:
-    """Stands for a generator whose colour order and factors are known."""
+    """Stands for a generator whose color order and factors are known."""
 
     def __init__(self, order, factors):
         self.order, self.factors = order, iter(factors)
@@ -171,7 +171,7 @@ def test_shift_moves_the_picture_by_up_to_that_fraction():
     assert (spread > 6).all() and (spread <= 8.7).all()
 
 
-def test_rotation_turns_about_the_centre():
+def test_rotation_turns_about_the_center():
     y, x = np.mgrid[-20:21, -20:21]
     radius = np.hypot(x, y)
     rings = np.clip(128 + 100 * np.cos(radius / 4), 0, 255).astype(np.uint8)[:, :, np.newaxis]
@@ -192,7 +192,7 @@ def test_rotation_reaches_its_limit_to_both_sides_and_no_further():
     assert -20.5 < min(angles) < -15 and 15 < max(angles) < 20.5
 
 
-def test_scale_changes_size_about_the_centre():
+def test_scale_changes_size_about_the_center():
     image = np.full((61, 61, 1), 20, np.uint8)
     image[20:41, 20:41] = 220
     sides = []

@@ -195,15 +195,15 @@ def test_another_network_is_refused(tmp_path):
 
 def test_maps_are_decoded_by_the_formula():
     rows, columns = 6, 8
-    centres = np.full((1, rows, columns), 0.2, np.float32)
-    sizes, offsets = np.full((2, 2, rows, columns), 9, np.float32)  # what no face has a centre in is not read
+    centers = np.full((1, rows, columns), 0.2, np.float32)
+    sizes, offsets = np.full((2, 2, rows, columns), 9, np.float32)  # what no face has a center in is not read
     landmarks = np.full((10, rows, columns), 9, np.float32)
-    centres[0, 2, 5], centres[0, 4, 1] = 0.5, 0.9
+    centers[0, 2, 5], centers[0, 4, 1] = 0.5, 0.9
     sizes[:, 2, 5], sizes[:, 4, 1] = np.log([3, 2]), np.log([10, 5])  # height and width, in cells
     offsets[:, 2, 5], offsets[:, 4, 1] = (0.25, -0.5), (0, 0)
     landmarks[:, 2, 5] = np.arange(10) / 10  # y and x of each point
     landmarks[:, 4, 1] = 0.5
-    boxes, scores, points = decode(centres, sizes, offsets, landmarks)
+    boxes, scores, points = decode(centers, sizes, offsets, landmarks)
     np.testing.assert_allclose(scores, [0.9, 0.5])
     # The first is 20 x 40 pixels about (6, 18); the second 8 x 12 about (4 * (5 - 0.5 + 0.5), 4 * (2 + 0.25 + 0.5)).
     np.testing.assert_allclose(boxes, [[-4, -2, 16, 38], [16, 5, 24, 17]], rtol=1e-5)

@@ -80,7 +80,7 @@ def test_the_mirrored_face_turns_the_other_way():
     assert np.abs(one.astype(int) - other)[20:100, 20:92].mean() < 1
 
 
-def test_gray_turns_as_colour_does():
+def test_gray_turns_as_color_does():
     image = ramps(112, 112)[:, :, :1]
     np.testing.assert_array_equal(turn_head(image, 18, 5), turn_head(image.repeat(3, axis=2), 18, 5)[:, :, :1])
 

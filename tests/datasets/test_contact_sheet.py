@@ -14,7 +14,7 @@ CELL = 112
 
 
 def boxes(sheet):
-    """The colours at the upper edge of each picture of a sheet, row by row, found on the white between them."""
+    """The colors at the upper edge of each picture of a sheet, row by row, found on the white between them."""
     pixels = np.asarray(sheet).astype(int)
     rows = [start for start, end in runs(pixels[:, 40] != 255) if end - start >= CELL - 2]
     return [[tuple(pixels[top + 5, (start + end) // 2]) for start, end in runs(pixels[top + 5] != 255)] for top in rows]

@@ -1,4 +1,4 @@
-"""A training set without the pictures that a run finds far from the centre of their class."""
+"""A training set without the pictures that a run finds far from the center of their class."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ SUBCENTER = {"loss": losses.margin_softmax, "margins": {"s": 8, "m2": 0.2, "k": 
 
 @pytest.fixture
 def run(records, tmp_path):
-    """The prefix of a run with two centres per class."""
+    """The prefix of a run with two centers per class."""
     assert make_run(records, tmp_path / "model", **SUBCENTER).fit()
     (tmp_path / "model-config.json").write_text(json.dumps({"config": {"image_shape": [SIZE, SIZE, 3]}}))
     return str(tmp_path / "model")
@@ -33,7 +33,7 @@ def read_table(path):
         return list(csv.reader(file))
 
 
-def test_angles_are_those_to_the_centre_that_most_faces_are_nearest_to():
+def test_angles_are_those_to_the_center_that_most_faces_are_nearest_to():
     centers = np.array([[[2.0, 0, 0], [0, 3, 0]], [[0, 0, 1], [0, 1, 1]]])
     degrees = np.radians([80, 85, 90, 10])
     embeddings = np.stack([np.cos(degrees), np.sin(degrees), 0 * degrees], axis=1)
@@ -71,7 +71,7 @@ def test_the_command_drops_what_is_far_and_lists_it(records, run, tmp_path, caps
         assert int(label) == records.read_image(int(key))[0] and float(angle) == pytest.approx(
             found[int(key)], abs=0.01
         )
-        assert (reason, file) == ("far from the dominant centre", "")
+        assert (reason, file) == ("far from the dominant center", "")
     with FaceRecords(tmp_path / "out") as kept:
         payloads = [kept.read_image(key) for key in kept.keys]
     expected = [records.read_image(key) for key in records.keys if key not in far]
@@ -115,12 +115,12 @@ def test_a_picture_that_cannot_be_read_is_dropped_with_the_reason(run, tmp_path,
 
 
 def test_only_a_run_on_the_set_can_measure_it(records, run, tmp_path):
-    with pytest.raises(InputError, match=r"run: .*none: a run with class centres is needed"):
+    with pytest.raises(InputError, match=r"run: .*none: a run with class centers is needed"):
         measure_angles(f"{tmp_path}/none", records)
     write_face_records(tmp_path / "set", [(n, encode(face)) for n, face in enumerate(pictures(2))])
     with (
         FaceRecords(tmp_path / "set") as other,
-        pytest.raises(InputError, match=r"centres of 3 classes, and .*set has 2"),
+        pytest.raises(InputError, match=r"centers of 3 classes, and .*set has 2"),
     ):
         measure_angles(run, other)
     config = tmp_path / "model-config.json"

@@ -124,16 +124,16 @@ def test_every_file_that_is_left_out_is_listed(people, tmp_path):
 def test_pictures_without_identities_become_one_class(people, tmp_path):
     save_face(people / "loose.png", 0, 9)
     (people / "readme.txt").write_text("text")
-    made = build(people, unlabelled=True)
+    made = build(people, unlabeled=True)
     assert made == folder.Summary(1, 11, 0, 0, 0, [], 1)
     assert [label for label, _ in training_set(tmp_path / "out")] == [0] * 11
     rows = read_table(tmp_path / "out" / "manifest.csv")[1:]
     assert rows[0] == ["1", "0", "", "loose.png"] and rows[1] == ["2", "0", "", "p00/01.png"]
     with pytest.raises(InputError, match=r"^holdout: pictures without identities make no pairs"):
-        build(people, unlabelled=True, holdout=2)
+        build(people, unlabeled=True, holdout=2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: contains no picture$"):
-        build(tmp_path / "empty", unlabelled=True)
+        build(tmp_path / "empty", unlabeled=True)
 
 
 def test_content_decides_what_is_a_picture(people, tmp_path):

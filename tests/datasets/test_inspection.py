@@ -223,6 +223,6 @@ def test_blank_and_enlarged_pictures_are_named(tmp_path, resample):
     report = inspect_records(tmp_path)
     assert (report.pictures.blank, report.pictures.enlarged) == (["key 6 (label 5)"], ["key 4 (label 3)"])
     assert report.problems == [
-        "1 picture of one colour: key 6 (label 5)",
+        "1 picture of one color: key 6 (label 5)",
         "1 picture blurred, or enlarged from less than a quarter of its size: key 4 (label 3)",
     ]

@@ -196,7 +196,7 @@ def test_without_a_detector_the_package_is_named(tmp_path, monkeypatch, faces):
 
 @pytest.mark.parametrize("people", [(7, 36), pytest.param(range(1, 41), marks=pytest.mark.torture)])
 def test_the_real_faces_are_found_and_aligned(tmp_path, monkeypatch, people):
-    """The centres of the eyes are darker than what is between and below them, at the same place in every crop."""
+    """The centers of the eyes are darker than what is between and below them, at the same place in every crop."""
     monkeypatch.undo()
     root, files = orl.find_faces(), [f"s{person}/{number}.pgm" for person in people for number in range(1, 11)]
     aligned = [Cropper()(load_picture(root / file), (112, 112, 3)) for file in files]

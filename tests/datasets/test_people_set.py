@@ -1,4 +1,4 @@
-"""Folders and records audited by the command, with a network that answers with the colours of a picture."""
+"""Folders and records audited by the command, with a network that answers with the colors of a picture."""
 
 import csv
 import io
@@ -16,17 +16,17 @@ import mxnet as mx
 
 
 @pytest.fixture
-def colours(tmp_path):
-    """A saved network: the mean colours of sixteen squares of a picture, less gray."""
+def colors(tmp_path):
+    """A saved network: the mean colors of sixteen squares of a picture, less gray."""
     data = mx.sym.Variable("data")
     pooled = mx.sym.Pooling((data - 127.5) * 0.01, kernel=(4, 4), stride=(4, 4), pool_type="avg")
-    mx.model.save_checkpoint(str(tmp_path / "colours"), 1, mx.sym.Flatten(pooled, name="fc1"), {}, {})
-    return ["--model", str(tmp_path / "colours"), "--image-size", "16,16"]
+    mx.model.save_checkpoint(str(tmp_path / "colors"), 1, mx.sym.Flatten(pooled, name="fc1"), {}, {})
+    return ["--model", str(tmp_path / "colors"), "--image-size", "16,16"]
 
 
-def painted(random, colours):
-    """A picture of sixteen coloured squares, no two alike."""
-    pixels = np.kron(colours.reshape(4, 4, 3) + random.normal(0, 20, (4, 4, 3)), np.ones((4, 4, 1)))
+def painted(random, colors):
+    """A picture of sixteen colored squares, no two alike."""
+    pixels = np.kron(colors.reshape(4, 4, 3) + random.normal(0, 20, (4, 4, 3)), np.ones((4, 4, 1)))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -35,11 +35,11 @@ def people(tmp_path):
     """Twelve people with six pictures each, one of them of another person, one twice."""
     random = np.random.default_rng(0)
     for person in range(12):
-        colours = random.integers(30, 226, 48)
+        colors = random.integers(30, 226, 48)
         folder = tmp_path / "people" / f"p{person:02}"
         folder.mkdir(parents=True)
         for number in range(6):
-            painted(random, colours).save(folder / f"{number}.png")
+            painted(random, colors).save(folder / f"{number}.png")
     (tmp_path / "people" / "p03" / "5.png").rename(tmp_path / "people" / "p04" / "wrong.png")
     with Image.open(tmp_path / "people" / "p07" / "2.png") as picture:
         picture.save(tmp_path / "people" / "p07" / "copy.jpg", quality=90)
@@ -55,10 +55,10 @@ def run(*arguments):
     return cli.main(["dataset", "audit", *map(str, arguments)])
 
 
-def test_a_folder_is_audited_and_cleaned(people, colours, tmp_path, capsys):
+def test_a_folder_is_audited_and_cleaned(people, colors, tmp_path, capsys):
     before = {path: path.read_bytes() for path in people.rglob("*.*")}
     out, clean = tmp_path / "audit", tmp_path / "clean"
-    assert run(people, *colours, "-o", out, "--apply", clean, "--aligned") == 0
+    assert run(people, *colors, "-o", out, "--apply", clean, "--aligned") == 0
     said = capsys.readouterr().out
     heading, *found = rows_of(out / "suspects.csv")
     assert heading == ["picture", "kind", "probability", "reason"]
@@ -76,26 +76,26 @@ def test_a_folder_is_audited_and_cleaned(people, colours, tmp_path, capsys):
     assert [row[0] for row in rows_of(clean / "dropped.csv")] == ["file", "p04/wrong.png", "p07/copy.jpg"]
     assert {path: path.read_bytes() for path in people.rglob("*.*")} == before
     made = (out / "embeddings.npz").stat().st_mtime_ns
-    assert run(people, *colours, "-o", out, "--aligned") == 0
+    assert run(people, *colors, "-o", out, "--aligned") == 0
     assert (out / "embeddings.npz").stat().st_mtime_ns == made  # nothing was embedded again
     (people / "p01" / "0.png").unlink()
-    assert run(people, *colours, "-o", out, "--aligned") == 0
+    assert run(people, *colors, "-o", out, "--aligned") == 0
     assert (out / "embeddings.npz").stat().st_mtime_ns > made
 
 
-def test_records_are_audited_and_cleaned(people, colours, tmp_path, capsys):
+def test_records_are_audited_and_cleaned(people, colors, tmp_path, capsys):
     folders = sorted(people.iterdir())
-    labelled = [(label, path.read_bytes()) for label, folder in enumerate(folders) for path in sorted(folder.iterdir())]
+    labeled = [(label, path.read_bytes()) for label, folder in enumerate(folders) for path in sorted(folder.iterdir())]
     (tmp_path / "records").mkdir()
-    write_face_records(tmp_path / "records", labelled, (16, 16))
-    assert run(tmp_path / "records", *colours, "-o", tmp_path / "audit", "--apply", tmp_path / "clean") == 0
+    write_face_records(tmp_path / "records", labeled, (16, 16))
+    assert run(tmp_path / "records", *colors, "-o", tmp_path / "audit", "--apply", tmp_path / "clean") == 0
     assert "71 pictures, 2 left out" in capsys.readouterr().out
     with PeopleSet(tmp_path / "records") as pictures:
         wrong = [pictures.load(row[0]) for row in rows_of(tmp_path / "audit" / "suspects.csv")[1:]]
     assert wrong == [(people / "p04" / "wrong.png").read_bytes(), (people / "p07" / "copy.jpg").read_bytes()]
     with FaceRecords(tmp_path / "clean") as clean:
         kept = [clean.read_image(key)[1] for key in clean.keys.tolist()]
-    assert sorted(kept) == sorted(payload for _, payload in labelled if payload not in wrong)
+    assert sorted(kept) == sorted(payload for _, payload in labeled if payload not in wrong)
 
 
 def test_pictures_encoded_again_are_duplicates_and_others_of_the_person_are_not(tmp_path):

@@ -80,7 +80,7 @@ def log_of(prefix, column):
 
 
 def test_two_workers_end_where_one_with_their_pictures_does_after_a_stop_too(records, tmp_path):
-    """With batch normalisation on fixed statistics: otherwise a worker normalises by its own pictures alone."""
+    """With batch normalization on fixed statistics: otherwise a worker normalizes by its own pictures alone."""
     two, one = places(tmp_path, "two", "one")
     log, settings = tmp_path / "log", {"fixed": True, "clip_norm": 20, "ema": 0.9}
     assert launch(records, two, output=log, batch=4, **settings, signal_at=8) == 143

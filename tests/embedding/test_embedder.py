@@ -14,7 +14,7 @@ from denseface.data.pairs import PairSet
 from denseface.data.pictures import load_picture
 from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.evaluation.metrics import pair_scores, score_pairs
-from denseface.evaluation.verify import verify
+from denseface.verification.verify import verify
 from support.helpers import output
 from support.photos import SHAPE, as_line, face, faces_at, group, photo
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
@@ -43,7 +43,7 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_picture_and_mirror_image_are_summed_then_normalised(model):
+def test_picture_and_mirror_image_are_summed_then_normalized(model):
     images = pictures(5)
     expected = unit(raw(model, images) + raw(model, images[:, :, ::-1]))
     found = Embedder(model, batch_size=2, image_shape=TINY_SHAPE).embed(images)
@@ -51,7 +51,7 @@ def test_picture_and_mirror_image_are_summed_then_normalised(model):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_without_flip_and_normalisation_it_is_what_the_network_gives(model):
+def test_without_flip_and_normalization_it_is_what_the_network_gives(model):
     images = pictures(3)
     found = Embedder(model, flip=False, normalize=False, image_shape=TINY_SHAPE).embed(images)
     np.testing.assert_allclose(found, raw(model, images), rtol=1e-5, atol=1e-6)

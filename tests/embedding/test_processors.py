@@ -14,8 +14,8 @@ from denseface.core import cpus, parallel
 from denseface.core.onnx_session import open_session
 from denseface.data.loader import PictureReader
 from denseface.data.sources import Sources
-from denseface.embedding.bulk import embed_all
 from denseface.embedding.embedder import Embedder
+from denseface.galleries.bulk import embed_all
 from support.bent_onnx import healthy
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from denseface.cli import main
 from denseface.core.errors import InputError
 from denseface.data.sources import Sources
-from denseface.embedding.bulk import embed_all
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.scaling import Scaling, make_scaling, scaled
+from denseface.galleries.bulk import embed_all
 from support.tiny_models import TINY_SHAPE, as_model, encode, pictures, save_model, tiny_model
 
 import mxnet as mx
@@ -96,12 +96,12 @@ def test_blue_comes_first_where_it_is_said():
     np.testing.assert_allclose(embedded(given, "onnxruntime"), embedded(tiny_model()), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("inside", ["scaled", "normalised", "after a cast", "not", "after a layer"])
+@pytest.mark.parametrize("inside", ["scaled", "normalized", "after a cast", "not", "after a layer"])
 def test_a_network_without_scaling_is_warned_of(caplog, inside):
     data = mx.sym.var("data")
     body = {
         "scaled": lambda: data * 0.5,
-        "normalised": lambda: mx.sym.BatchNorm(data, name="bn_data"),
+        "normalized": lambda: mx.sym.BatchNorm(data, name="bn_data"),
         "after a cast": lambda: mx.sym.Cast(data, dtype="float32") - 127.5,
         "not": lambda: data,
         "after a layer": lambda: mx.sym.Convolution(data, kernel=(1, 1), num_filter=2, name="c") * 0.5,
@@ -169,13 +169,13 @@ class TestForeignFiles:
             (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
             Embedder.load(path)
 
-    def test_gray_pictures_have_no_order_of_colours(self, tmp_path):
+    def test_gray_pictures_have_no_order_of_colors(self, tmp_path):
         data = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 2, 2])
         output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])
         graph = helper.make_graph([helper.make_node("Flatten", ["x"], ["y"], "f")], "g", [data], [output])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
-        with pytest.raises(InputError, match=r"bgr: .*no order of colours"):
+        with pytest.raises(InputError, match=r"bgr: .*no order of colors"):
             Embedder.load(str(tmp_path / "a.onnx"), bgr=True)
 
     def test_files_of_export_are_not_scaled_again(self, tmp_path):

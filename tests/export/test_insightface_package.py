@@ -40,7 +40,7 @@ def late(data):
 NETWORKS = {
     "DenseNet": densenet,
     "pixels as they are": lambda: convolved(S.var("data")),
-    "normalised": lambda: convolved(S.BatchNorm(S.var("data"), fix_gamma=True, name="bn_data")),
+    "normalized": lambda: convolved(S.BatchNorm(S.var("data"), fix_gamma=True, name="bn_data")),
     "other names": lambda: convolved(S._internal._mul_scalar(S.var("data"), scalar=1 / 255, name="to_one")),
     "half": lambda: convolved((S.var("data") - 127.5), "Mul"),
     "late": lambda: late(S.var("data")),
@@ -59,7 +59,7 @@ pictures = [picture[:, :, ::-1] for picture in np.load(sys.argv[1])]  # they tak
 for number, path in enumerate(sys.argv[2:]):
     recognizer = get_model(path, providers=["CPUExecutionProvider"])
     assert isinstance(recognizer, ArcFaceONNX)
-    # It has recognised that the network scales its pictures itself.
+    # It has recognized that the network scales its pictures itself.
     assert (recognizer.input_mean, recognizer.input_std) == (0.0, 1.0)
     assert recognizer.input_size == (112, 112)
     np.save(f"{path}.insightface.npy", recognizer.get_feat(pictures))

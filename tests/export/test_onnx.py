@@ -406,7 +406,7 @@ def test_insightfaces_figures_come_out(family, name, settings, configured):
     assert relative_error(found, golden_outputs(family.__name__.split(".")[-1])[name]) < 1e-4
 
 
-def test_insightface_sees_that_pictures_are_normalised_inside(d63):
+def test_insightface_sees_that_pictures_are_normalized_inside(d63):
     """Its package looks for these names among the first eight nodes, and for one input and one output."""
     symbol = d63(net_output="E")
     model = convert(drawn(symbol, FACE), FACE, metadata={"prefix": "model", "epoch": "7"})

@@ -66,8 +66,8 @@ def test_every_loss_of_the_table_runs_with_its_figures(loss):
     config, _ = families.configure("d63", "emore", loss, ["image_shape=1,1,4"])
     symbol = families.training_symbol(config, mx.sym.Flatten(mx.sym.Variable("data"), name="fc1"), num_classes=2)
     data = np.array([[3, 0, 0, 0], [1, 1, 0, 0], [0, 2, 0, 0]], "float32")
-    centres = np.eye(2, 4)[:, np.newaxis].repeat(3, axis=1) if loss == "subcenter" else np.eye(2, 4)
-    values = {"fc7_weight": centres, "fc7_bias": np.zeros(2), "softmax_label": np.zeros(3)}
+    centers = np.eye(2, 4)[:, np.newaxis].repeat(3, axis=1) if loss == "subcenter" else np.eye(2, 4)
+    values = {"fc7_weight": centers, "fc7_bias": np.zeros(2), "softmax_label": np.zeros(3)}
     executor = symbol.simple_bind(mx.cpu(), data=(3, 4, 1, 1), softmax_label=(3,))
     for name, array in executor.arg_dict.items():
         array[:] = values[name] if name in values else data.reshape(3, 4, 1, 1)

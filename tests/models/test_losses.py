@@ -21,7 +21,7 @@ MARGINS = {
     "SphereFace": {"s": 16.0, "m1": 4.0},
 }
 EXTRAS = {
-    "sub-centres": {"s": 16.0, "m2": 0.5, "k": 3},
+    "sub-centers": {"s": 16.0, "m2": 0.5, "k": 3},
     "filter": {"s": 16.0, "m2": 0.5, "filter_threshold": 0.2},
     "both, without margin": {"s": 16.0, "k": 2, "filter_threshold": 0.4},
 }
@@ -33,9 +33,9 @@ def margin_symbol(num_classes=CLASSES, size=SIZE, **margins):
 
 
 def margin_logits(embedding, weight, label, s, m1=1.0, m2=0.0, m3=0.0, k=1, filter_threshold=0.0):
-    """SphereFace's piecewise psi on ArcFace's combined margin, of the nearest of k centres; and the filter."""
-    centres = unit(weight).reshape(-1, k, embedding.shape[1])
-    logits = np.einsum("nd,ckd->nck", unit(embedding), centres).max(axis=2)
+    """SphereFace's piecewise psi on ArcFace's combined margin, of the nearest of k centers; and the filter."""
+    centers = unit(weight).reshape(-1, k, embedding.shape[1])
+    logits = np.einsum("nd,ckd->nck", unit(embedding), centers).max(axis=2)
     if filter_threshold:
         filtered = logits > filter_threshold
         filtered[np.arange(len(label)), label] = False
@@ -183,7 +183,7 @@ def test_exactly_at_and_opposite_the_class_is_finite(margins, cosine):
         assert all(np.isfinite(array).all() for array in [*outputs, *gradients.values()])
 
 
-def test_one_class_of_sub_centres_learns_nothing_and_is_finite():
+def test_one_class_of_sub_centers_learns_nothing_and_is_finite():
     weight = np.random.default_rng(7).standard_normal((1, 3, SIZE))
     for embedding in (np.zeros((1, SIZE)), weight[:, 0], -weight[:, 0]):
         outputs, gradients = run(

@@ -34,9 +34,9 @@ def arrays_of(model, dtype=np.float32):
     return {f"{kind}:{name}": array.astype(dtype) for kind, arrays in kinds for name, array in arrays.items()}
 
 
-def network(normalised=lambda data, **options: S.BatchNorm(data, **options)):
+def network(normalized=lambda data, **options: S.BatchNorm(data, **options)):
     body = S.Convolution((S.var("data") - 127.5) * 0.0078125, num_filter=4, kernel=(4, 4), stride=(4, 4), name="conv0")
-    body = normalised(body, fix_gamma=False, eps=2e-5, name="bn0")
+    body = normalized(body, fix_gamma=False, eps=2e-5, name="bn0")
     body = S.maximum(body, body * 0.25) + S.Activation(body, act_type="relu")
     body = S.add_n(body, body + 1, body)
     return S.FullyConnected(S.flatten(body), num_hidden=8, name="fc1")
@@ -93,7 +93,7 @@ def test_old_names_are_computed_and_exported(tmp_path):
     np.testing.assert_array_equal(embed(prefix, tmp_path), expected_of(model))
 
 
-def test_normalisation_over_several_gpus_is_normalisation(tmp_path):
+def test_normalization_over_several_gpus_is_normalization(tmp_path):
     def over_several(data, **options):
         return S.contrib.SyncBatchNorm(data, ndev=4, key="bn0", **options)
 

@@ -12,11 +12,11 @@ from denseface.core.errors import InputError
 from denseface.data.pairs import PairSet, write_pairs
 from denseface.evaluation.influence import tar_intervals
 from denseface.evaluation.metrics import score_pairs
-from denseface.evaluation.verify import VerificationReport
 from denseface.report.charts import draw_comparison, draw_run, draw_verification
 from denseface.report.comparison import Measured
 from denseface.report.summary import Costs
 from denseface.training.log import RunLog
+from denseface.verification.verify import VerificationReport
 from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_model
 
 import mxnet as mx

@@ -49,7 +49,7 @@ CASES = {
         mx.sym.batch_dot(mx.sym.mean(DATA, axis=1), mx.sym.max(DATA, axis=1), transpose_a=True),
         (5, 5), 0, 0, 5 * 5 * 6, 2 * 5 * 5 * 6 + 2 * VALUES, 4 * 25,
     ),
-    "batch normalisation": (mx.sym.BatchNorm(DATA), SHAPE, 8, 8, 0, 2 * VALUES, 4 * VALUES),
+    "batch normalization": (mx.sym.BatchNorm(DATA), SHAPE, 8, 8, 0, 2 * VALUES, 4 * VALUES),
     "activation": (mx.sym.Activation(DATA, act_type="tanh"), SHAPE, 0, 0, 0, VALUES, 4 * VALUES),
     "leaky": (mx.sym.LeakyReLU(DATA, act_type="leaky"), SHAPE, 0, 0, 0, VALUES, 4 * VALUES),
     "prelu": (mx.sym.LeakyReLU(DATA, act_type="prelu"), SHAPE, 4, 0, 0, VALUES, 4 * VALUES),

@@ -93,7 +93,7 @@ def test_a_residual_network_in_bfloat16_is_close(caplog):
     expected, found = run(with_slow_slopes(plain)), run(fast)
     errors = {}
     for name, array in expected.items():
-        # Later normalisations cancel some shifts' gradients, so the scale's are what they are compared with.
+        # Later normalizations cancel some shifts' gradients, so the scale's are what they are compared with.
         sizes = np.linalg.norm(array), np.linalg.norm(expected[name.replace("beta", "gamma")])
         errors[name] = np.linalg.norm(found[name] - array) / (sum(sizes) + 1e-2)
     assert max(errors.values()) < 0.3 and np.median(list(errors.values())) < 0.03, errors

@@ -78,7 +78,7 @@ def assert_close(found, expected):
     assert found.keys() == expected.keys()
     errors = {}
     for name, array in expected.items():
-        # Later normalisations cancel most of a shift's gradient, so the scale's is what it is compared with.
+        # Later normalizations cancel most of a shift's gradient, so the scale's is what it is compared with.
         scale = expected.get(re.sub("prelu(.*)_(alpha)|batchnorm(.*)_(beta)", r"batchnorm\1\3_gamma", name), array)
         size = np.linalg.norm(array) + np.linalg.norm(scale)
         errors[name] = np.linalg.norm(found[name] - array) / size

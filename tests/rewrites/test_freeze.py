@@ -29,7 +29,7 @@ def run(symbol, arguments, auxiliary, data):
 
 
 def with_strange_scales(model):
-    """Half of the scales of its normalisations are negative, and some are 0."""
+    """Half of the scales of its normalizations are negative, and some are 0."""
 
     def changed(name, array):
         if not name.endswith("_gamma"):
@@ -108,7 +108,7 @@ def test_a_densenet_keeps_only_what_it_needs(configured):
 
 @pytest.mark.parametrize("fix_gamma", [True, False])
 @pytest.mark.parametrize("no_bias", [True, False])
-def test_a_normalisation_is_merged_into_the_layer_before_it(fix_gamma, no_bias):
+def test_a_normalization_is_merged_into_the_layer_before_it(fix_gamma, no_bias):
     conv = S.Convolution(DATA, num_filter=6, kernel=(3, 3), pad=(1, 1), num_group=2, no_bias=no_bias, name="conv")
     fc = S.FullyConnected(S.BatchNorm(conv, fix_gamma=fix_gamma, name="bn"), num_hidden=5, no_bias=no_bias, name="fc")
     symbol = S.BatchNorm(fc, fix_gamma=fix_gamma, eps=2e-5, name="last")
@@ -119,7 +119,7 @@ def test_a_normalisation_is_merged_into_the_layer_before_it(fix_gamma, no_bias):
     ]
 
 
-def test_what_has_another_use_keeps_its_normalisation():
+def test_what_has_another_use_keeps_its_normalization():
     conv = S.Convolution(DATA, num_filter=4, kernel=(1, 1), name="conv")
     assert frozen_ops(S.BatchNorm(conv, name="bn") + conv).count("BatchNorm") == 1
     weight = S.Variable("shared_weight")
@@ -131,8 +131,8 @@ def test_what_has_another_use_keeps_its_normalisation():
     assert frozen_ops(taken).count("BatchNorm") == 1
 
 
-def test_normalisations_of_another_axis_stay():
-    # They are not run: MXNet takes them for normalisations of channels.
+def test_normalizations_of_another_axis_stay():
+    # They are not run: MXNet takes them for normalizations of channels.
     symbol = S.BatchNorm(S.Convolution(DATA, num_filter=6, kernel=(1, 1), name="conv"), axis=2, name="bn")
     model = as_model(symbol, SHAPE)
     assert ops(nodes_of(freeze(symbol, model.arguments, model.auxiliary)[0])) == ["Convolution", "BatchNorm"]

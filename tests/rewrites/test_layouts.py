@@ -7,7 +7,7 @@ from denseface.rewrites.layouts import without_mixed_layouts
 SHAPE = (4, 3, 32, 32)
 
 
-def test_only_normalisations_between_two_layouts_are_touched():
+def test_only_normalizations_between_two_layouts_are_touched():
     def added(network):
         config, _ = families.configure(network, "orl", "arcface", ["net_act=relu"])
         plain = families.training_symbol(config, families.embedding_symbol(config))

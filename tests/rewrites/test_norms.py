@@ -1,4 +1,4 @@
-"""Compiled normalisations: the values, gradients and moving averages of MXNet's own."""
+"""Compiled normalizations: the values, gradients and moving averages of MXNet's own."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ SHAPE = (3, 5, 7, 6)
 
 
 def norm(data, activation="none", shape=None, **settings):
-    """A normalisation with its activation, whose slopes have a shape, or MXNet's: one for every channel."""
+    """A normalization with its activation, whose slopes have a shape, or MXNet's: one for every channel."""
     settings = {"fix_gamma": False, "eps": 1e-2, "momentum": 0.7, **settings}
     found = mx.sym.BatchNorm(data, **settings)
     if activation == "prelu":
@@ -78,8 +78,8 @@ def test_what_is_read_elsewhere_gets_the_sum_of_gradients():
 
 
 def test_an_activation_of_what_is_read_elsewhere_stays_apart():
-    normalised = norm(mx.sym.Variable("data"))
-    symbol = mx.sym.Activation(normalised, act_type="relu") + normalised
+    normalized = norm(mx.sym.Variable("data"))
+    symbol = mx.sym.Activation(normalized, act_type="relu") + normalized
     assert ops(with_compiled_norms(symbol, SHAPE)).count("Activation") == 1
     assert_same(symbol)
 
@@ -116,7 +116,7 @@ def test_a_large_mean_costs_no_digits():
 @pytest.mark.parametrize(
     "settings", [{"fix_gamma": True}, {"use_global_stats": True}, {"axis": 2}, {"output_mean_var": True}], ids=str
 )
-def test_other_normalisations_are_left_alone(settings):
+def test_other_normalizations_are_left_alone(settings):
     symbol = norm(mx.sym.Variable("data"), **settings)[0]
     assert "denseface_norm" not in ops(with_compiled_norms(symbol, SHAPE))
 

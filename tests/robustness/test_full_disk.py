@@ -13,8 +13,8 @@ from denseface.core.files import replacing
 from denseface.data.pairs import write_pairs
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.data.sources import Sources
-from denseface.embedding.bulk import embed_all
 from denseface.embedding.embedder import Embedder
+from denseface.galleries.bulk import embed_all
 from denseface.models import checkpoint
 from support.tiny_checkpoints import assert_equal_arrays, embedding_symbol, make_state
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model

@@ -23,8 +23,8 @@ from denseface.data.pairs import read_pairs, write_pairs
 from denseface.data.pictures import decode
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.datasets.pair_list import read_pair_list
-from denseface.embedding.gallery import Gallery, write_gallery
-from denseface.evaluation.thresholds import find_threshold
+from denseface.deciding.thresholds import find_threshold
+from denseface.galleries.gallery import Gallery, write_gallery
 from denseface.models import checkpoint, families
 from denseface.models.checkpoint import TrainingState
 from denseface.models.params_file import read_arrays, write_arrays

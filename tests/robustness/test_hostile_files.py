@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 
 from denseface.core.errors import InputError
 from denseface.embedding.engines.onnx_model import read_onnx
-from denseface.embedding.gallery import Gallery
 from denseface.export.metadata import write_metadata
+from denseface.galleries.gallery import Gallery
 
 HOW = {"sha256": "0", "engine": "mxnet", "precision": "float32", "flip": True, "image_shape": [16, 16, 3]}
 MODEL = json.dumps(HOW)

@@ -36,7 +36,7 @@ CLASS_LOSSES = {"arcface": partial(losses.margin_softmax, m2=0.2), "adaface": pa
 
 
 def with_fixed_statistics(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """Let batch normalisation use its moving averages, so that no picture's result depends on the others beside it."""
+    """Let batch normalization use its moving averages, so that no picture's result depends on the others beside it."""
     graph = json.loads(symbol.tojson())
     for node in graph["nodes"]:
         if node["op"] == "BatchNorm":

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from denseface.embedding.gallery import Gallery, write_gallery
+from denseface.galleries.gallery import Gallery, write_gallery
 
 MODEL = {"sha256": "x", "engine": "mxnet", "precision": "float32", "flip": True, "image_shape": [4, 4, 3]}
 

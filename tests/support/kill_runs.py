@@ -36,7 +36,7 @@ from support.tiny_runs import CLASSES, SIZE, make_run
 STEPS = 30
 # Options of train.py that add to a checkpoint, or to what a step depends on.
 FINE_TUNED = (
-    "--network", "pretrained", "--pretrained", "../start,1", "--warm-centres", "--head-steps", "4",
+    "--network", "pretrained", "--pretrained", "../start,1", "--warm-centers", "--head-steps", "4",
     "--freeze", "conv0_*", "--freeze", "fc1_moving_*", "--lr-mult", "fc7_*=2", "--lr-schedule", "cosine",
     "--warmup-epochs", "0.4", "--clip-norm", "1", "--ema", "0.9", "--teacher", "../teacher,1", "--teacher-weight", "4",
 )  # fmt: skip

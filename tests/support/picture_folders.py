@@ -11,7 +11,7 @@ SIZE = 16
 
 
 def face(person, number, size=SIZE):
-    """A picture that survives JPEG: one colour for the person and a gray level for the number, up to 24."""
+    """A picture that survives JPEG: one color for the person and a gray level for the number, up to 24."""
     picture = np.full((size, size, 3), 10 * (number % 25), np.uint8)
     picture[: size // 2] = 40 * (person % 6 + 1), 40 * (person // 6 + 1), 128
     return picture

@@ -44,7 +44,7 @@ def embedding_symbol():
 
 
 def fc7_alone(symbol):
-    """The class centres as what learns alone."""
+    """The class centers as what learns alone."""
     kept = symbol.get_internals()["fc1_output"].list_auxiliary_states()
     return Head(with_fixed_statistics(symbol, kept), {"fc7_weight"}, kept)
 

@@ -25,7 +25,7 @@ from support.helpers import (
 import mxnet as mx
 
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "softrelu", "softsign", "leaky", "elu", "selu", "gelu", "prelu"]
-# In front of a batch normalisation a bias moves nothing, and a scale fixed at 1 does not learn.
+# In front of a batch normalization a bias moves nothing, and a scale fixed at 1 does not learn.
 WITHOUT_GRADIENT = {"pre_fc1_bias", "fc1_gamma"}
 
 
@@ -77,7 +77,7 @@ def test_symbol_is_the_same_behind_other_networks(build):
     assert fdensenet.get_symbol().tojson() == first
 
 
-def test_input_is_normalised_first(build):
+def test_input_is_normalized_first(build):
     data, minus, times = nodes_of(build())[:3]
     assert (data["op"], data["name"]) == ("null", "data")
     assert (minus["name"], float(minus["attrs"]["scalar"])) == ("_minusscalar0", 127.5)
@@ -203,7 +203,7 @@ def test_symbol_survives_json(build):
     np.testing.assert_array_equal(output(again, data), output(symbol, data))
 
 
-def test_the_file_run_as_a_program_summarises_densenet_121(tmp_path):
+def test_the_file_run_as_a_program_summarizes_densenet_121(tmp_path):
     root = Path(__file__).parents[2]
     program = [sys.executable, str(root / "symbol" / "fdensenet.py"), "--json"]
     command = [sys.executable, "-m", "denseface", "summary", "d121", "--json"]

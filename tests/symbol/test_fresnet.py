@@ -88,7 +88,7 @@ def test_every_call_gives_the_same_symbol(build, settings):
     assert [fresnet.get_symbol().tojson() == first for _ in range(3)] == [True] * 3
 
 
-def test_input_is_normalised_first(build):
+def test_input_is_normalized_first(build):
     data, minus, times = nodes_of(build())[:3]
     assert (data["op"], data["name"]) == ("null", "data")
     assert (minus["name"], float(minus["attrs"]["scalar"])) == ("_minusscalar0", 127.5)

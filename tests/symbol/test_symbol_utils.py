@@ -26,7 +26,7 @@ def body_of(depth):
 
 
 def small_head(head, emb_size=5):
-    """A head on three colours made six channels, positions as many as the picture's."""
+    """A head on three colors made six channels, positions as many as the picture's."""
     body = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=SMALL, kernel=(1, 1), no_bias=True, name="body")
     return symbol_utils.get_fc1(body, emb_size, head, input_channel=SMALL)
 

@@ -41,7 +41,7 @@ def test_biases_shifts_and_slopes_do_not_decay(network, activation):
 
 
 @pytest.mark.usefixtures("configured")
-def test_the_class_centres_have_their_own_factors():
+def test_the_class_centers_have_their_own_factors():
     found = multipliers("d63", "fc7_wd_mult=10", "fc7_lr_mult=0.5", loss="softmax")
     assert found["fc7_weight"] == (0.5, 10)
     assert found["fc7_bias"] == (2, 0)

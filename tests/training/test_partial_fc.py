@@ -210,8 +210,8 @@ def test_without_momentum_there_is_no_state():
         learner.set_momenta({"fc7_weight": np.zeros((CLASSES, EMBEDDING), np.float32)})
 
 
-def test_more_centres_than_mxnet_counts_are_one_line():
-    with pytest.raises(InputError, match="have room for the centres of 429496729 classes, not of 429496730"):
+def test_more_centers_than_mxnet_counts_are_one_line():
+    with pytest.raises(InputError, match="have room for the centers of 429496729 classes, not of 429496730"):
         make_learner(12, num_classes=429496730)
 
 

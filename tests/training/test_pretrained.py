@@ -18,7 +18,7 @@ SHAPE = (2, 3, 8, 8)
 
 
 def network(names=("conv", "bn", "pre_fc1", "fc1"), emb_size=5, extra=None):
-    """A convolution, a normalisation, a fully connected layer and a normalisation, under these names."""
+    """A convolution, a normalization, a fully connected layer and a normalization, under these names."""
     conv, norm, fc, last = names
     body = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name=conv)
     body = mx.sym.BatchNorm(body, fix_gamma=False, name=norm)
@@ -81,9 +81,9 @@ def test_the_network_of_a_model_ends_at_its_embedding(tmp_path):
     assert symbol.list_inputs() == network(("a", "b", "c", "fc1")).list_inputs()
 
 
-def test_centres_of_a_whole_network_are_adopted_by_name():
+def test_centers_of_a_whole_network_are_adopted_by_name():
     learner = make_learner(network())
     arguments, auxiliary = learner.parameters()
-    centres = {"fc7_weight": arguments["fc7_weight"] + 1}
-    adopt(learner, network(), Model(learner.symbol, {**arguments, **centres}, auxiliary, "whole", 1))
-    np.testing.assert_array_equal(learner.parameters()[0]["fc7_weight"], centres["fc7_weight"])
+    centers = {"fc7_weight": arguments["fc7_weight"] + 1}
+    adopt(learner, network(), Model(learner.symbol, {**arguments, **centers}, auxiliary, "whole", 1))
+    np.testing.assert_array_equal(learner.parameters()[0]["fc7_weight"], centers["fc7_weight"])

@@ -88,7 +88,7 @@ def test_what_early_checkpoints_do_not_say_of_an_option_is_not_asked(records, tm
 @pytest.mark.parametrize(
     "loss, margins", [(adaface, {"s": 8, "t_alpha": 0.3}), (losses.margin_softmax, {"s": 8, "m2": 0.2, "k": 2})]
 )
-def test_resuming_repeats_runs_with_sub_centres_and_with_statistics_of_the_loss(records, tmp_path, loss, margins):
+def test_resuming_repeats_runs_with_sub_centers_and_with_statistics_of_the_loss(records, tmp_path, loss, margins):
     settings = {"loss": loss, "margins": margins}
     whole, second = (make_run(records, tmp_path / name, **settings) for name in ("whole", "parts"))
     assert whole.fit() and make_run(records, tmp_path / "parts", steps=3, **settings).fit()

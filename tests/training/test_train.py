@@ -207,11 +207,11 @@ def stranger(tmp_path):
 def test_the_network_of_another_model_is_fine_tuned(data, stranger, tmp_path, caplog, capsys):
     model, name = stranger
     options = (
-        "--network", "pretrained", "--pretrained", name, "--warm-centres", "--head-steps", "1", "--freeze", "entry*",
+        "--network", "pretrained", "--pretrained", name, "--warm-centers", "--head-steps", "1", "--freeze", "entry*",
         "--lr-mult", "vec*=2",
     )  # fmt: skip
     assert train.main(flags(data, tmp_path, "--max-steps", "2", *options, keys=())) == 0
-    for told in ("1 start fresh: fc7_weight", "class centres start at", "6 parameters and batch statistics are frozen"):
+    for told in ("1 start fresh: fc7_weight", "class centers start at", "6 parameters and batch statistics are frozen"):
         assert told in caplog.text
     trained = checkpoint.load_model(prefix(tmp_path, "pretrained-arcface-orl"))
     assert trained.symbol.tojson() == model.symbol.tojson()

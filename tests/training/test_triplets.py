@@ -43,8 +43,8 @@ def cluttered(seed=0, identities=8, images=4, size=3):
     """Embeddings of identities that overlap, in random lengths."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(rng.permutation(identities), images)
-    centres = rng.standard_normal((identities, size))
-    embeddings = centres[labels] + 0.4 * rng.standard_normal((len(labels), size))
+    centers = rng.standard_normal((identities, size))
+    embeddings = centers[labels] + 0.4 * rng.standard_normal((len(labels), size))
     return embeddings * rng.uniform(0.5, 2, (len(labels), 1)), labels
 
 
@@ -426,7 +426,7 @@ def test_resuming_repeats_the_run_that_was_never_stopped(faces, tmp_path, option
 
 def test_training_brings_pictures_of_one_identity_together(faces, tmp_path):
     run = make_run(faces, tmp_path / "model", steps=40, batch_size=24, keep=training.KEEP_NOTHING, verbose=1000)
-    pictures = [run.loader.reader._labelled(key) for key in faces.keys.tolist()]
+    pictures = [run.loader.reader._labeled(key) for key in faces.keys.tolist()]
     labels = np.array([label for _, label, _ in pictures])
     data = np.stack([picture for _, _, picture in pictures]).transpose(0, 3, 1, 2).astype(np.float32)
 

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     from denseface.data.sources import Sources
     from denseface.datasets.people_set import PeopleSet
-    from denseface.evaluation.audit import HELD_OUT, audit
+    from denseface.deciding.audit import HELD_OUT, audit
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -85,8 +85,8 @@ def _embed(embedder, sources, path):
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from denseface.embedding.bulk import embed_all
-    from denseface.embedding.gallery import Gallery
+    from denseface.galleries.bulk import embed_all
+    from denseface.galleries.gallery import Gallery
 
     if path.exists() and _is_current(embedder, sources, path):
         return Gallery(path)
@@ -97,7 +97,7 @@ def _embed(embedder, sources, path):
 
 def _is_current(embedder, sources, path):
     from denseface.core.errors import InputError
-    from denseface.embedding.gallery import Gallery
+    from denseface.galleries.gallery import Gallery
 
     try:
         gallery = Gallery(path)
@@ -136,7 +136,7 @@ def _face_finder(args, people):
 
 def _unusable(people, gallery):
     """Pictures without an embedding: those that cannot be read, and those in which no face was found."""
-    from denseface.evaluation.audit import NO_FACE, Suspect
+    from denseface.deciding.audit import NO_FACE, Suspect
 
     embedded = set(gallery.names(range(len(gallery))).values())
     reason = "cannot be read, or no face was found in it"
@@ -147,7 +147,7 @@ def _write(suspects, people, out):
     from denseface.core.files import replacing
     from denseface.datasets.contact_sheet import sheet_of_groups
     from denseface.datasets.output import replacing_csv
-    from denseface.evaluation.audit import HELD_OUT, owner_of
+    from denseface.deciding.audit import HELD_OUT, owner_of
 
     with replacing_csv(out / "suspects.csv", ("picture", "kind", "probability", "reason")) as table:
         table.writerows((each.name, each.kind, f"{each.probability:.4f}", each.reason) for each in suspects)

@@ -1,4 +1,4 @@
-"""``denseface dataset drop``: copy a training set without pictures that are far from their person's centre."""
+"""``denseface dataset drop``: copy a training set without pictures that are far from their person's center."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
     parser = kinds.add_parser(
         "drop",
         help="copy a training set without pictures that probably have a wrong label",
-        description="Copy a training set without the pictures that a network sees far from the dominant centre of "
+        description="Copy a training set without the pictures that a network sees far from the dominant center of "
         "their person, and those that cannot be read. The network is a run of train.py on this set, best with --loss "
         "subcenter. OUT/dropped.csv lists what was dropped. Verification sets are not copied.",
     )
@@ -28,7 +28,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         type=_angle,
         default=_ANGLE,
         metavar="DEGREES",
-        help="drop pictures at a larger angle from the centre, 0 to 180 (default: %(default)g, as in the paper)",
+        help="drop pictures at a larger angle from the center, 0 to 180 (default: %(default)g, as in the paper)",
     )
     add_example(parser, "denseface dataset drop datasets/web datasets/cleaned --run models/d63-subcenter-web/model")
     parser.set_defaults(run=run)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         with progress() as show:
             found = measure_angles(args.prefix, records, show)
         dropped = {
-            key: ("", angle) if isinstance(angle, str) else (f"{angle:.2f}", "far from the dominant centre")
+            key: ("", angle) if isinstance(angle, str) else (f"{angle:.2f}", "far from the dominant center")
             for key, angle in found.items()
             if isinstance(angle, str) or angle > args.angle
         }

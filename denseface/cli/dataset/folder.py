@@ -29,7 +29,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         help="leave out people with fewer usable pictures (default: 1)",
     )
     parser.add_argument(
-        "--unlabelled",
+        "--unlabeled",
         action="store_true",
         help="DIR contains pictures without identities, for train.py --loss teacher; with or without subfolders",
     )
@@ -70,14 +70,14 @@ def run(args: argparse.Namespace) -> int:
             args.source,
             args.out,
             min_pictures=args.min_pictures,
-            unlabelled=args.unlabelled,
+            unlabeled=args.unlabeled,
             holdout=args.holdout,
             max_pairs=args.pairs,
             seed=args.seed,
             on_progress=show,
             **encoding_options(args),
         )
-    people = "without identities" if args.unlabelled else f"of {counted(made.num_classes, 'person')}"
+    people = "without identities" if args.unlabeled else f"of {counted(made.num_classes, 'person')}"
     print(f"{args.out}: {counted(made.num_images, 'picture')} {people} to train on")
     if made.num_holdout:
         print(

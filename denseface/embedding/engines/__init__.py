@@ -50,7 +50,7 @@ class Engine(Protocol):
         Returns
         -------
         ndarray of shape (B, emb_size), float32
-            As the network computes them, not normalised.
+            As the network computes them, not normalized.
         """
         ...
 

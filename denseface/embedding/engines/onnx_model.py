@@ -50,7 +50,7 @@ class OnnxModel:
         ``float32``, or ``int8`` if layers were quantized.
     metrics : dict
         What verification had measured when the file was written, by set; see
-        :func:`denseface.evaluation.thresholds.read_metrics`.
+        :func:`denseface.deciding.thresholds.read_metrics`.
     scaling : Scaling or None
         What was put before the first layer of a network from elsewhere.
     """
@@ -121,7 +121,7 @@ def _scale(graph: Message, scaling: Scaling, name: str) -> None:
     """Call the input ``data``, and scale it before the first layer."""
     (given,) = graph.input
     if given.type.tensor_type.shape.dim[1].dim_value == 1 and scaling.bgr:
-        raise InputError(f"{name}: takes gray pictures, which have no order of colours", option="bgr")
+        raise InputError(f"{name}: takes gray pictures, which have no order of colors", option="bgr")
     taken = {tensor.name for tensor in graph.initializer}.union(*([*node.input, *node.output] for node in graph.node))
     prefix = next(prefix for prefix in map("scaling{}_".format, itertools.count()) if not _starts(taken, prefix))
     if "data" in taken - {given.name}:

@@ -106,7 +106,7 @@ def _same(node):
 
 
 def _per_channel(node):
-    """A normalisation, whose other inputs have one number per channel."""
+    """A normalization, whose other inputs have one number per channel."""
     shape = node.first.shape
     if len(shape) < 2 or any(array is not None and array.shape != shape[1:2] for array in node.inputs[1:]):
         raise Unusable(f"its parameters do not fit {shape}")

@@ -274,7 +274,7 @@ class HalfBlock : public StoredBlock<Half> {
   // Rows of a strip of the transition's output.
   int pooled_rows() const { return std::max(1, std::min(height_ / 2, 224 / (width_ / 2))); }
 
-  // Fill the rows of a job and their neighbours, or zeros where there are none.
+  // Fill the rows of a job and their neighbors, or zeros where there are none.
   template <int CHANNELS = SIDE, class Fill>
   void pad_rows(Half* padded, Job job, bool exists, Fill fill) const {
     for (int row = job.first - 1; row <= job.first + job.count; ++row, padded += pitch_ * CHANNELS) {

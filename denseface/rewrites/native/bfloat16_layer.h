@@ -1,7 +1,7 @@
 // A 1x1 or 3x3 convolution in training, outside of dense blocks, whose products are of bfloat16. Everything that it
 // reads and writes is float32.
 //
-// With stride 2, pixels are sorted by the parities of their row and column into four planes. Within a plane, neighbours
+// With stride 2, pixels are sorted by the parities of their row and column into four planes. Within a plane, neighbors
 // are as far apart as outputs are, so that a convolution is one product there, too.
 
 #ifndef DENSEFACE_BFLOAT16_LAYER_H_

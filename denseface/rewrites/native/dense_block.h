@@ -5,7 +5,7 @@
 // What it saves, compared with one operator per step:
 // - Features are in one array that every layer reads and appends to; nothing is concatenated.
 // - A feature's batch statistics are computed once, not by every later layer.
-// - Normalised and activated values exist for one strip of a picture at a time, in the cache, and are computed again in
+// - Normalized and activated values exist for one strip of a picture at a time, in the cache, and are computed again in
 //   the backward pass. Only the features are kept, and in float32 the outputs of the 1x1 convolutions.
 // - Gradients of features are summed in one array; the terms of batch means (see MeanTerms) are summed apart, and
 //   subtracted from a feature's gradient once all layers that read the feature have added theirs.
@@ -21,7 +21,7 @@
 
 #include "layer.h"
 #include "layout.h"
-#include "normalisation.h"
+#include "normalization.h"
 #include "padding.h"
 #include "pooling.h"
 #include "vectors.h"
@@ -120,12 +120,12 @@ class StoredBlock : public DenseBlock {
                            MomentSums* sums) = 0;
 
   // From the gradients of the appended features, through the 3x3 convolution, to hidden_grads: those of the second
-  // normalisation's output. The terms of its batch means are returned.
+  // normalization's output. The terms of its batch means are returned.
   virtual MeanTerms backward_3x3(const Layer& layer, int index, const Affine& affine2, const Value* features,
                                  const Value* hidden, const float* feature_grads, Value* hidden_grads) = 0;
 
-  // From hidden_grads, through the second normalisation, the 1x1 convolution and the first normalisation, to the
-  // gradients of the features that the layer reads; the first normalisation's terms go to feature_terms_.
+  // From hidden_grads, through the second normalization, the 1x1 convolution and the first normalization, to the
+  // gradients of the features that the layer reads; the first normalization's terms go to feature_terms_.
   virtual void backward_1x1(const Layer& layer, int index, const Affine& affine1, const Affine& affine2,
                             const MeanTerms& hidden_terms, const Value* features, const Value* hidden,
                             const Value* hidden_grads, float* feature_grads) = 0;
@@ -143,7 +143,7 @@ class StoredBlock : public DenseBlock {
     return out + job.n * transition_ * (pixels_ / 4) + job.first * (width_ / 2);
   }
 
-  // Statistics for a normalisation in the forward pass; in training the moving averages follow those of the batch.
+  // Statistics for a normalization in the forward pass; in training the moving averages follow those of the batch.
   void set_forward(Affine* affine, const Norm& norm, const Moments& moments, int channels, bool training) const {
     if (!training) return affine->set(norm, norm.moving_mean, norm.moving_variance, channels, eps_);
     affine->set(norm, moments.mean.data(), moments.variance.data(), channels, eps_);

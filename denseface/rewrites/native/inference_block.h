@@ -18,7 +18,7 @@
 #include "convolutions.h"
 #include "layer.h"
 #include "layout.h"
-#include "normalisation.h"
+#include "normalization.h"
 #include "padding.h"
 #include "pooling.h"
 #include "vectors.h"
@@ -110,7 +110,7 @@ class InferenceBlock {
   }
 
   // Threads share pictures: each is cut into bands of tile rows, so that all threads have as much to do. A layer reads
-  // what the one before has computed in the neighbouring bands.
+  // what the one before has computed in the neighboring bands.
   void compute_bands(const float* in, float* out, float* features, float* scratch, int thread, int threads,
                      Barrier* barrier) const {
     int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_), jobs = batch_ * bands;

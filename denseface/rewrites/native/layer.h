@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "normalisation.h"
+#include "normalization.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-// A batch normalisation in training and the activation after it, outside of dense blocks, as one operator of MXNet. A
+// A batch normalization in training and the activation after it, outside of dense blocks, as one operator of MXNet. A
 // thread computes whole channels, which stay in its cache between the passes over them.
 
 #ifndef DENSEFACE_NORM_LAYER_H_
@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-#include "normalisation.h"
+#include "normalization.h"
 
 namespace {
 
@@ -50,7 +50,7 @@ class NormLayer {
     for (int c = 0; c < channels_; ++c) {
       float mean = mean_[c], scale = norm.gamma[c] * inverse_[c], shift = norm.beta[c] - mean * scale;
       float slope = slope_of(norm, c);
-      auto grad_at = [=](long k) {  // of the normalised value
+      auto grad_at = [=](long k) {  // of the normalized value
         return scale * in[k] + shift > 0 ? out_grad[k] : slope * out_grad[k];
       };
       double shifts = sum_over(c, grad_at), alongs = sum_over(c, [=](long k) { return grad_at(k) * (in[k] - mean); });
@@ -58,7 +58,7 @@ class NormLayer {
         slopes[c] = sum_over(c, [=](long k) { return std::min(scale * in[k] + shift, 0.0f) * out_grad[k]; });
       norm.beta_grad[c] = float(shifts);
       norm.gamma_grad[c] = float(alongs * inverse_[c]);
-      // scale (g - mean(g) - x' mean(g x')), where g is the gradient of the normalised value and x' = (x - mean) inverse
+      // scale (g - mean(g) - x' mean(g x')), where g is the gradient of the normalized value and x' = (x - mean) inverse
       float factor = float(alongs / count() * inverse_[c] * inverse_[c]), offset = float(shifts / count());
       for_each_part(c, [=](long first, long end) {
 #pragma omp simd

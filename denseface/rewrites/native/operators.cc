@@ -1,4 +1,4 @@
-// Dense blocks, normalisations, PReLU, and convolutions in bfloat16, as operators of MXNet.
+// Dense blocks, normalizations, PReLU, and convolutions in bfloat16, as operators of MXNet.
 
 #include <algorithm>
 #include <memory>

@@ -4,7 +4,7 @@
 #define DENSEFACE_POOLING_H_
 
 #include "bfloat16.h"
-#include "normalisation.h"
+#include "normalization.h"
 #include "vectors.h"
 
 namespace {

@@ -186,7 +186,7 @@ class TrainingBlock : public StoredBlock<float> {
   // Rows of a strip of the transition's output.
   int pooled_rows() const { return std::max(1, std::min(height_ / 2, cached_pixels(2 * total_) / (width_ / 2))); }
 
-  // Normalise and activate the rows of a job, with one row and one column of neighbours, or zeros, around them.
+  // Normalize and activate the rows of a job, with one row and one column of neighbors, or zeros, around them.
   void activate_padded(const Affine& affine, View<const float> hidden, Job job, View<float> activated) const {
     for (int b = 0; b < bottleneck_ / BLOCK; ++b)
       pad_rows(activated[b], job, [&](int row, float* to) {

@@ -81,7 +81,7 @@ struct Free {
   void operator()(void* values) const { std::free(values); }
 };
 
-// Aligned values. The memory only grows, is not initialised, and loses its contents when it grows.
+// Aligned values. The memory only grows, is not initialized, and loses its contents when it grows.
 template <class Value>
 class Array {
  public:

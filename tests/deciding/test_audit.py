@@ -7,8 +7,8 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery, write_gallery
-from denseface.evaluation.audit import DUPLICATE, HELD_OUT, NO_FACE, OTHER, SPLIT, TWO, audit
+from denseface.deciding.audit import DUPLICATE, HELD_OUT, NO_FACE, OTHER, SPLIT, TWO, audit
+from denseface.galleries.gallery import Gallery, write_gallery
 
 MODEL = {"sha256": "x", "engine": "mxnet", "precision": "float32", "flip": True, "image_shape": [4, 4, 3]}
 SIZE, PEOPLE, PICTURES = 32, 25, 8
@@ -77,7 +77,7 @@ def test_blocks_change_nothing(tmp_path, monkeypatch):
         faulty.rows[f"p{number:02}/copy"] = faulty.rows[f"p{number:02}/1"] + 0.001
         faulty.rows[f"p{number:02}/wrong"] = faulty.picture(number + 1)
     expected = found_in(faulty, tmp_path)
-    monkeypatch.setattr("denseface.evaluation.audit._STEP", 7)
+    monkeypatch.setattr("denseface.deciding.audit._STEP", 7)
     found = found_in(faulty, tmp_path)
     assert [each[:3] for each in found.values()] == [each[:3] for each in expected.values()] and len(found) > 15
     assert np.allclose([each[3] for each in found.values()], [each[3] for each in expected.values()], atol=1e-6)

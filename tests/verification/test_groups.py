@@ -3,10 +3,10 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.pairs import PairSet
-from denseface.evaluation.groups import measure_groups, read_groups
 from denseface.evaluation.metrics import score_pairs
 from denseface.evaluation.people import PairPeople
-from denseface.evaluation.verify import VerificationReport
+from denseface.verification.groups import measure_groups, read_groups
+from denseface.verification.verify import VerificationReport
 
 
 def report_of(names, numbers, issame, scores):

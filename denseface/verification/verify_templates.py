@@ -14,7 +14,7 @@ from denseface.core.parallel import ordered_map
 from denseface.data.template_set import TemplateSet
 from denseface.embedding.embedder import Embedder, as_batch
 from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores, score_pairs
-from denseface.evaluation.verify import VerificationReport
+from denseface.verification.verify import VerificationReport
 
 _THREADS = 4
 logger = logging.getLogger("denseface")
@@ -31,7 +31,7 @@ def verify_templates(
     """Measure how well a model tells whether two templates are of one person.
 
     A template is the sum over its media of the mean embedding of their pictures, each embedding as the network computes
-    it, not normalised, times the detection score. Pictures are fused as they are computed, so memory grows with the
+    it, not normalized, times the detection score. Pictures are fused as they are computed, so memory grows with the
     number of templates only.
 
     Parameters

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from denseface.core.errors import InputError
 from denseface.data.sources import Source
-from denseface.embedding.gallery import Gallery, write_gallery
+from denseface.galleries.gallery import Gallery, write_gallery
 
 _MOST_PARTS = 1 << 20
 _BLOCK = 1 << 20  # bytes

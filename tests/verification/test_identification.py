@@ -5,8 +5,8 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.evaluation import templates
-from denseface.evaluation.identification import identify
+from denseface.galleries import people as templates
+from denseface.verification.identification import identify
 from support.galleries import made
 
 

@@ -13,7 +13,7 @@ A run that finds such a folder resumes it. It takes over complete lines that agr
 order, and with their rows, as far as they make up whole batches.
 
 A part of the pictures, for one machine of many, begins and ends between two batches as well. Parts are therefore
-computed as one machine would compute them; :func:`denseface.embedding.parts.merge` writes the file that it would write.
+computed as one machine would compute them; :func:`denseface.galleries.parts.merge` writes the file that it would write.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from denseface.data.cropping import Crop
 from denseface.data.pictures import decode, load_picture
 from denseface.data.sources import Source
 from denseface.embedding.embedder import Embedder, PictureError, as_batch
-from denseface.embedding.gallery import write_gallery
-from denseface.embedding.parts import ChosenPart
+from denseface.galleries.gallery import write_gallery
+from denseface.galleries.parts import ChosenPart
 
 _MOST_THREADS = 4
 
@@ -93,7 +93,7 @@ def embed_all(
     sources : iterable of Source
         The pictures. A broken one is named in a warning (the first 20; then they are counted) and left out.
     out : path-like
-        The file to write; see :mod:`denseface.embedding.gallery`.
+        The file to write; see :mod:`denseface.galleries.gallery`.
     part : ChosenPart, optional
         Embed only this part of the pictures; its file may be empty.
     strict : bool

@@ -16,10 +16,10 @@ from denseface.cli import main
 from denseface.core.errors import InputError
 from denseface.data.records import write_face_records
 from denseface.data.sources import Sources
-from denseface.embedding.bulk import embed_all
 from denseface.embedding.embedder import Embedder
-from denseface.embedding.gallery import Gallery
-from denseface.embedding.parts import Part, merge
+from denseface.galleries.bulk import embed_all
+from denseface.galleries.gallery import Gallery
+from denseface.galleries.parts import Part, merge
 from support.tiny_models import TINY_SHAPE, encode, pictures, save_model, tiny_model
 
 COUNT = 23

@@ -15,9 +15,9 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery
 from denseface.evaluation.calibration import fit
-from denseface.evaluation.templates import Templates
+from denseface.galleries.gallery import Gallery
+from denseface.galleries.people import Templates
 
 NO_FACE, DUPLICATE, OTHER, TWO, SPLIT, HELD_OUT = KINDS = (
     "no face",
@@ -33,7 +33,7 @@ _GENUINE_TAIL, _IMPOSTOR_TAIL = 0.2, 0.01  # left out of fits
 _SECOND_PERSON = 0.2  # least share of a folder's pictures that are a second person, not single mistakes
 _ALIKE = 0.95  # similarity from which on two pictures are compared pixel by pixel
 _TENTH = 1.2816  # standard deviations from the median of a normal variable to its last tenth
-_LEAST_DEVIATION = 0.02  # of similarities of centres, where few people agree by chance
+_LEAST_DEVIATION = 0.02  # of similarities of centers, where few people agree by chance
 _STEP = 1 << 14
 _MOST_ASKED = 200  # pictures of a person that propose a center
 _SHIFTS = 20  # pairs of people per person that are as good as drawn at random
@@ -59,14 +59,14 @@ class Suspect(NamedTuple):
 
 
 class _Set:
-    """A set with what is measured of it: centres, and for each picture the similarity to its own and to other ones."""
+    """A set with what is measured of it: centers, and for each picture the similarity to its own and to other ones."""
 
     def __init__(self, gallery: Gallery, on_progress: Callable[[int], object]):
         self.gallery, self.templates = gallery, Templates(gallery, folder=owner_of)
         count, pictures = self.templates.count, len(gallery)
         self.owner = np.repeat(np.arange(count), np.diff(self.templates.starts))
         self.centers = np.empty((count, gallery.shape[1]), np.float32)
-        self.own = np.full(pictures, np.nan, np.float32)  # similarity to the centre of the person's other pictures
+        self.own = np.full(pictures, np.nan, np.float32)  # similarity to the center of the person's other pictures
         for first, person, rows in self.people():
             central, self.own[first : first + len(rows)] = _leave_one_out(rows)
             self.centers[person] = normalize(rows[central].sum(axis=0)[None])[0]
@@ -84,7 +84,7 @@ class _Set:
             on_progress(len(rows))
 
     def people(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yield the row of the first picture, the number, and the normalised embeddings of each person."""
+        """Yield the row of the first picture, the number, and the normalized embeddings of each person."""
         for first, starts, rows in self.templates.blocks(_STEP):
             ends = [*starts[1:].tolist(), len(rows)]
             for person, start, end in zip(range(first, first + len(starts)), starts.tolist(), ends):
@@ -236,7 +236,7 @@ def _split(measured, wrong):
 
 
 def _refined(measured, wrong):
-    """Return centres of all pictures that are not suspects, and the similarities of those of two halves of a person."""
+    """Return centers of all pictures that are not suspects, and the similarities of those of two halves of a person."""
     centers, halves = measured.centers.copy(), []
     for first, person, rows in measured.people():
         kept = rows[[first + index not in wrong for index in range(len(rows))]]

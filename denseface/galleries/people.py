@@ -19,8 +19,8 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize, similarity
-from denseface.embedding.gallery import Gallery, Match, matches
-from denseface.embedding.nearest import Nearest
+from denseface.galleries.gallery import Gallery, Match, matches
+from denseface.galleries.nearest import Nearest
 
 FUSIONS = ("mean", "max")
 
@@ -176,7 +176,7 @@ class Templates:
         Raises
         ------
         InputError
-            As from :meth:`denseface.embedding.gallery.Gallery.nearest`.
+            As from :meth:`denseface.galleries.gallery.Gallery.nearest`.
         """
         numbers, scores = self.nearest(np.atleast_2d(embeddings), count)
         names = {number: os.path.basename(self._folder_at(number)) for number in np.unique(numbers).tolist()}
@@ -202,7 +202,7 @@ class Templates:
         Raises
         ------
         InputError
-            As from :meth:`denseface.embedding.gallery.Gallery.nearest`.
+            As from :meth:`denseface.galleries.gallery.Gallery.nearest`.
         """
         self._gallery.require_fitting(queries)
         best, step = Nearest(queries, count), max(1, _CELLS // self._gallery.shape[1])

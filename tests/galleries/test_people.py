@@ -7,7 +7,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.evaluation.templates import FUSIONS, Templates, compare, person_of
+from denseface.galleries.people import FUSIONS, Templates, compare, person_of
 from support.galleries import made
 
 
@@ -16,11 +16,11 @@ def named(sizes):
 
 
 def blocks_of(monkeypatch, cells):
-    for module in ("embedding.gallery", "evaluation.templates"):
+    for module in ("galleries.gallery", "galleries.people"):
         monkeypatch.setattr(f"denseface.{module}._CELLS", cells)
-    monkeypatch.setattr("denseface.embedding.nearest._CELLS", 100)
-    monkeypatch.setattr("denseface.embedding.nearest._SCORES", 50)
-    monkeypatch.setattr("denseface.embedding.nearest._GROUP", 3)
+    monkeypatch.setattr("denseface.galleries.nearest._CELLS", 100)
+    monkeypatch.setattr("denseface.galleries.nearest._SCORES", 50)
+    monkeypatch.setattr("denseface.galleries.nearest._GROUP", 3)
 
 
 def plainly(sizes, rows, queries, fusion, count):
@@ -105,7 +105,7 @@ def test_pictures_that_cancel_out_are_like_nobody(tmp_path):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_memory_grows_neither_with_the_gallery_nor_with_a_person(tmp_path, monkeypatch, fusion):
-    for module in ("embedding.gallery", "embedding.nearest", "evaluation.templates"):
+    for module in ("galleries.gallery", "galleries.nearest", "galleries.people"):
         monkeypatch.setattr(f"denseface.{module}._CELLS", 1 << 12)
     rows = np.random.default_rng(2).normal(size=(40_000, 32))  # 5 MB
     templates = Templates(made(tmp_path / "g.npz", named([1, 39_998, 1]), rows), fusion)

@@ -12,7 +12,7 @@ from denseface.core.files import open_input, replacing
 from denseface.embedding.embedder import Embedder
 from denseface.evaluation.calibration import Calibration
 from denseface.evaluation.intervals import Interval
-from denseface.evaluation.verify import VerificationReport
+from denseface.verification.verify import VerificationReport
 
 
 def save_metrics(embedder: Embedder, reports: Iterable[VerificationReport]) -> None:

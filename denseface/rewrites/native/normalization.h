@@ -1,7 +1,7 @@
-// Batch normalisation and the activation after it, forward and backward.
+// Batch normalization and the activation after it, forward and backward.
 
-#ifndef DENSEFACE_NORMALISATION_H_
-#define DENSEFACE_NORMALISATION_H_
+#ifndef DENSEFACE_NORMALIZATION_H_
+#define DENSEFACE_NORMALIZATION_H_
 
 #include <omp.h>
 
@@ -76,7 +76,7 @@ struct Moments {
   }
 };
 
-// Parameters of a normalisation and of the activation after it; their gradients are set in the backward pass.
+// Parameters of a normalization and of the activation after it; their gradients are set in the backward pass.
 struct Norm {
   const float *gamma, *beta;
   float *moving_mean, *moving_variance;
@@ -85,7 +85,7 @@ struct Norm {
   float *gamma_grad, *beta_grad, *slope_grad;
 };
 
-// Sums of which a normalisation's gradients are made.
+// Sums of which a normalization's gradients are made.
 class NormSums : public Sums {
  public:
   enum { BETA, GAMMA, SLOPE, KINDS };
@@ -103,7 +103,7 @@ class NormSums : public Sums {
   }
 };
 
-// A normalisation with known statistics, and its activation: v = scale x + shift, then v where v > 0, else slope v.
+// A normalization with known statistics, and its activation: v = scale x + shift, then v where v > 0, else slope v.
 struct Affine {
   // Of one block of channels.
   struct Activation {
@@ -168,7 +168,7 @@ struct Affine {
   }
 };
 
-// What a normalisation's batch statistics add to the gradient of its input x. With g the gradient of v and
+// What a normalization's batch statistics add to the gradient of its input x. With g the gradient of v and
 // x' = (x - mean) / deviation, that gradient is scale (g - mean(g) - x' mean(g x')). The two means are known only after
 // the whole batch; being affine in x, their part is kept as offset + factor x and subtracted later.
 class MeanTerms {
@@ -198,4 +198,4 @@ class MeanTerms {
 
 }  // namespace
 
-#endif  // DENSEFACE_NORMALISATION_H_
+#endif  // DENSEFACE_NORMALIZATION_H_

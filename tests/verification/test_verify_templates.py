@@ -9,7 +9,7 @@ from denseface.core.errors import InputError
 from denseface.data.align import REFERENCE_POINTS, align
 from denseface.data.template_set import read_templates
 from denseface.embedding.embedder import Embedder
-from denseface.evaluation.verify_templates import verify_templates
+from denseface.verification.verify_templates import verify_templates
 from support.tiny_models import TINY_SHAPE, save_model, tiny_model
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from denseface.data.sources import Sources
-from denseface.embedding.bulk import embed_all
 from denseface.embedding.embedder import Embedder
+from denseface.galleries.bulk import embed_all
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "embeddings.md"

@@ -13,7 +13,7 @@ from denseface.core.errors import InputError
 from denseface.core.files import open_input
 from denseface.evaluation.influence import measure_error
 from denseface.evaluation.intervals import Interval, SharedPeople
-from denseface.evaluation.verify import VerificationReport
+from denseface.verification.verify import VerificationReport
 
 
 class Group(NamedTuple):

@@ -9,8 +9,8 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.sources import Sources
-from denseface.embedding.bulk import embed_all
 from denseface.embedding.embedder import Embedder
+from denseface.galleries.bulk import embed_all
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
 COUNT = 21

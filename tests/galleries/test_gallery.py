@@ -10,8 +10,8 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery, write_gallery
-from denseface.embedding.nearest import Nearest
+from denseface.galleries.gallery import Gallery, write_gallery
+from denseface.galleries.nearest import Nearest
 
 MODEL = {
     "prefix": "p",
@@ -53,7 +53,7 @@ def test_the_same_embeddings_give_the_same_file(tmp_path):
 
 
 def test_the_nearest_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("denseface.embedding.gallery._CELLS", 64)  # 8 embeddings at a time
+    monkeypatch.setattr("denseface.galleries.gallery._CELLS", 64)  # 8 embeddings at a time
     rows, queries = unit_rows(100), unit_rows(7, seed=1)
     gallery = Gallery(write(tmp_path / "g.npz", rows * 3))
     assert (len(gallery), gallery.shape, gallery.model) == (100, (100, 8), MODEL)
@@ -74,10 +74,10 @@ def expected_nearest(rows, queries, count):
 @pytest.mark.parametrize("kind", ["unit", "other lengths", "extreme lengths", "equal"])
 @pytest.mark.parametrize("way", ["as written", "compressed", "at an odd byte"])
 def test_blocks_give_the_answer_of_the_whole(tmp_path, monkeypatch, cells, kind, way):
-    monkeypatch.setattr("denseface.embedding.gallery._CELLS", cells)
-    monkeypatch.setattr("denseface.embedding.nearest._CELLS", 100)
-    monkeypatch.setattr("denseface.embedding.nearest._SCORES", 50)
-    monkeypatch.setattr("denseface.embedding.nearest._GROUP", 3)
+    monkeypatch.setattr("denseface.galleries.gallery._CELLS", cells)
+    monkeypatch.setattr("denseface.galleries.nearest._CELLS", 100)
+    monkeypatch.setattr("denseface.galleries.nearest._SCORES", 50)
+    monkeypatch.setattr("denseface.galleries.nearest._GROUP", 3)
     rows, queries = unit_rows(90), 5 * unit_rows(8, seed=1)
     rows[40:80] = rows[20:60]  # each of these twice
     if kind == "other lengths":
@@ -204,7 +204,7 @@ def test_more_than_there_are_gives_all(tmp_path):
 
 def test_memory_does_not_grow_with_the_number_of_embeddings(tmp_path, monkeypatch):
     for module in ("gallery", "nearest"):
-        monkeypatch.setattr(f"denseface.embedding.{module}._CELLS", 1 << 14)
+        monkeypatch.setattr(f"denseface.galleries.{module}._CELLS", 1 << 14)
     gallery = Gallery(write(tmp_path / "g.npz", np.ones((500_000, 16), np.float32)))  # 32 MB
     mapped, peaks = file_memory(), []
     with monkeypatch.context() as patch:

@@ -17,8 +17,8 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
 from denseface.data.cropping import cut_alike, way_of
-from denseface.embedding.array_file import ArrayFile
-from denseface.embedding.nearest import Nearest
+from denseface.galleries.array_file import ArrayFile
+from denseface.galleries.nearest import Nearest
 
 _BLOCK = 1 << 20
 _CELLS = 1 << 22  # numbers read at a time in a search

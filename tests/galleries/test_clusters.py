@@ -8,9 +8,9 @@ from PIL import Image
 from denseface import cli
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery, write_gallery
-from denseface.evaluation import clusters
-from denseface.evaluation.clusters import cluster
+from denseface.galleries import clusters
+from denseface.galleries.clusters import cluster
+from denseface.galleries.gallery import Gallery, write_gallery
 
 MODEL = {"sha256": "x", "engine": "mxnet", "precision": "float32", "flip": True, "image_shape": [4, 4, 3]}
 

@@ -1,4 +1,4 @@
-"""Class centres that start at the mean embeddings of their pictures."""
+"""Class centers that start at the mean embeddings of their pictures."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from denseface.models import losses
 from denseface.models.adaface import adaface
 from denseface.models.checkpoint import Model
 from denseface.training.learner import Learner
-from denseface.training.warm_centres import warm_centres
+from denseface.training.warm_centers import warm_centers
 from support.tiny_models import encode, pictures
 from support.tiny_runs import BATCH, SIZE, embedding_symbol
 
@@ -39,11 +39,11 @@ def make_learner(classes=CLASSES, loss=losses.margin_softmax, loss_settings=None
     return learner
 
 
-def test_a_centre_is_the_normalised_mean_of_its_pictures(faces, caplog):
+def test_a_center_is_the_normalized_mean_of_its_pictures(faces, caplog):
     caplog.set_level("INFO", "denseface")
     learner = make_learner()
     before = {name: array.copy() for name, array in learner.parameters()[0].items()}
-    warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
+    warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
     model = Model(embedding_symbol(), *learner.parameters(), "model", 1)
     embedder = Embedder(model, image_shape=SHAPE, batch_size=1)
     expected = before["fc7_weight"].copy()
@@ -57,37 +57,37 @@ def test_a_centre_is_the_normalised_mean_of_its_pictures(faces, caplog):
     assert "1 of 7 have no readable picture and start fresh" in caplog.text
 
 
-def test_sampled_centres_are_those_of_the_full_layer(faces):
+def test_sampled_centers_are_those_of_the_full_layer(faces):
     full, sampled = make_learner(), make_learner(BATCH, num_classes=CLASSES)
     for learner in (full, sampled):
-        warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
+        warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
     one, other = (learner.parameters()[0]["fc7_weight"][: CLASSES - 1] for learner in (full, sampled))
     np.testing.assert_array_equal(one, other)
 
 
-def test_of_several_centres_per_class_the_first_starts_there(faces):
+def test_of_several_centers_per_class_the_first_starts_there(faces):
     one, three = make_learner(), make_learner(loss_settings={"k": 3})
     before = three.parameters()[0]["fc7_weight"].copy()
     for learner in (one, three):
-        warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
-    first, centres = (learner.parameters()[0]["fc7_weight"] for learner in (one, three))
-    np.testing.assert_array_equal(centres[: CLASSES - 1, 0], first[: CLASSES - 1])
-    np.testing.assert_array_equal(centres[:, 1:], before[:, 1:])
+        warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
+    first, centers = (learner.parameters()[0]["fc7_weight"] for learner in (one, three))
+    np.testing.assert_array_equal(centers[: CLASSES - 1, 0], first[: CLASSES - 1])
+    np.testing.assert_array_equal(centers[:, 1:], before[:, 1:])
 
 
 def test_the_statistics_of_a_loss_stay_as_they_are(faces):
     learner = make_learner(loss=adaface)
     _, before = learner.parameters()
-    warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
+    warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
     _, after = learner.parameters()
     assert "adaface_norm_mean" in before and all(np.array_equal(after[name], before[name]) for name in before)
 
 
-def test_a_loss_without_centres_and_a_network_that_computes_no_numbers_are_refused(faces):
+def test_a_loss_without_centers_and_a_network_that_computes_no_numbers_are_refused(faces):
     triplets = Learner(losses.triplet(embedding_symbol(), alpha=0.3), (6, 3, SIZE, SIZE), [mx.cpu()], momentum=0, wd=0)
-    with pytest.raises(InputError, match=r"^warm_centres: this loss has no class centres"):
-        warm_centres(triplets, PictureReader(faces, SHAPE), 6)
+    with pytest.raises(InputError, match=r"^warm_centers: this loss has no class centers"):
+        warm_centers(triplets, PictureReader(faces, SHAPE), 6)
     learner = make_learner()
     learner.set_parameters({"fc1_bias": np.full(5, np.nan, np.float32)}, {})
-    with pytest.raises(InputError, match=r"^warm_centres: the pretrained network's embeddings are not finite"):
-        warm_centres(learner, PictureReader(faces, SHAPE), BATCH)
+    with pytest.raises(InputError, match=r"^warm_centers: the pretrained network's embeddings are not finite"):
+        warm_centers(learner, PictureReader(faces, SHAPE), BATCH)

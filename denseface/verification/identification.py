@@ -21,11 +21,11 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery
 from denseface.evaluation.influence import measure_error, order_people, tar_intervals
 from denseface.evaluation.intervals import Interval, SharedPeople
 from denseface.evaluation.metrics import VerificationResult, score_pairs
-from denseface.evaluation.templates import Templates, person_of
+from denseface.galleries.gallery import Gallery
+from denseface.galleries.people import Templates, person_of
 
 FPIRS = (1e-1, 1e-2, 1e-3)
 RANKS = (1, 5, 10, 20)
@@ -127,7 +127,7 @@ def identify(
         More probes, of people who are not in the gallery.
     fusion : {"mean", "max"}
         How several pictures of a person in the gallery are compared with a probe; see
-        :class:`denseface.evaluation.templates.Templates`.
+        :class:`denseface.galleries.people.Templates`.
     on_progress : callable
         Called with the number of probes searched since the last call.
 

@@ -13,7 +13,7 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.packages import require
 from denseface.core.vectors import normalize
-from denseface.embedding.gallery import Gallery
+from denseface.galleries.gallery import Gallery
 
 MOST = 200_000  # embeddings; more take hours and tens of gigabytes
 _BLOCK = 1 << 14

@@ -1,0 +1,1 @@
+"""From measurements to decisions: thresholds, and pictures to leave out."""

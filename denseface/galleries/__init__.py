@@ -1,0 +1,1 @@
+"""Galleries: embeddings with names, searched, merged and clustered."""

@@ -1,0 +1,69 @@
+"""Class centers that start where a pretrained network puts the pictures of their class."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+
+import numpy as np
+from tqdm import tqdm
+
+from denseface.core.errors import InputError
+from denseface.core.vectors import normalize
+from denseface.data.loader import PictureReader, padded_batch
+from denseface.training.learner import Learner
+
+logger = logging.getLogger("denseface")
+
+CENTERS = "fc7_weight"
+
+
+def warm_centers(learner: Learner, reader: PictureReader, batch_size: int) -> None:
+    """Set every class center to the normalized mean of its pictures' embeddings (imprinting, Qi et al. 2018, eq. 4-6).
+
+    The embedding of a picture is the normalized sum of its own and that of its mirror image, without augmentation,
+    by the learner's present network. Classes without a readable picture keep the center that they have. Of several
+    centers per class, the first one starts there: equal centers would stay equal.
+
+    Parameters
+    ----------
+    learner : Learner
+        With centers of all classes, on its devices or, for Partial FC, in main memory.
+    reader : PictureReader
+        Reads the training set.
+    batch_size : int
+        Pictures per batch of the learner on this worker.
+
+    Raises
+    ------
+    InputError
+        If the loss has no class centers, too many pictures are unreadable, or an embedding is not finite.
+    """
+    parameters, statistics = learner.parameters()
+    centers = parameters.get(CENTERS)
+    num_classes = reader.records.num_classes
+    if centers is None:
+        raise InputError("this loss has no class centers; leave it out", option="warm_centers")
+    shape = centers.shape
+    centers = centers.reshape(num_classes, -1, centers.shape[-1]).copy()  # (classes, centers of each, emb_size)
+    sums = np.zeros((num_classes, centers.shape[-1]), np.float32)
+    bar = tqdm(total=len(reader.records.keys), desc="class centers", unit="picture", leave=False, disable=None)
+    pictures = reader.readable(reader.records.keys, ahead=2 * batch_size)
+    with contextlib.closing(pictures), bar:
+        while rows := list(itertools.islice(pictures, batch_size)):
+            _, labels, images = zip(*rows)
+            batch = padded_batch(images, batch_size)
+            embeddings = learner.embed(batch)[: len(rows)] + learner.embed(batch[..., ::-1])[: len(rows)]
+            np.add.at(sums, np.array(labels), normalize(embeddings))
+            bar.update(len(rows))
+    if not np.isfinite(sums).all():
+        raise InputError("the pretrained network's embeddings are not finite; leave it out", option="warm_centers")
+    seen = np.abs(sums).max(axis=1) > 0
+    centers[seen, 0] = normalize(sums[seen])
+    learner.set_parameters({CENTERS: centers.reshape(shape)}, statistics)  # a loss may have measured the embeddings
+    cold = num_classes - int(seen.sum())
+    logger.info(
+        "class centers start at the mean embeddings of their pictures%s",
+        f"; {cold} of {num_classes} have no readable picture and start fresh" if cold else "",
+    )
