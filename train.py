@@ -53,7 +53,7 @@ import mxnet as mx
 
 logger = logging.getLogger("denseface")
 
-KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
+KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync")
 MAX_CONFIG = 1 << 20  # bytes of a saved configuration
 
 
@@ -155,7 +155,6 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
          action="append", default=[], type=rate_factor, metavar="PATTERN=FACTOR")  # fmt: skip
     flag("--warm-centers", "start class centers at the mean embeddings of their pictures by the pretrained model",
          action="store_true")  # fmt: skip
-    flag("--head-steps", "train the head alone for the first N steps", type=natural, default=0, metavar="N")
     flag("--resume", "continue from the run's newest checkpoint, if there is one", action="store_true")
     flag("--ckpt", "models to keep: 0 none, 1 newest and each best, 2 all, 3 newest and best", type=int,
          choices=range(4), default=default.ckpt)  # fmt: skip
@@ -393,8 +392,6 @@ def announce(run: Run, config: dict) -> None:
     logger.info("%s: %d images of %d identities", config.dataset, len(records), records.num_classes)
     if learner.frozen:
         logger.info("%d parameters and batch statistics are frozen", len(learner.frozen))
-    if plan.head_steps:
-        logger.info("the first %d steps train the head alone", plan.head_steps)
     if learner.centers:
         logger.info("a step trains on %d of the %d classes", learner.centers.size, config.num_classes)
     if learner.teacher:

@@ -217,12 +217,6 @@ def connect(kvstore: str = "device") -> Workers:
                 option="kvstore",
             )
         return OneWorker()
-    if "async" in kvstore:
-        raise InputError(
-            f"the servers of {kvstore} keep the momentum, which MXNet does not return, so that such a run could not be "
-            "resumed; take dist_sync",
-            option="kvstore",
-        )
     try:
         heartbeats.check_variables()
     except InputError as error:

@@ -20,7 +20,6 @@ from denseface.models import families
 from denseface.models.distillation import INPUTS
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.averages import Averages
-from denseface.training.binding import Head
 from denseface.training.decay import with_decay_multipliers
 from denseface.training.devices import contexts
 from denseface.training.frozen import frozen_names, with_fixed_statistics, with_rates
@@ -33,7 +32,7 @@ from denseface.training.triplets import METRICS, Mining, TripletLoader, check_sh
 
 import mxnet as mx
 
-RECIPE = ("dtype", "ema", "freeze", "head_steps", "lr_mult")  # options that a resumed run has to repeat, if set
+RECIPE = ("dtype", "ema", "freeze", "lr_mult")  # options that a resumed run has to repeat, if set
 
 
 def assemble(
@@ -117,17 +116,12 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
     bfloat16 = args.dtype == "bfloat16"
     if bfloat16 and not on_cpu:
         raise InputError("GPUs are trained on in float32 only; leave it out", option="dtype")
-    frozen, averages = frozen_names(args.freeze, embedding), embedding.list_auxiliary_states()
+    frozen = frozen_names(args.freeze, embedding)
     above = {*symbol.list_arguments()} - {*embedding.list_arguments(), *INPUTS}
-    if not above and (args.head_steps or frozen >= {*embedding.list_arguments()} - {"data"}):
-        option = "head_steps" if args.head_steps else "freeze"
+    if not above and frozen >= {*embedding.list_arguments()} - {"data"}:
         raise InputError(
-            f"the loss {config.loss_name} has no parameters of its own, so nothing is left to train", option=option
+            f"the loss {config.loss_name} has no parameters of its own, so nothing is left to train", option="freeze"
         )
-    head = None
-    if args.head_steps:
-        fixed = with_fixed_statistics(symbol, averages)
-        head = Head(accelerate(fixed, data_shape) if on_cpu else fixed, above, averages)
     if frozen:
         symbol = with_fixed_statistics(symbol, frozen)
     return Learner(
@@ -143,7 +137,6 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
         num_classes=config.num_classes if classes < config.num_classes else None,
         teacher=teacher,
         frozen=frozen,
-        head=head,
     )
 
 
@@ -204,7 +197,6 @@ def make_plan(args: argparse.Namespace, loader: Loader, recipe: dict[str, Any]) 
         keep=args.ckpt,
         accumulate=args.accumulate,
         seed=args.seed,
-        head_steps=args.head_steps,
         recipe=recipe,
     )
 

@@ -13,7 +13,7 @@ from denseface.core.errors import InputError
 from denseface.data.loader import Batch
 from denseface.distributed.workers import OneWorker, Workers
 from denseface.models.distillation import INPUTS, TEACHER_INPUT
-from denseface.training.binding import Head, bind, bind_head
+from denseface.training.binding import bind
 from denseface.training.exchange import Exchange
 from denseface.training.partial_fc import CLASS_PARAMETERS, Centers, draw_sample
 from denseface.training.teacher import Teacher
@@ -74,8 +74,6 @@ class Learner:
         Embeds the pictures of each batch for a symbol of :mod:`denseface.models.distillation`.
     frozen : collection of str
         Parameters and moving averages that never change.
-    head : Head, optional
-        For steps that train the head alone.
 
     Attributes
     ----------
@@ -107,7 +105,6 @@ class Learner:
         num_classes: int | None = None,
         teacher: Teacher | None = None,
         frozen: Collection[str] = (),
-        head: Head | None = None,
     ):
         self.symbol = symbol
         self.teacher = teacher
@@ -120,12 +117,9 @@ class Learner:
         shapes = {"data": (share, *data_shape[1:]), "softmax_label": (share,)}
         if teacher:
             shapes[TEACHER_INPUT] = (share, teacher.emb_size)
-        grad_req = "write" if accumulate == 1 else "add"
-        self._parts = [bind(symbol, contexts, shapes, frozen, grad_req)]
-        if head:
-            self._parts.append(bind_head(head, self._parts[0], contexts, grad_req))
-        self._executors = self._parts[0].executors
         self.frozen = frozen
+        self._learning = [name for name in self.parameter_names if name not in frozen]
+        self._executors = bind(symbol, contexts, shapes, self._learning, "write" if accumulate == 1 else "add")
         self._exchange = Exchange(self._executors, self.parameter_names, self.workers, kvstore)
         self._scale = 1 / (self._exchange.shares * accumulate)  # of the summed gradient, to that of the mean loss
         self._clip_norm = clip_norm
@@ -166,7 +160,7 @@ class Learner:
             initializer(mx.init.InitDesc(name, attributes.get(name, {})), array)
         self._exchange.copy_to_devices()
 
-    def step(self, batches: Sequence[Batch], learning_rate: float, seed: int, head_alone: bool = False) -> StepResult:
+    def step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepResult:
         """Take one step.
 
         Its phases, in this order, the same on every worker:
@@ -189,15 +183,13 @@ class Learner:
         seed : int
             Decides the dropout of this step, and its sample of classes, so that a step does not depend on the steps
             before it. Workers drop different units.
-        head_alone : bool
-            Train the head alone: the network below keeps its parameters, momenta and moving averages.
 
         Returns
         -------
         StepResult
             Averages over the batches, with the parameters from before the update.
         """
-        executors, learning, kept = self._parts[head_alone]
+        executors, learning = self._executors, self._learning
 
         # draw
         mx.random.seed((seed * self.workers.size + self.workers.rank) % 2**31)
@@ -249,7 +241,7 @@ class Learner:
                 self.centers.update(name, sample, gradient, partial(self._optimizer.update, self._numbers[name]))
 
         # average
-        self._exchange.average_statistics(kept)
+        self._exchange.average_statistics(self.frozen)
         return StepResult(float(np.mean(losses)), float(np.mean(accuracies)) if accuracies else None, norm)
 
     def embed(self, data: np.ndarray) -> np.ndarray:
@@ -266,7 +258,7 @@ class Learner:
         -------
         ndarray of shape (N, emb_size), float32
         """
-        mx.nd.waitall()  # for the moving averages, as in step
+        mx.nd.waitall()  # MXNet does not declare that a backward pass changes moving averages
         for executor, share in zip(self._executors, np.split(data, len(self._executors))):
             executor.forward(is_train=False, data=mx.nd.array(share))
         embeddings = [executor.outputs[0].asnumpy() for executor in self._executors]

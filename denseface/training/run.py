@@ -54,8 +54,6 @@ class Plan:
         Batches per step.
     seed : int
         Seed of the run.
-    head_steps : int
-        So many steps at the start train the head alone.
     recipe : mapping of str to plain value
         Options that are set, by name, and that a resumed run has to repeat.
     """
@@ -67,7 +65,6 @@ class Plan:
     keep: int
     accumulate: int
     seed: int
-    head_steps: int = 0
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -249,8 +246,7 @@ class Run:
 
     def _learn(self, batches: list[Batch], rate: float) -> StepResult:
         try:
-            head_alone = self.step < self.plan.head_steps
-            return self.learner.step(batches, rate, self.plan.seed * 1_000_003 + self.step, head_alone)
+            return self.learner.step(batches, rate, self.plan.seed * 1_000_003 + self.step)
         except (mx.MXNetError, MemoryError) as error:
             advice = "; try a smaller batch per device, and accumulate more of them" if is_out_of_memory(error) else ""
             raise InputError(

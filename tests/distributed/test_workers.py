@@ -121,9 +121,7 @@ def test_two_workers_measure_the_lengths_of_adaface_as_two_devices_do_after_a_st
 
 def test_two_workers_go_on_with_the_run_of_one_and_its_sampled_classes(records, tmp_path):
     both, one = places(tmp_path, "both", "one")
-    settings = {
-        "fixed": True, "sample": 10, "clip_norm": 20, "freeze": ["conv_weight", "bn_moving_mean"], "head_steps": 4
-    }  # fmt: skip
+    settings = {"fixed": True, "sample": 10, "clip_norm": 20, "freeze": ["conv_weight", "bn_moving_mean"]}
     assert alone(records, both, batch=8, steps=8, **settings) == 0
     assert launch(records, both, batch=4, resume=True, **settings) == 0
     assert alone(records, one, batch=8, **settings) == 0
@@ -173,8 +171,6 @@ def test_kvstore_and_variables_have_to_agree(monkeypatch):
         InputError, match="kvstore: dist_sync needs other workers, but DMLC_ROLE is not set; start the run"
     ):
         connect("dist_sync")
-    with pytest.raises(InputError, match=r"kvstore: .* dist_async .* could not be resumed; take dist_sync"):
-        connect("dist_async")
     monkeypatch.setenv("DMLC_ROLE", "worker")
     with pytest.raises(InputError, match=r"kvstore: device trains alone, but DMLC_ROLE says .* take dist_sync"):
         connect("device")

@@ -22,7 +22,6 @@ from denseface.models.adaface import adaface
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
-from denseface.training.binding import Head
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
@@ -72,7 +71,6 @@ def main(
     ema: float = 0,
     teacher: str | None = None,
     freeze: tuple[str, ...] = (),
-    head_steps: int = 0,
 ) -> int:
     """Train to the end, and give the exit code; signals and divergence come to the last worker alone, at a step."""
     with connect(kvstore) as workers, FaceRecords(records_folder) as records:
@@ -91,16 +89,13 @@ def main(
         teaches = Teacher(teacher, (SIZE, SIZE, 3), batch, mx.cpu()) if teacher else None
         if teaches:
             symbol = with_teacher(embedding, 5, teaches.emb_size, weight=2.0, class_loss=symbol)
-        head = Head(with_fixed_statistics(symbol), {"fc7_weight"}, symbol.list_auxiliary_states())
         learner = Learner(
             with_fixed_statistics(symbol) if fixed else symbol, (batch, 3, SIZE, SIZE),
             [mx.cpu(i) for i in range(devices)], momentum=0.9, wd=1e-3, accumulate=accumulate, workers=workers,
             clip_norm=clip_norm, num_classes=CLASSES if sample else None, teacher=teaches, frozen=freeze,
-            head=head if head_steps else None,
         )  # fmt: skip
-        plan = Plan(
-            steps, Schedule("step", 0.05, steps, 2, [15]), 1, verbose, training.KEEP_BEST, accumulate, 5, head_steps
-        )
+        schedule = Schedule("step", 0.05, steps, 2, [15])
+        plan = Plan(steps, schedule, 1, verbose, training.KEEP_BEST, accumulate, 5)
         averages = make_averages(ema, learner, embedding) if ema and workers.is_first else None
         run = Run(learner, loader, plan, prefix, embedding, lambda arguments, auxiliary: {}, averages)
         if not (resume and run.resume()):

@@ -36,7 +36,7 @@ from support.tiny_runs import CLASSES, SIZE, make_run
 STEPS = 30
 # Options of train.py that add to a checkpoint, or to what a step depends on.
 FINE_TUNED = (
-    "--network", "pretrained", "--pretrained", "../start,1", "--warm-centers", "--head-steps", "4",
+    "--network", "pretrained", "--pretrained", "../start,1", "--warm-centers",
     "--freeze", "conv0_*", "--freeze", "fc1_moving_*", "--lr-mult", "fc7_*=2", "--lr-schedule", "cosine",
     "--warmup-epochs", "0.4", "--clip-norm", "1", "--ema", "0.9", "--teacher", "../teacher,1", "--teacher-weight", "4",
 )  # fmt: skip
@@ -122,8 +122,8 @@ def train_tiny(records: Path, place: Path) -> None:
     with FaceRecords(records) as faces:
         schedule = Schedule("cosine", 0.1, STEPS, 2)
         run = make_run(
-            faces, prefix, steps=STEPS, verbose=1, frequent=1, schedule=schedule, clip_norm=1, ema=0.9, head_steps=6,
-            freeze={"conv_weight", "bn_moving_mean"}, recipe={"ema": 0.9, "head_steps": 6},
+            faces, prefix, steps=STEPS, verbose=1, frequent=1, schedule=schedule, clip_norm=1, ema=0.9,
+            freeze={"conv_weight", "bn_moving_mean"}, recipe={"ema": 0.9},
         )  # fmt: skip
         run.resume()
         run.fit()

@@ -14,7 +14,6 @@ from denseface.models import losses
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
-from denseface.training.binding import Head
 from denseface.training.frozen import with_fixed_statistics
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
@@ -43,12 +42,6 @@ def embedding_symbol():
     return mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
 
 
-def fc7_alone(symbol):
-    """The class centers as what learns alone."""
-    kept = symbol.get_internals()["fc1_output"].list_auxiliary_states()
-    return Head(with_fixed_statistics(symbol, kept), {"fc7_weight"}, kept)
-
-
 def make_run(
     records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None, freeze=(),
     clip_norm=0, loss=losses.margin_softmax, margins=None, **changes,
@@ -74,7 +67,6 @@ def make_run(
     learner = Learner(
         with_fixed_statistics(symbol, freeze), (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3,
         accumulate=accumulate, clip_norm=clip_norm, teacher=teacher, frozen=freeze,
-        head=fc7_alone(symbol) if plan.head_steps else None,
     )  # fmt: skip
     learner.initialize(mx.init.Xavier(), seed=5)
     averages = make_averages(ema, learner, embedding_symbol()) if ema else None

@@ -1,4 +1,4 @@
-"""What is frozen stays, and is used as in evaluation; what learns alone learns as if the rest were frozen."""
+"""What is frozen stays, and is used as in evaluation."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from denseface.rewrites.accelerate import accelerate
 from denseface.rewrites.native import load_operators
 from denseface.training.frozen import frozen_names, matching, with_fixed_statistics, with_rates
 from denseface.training.learner import Learner
-from support.tiny_runs import fc7_alone
 
 import mxnet as mx
 
@@ -26,12 +25,12 @@ def embedding_symbol():
     return mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
 
 
-def make_learner(frozen=(), contexts=CPU, head=False, rates=(), symbol=None, shape=SHAPE):
+def make_learner(frozen=(), contexts=CPU, rates=(), symbol=None, shape=SHAPE):
     if symbol is None:
         symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
     learner = Learner(
         with_rates(with_fixed_statistics(symbol, frozen), rates), shape, contexts, momentum=0.9, wd=0.01,
-        frozen=frozen, head=fc7_alone(symbol) if head else None,
+        frozen=frozen,
     )  # fmt: skip
     learner.initialize(mx.init.Xavier(), seed=3)
     rng = np.random.default_rng(1)
@@ -78,21 +77,6 @@ def test_a_frozen_network_is_used_as_in_evaluation():
     learner.step([batch], 0.1, 0)
     trained = learner._executors[0].outputs[0].asnumpy()  # in the forward pass of training
     np.testing.assert_allclose(trained, embeddings, rtol=1e-5, atol=1e-6)
-
-
-def test_the_head_alone_learns_as_over_a_frozen_network_and_all_learns_afterwards():
-    frozen = make_learner(frozen_names(["*"], embedding_symbol()))
-    learner = make_learner(head=True)
-    before = values(learner)
-    for step in range(2):
-        one = frozen.step([make_batch(step)], 0.1, step)
-        other = learner.step([make_batch(step)], 0.1, step, head_alone=True)
-        assert one == other
-    after = values(learner)
-    assert changed(before, after) == {"fc7_weight", "fc7_weight momentum"}
-    np.testing.assert_array_equal(after["fc7_weight"], values(frozen)["fc7_weight"])
-    learner.step([make_batch(2)], 0.1, 2)
-    assert changed(after, values(learner)) == {*after}
 
 
 @pytest.mark.skipif(not load_operators(), reason="no C++ compiler")

@@ -43,8 +43,8 @@ def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop
 
 
 @pytest.mark.parametrize("stop", [2, 7])
-def test_frozen_parts_and_head_steps_resume(records, tmp_path, stop):
-    settings = {"freeze": {"conv_weight", "bn_moving_mean"}, "head_steps": 3, "ema": 0.9}
+def test_frozen_parts_resume(records, tmp_path, stop):
+    settings = {"freeze": {"conv_weight", "bn_moving_mean"}, "ema": 0.9}
     whole = make_run(records, tmp_path / "whole", **settings)
     start = whole.learner.parameters()
     whole.fit()

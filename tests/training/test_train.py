@@ -207,7 +207,7 @@ def stranger(tmp_path):
 def test_the_network_of_another_model_is_fine_tuned(data, stranger, tmp_path, caplog, capsys):
     model, name = stranger
     options = (
-        "--network", "pretrained", "--pretrained", name, "--warm-centers", "--head-steps", "1", "--freeze", "entry*",
+        "--network", "pretrained", "--pretrained", name, "--warm-centers", "--freeze", "entry*",
         "--lr-mult", "vec*=2",
     )  # fmt: skip
     assert train.main(flags(data, tmp_path, "--max-steps", "2", *options, keys=())) == 0
@@ -318,10 +318,6 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--freeze", "conv9*"], "--freeze: conv9*: no parameter has such a name; nearest: conv_"),
         (["--lr-mult", "fc8_weight=2"], "--lr-mult: fc8_weight: no parameter has such a name; nearest: fc7_weight"),
         (["--network", "pretrained", "--pretrained", "a,7"], "net_output: the pretrained model's network is what it"),
-        (
-            ["--loss", "triplet", "--per-batch-size", "3", "--head-steps", "2"],
-            "--head-steps: the loss triplet has no parameters of its own",
-        ),
         (
             ["--loss", "triplet", "--per-batch-size", "3", "--freeze", "*"],
             "--freeze: the loss triplet has no parameters of its own",
