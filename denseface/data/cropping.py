@@ -14,12 +14,21 @@ import numpy as np
 
 from denseface.core.cpus import usable_cores
 from denseface.core.errors import InputError
-from denseface.data.align import align, crop_side
-from denseface.data.detection import CenterFace, Detector, Faces, installed_detector, load_detector
+from denseface.data.align import align, check_landmarks, crop_side
+from denseface.data.detection import (
+    CenterFace,
+    Detector,
+    Faces,
+    are_inside,
+    installed_detector,
+    load_detector,
+)
 from denseface.data.landmarks import LandmarkFile, Located
 from denseface.data.pictures import load_picture
 
 FACES = ("largest", "center", "all")
+
+_FEWEST_INSIDE = 3  # landmarks in the enlarged box; those of a profile, or corrected by hand, may lie beside it
 
 
 class Crop(NamedTuple):
@@ -58,8 +67,9 @@ class Cropper:
         (n,) and landmarks (n, 5, 2) as `denseface.data.detection.Faces` describes them. By default the detector that is
         installed.
     face : str, optional
-        Which face of several: ``"largest"`` by its box, ``"center"`` (the one nearest to the center of the picture), or
-        ``"all"``. None refuses pictures of several faces.
+        Which face of several: ``"largest"`` by its box, ``"center"`` (the one whose box has its middle nearest to that
+        of the picture), or ``"all"``. None refuses pictures of several faces. Except with ``"all"``, detections whose
+        landmarks cannot be those of a face are passed over if a face beside them is at least as certain.
     min_size : float
         Faces are left out whose crop is a square of fewer pixels of the picture, each way.
     min_score : float
@@ -132,12 +142,13 @@ class Cropper:
             located = Located(_run(self._installed(picture, image_shape), picture), None)
         faces = self._checked(picture, located)
         if self.face == "all":
-            return [self._cut(f"#{i}", picture, points, image_shape) for i, points in enumerate(faces.landmarks, 1)]
+            return [self._cut(f"#{i}", picture, faces, i - 1, image_shape) for i in range(1, len(faces.scores) + 1)]
+        faces = _without_false(faces)
         others = len(faces.landmarks) - 1
         if others and self.face is None:
             raise InputError(f"{others + 1} faces are in it; choose one (option face)")
-        points = faces.landmarks[_largest(faces) if self.face != "center" else _nearest(faces, picture.shape)]
-        crop = self._cut("", picture, points, image_shape)
+        index = _nearest(faces, picture.shape) if self.face == "center" else _largest(faces)
+        crop = self._cut("", picture, faces, index, image_shape)
         if crop.reason:
             raise InputError(crop.reason)
         return [crop._replace(others=others)]
@@ -202,9 +213,11 @@ class Cropper:
         return _where(large, reading_order(large.boxes))
 
     @staticmethod
-    def _cut(suffix, picture, points, image_shape):
+    def _cut(suffix, picture, faces, index, image_shape):
+        if reason := _fault(faces.boxes[index], faces.landmarks[index]):
+            return Crop(suffix, None, reason)
         try:
-            return Crop(suffix, load_picture(align(picture, points, image_shape[0]), image_shape))
+            return Crop(suffix, load_picture(align(picture, faces.landmarks[index], image_shape[0]), image_shape))
         except InputError as error:
             return Crop(suffix, None, str(error))
 
@@ -284,15 +297,35 @@ def _run(detector, picture):
     return Faces(boxes, scores, landmarks)
 
 
+def _without_false(faces):
+    """Leave out detections with impossible landmarks, unless they are the most certain ones.
+
+    The most certain one is a face whose landmarks are misplaced, a strict profile say: another person in the picture
+    must not be taken in its stead.
+    """
+    is_sound = np.array([_fault(*face) is None for face in zip(faces.boxes, faces.landmarks)])
+    best = faces.scores[is_sound].max(initial=-np.inf)
+    return _where(faces, is_sound | (faces.scores > best))
+
+
+def _fault(box, landmarks):
+    """Say why landmarks cannot be those of the face in a box, or return None."""
+    try:
+        check_landmarks(landmarks)
+    except InputError as error:
+        return str(error)
+    return "its landmarks are outside its box" if are_inside(box, landmarks).sum() < _FEWEST_INSIDE else None
+
+
+# Boxes decide: the landmarks of a face that is cut off by the picture's edge may be anywhere.
 def _largest(faces):
-    """By the box: the landmarks of a face that is cut off by the picture's edge may be anywhere."""
     return int(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1).argmax())
 
 
 def _nearest(faces, shape):
     height, width = shape[:2]
     center = (width - 1) / 2, (height - 1) / 2
-    return int(np.linalg.norm(faces.landmarks.mean(axis=1) - center, axis=1).argmin())
+    return int(np.linalg.norm((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - center, axis=1).argmin())
 
 
 def _where(faces, chosen):

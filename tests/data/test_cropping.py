@@ -248,3 +248,57 @@ def test_to_other_processes_goes_no_file_of_landmarks(tmp_path):
     assert Cropper(landmarks=LandmarkFile(tmp_path / "a.txt"), face="center").shared(2) == Cropper(face="center")
     assert isinstance(Cropper().shared(2).detector, CenterFace)
     assert Cropper(detector=never).shared(2).detector is never
+
+
+def crossed(faces, index):
+    faces.landmarks[index] = faces.landmarks[index][[0, 1, 2, 4, 3]]
+    return faces
+
+
+def moved(faces, index):
+    faces.landmarks[index] += 3 * SIZE
+    return faces
+
+
+@pytest.mark.parametrize("spoil", [crossed, moved])
+@pytest.mark.parametrize("choice", ["center", "largest", None])
+def test_a_false_detection_is_passed_over(spoil, choice):
+    """The second is nearer to the middle, and larger."""
+
+    def detector(picture):
+        faces = spoil(faces_at((20, 20), (85, 35), scores=[0.89, 0.62]), 1)
+        faces.boxes[1] += (-1, -1, 1, 1)
+        return faces
+
+    crop = only(Cropper(detector=detector, face=choice)(group((20, 20)), SHAPE))
+    np.testing.assert_allclose(crop.pixels.astype(int), face(0), atol=1)
+    assert crop.others == 0
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [(crossed, "mouth exchanged"), (moved, "outside its box")])
+def test_the_most_certain_face_is_not_replaced_by_another(spoil, reason):
+    def detector(picture):
+        return spoil(faces_at((20, 20), (85, 35), scores=[0.62, 0.89]), 1)
+
+    with pytest.raises(InputError, match=reason):
+        Cropper(detector=detector, face="center")(group((20, 20)), SHAPE)
+    with pytest.raises(InputError, match="2 faces"):
+        Cropper(detector=detector, face=None)(group((20, 20)), SHAPE)
+
+
+@pytest.mark.parametrize("spoil", [crossed, moved])
+def test_a_lone_false_detection_is_refused(spoil):
+    for choice in ("center", "largest", None):
+        with pytest.raises(InputError, match="landmarks"):
+            Cropper(detector=lambda picture: spoil(faces_at((20, 20)), 0), face=choice)(group((20, 20)), SHAPE)
+
+
+def test_the_box_decides_which_face_is_nearest_to_the_middle():
+    def detector(picture):
+        faces = faces_at((84, 34), (60, 34))
+        faces.landmarks[0] += (6, 0)
+        faces.landmarks[1] += (20, 0)
+        return faces._replace(boxes=faces.boxes + [[0, 0, 0, 0], [-20, 0, 20, 0]])
+
+    crop = Cropper(detector=detector, face="center")(group((90, 34)), SHAPE)
+    np.testing.assert_allclose(only(crop).pixels.astype(int), face(0), atol=1)

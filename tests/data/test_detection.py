@@ -11,7 +11,7 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.data import detection
-from denseface.data.align import check_landmarks
+from denseface.data.align import REFERENCE_POINTS, check_landmarks
 from denseface.data.detection import (
     CenterFace,
     InsightFaceDetector,
@@ -342,3 +342,69 @@ def test_however_the_camera_was_held_the_face_is_the_same(detect, orientation, t
     Image.fromarray(astronaut()).transpose(TURNS[orientation]).save(tmp_path / "phone.png", exif=exif)
     for array, expected in zip(detect(load_picture(tmp_path / "phone.png")), detect(astronaut())):
         np.testing.assert_array_equal(array, expected)
+
+
+class Turns:
+    """CenterFace's session: one face upright, and in the patch that is searched in four turns, chosen faces of each."""
+
+    def __init__(self, first, turns):
+        self._maps = {1: [first], 4: turns}
+
+    def run(self, outputs, inputs):
+        (pictures,) = inputs.values()
+        rows, columns = (length // 4 for length in pictures.shape[2:])
+        maps = [np.zeros((len(pictures), channels, rows, columns), np.float32) for channels in (1, 2, 2, 10)]
+        for number, faces in enumerate(self._maps[len(pictures)]):
+            for middle, side, score, points in faces:
+                column, row = (int(value // 4) for value in middle)
+                maps[0][number, 0, row, column] = score
+                maps[1][number, :, row, column] = np.log(side / 4)
+                maps[3][number, :, row, column] = points[:, ::-1].ravel()
+        return maps
+
+
+UPRIGHT = (REFERENCE_POINTS - 20) / 72  # in box sides from the box's corner
+PROFILE = UPRIGHT * (0.4, 1) + (0.1, 0)
+
+
+@pytest.fixture
+def staged(monkeypatch):
+    """CenterFace on a picture of 320 x 320 with a face of 60 pixels in the middle, and in turns as a test says."""
+
+    def detect(first, *turns):
+        staged = CenterFace.__new__(CenterFace)
+        staged._session, staged._input = Turns([((160, 160), 60, 0.8, first)], turns), "data"
+        return staged(np.zeros((320, 320, 3), np.uint8))
+
+    return detect
+
+
+def test_a_turned_face_has_the_landmarks_of_its_turn(staged):
+    patch = 160 / 2.6
+    found = staged(
+        PROFILE[:, ::-1], [], [((80, 80), patch, 0.7, UPRIGHT)], [], [((80, 80), patch, 0.4, PROFILE[:, ::-1])]
+    )
+    points = (found.landmarks[0] - found.boxes[0, :2]) / 60
+    # Turned to the left it is upright, so in the picture its top is on the right.
+    np.testing.assert_allclose(points, np.column_stack([1 - UPRIGHT[:, 1], UPRIGHT[:, 0]]), atol=0.05)
+
+
+@pytest.mark.parametrize("distance", [32, 60])
+def test_the_landmarks_of_a_neighbor_are_not_taken(staged, distance):
+    """A profile; upside down, there is a better face beside it."""
+    patch = 160 / 2.6
+    found = staged(PROFILE, [((80, 80), patch, 0.7, PROFILE)], [], [((80 - distance, 80), patch, 0.9, UPRIGHT)], [])
+    np.testing.assert_allclose((found.landmarks[0] - found.boxes[0, :2]) / 60, PROFILE, atol=0.05)
+
+
+def test_a_certain_turn_is_better_than_one_of_nicer_landmarks(staged):
+    patch = 160 / 2.6
+    found = staged(PROFILE, [((80, 80), patch, 0.9, PROFILE)], [], [((80, 80), patch, 0.35, UPRIGHT)], [])
+    np.testing.assert_allclose((found.landmarks[0] - found.boxes[0, :2]) / 60, PROFILE, atol=0.05)
+
+
+def test_a_face_without_landmarks_in_its_box_is_none(staged):
+    far = PROFILE + (0, 1.2)
+    patch = 160 / 2.6
+    assert not len(staged(far, [((80, 80), patch, 0.9, far)], [], [], []).scores)
+    assert len(staged(far, [((80, 80), patch, 0.9, PROFILE)], [], [], []).scores) == 1
