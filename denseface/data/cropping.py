@@ -18,6 +18,7 @@ from denseface.data.align import align, check_landmarks, crop_side
 from denseface.data.detection import (
     CenterFace,
     Detector,
+    FaceError,
     Faces,
     are_inside,
     installed_detector,
@@ -28,6 +29,7 @@ from denseface.data.pictures import load_picture
 
 FACES = ("largest", "center", "all")
 
+_MIDDLE = 0.5  # of the shorter side; in LFW half of all crops have 0.46 to 0.53 of it
 _FEWEST_INSIDE = 3  # landmarks in the enlarged box; those of a profile, or corrected by hand, may lie beside it
 
 
@@ -129,9 +131,11 @@ class Cropper:
 
         Raises
         ------
+        FaceError
+            If no face is found, or none is large and certain enough, or there are several and ``face`` is None; or if
+            the chosen one cannot be aligned.
         InputError
-            If no face is found, or none is large and certain enough, or there are several and ``face`` is None; if the
-            chosen one cannot be aligned, or no detector is installed.
+            If no detector is installed, or the landmarks are of a picture of another size.
         """
         height, width, _ = image_shape
         if located is None and (self.aligned or picture.shape[:2] == (height, width)):
@@ -146,11 +150,11 @@ class Cropper:
         faces = _without_false(faces)
         others = len(faces.landmarks) - 1
         if others and self.face is None:
-            raise InputError(f"{others + 1} faces are in it; choose one (option face)")
+            raise FaceError(f"{others + 1} faces are in it; choose one (option face)", "several faces", "face")
         index = _nearest(faces, picture.shape) if self.face == "center" else _largest(faces)
         crop = self._cut("", picture, faces, index, image_shape)
         if crop.reason:
-            raise InputError(crop.reason)
+            raise FaceError(crop.reason, "misplaced landmarks", "landmarks")
         return [crop._replace(others=others)]
 
     def shared(self, processes: int) -> Cropper:
@@ -202,14 +206,16 @@ class Cropper:
             )
         faces = located.faces
         if not len(faces.scores):
-            raise InputError("no face is found in it")
+            raise FaceError("no face is found in it", "no face found", "landmarks")
         certain = _where(faces, faces.scores >= self.min_score)
         if not len(certain.scores):
-            raise InputError(f"its face is uncertain: score {faces.scores.max():.2f}, min_score {self.min_score:g}")
+            reason = f"its face is uncertain: score {faces.scores.max():.2f}, min_score {self.min_score:g}"
+            raise FaceError(reason, "an uncertain face", "min_score")
         sides = np.array([crop_side(points) for points in certain.landmarks])
         large = _where(certain, sides >= self.min_size)
         if not len(large.scores):
-            raise InputError(f"its face is too small: {sides.max():.0f} pixels, min_size {self.min_size:g}")
+            reason = f"its face is too small: {sides.max():.0f} pixels, min_size {self.min_size:g}"
+            raise FaceError(reason, "a small face", "min_size")
         return _where(large, reading_order(large.boxes))
 
     @staticmethod
@@ -220,6 +226,27 @@ class Cropper:
             return Crop(suffix, load_picture(align(picture, faces.landmarks[index], image_shape[0]), image_shape))
         except InputError as error:
             return Crop(suffix, None, str(error))
+
+
+def cut_middle(picture: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Cut the middle out of a picture, as an aligned face would lie in a portrait.
+
+    Parameters
+    ----------
+    picture : ndarray of shape (height, width, 3), uint8
+        RGB, upright.
+    image_shape : tuple (height, width, channels)
+        The shape that the network takes; a square.
+
+    Returns
+    -------
+    ndarray of shape `image_shape`, uint8
+        The middle square, of half of the picture's shorter side.
+    """
+    height, width = picture.shape[:2]
+    side = max(1, round(min(height, width) * _MIDDLE))
+    top, left = (height - side) // 2, (width - side) // 2
+    return load_picture(np.ascontiguousarray(picture[top : top + side, left : left + side]), image_shape)
 
 
 def reading_order(boxes: np.ndarray) -> np.ndarray:

@@ -57,6 +57,23 @@ _CERTAINTY = 20.0  # a score higher by 0.1 outweighs 2 pixels of misplaced landm
 _MARGIN = 0.125  # on each side: a box enlarged by a quarter
 
 
+class FaceError(InputError):
+    """No face can be cut out of a picture that is sound.
+
+    Attributes
+    ----------
+    kind : str
+        What is the matter, the same for all such pictures.
+    remedy : str, optional
+        The parameter by which such pictures can be used.
+    """
+
+    def __init__(self, reason: str, kind: str = "", remedy: str | None = None):
+        super().__init__(reason)
+        self.kind = kind
+        self.remedy = remedy
+
+
 class Faces(NamedTuple):
     """The n faces of a picture, the most certain first.
 

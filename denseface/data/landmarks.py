@@ -23,7 +23,7 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, read_lines
 from denseface.data.align import LANDMARK_ORDER, SURELY_FACE, check_landmarks, crop_side, likely_order, residuals
-from denseface.data.detection import Faces
+from denseface.data.detection import FaceError, Faces
 
 _HEADING = "# denseface detect "
 _POINTS = ["x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5"]
@@ -103,14 +103,16 @@ class LandmarkFile:
 
         Raises
         ------
+        FaceError
+            If the file has none.
         InputError
-            If the file has none, or does not say which of two pictures a line belongs to.
+            If the file does not say which of two pictures a line belongs to.
         """
         key = self._find(os.path.abspath(picture))
         if key is None:
-            raise InputError(f"no landmarks of it are in {self.path}")
+            raise FaceError(f"no landmarks of it are in {self.path}", "no landmarks in the file", "landmarks")
         if key in self._reasons:
-            raise InputError(self._reasons[key])
+            raise FaceError(self._reasons[key], "no face found", "landmarks")
         rows = self._numbers[self._rows[key]]
         landmarks = rows[:, :10].reshape(-1, 5, 2)
         if rows.shape[1] == len(_POINTS):

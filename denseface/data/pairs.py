@@ -3,6 +3,9 @@
 A set of n pairs is a pickle of (2n encoded images, n bools): images 2i and 2i + 1 are pair i, and bool i says whether
 they show the same person. Whole numbers 0 and 1 may stand for the bools. The format has no place for names, so
 ``NAME.people.csv`` beside ``NAME.bin`` may say who is in its images, by their SHA-256.
+
+A picture that no face could be cut out of may be in a set as a failure to enroll: a black JPEG file with a comment that
+says so, and that names the picture. Its pairs never match.
 """
 
 from __future__ import annotations
@@ -17,11 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, replacing
 from denseface.core.text import counted
 from denseface.data import plain_pickle
+
+_FAILURE = b"denseface: failure to enroll: "
+_HEAD = 64  # bytes of a JPEG file within which Pillow's comment starts
 
 _PEOPLE_COLUMNS = ("sha256", "person")
 
@@ -60,6 +67,11 @@ class PairSet:
         index_of: dict[bytes, int] = {}
         indices = [index_of.setdefault(image, len(index_of)) for image in self.images]
         return list(index_of), np.array(indices, np.int64).reshape(-1, 2)
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Whether a picture of each pair is a failure to enroll, as bools of shape (n,)."""
+        return np.array([_FAILURE in image[:_HEAD] for image in self.images], bool).reshape(-1, 2).any(axis=1)
 
     def people_of(self, images: Iterable[bytes]) -> list[str] | None:
         """Return the person in each of some images of the set; None if nobody says.
@@ -156,6 +168,22 @@ def write_pairs(
             text = io.StringIO(newline="")
             csv.writer(text, lineterminator="\n").writerows([_PEOPLE_COLUMNS, *table.items()])
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def failure_to_enroll(name: str, size: int) -> bytes:
+    """Return what stands for a picture in a set that no face could be cut out of.
+
+    Parameters
+    ----------
+    name : str
+        The picture's.
+    size : int
+        Height and width of the set's pictures.
+    """
+    file = io.BytesIO()
+    comment = _FAILURE + name.encode("utf-8", "surrogateescape")
+    Image.new("RGB", (size, size)).save(file, "JPEG", comment=comment)
+    return file.getvalue()
 
 
 def _people_path(path: Path) -> Path:

@@ -14,7 +14,8 @@ from PIL import Image
 from denseface.core.errors import InputError
 from denseface.core.files import read_input
 from denseface.core.parallel import parallel_map
-from denseface.data.cropping import Cropper
+from denseface.data.cropping import Cropper, cut_middle
+from denseface.data.detection import FaceError
 from denseface.data.landmarks import Located
 from denseface.data.pictures import MAX_FILE_SIZE, decode, is_upright, read_header
 
@@ -34,11 +35,17 @@ class Face(NamedTuple):
         The encoded face, a JPEG.
     reason : str or None
         Why the file cannot be used.
+    kind : str
+        The same for all files with such a reason: "cannot be read", or that of a `denseface.data.cropping.FaceError`.
+    remedy : str or None
+        The parameter by which such a file can be used.
     """
 
     file: str
     payload: bytes | None
     reason: str | None
+    kind: str = ""
+    remedy: str | None = None
 
 
 def encode_faces(
@@ -48,6 +55,7 @@ def encode_faces(
     quality: int = 95,
     crop: Cropper = ONE_FACE,
     processes: int = 1,
+    middle: bool = False,
 ) -> Generator[Face, None, None]:
     """Make faces of one size, in the order of the files.
 
@@ -69,6 +77,8 @@ def encode_faces(
         pictures of several faces cannot be used.
     processes : int
         How many processes share the work.
+    middle : bool
+        Of a picture without a face that can be cut out, take the middle, beside the reason.
 
     Yields
     ------
@@ -85,7 +95,7 @@ def encode_faces(
     if crop.face == "all":
         raise InputError("a set has one face per picture: choose largest or center", option="face")
     jobs = ((file, _locate(crop, Path(root, file))) for file in files)
-    return parallel_map(partial(_encode_file, root, size, quality, crop.shared(processes)), jobs, processes)
+    return parallel_map(partial(_encode_file, root, size, quality, crop.shared(processes), middle), jobs, processes)
 
 
 def encode_face(
@@ -111,8 +121,12 @@ def encode_face(
         return payload
     (face,) = crop(picture, (size, size, 3), located)
     assert face.pixels is not None  # it is, unless all faces are cut
+    return _jpeg(face.pixels, quality)
+
+
+def _jpeg(pixels, quality):
     buffer = io.BytesIO()
-    Image.fromarray(face.pixels).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
@@ -124,14 +138,18 @@ def _locate(crop, path):
         return error
 
 
-def _encode_file(root, size, quality, crop, job):
+def _encode_file(root, size, quality, crop, middle, job):
     file, located = job
     try:
-        if isinstance(located, InputError):
-            raise located
         payload = read_input(Path(root, file), MAX_FILE_SIZE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF data, say, do not make a broken picture
-            return Face(file, encode_face(payload, size, quality, crop, located), None)
+            try:
+                if isinstance(located, InputError):
+                    raise located
+                return Face(file, encode_face(payload, size, quality, crop, located), None)
+            except FaceError as error:
+                cut = _jpeg(cut_middle(decode(payload), (size, size, 3)), quality) if middle else None
+                return Face(file, cut, str(error), error.kind, error.remedy)
     except InputError as error:
-        return Face(file, None, str(error))
+        return Face(file, None, str(error), "cannot be read")

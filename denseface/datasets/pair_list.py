@@ -13,13 +13,40 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import read_lines
 from denseface.data.cropping import Cropper
-from denseface.data.pairs import write_pairs
+from denseface.data.pairs import failure_to_enroll, write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
-from denseface.datasets.faces import ONE_FACE, encode_faces
-from denseface.datasets.output import Progress, no_progress
+from denseface.datasets.faces import ONE_FACE, Face, encode_faces
+from denseface.datasets.output import Progress, no_progress, replacing_csv
+from denseface.datasets.pairing import spread
 
 _ANY_SUFFIX = (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))
 _FORMS = "NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1, with tabs between the fields if names contain spaces"
+
+
+UNFOUND = ("omit", "center", "fail")
+
+
+@dataclass(frozen=True)
+class BuiltPairs:
+    """What `build_from_list` has written.
+
+    Attributes
+    ----------
+    num_genuine, num_impostor : int
+        The numbers of pairs in the set.
+    num_omitted : int
+        The number of pairs of the list that are not in it.
+    bad : list of Face
+        The pictures that no face could be cut out of; those with a payload are in the set.
+    bad_file : Path
+        The table of them, ``NAME.bad.csv`` beside ``NAME.bin``; it exists only if there are any.
+    """
+
+    num_genuine: int
+    num_impostor: int
+    num_omitted: int
+    bad: list[Face]
+    bad_file: Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +61,15 @@ class PairList:
         Whether the pair is genuine.
     lines : list of int, of length n
         The line of each pair, counted from 1.
+    has_folds : bool
+        Whether the order of the pairs makes folds: not in a list that announces one number of pairs of each kind, as
+        LFW's for development, and has first all genuine and then all impostor pairs.
     """
 
     files: list[str]
     issame: np.ndarray
     lines: list[int]
+    has_folds: bool = True
 
 
 def read_pair_list(path: str | Path, images: str | Path) -> PairList:
@@ -74,6 +105,7 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
     issame: list[bool] = []
     lines: list[int] = []
     announced = None
+    has_folds = True
     missing: list[str] = []
     for number, line in read_lines(path):
         fields = _split(line)
@@ -81,6 +113,7 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
             continue
         if not lines and announced is None and len(fields) <= 2 and all(map(_is_number, fields)):
             announced = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)
+            has_folds = len(fields) == 2
             continue
         pair = _parse(fields)
         if pair is None:
@@ -98,7 +131,7 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
         raise InputError(f"{path}: contains no pair; write lines of the form {_FORMS}")
     if announced not in (None, len(lines)):
         raise InputError(f"{path}: the first line announces {announced} pairs, but there are {len(lines)}")
-    return PairList(files, np.array(issame), lines)
+    return PairList(files, np.array(issame), lines, has_folds)
 
 
 def build_from_list(
@@ -110,9 +143,12 @@ def build_from_list(
     quality: int = 95,
     crop: Cropper = ONE_FACE,
     processes: int = 1,
+    unfound: str = "omit",
     on_progress: Progress = no_progress,
-) -> tuple[int, int]:
+) -> BuiltPairs:
     """Build a verification set from a list of pairs, in the list's order.
+
+    The pairs of a list without folds are spread over ten folds, in its order of the genuine and of the impostor pairs.
 
     Parameters
     ----------
@@ -122,34 +158,62 @@ def build_from_list(
         The file to write, a ``.bin``; an existing file is replaced.
     size, quality, crop, processes
         As for `denseface.datasets.faces.encode_faces`.
+    unfound : {"omit", "center", "fail"}
+        What becomes of a pair with a picture that no face can be cut out of: it is left out; or the middle of the
+        picture is taken, `denseface.data.cropping.cut_middle`; or the picture is kept as a failure to enroll, which
+        never matches. A broken picture has no middle: its pairs are left out then.
     on_progress : callable
         Called with the number of pictures that are done, and of all.
 
     Returns
     -------
-    num_genuine, num_impostor : int
-        The numbers of pairs.
+    BuiltPairs
 
     Raises
     ------
     InputError
-        If the list or one of its pictures cannot be used, or ``out`` cannot be written.
+        If the list cannot be used, no pair or pairs of one kind only are left, or ``out`` cannot be written.
     """
     if Path(out).suffix != ".bin":
         raise InputError(f"{out}: the name of a verification set must end in .bin")
+    if unfound not in UNFOUND:
+        raise InputError(f"must be one of {', '.join(UNFOUND)}, not {unfound}", option="unfound")
     images = Path(path).parent if images is None else Path(images)
     pairs = read_pair_list(path, images)
     distinct = list(dict.fromkeys(pairs.files))
     payloads: dict[str, bytes] = {}
-    with contextlib.closing(encode_faces(images, distinct, size, quality, crop, processes)) as faces:
-        for face in faces:
-            if face.payload is None:
-                line = pairs.lines[pairs.files.index(face.file) // 2]
-                raise InputError(f"{path}: line {line}: {face.file}: {face.reason}")
-            payloads[face.file] = face.payload
-            on_progress(len(payloads), len(distinct))
-    write_pairs(out, [payloads[file] for file in pairs.files], pairs.issame, _people(pairs))
-    return int(pairs.issame.sum()), int((~pairs.issame).sum())
+    bad: list[Face] = []
+    middle = unfound == "center"
+    with contextlib.closing(encode_faces(images, distinct, size, quality, crop, processes, middle)) as faces:
+        for done, face in enumerate(faces, 1):
+            if face.reason is not None:
+                if unfound == "fail":
+                    face = face._replace(payload=failure_to_enroll(face.file, size))
+                bad.append(face)
+            if face.payload is not None:
+                payloads[face.file] = face.payload
+            on_progress(done, len(distinct))
+    kept = [index for index in range(len(pairs.issame)) if {*pairs.files[2 * index : 2 * index + 2]} <= payloads.keys()]
+    issame = pairs.issame[kept]
+    if len(set(issame.tolist())) < len(set(pairs.issame.tolist())):
+        kind = "" if not len(issame) else "impostor " if issame[0] else "genuine "
+        line = pairs.lines[pairs.files.index(bad[0].file) // 2]
+        raise InputError(f"{path}: no {kind}pair is left; line {line}: {bad[0].file}: {bad[0].reason}")
+    if not pairs.has_folds:
+        order = spread(int(issame.sum()), int((~issame).sum()))
+        placed = np.empty(len(kept), np.int64)
+        placed[order], placed[~order] = np.flatnonzero(issame), np.flatnonzero(~issame)
+        kept, issame = [kept[index] for index in placed.tolist()], issame[placed]
+    bad_file = Path(out).with_suffix(".bad.csv")
+    if bad:
+        with replacing_csv(bad_file, ("file", "reason")) as table:
+            table.writerows((face.file, face.reason) for face in bad)
+    else:
+        bad_file.unlink(missing_ok=True)
+    people = _people(pairs)
+    order = [2 * index + side for index in kept for side in (0, 1)]
+    write_pairs(out, [payloads[pairs.files[i]] for i in order], issame, people and [people[i] for i in order])
+    return BuiltPairs(int(issame.sum()), int((~issame).sum()), len(pairs.issame) - len(kept), bad, bad_file)
 
 
 def _people(pairs):

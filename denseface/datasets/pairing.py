@@ -53,14 +53,14 @@ def draw_pairs(owners: np.ndarray, max_pairs: int | None = None, seed: int = 0) 
     chance = random.Random(seed)
     genuine = _draw(indices - starts, starts, counts[0], chance)
     impostor = _draw(starts, np.zeros_like(starts), counts[1], chance)
-    issame = _spread(*counts)
+    issame = spread(*counts)
     pairs = np.empty((len(issame), 2), np.int64)
     pairs[issame], pairs[~issame] = genuine, impostor
     return pairs, issame
 
 
-def _spread(num_genuine: int, num_impostor: int) -> np.ndarray:
-    """Return which pairs are genuine, so that every fold has its share of both kinds."""
+def spread(num_genuine: int, num_impostor: int) -> np.ndarray:
+    """Return which of all pairs are to be genuine, so that each of ten folds has its share of both kinds."""
     sizes, genuine = _fold_sizes(num_genuine + num_impostor), _fold_sizes(num_genuine)
     # Within a fold genuine pairs are evenly spaced, so that other numbers of folds work too.
     steps = [np.arange(size + 1) * count // max(size, 1) for size, count in zip(sizes, genuine)]

@@ -155,7 +155,9 @@ def verify(
 
 
 def _measure(embeddings, pairs, pair_set, folds, thresholds):
-    return score_pairs(pair_scores(embeddings, pairs), pair_set.issame, folds, thresholds=thresholds)
+    scores = pair_scores(embeddings, pairs)
+    scores[pair_set.failed] = -1  # the least there is: who is not enrolled never matches
+    return score_pairs(scores, pair_set.issame, folds, thresholds=thresholds)
 
 
 def _embed(embedder: Embedder, pictures: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray | None]:

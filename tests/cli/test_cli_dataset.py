@@ -218,3 +218,22 @@ def test_unpack_fails_when_records_are_broken(here, capsys):
         file.write(b"\0\0\0\0")
     code, out, _ = run(capsys, "unpack", "set", "pictures")
     assert (code, out) == (1, "pictures: 24 pictures\npictures/bad.csv: 1 record could not be read\n")
+
+
+def test_pairs_counts_the_pictures_that_cannot_be_cut_and_says_what_helps(here, capsys):
+    save_people(here / "photos", [2, 2], size=300)  # no faces are in them
+    for number in (1, 2):
+        shutil.copy(here / "people" / "p00" / f"0{number}.png", here / "photos" / "p00" / f"0{number + 2}.png")
+    (here / "list.txt").write_text("p00/03 p00/04 1\np00/03 p00/04 0\np00/01 p00/02 1\np00/01 p01/01 0\n")
+    command = ("pairs", "list.txt", "out.bin", "--images", "photos", "--size", "16", "--processes", "1")
+    code, out, err = run(capsys, *command)
+    assert (code, err) == (1, "")
+    assert out.splitlines() == [
+        "out.bin: 1 genuine and 1 impostor pairs",
+        "out.bad.csv: 3 pictures without a face that can be cut out, 2 pairs left out; --unfound keeps them",
+        "3 pictures: no face found; --landmarks takes what you or another detector found",
+    ]
+    for choice in ("center", "fail"):
+        code, out, _ = run(capsys, *command, "--unfound", choice)
+        assert code == 0
+        assert out.startswith("out.bin: 2 genuine and 2 impostor pairs\nout.bad.csv: 3 pictures")

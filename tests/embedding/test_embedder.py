@@ -10,7 +10,7 @@ from denseface.core.errors import InputError
 from denseface.core.vectors import similarity
 from denseface.data.cropping import Cropper
 from denseface.data.landmarks import LandmarkFile
-from denseface.data.pairs import PairSet
+from denseface.data.pairs import PairSet, failure_to_enroll
 from denseface.data.pictures import load_picture
 from denseface.embedding.embedder import Embedder, PictureError, as_batch
 from denseface.evaluation.metrics import pair_scores, score_pairs
@@ -320,6 +320,17 @@ def test_verification_without_flip(model):
     report = verify(Embedder(model, flip=False, image_shape=TINY_SHAPE), pair_set())
     assert report.flip is None
     assert report.to_dict()["flip"] is None
+
+
+def test_who_is_not_enrolled_never_matches(model):
+    """Not even somebody else who is not: their pictures are equal but for the comment."""
+    pairs = pair_set()
+    pairs.images[:2] = failure_to_enroll("anna/1.jpg", 16), failure_to_enroll("anna/2.jpg", 16)
+    pairs.images[3] = pairs.images[0]
+    report = verify(Embedder(model, image_shape=TINY_SHAPE), pairs)
+    for result in report.ways.values():
+        assert result.scores[0][0] == result.scores[1][0] == -1
+        assert (np.concatenate(result.scores) > -1).sum() == len(pairs.issame) - 2
 
 
 def test_a_broken_picture_of_a_set_is_named_by_its_pair(model):

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from denseface.cli.options import add_face_options, load_cropper, positive
 from denseface.core.cpus import usable_cpus
+from denseface.core.text import counted
+
+if TYPE_CHECKING:
+    from denseface.datasets.faces import Face
+
+
+_ADVICE = {
+    "face": "; --face center or --face largest chooses one",
+    "landmarks": "; --landmarks takes what you or another detector found",
+    "min_score": "; a lower --min-score takes it",
+    "min_size": "; a lower --min-size takes it",
+}
 
 
 def add_encoding_options(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +53,13 @@ def encoding_options(args: argparse.Namespace) -> dict:
         "crop": load_cropper(args),
         "processes": args.processes,
     }
+
+
+def print_reasons(bad: Iterable[Face]) -> None:
+    """Print how many pictures no face could be cut out of, a line for each reason, with the option that helps."""
+    counts = Counter((face.kind, face.remedy) for face in bad)
+    for (kind, remedy), count in counts.most_common():
+        print(f"{counted(count, 'picture')}: {kind}{_ADVICE.get(remedy, '')}")
 
 
 @contextlib.contextmanager
