@@ -44,8 +44,8 @@ def cover(people: int, pictures: int, sets: int, seed: int, bootstrapped: int = 
         owners, issame, scores = simulate(random, people, pictures)
         result = score_pairs(scores, issame, 2, FARS)
         found = measure_intervals(result, order_people(owners, issame))
-        found.update({f"TAR at FAR {far:g}": interval for far, interval in found.pop("tar").items()})
-        ways = {"denseface": found}
+        of_tar = {f"TAR at FAR {far:g}": interval for far, interval in found.tar.items()}
+        ways = {"denseface": {**vars(found), **of_tar}}
         if number < bootstrapped:
             ways["bootstrap over pairs"] = _bootstrap(random, result)
         for way, intervals in ways.items():

@@ -7,7 +7,6 @@ of the other half are searches for unknown people. Who and which is drawn anew f
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 import tempfile
@@ -61,14 +60,14 @@ def _measure(embeddings, names, model, enrolled, fusion, seed, folder):
         chosen = embeddings[rows]
         path = folder / f"{number}.npz"
         shape, width = chosen.shape, max(map(len, names))
-        write_gallery(path, io.BytesIO(chosen.tobytes()), shape, [names[row] for row in rows], width, model)
+        write_gallery(path, [chosen], shape, [names[row] for row in rows], width, model)
         parts.append(Gallery(path))
     searches = identify(*parts, fusion=fusion)
-    rates = searches.open_set().rates
+    points = searches.open_set().points
     return {
-        "rank 1": searches.hit_rate(1)[0],
-        "rank 5": searches.hit_rate(5)[0],
-        **{f"FNIR at FPIR {fpir:g}": rate[1] for fpir, rate in rates.items() if rate},
+        "rank 1": searches.hit_rate(1).value,
+        "rank 5": searches.hit_rate(5).value,
+        **{f"FNIR at FPIR {fpir:g}": 1 - point.tar for fpir, point in points.items()},
     }
 
 

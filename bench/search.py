@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +82,8 @@ def make_gallery(folder: str) -> Path:
 
     random = np.random.default_rng(0)
     path = Path(folder, "gallery.npz")
-    with tempfile.TemporaryFile(dir=folder) as rows:
-        for _ in range(0, _ROWS, _BLOCK):
-            rows.write(_unit(random.standard_normal((_BLOCK, _VALUES), dtype=np.float32)).tobytes())
-        rows.seek(0)
-        write_gallery(path, rows, (_ROWS, _VALUES), (f"{row:07d}.jpg" for row in range(_ROWS)), 11, _MODEL)
+    blocks = (_unit(random.standard_normal((_BLOCK, _VALUES), dtype=np.float32)) for _ in range(0, _ROWS, _BLOCK))
+    write_gallery(path, blocks, (_ROWS, _VALUES), (f"{row:07d}.jpg" for row in range(_ROWS)), 11, _MODEL)
     return path
 
 

@@ -8,7 +8,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from denseface.cli.console import OK, print_table
+from denseface.cli.console import OK, print_table, report_warning
 from denseface.cli.options import (
     add_example,
     add_face_options,
@@ -20,6 +20,7 @@ from denseface.cli.options import (
     positive,
 )
 from denseface.core.errors import InputError
+from denseface.core.text import counted
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -71,6 +72,11 @@ def run(args: argparse.Namespace) -> int:
         total = len(probes) + (len(unknown) if unknown else 0)
         with tqdm(total=total, desc="searching", unit="probe", leave=False, disable=None) as bar:
             searches = identify(gallery, probes, unknown, fusion=args.fuse, on_progress=bar.update)
+    if searches.num_enrolled:
+        report_warning(
+            f"{counted(searches.num_enrolled, 'probe')} left out, whose embeddings are in the gallery: they would find "
+            "themselves"
+        )
     open_set = searches.open_set(args.rank)
     if args.out:
         from denseface.report.searches import draw_searches
@@ -109,7 +115,7 @@ def _open(args, folder):
 
 
 def _ranks(searches):
-    from denseface.verification.identification import RANKS
+    from denseface.evaluation.identification import RANKS
 
     return [rank for rank in RANKS if rank <= searches.num_people]
 
@@ -119,29 +125,40 @@ def _rows(searches, open_set, args):
     for rank in _ranks(searches):
         found = searches.hit_rate(rank)
         if found:
-            rows.append((f"found at rank {rank}", f"{found[0]:.4f}", _interval(found[1])))
+            rows.append((f"found at rank {rank}", f"{found.value:.4f}", _interval(found.interval)))
     rows.append(("other searches", str(len(searches.top_scores))))
-    for fpir, rates in (open_set.rates if open_set else {}).items():
-        if rates:
-            threshold, fnir, interval = rates
-            rows.append(
-                (f"FNIR (rank {args.rank}) at FPIR {fpir:g}", f"{fnir:.4f}", _interval(interval), f"{threshold:.4f}")
-            )
+    for fpir, point in (open_set.points if open_set else {}).items():
+        fnir, interval, threshold = f"{1 - point.tar:.4f}", _interval(_missed(point)), f"{point.threshold:.4f}"
+        rows.append((f"FNIR (rank {args.rank}) at FPIR {fpir:g}", fnir, interval, threshold))
     return rows
 
 
+def _missed(point):
+    """Return the interval of FNIR, which is 1 - TAR."""
+    low, high = point.tar_interval
+    return point.tar_interval._replace(low=1 - high, high=1 - low)
+
+
 def _content(searches, open_set, args):
-    rates = open_set.rates if open_set else {}
+    points = open_set.points if open_set else {}
     return {
         "people": searches.num_people,
         "pictures": searches.num_pictures,
         "fuse": args.fuse,
         "mated": len(searches.ranks),
         "others": len(searches.top_scores),
+        "enrolled_probes": searches.num_enrolled,
         "ranks": {str(rank): searches.hit_rate(rank) for rank in _ranks(searches)},
         "rank": args.rank,
         "fnir": {
-            f"{fpir:g}": rate and dict(zip(("threshold", "fnir", "interval"), rate)) for fpir, rate in rates.items()
+            f"{fpir:g}": {
+                "threshold": point.threshold,
+                "fnir": 1 - point.tar,
+                "interval": _missed(point),
+                "fpir": point.fmr,
+                "fpir_interval": point.fmr_interval,
+            }
+            for fpir, point in points.items()
         },
     }
 

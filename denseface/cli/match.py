@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threshold is None:
         found = find_threshold(embedder, args.set)
     else:
-        found = Threshold(args.threshold, "--threshold", None, None, None)
+        found = Threshold(args.threshold, None, None, None, None)
     sides, failures = zip(*(_embed(embedder, path, args) for path in args.pictures))
     fusion = (args.fuse or "mean") if folders else None
     score = compare(*sides, fusion) if fusion else float(similarity(*sides)[0, 0])
@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         return code
     verdict = "same person" if same else "different persons"
     fused = f" ({fusion} of {' and '.join(counted(size, 'picture') for size in sizes)})" if fusion else ""
-    print(f"{verdict}: score {score:.4f}{fused}, threshold {found.value:.4f} ({printable(found.name)})")
+    of_set = f" ({printable(found.name)})" if found.name else ""
+    print(f"{verdict}: score {score:.4f}{fused}, threshold {found.value:.4f}{of_set}")
     if found.fmr_interval:
         low, high = found.fmr_interval
         print(

@@ -121,9 +121,7 @@ def _content(name, reports, first):
             for way, check in checks.items():
                 sets[-1][way]["probability"].setdefault("brier_fitted_on", {})[other] = check.brier
         if reports is not first and path in first:
-            differences = _compare(first[path], report)
-            tar = {f"{far:g}": found for far, found in differences["tar"].items()}
-            sets[-1]["first_minus_this"] = {**differences, "tar": tar}
+            sets[-1]["first_minus_this"] = _compare(first[path], report).to_dict()
     return {"model": name, "sets": sets}
 
 
@@ -178,12 +176,12 @@ def _rows(report, reports):
         add(
             name.format(plain.folds),
             ["-" if value is None else f"{value:.4f}" for value in values],
-            [each.get(attribute) for each in found],
+            [getattr(each, attribute, None) for each in found],
         )
     for far, tar in plain.tar.items():
         if tar is not None:
             values = [f"{result.tar[far]:.4f}" for result in ways.values()]
-            add(f"TAR at FAR {far:g}", values, [each["tar"][far] for each in found])
+            add(f"TAR at FAR {far:g}", values, [each.tar[far] for each in found])
     checks = report.checks.values()
     add("Brier score, other people", ["-" if check is None else f"{check.brier:.4f}" for check in checks])
     for name, checks in _checks(report, reports).items():
@@ -197,24 +195,21 @@ def _grouped(report, groups):
     from denseface.verification.groups import measure_groups
 
     found = measure_groups(report, next(iter(report.ways)), groups, (1e-2, 1e-3))
-    rows = [("", *found)]
-    for name in ("people", "n_genuine", "n_impostor"):
-        rows.append(
-            (
-                name.replace("n_", "") + (" pairs" if "_" in name else ""),
-                *(str(getattr(g, name)) for g in found.values()),
-            )
-        )
-    for title in next(iter(found.values())).rates:
-        for index, name in enumerate(("FMR", "FNMR")):
-            rates = [group.rates[title][index] for group in found.values()]
-            rows.append(
-                (
-                    f"{name} at {title}",
-                    *("-" if rate is None else f"{rate[0]:.4f} ({_interval(rate[1])})" for rate in rates),
-                )
-            )
+    measured = list(found.values())
+    rows = [
+        ("", *found),
+        ("people", *(str(group.people) for group in measured)),
+        ("genuine pairs", *(str(group.n_genuine) for group in measured)),
+        ("impostor pairs", *(str(group.n_impostor) for group in measured)),
+    ]
+    for title in measured[0].rates:
+        rows.append((f"FMR at {title}", *(_rate(group.rates[title].fmr) for group in measured)))
+        rows.append((f"FNMR at {title}", *(_rate(group.rates[title].fnmr) for group in measured)))
     return rows
+
+
+def _rate(rate):
+    return f"{rate.value:.4f} ({_interval(rate.interval)})" if rate else "-"
 
 
 def _interval(interval):
@@ -242,9 +237,15 @@ def _compare(report, other):
 def _compared(report, other):
     """One row per metric: the difference of two models on the same pairs, and its 95 % interval."""
     differences = _compare(report, other)
-    tar = {f"TAR at FAR {far:g}": found for far, found in differences.pop("tar").items() if found}
-    rows = [("", "difference", "95 % interval")]
-    for name, (value, interval) in {**differences, **tar}.items():
-        name = next((title for title, attribute in _NAMES.items() if attribute == name), name)
-        rows.append((name.format(report.plain.folds), f"{value:+.4f}", f"{interval.low:+.4f} to {interval.high:+.4f}"))
-    return rows
+    named = {
+        title.format(report.plain.folds): getattr(differences, attribute, None) for title, attribute in _NAMES.items()
+    }
+    named |= {f"TAR at FAR {far:g}": found for far, found in differences.tar.items()}
+    cells = {title: found for title, found in named.items() if found}
+    return [
+        ("", "difference", "95 % interval"),
+        *(
+            (title, f"{value:+.4f}", f"{interval.low:+.4f} to {interval.high:+.4f}")
+            for title, (value, interval) in cells.items()
+        ),
+    ]

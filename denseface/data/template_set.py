@@ -13,9 +13,10 @@ Whitelam et al., "IARPA Janus Benchmark-B Face Dataset", 2017; Maze et al., "IAR
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from denseface.data.align import align
 from denseface.data.pictures import MAX_FILE_SIZE, decode
 
 _SUFFIXES = ("name_5pts_score.txt", "face_tid_mid.txt", "template_pair_label.txt")
+_FARTHEST = 1e6  # pixels from the origin
+_LARGEST = (1 << 63) - 1
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,8 @@ class TemplateSet:
     templates, media : ndarray of shape (n,), int64
         The template and the medium of each picture; templates are numbered from 0.
     num_templates : int
+    ids : ndarray of shape (num_templates,), int64
+        The number that the files give each template.
     pairs : ndarray of shape (m, 2), int64
         Numbers of templates.
     issame : ndarray of shape (m,), bool
@@ -57,6 +64,7 @@ class TemplateSet:
     templates: np.ndarray
     media: np.ndarray
     num_templates: int
+    ids: np.ndarray
     pairs: np.ndarray
     issame: np.ndarray
 
@@ -99,55 +107,78 @@ def read_templates(path: str | Path) -> TemplateSet:
     if len(found) != 1:
         raise InputError(f"{path}: not a set of templates, which has one file meta/NAME_{_SUFFIXES[0]}")
     name = found[0].name[: -len(_SUFFIXES[0]) - 1]
-    faces = list(_rows(path / "meta" / f"{name}_{_SUFFIXES[0]}", 12))
-    owners = list(_rows(path / "meta" / f"{name}_{_SUFFIXES[1]}", 3))
-    files = [words[0] for words, _ in faces]
-    if files != [words[0] for words, _ in owners]:
-        raise InputError(f"{path}: {name}_{_SUFFIXES[0]} and {name}_{_SUFFIXES[1]} are not of the same pictures")
+    face_path, owner_path, pair_path = (path / "meta" / f"{name}_{suffix}" for suffix in _SUFFIXES)
+    faces = list(_rows(face_path, _face, "a picture, ten coordinates and a score of at least 0"))
+    owners = list(_rows(owner_path, _owner, "a picture and two whole numbers"))
+    files = [face.file for face in faces]
+    if files != [file for file, _, _ in owners]:
+        raise InputError(f"{path}: {face_path.name} and {owner_path.name} are not of the same pictures")
     for file in files:
         if Path(file).is_absolute() or ".." in Path(file).parts:
             raise InputError(f"{path}: {file} lies outside the folder of pictures")
-    numbers = np.array([numbers for _, numbers in faces], np.float32)
-    ids, media = np.array([numbers for _, numbers in owners], np.int64).T
-    templates, owner = np.unique(ids, return_inverse=True)
-    pairs_path = path / "meta" / f"{name}_{_SUFFIXES[2]}"
-    rows = np.array([[float(word) for word in words] + numbers for words, numbers in _rows(pairs_path, 3)]).astype(
-        np.int64
-    )
-    pairs = np.minimum(np.searchsorted(templates, rows[:, :2]), len(templates) - 1)
-    unknown = templates[pairs] != rows[:, :2]
+    ids, owner = np.unique(np.array([template for _, template, _ in owners], np.int64), return_inverse=True)
+    rows = np.array(list(_rows(pair_path, _pair, "two whole numbers, and 0 or 1")), np.int64)
+    pairs = np.minimum(np.searchsorted(ids, rows[:, :2]), len(ids) - 1)
+    unknown = ids[pairs] != rows[:, :2]
     if unknown.any():
-        raise InputError(f"{pairs_path}: template {rows[:, :2][unknown][0]} has no picture")
-    if not np.isin(rows[:, 2], (0, 1)).all():
-        raise InputError(f"{pairs_path}: the last word of a line must be 0 or 1")
+        raise InputError(f"{pair_path}: template {rows[:, :2][unknown][0]} has no picture")
     return TemplateSet(
         name=name,
         folder=path / "loose_crop",
         files=files,
-        landmarks=numbers[:, :-1].reshape(-1, 5, 2),
-        scores=numbers[:, -1],
+        landmarks=np.array([face.landmarks for face in faces], np.float32).reshape(-1, 5, 2),
+        scores=np.array([face.score for face in faces], np.float32),
         templates=owner.reshape(-1),
-        media=media,
-        num_templates=len(templates),
+        media=np.array([medium for _, _, medium in owners], np.int64),
+        num_templates=len(ids),
+        ids=ids,
         pairs=pairs,
         issame=rows[:, 2] == 1,
     )
 
 
-def _rows(path, count):
-    """Yield the first word of each line, in a list, and the numbers after it."""
+class _Face(NamedTuple):
+    file: str
+    landmarks: list[float]
+    score: float
+
+
+def _face(file: str, *numbers: str) -> _Face:
+    *landmarks, score = map(float, numbers)
+    if len(landmarks) != 10 or not all(abs(value) <= _FARTHEST for value in landmarks) or not 0 <= score < _FARTHEST:
+        raise ValueError
+    return _Face(file, landmarks, score)
+
+
+def _owner(file: str, template: str, medium: str) -> tuple[str, int, int]:
+    return file, _whole(template), _whole(medium)
+
+
+def _pair(one: str, other: str, same: str) -> tuple[int, int, int]:
+    if same not in ("0", "1"):
+        raise ValueError
+    return _whole(one), _whole(other), int(same)
+
+
+def _whole(word: str) -> int:
+    number = int(word)
+    if abs(number) > _LARGEST:
+        raise ValueError
+    return number
+
+
+def _rows(path: Path, read: Callable[..., _Row], form: str) -> Iterator[_Row]:
+    """Yield what is read of the words of each line; name a line of another form."""
     empty = True
     for number, line in read_lines(path):
         words = line.split()
         if not words:
             continue
         try:
-            values = [float(word) for word in words[1:]]
-            if len(words) != count or not all(map(math.isfinite, values)):
-                raise ValueError
-        except ValueError:
-            raise InputError(f"{path}: line {number}: not a word and {count - 1} numbers") from None
+            row = read(*words)
+        except (TypeError, ValueError):  # another number of words, or another kind
+            raise InputError(f"{path}: line {number}: not {form}") from None
         empty = False
-        yield words[:1], values
+        yield row
     if empty:
         raise InputError(f"{path}: contains no line")

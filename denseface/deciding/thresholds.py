@@ -38,18 +38,18 @@ class Threshold(NamedTuple):
     ----------
     value : float
         The threshold with the highest accuracy on a verification set.
-    name : str
-        The set.
+    name : str or None
+        The set; None for a threshold that was stated.
     fmr : float or None
-        Its false match rate there, and
+        Its false match rate there; None where it is not known.
     fmr_interval : Interval or None
-        the 95 % interval of that. None in a file of an earlier version.
+        The 95 % interval of that.
     probability : Calibration or None
         What makes probabilities of scores; None as above.
     """
 
     value: float
-    name: str
+    name: str | None
     fmr: float | None
     fmr_interval: Interval | None
     probability: Calibration | None

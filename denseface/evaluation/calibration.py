@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from denseface.evaluation.metrics import Pairs
+
 _STEPS = 100
 _PRECISION = 1e-10
 _BINS = 10
@@ -96,15 +98,14 @@ def check(calibration: Calibration, genuine: np.ndarray, impostor: np.ndarray) -
     return _check(calibration.probability(scores), weights, issame)
 
 
-def check_on_others(scores: tuple[np.ndarray, np.ndarray], people: tuple[np.ndarray, np.ndarray]) -> Check | None:
+def check_on_others(scores: Pairs, people: Pairs) -> Check | None:
     """Fit on one half of the people and check on the other, both ways; pairs of people of both halves are left out.
 
     Parameters
     ----------
-    scores : tuple of two ndarray, of shape (n,) and (m,)
-        Of genuine and of impostor pairs.
-    people : tuple of two ndarray of int, of shape (n, 2) and (m, 2)
-        Their people.
+    scores : Pairs
+    people : Pairs
+        The two people of each pair, as numbers: arrays of shape (n, 2) and (m, 2), int.
 
     Returns
     -------

@@ -10,16 +10,14 @@ ROC curve. Where a threshold maximizes the metric, that slope does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from denseface.evaluation.intervals import Interval, SharedPeople, difference_interval, rate_interval
 from denseface.evaluation.metrics import VerificationResult
-
-METRICS = ("accuracy", "balanced_accuracy", "auc", "eer")
-RATES = ("fmr", "fnmr")
 
 
 class Measured(NamedTuple):
@@ -39,6 +37,81 @@ class Measured(NamedTuple):
     scores: np.ndarray
 
 
+class Rate(NamedTuple):
+    """A measured rate.
+
+    Attributes
+    ----------
+    value : float
+        0 to 1.
+    interval : Interval
+        Its 95 % interval.
+    """
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The 95 % intervals of a model's metrics; see :class:`denseface.evaluation.metrics.VerificationResult`.
+
+    Attributes
+    ----------
+    accuracy, balanced_accuracy, auc, eer, fmr, fnmr : Interval
+    tar : dict of float to (Interval or None)
+        By false accept rate; None where that rate cannot be measured.
+    """
+
+    accuracy: Interval
+    balanced_accuracy: Interval
+    auc: Interval
+    eer: Interval
+    fmr: Interval
+    fnmr: Interval
+    tar: dict[float, Interval | None]
+
+    def to_dict(self) -> dict:
+        """Return all in types that JSON knows."""
+        return {**vars(self), "tar": {f"{far:g}": interval for far, interval in self.tar.items()}}
+
+
+class Difference(NamedTuple):
+    """The difference of a metric of two models.
+
+    Attributes
+    ----------
+    value : float
+    interval : Interval
+        Its 95 % interval.
+    """
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What two models differ in, ours minus theirs.
+
+    Attributes
+    ----------
+    accuracy, balanced_accuracy, auc, eer : Difference
+    tar : dict of float to (Difference or None)
+        By false accept rate; None where that rate cannot be measured.
+    """
+
+    accuracy: Difference
+    balanced_accuracy: Difference
+    auc: Difference
+    eer: Difference
+    tar: dict[float, Difference | None]
+
+    def to_dict(self) -> dict:
+        """Return all in types that JSON knows."""
+        return {**vars(self), "tar": {f"{far:g}": difference for far, difference in self.tar.items()}}
+
+
 def order_people(people: np.ndarray, issame: np.ndarray) -> SharedPeople:
     """Return who shares whom among pairs in the order of this module.
 
@@ -51,17 +124,10 @@ def order_people(people: np.ndarray, issame: np.ndarray) -> SharedPeople:
     return SharedPeople(np.concatenate([people[issame], people[~issame]]))
 
 
-def measure_intervals(result: VerificationResult, shared: SharedPeople) -> dict:
-    """Compute the 95 % intervals of a model's metrics.
-
-    Returns
-    -------
-    dict
-        Interval by the names in ``METRICS`` and ``RATES``, and under ``tar`` a dict of false accept rate to Interval,
-        or None where that rate cannot be measured.
-    """
-    found = {name: _interval(measure(result, name, shared), shared) for name in (*METRICS, *RATES)}
-    return {**found, "tar": tar_intervals(result, result.tar, shared)}
+def measure_intervals(result: VerificationResult, shared: SharedPeople) -> Intervals:
+    """Compute the 95 % intervals of a model's metrics."""
+    found = {name: interval_of(measure(result, shared), shared) for name, measure in (METRICS | RATES).items()}
+    return Intervals(**found, tar=tar_intervals(result, result.tar, shared))
 
 
 def tar_intervals(
@@ -74,67 +140,100 @@ def tar_intervals(
     found: dict[float, Interval | None] = dict.fromkeys(fars)
     lowest = 0.0
     for far in sorted(found):
-        measured = _measure_tar(result, far, shared)
+        measured = measure_tar(result, far, shared)
         if measured:
-            interval = _interval(measured, shared)
+            interval = interval_of(measured, shared)
             lowest = max(lowest, interval.low)
             found[far] = interval._replace(low=lowest)
     return found
 
 
-def compare(ours: VerificationResult, theirs: VerificationResult, shared: SharedPeople) -> dict:
-    """Compare two models on the same pairs.
+def compare(ours: VerificationResult, theirs: VerificationResult, shared: SharedPeople) -> Differences:
+    """Compare two models on the same pairs."""
 
-    Returns
-    -------
-    dict
-        For each metric, as from :func:`measure_intervals`, the difference, ours minus theirs, and its Interval.
-    """
-
-    def difference(one, other):
-        if one is None or other is None:
-            return None
+    def difference(one: Measured, other: Measured) -> Difference:
         value = one.value - other.value
-        return value, difference_interval(value, one.contributions - other.contributions, shared)
+        return Difference(value, difference_interval(value, one.contributions - other.contributions, shared))
 
-    found = {name: difference(*(measure(result, name, shared) for result in (ours, theirs))) for name in METRICS}
-    tar = {far: difference(*(_measure_tar(result, far, shared) for result in (ours, theirs))) for far in ours.tar}
-    return {**found, "tar": tar}
+    tar: dict[float, Difference | None] = {}
+    for far in ours.tar:
+        one, other = measure_tar(ours, far, shared), measure_tar(theirs, far, shared)
+        tar[far] = difference(one, other) if one and other else None
+    found = {name: difference(measure(ours, shared), measure(theirs, shared)) for name, measure in METRICS.items()}
+    return Differences(**found, tar=tar)
 
 
-def measure(result: VerificationResult, metric: str, shared: SharedPeople) -> Measured:
-    """Return one of ``METRICS`` or ``RATES`` with the contributions of the pairs."""
-    n_genuine, n_impostor = result.n_genuine, result.n_impostor
-    genuine, impostor = result.scores
-    if metric in RATES:
-        false = metric == "fmr"
-        value, *parts = (
-            _measured_error(impostor >= result.threshold, impostor)
-            if false
-            else _measured_error(genuine < result.threshold, genuine)
-        )
-        zeros = np.zeros(n_genuine if false else n_impostor)
-        return Measured(value, *(np.concatenate([zeros, part] if false else [part, zeros]) for part in parts))
-    halves = np.repeat([0.5 / n_genuine, 0.5 / n_impostor], [n_genuine, n_impostor])
-    if metric == "accuracy":
-        right = np.concatenate(result.right)
-        weights = np.full(len(right), 1 / len(right))
-        return Measured(result.accuracy, weights * (right - right.mean()), weights * _standardized(result))
-    if metric == "balanced_accuracy":
-        threshold = result.balanced_threshold
-        moved = np.concatenate([_centered(genuine >= threshold), _centered(impostor < threshold)])
-        return Measured(result.balanced_accuracy, halves * moved, halves * _standardized(result))
-    if metric == "auc":
-        moved = np.concatenate([_centered(_placements(genuine, impostor)), -_centered(_placements(impostor, genuine))])
-        return Measured(result.auc, 2 * halves * moved, halves * _standardized(result))
-    threshold = result.eer_threshold
-    misses, false = _centered(genuine < threshold) / n_genuine, _centered(impostor >= threshold) / n_impostor
-    slope = _slope(result, result.eer, false, shared)
+def measure_accuracy(result: VerificationResult, shared: SharedPeople) -> Measured:
+    """Measure the accuracy over folds."""
+    right = np.concatenate(result.right)
+    return Measured(result.accuracy, (right - right.mean()) / len(right), _standardized(result) / len(right))
+
+
+def measure_balanced_accuracy(result: VerificationResult, shared: SharedPeople) -> Measured:
+    """Measure the best balanced accuracy."""
+    threshold, halves = result.balanced_threshold, _halves(result)
+    accepted, rejected = result.scores.genuine >= threshold, result.scores.impostor < threshold
+    moved = np.concatenate([_centered(accepted), _centered(rejected)])
+    return Measured(result.balanced_accuracy, halves * moved, halves * _standardized(result))
+
+
+def measure_auc(result: VerificationResult, shared: SharedPeople) -> Measured:
+    """Measure the area under the ROC curve."""
+    (genuine, impostor), halves = result.scores, _halves(result)
+    moved = np.concatenate([_centered(_placements(genuine, impostor)), -_centered(_placements(impostor, genuine))])
+    return Measured(result.auc, 2 * halves * moved, halves * _standardized(result))
+
+
+def measure_eer(result: VerificationResult, shared: SharedPeople) -> Measured:
+    """Measure the equal error rate."""
+    missed = _centered(result.scores.genuine < result.eer_threshold) / result.n_genuine
+    matched = _centered(result.scores.impostor >= result.eer_threshold) / result.n_impostor
+    slope = _slope(result, result.eer, matched, shared)
     # FMR(t) = FNMR(t) keeps holding as the pairs change, so that t moves, and with it both along the curve.
-    return Measured(result.eer, np.concatenate([misses, slope * false]) / (1 + slope), halves * _standardized(result))
+    moved = np.concatenate([missed, slope * matched]) / (1 + slope)
+    return Measured(result.eer, moved, _halves(result) * _standardized(result))
 
 
-def measure_error(errors: np.ndarray, scores: np.ndarray, shared: SharedPeople) -> tuple[float, Interval] | None:
+def measure_fmr(result: VerificationResult, shared: SharedPeople) -> Measured:
+    """Measure the false match rate at the threshold of best accuracy."""
+    return measure_matches(result, result.threshold)
+
+
+def measure_matches(result: VerificationResult, threshold: float) -> Measured:
+    """Measure the false match rate at any threshold."""
+    impostor = result.scores.impostor
+    return _after(result.n_genuine, _measured_error(impostor >= threshold, impostor))
+
+
+def measure_fnmr(result: VerificationResult, shared: SharedPeople) -> Measured:
+    """Measure the false non-match rate at the threshold of best accuracy."""
+    genuine = result.scores.genuine
+    return _before(result.n_impostor, _measured_error(genuine < result.threshold, genuine))
+
+
+METRICS: dict[str, Callable[[VerificationResult, SharedPeople], Measured]] = {
+    "accuracy": measure_accuracy,
+    "balanced_accuracy": measure_balanced_accuracy,
+    "auc": measure_auc,
+    "eer": measure_eer,
+}
+RATES: dict[str, Callable[[VerificationResult, SharedPeople], Measured]] = {"fmr": measure_fmr, "fnmr": measure_fnmr}
+
+
+def measure_tar(result: VerificationResult, far: float, shared: SharedPeople) -> Measured | None:
+    """Measure the true accept rate at a false accept rate; None where that rate cannot be measured."""
+    value, threshold = result.tar_at(far), result.threshold_at(far)
+    if value is None or threshold is None:
+        return None
+    genuine, impostor = result.scores
+    accepted = _centered(genuine >= threshold) / result.n_genuine
+    matched = _centered(impostor >= threshold) / result.n_impostor
+    moved = np.concatenate([accepted, -_slope(result, far, matched, shared) * matched])
+    scores = _before(result.n_impostor, _measured_error(genuine < threshold, genuine)).scores
+    return Measured(value, moved, scores)
+
+
+def measure_error(errors: np.ndarray, scores: np.ndarray, shared: SharedPeople) -> Rate | None:
     """Return the fraction of errors among pairs of one kind, at a threshold that does not depend on them.
 
     Parameters
@@ -146,25 +245,17 @@ def measure_error(errors: np.ndarray, scores: np.ndarray, shared: SharedPeople) 
 
     Returns
     -------
-    rate, interval
+    Rate or None
         None if there is no pair.
     """
     if not len(errors):
         return None
-    return float(np.mean(errors)), _interval(_measured_error(errors, scores), shared)
+    return Rate(float(np.mean(errors)), interval_of(_measured_error(errors, scores), shared))
 
 
-def _measure_tar(result, far, shared):
-    value = result.tar_at(far)
-    if value is None:
-        return None
-    threshold = result.threshold_at(far)
-    genuine, impostor = result.scores
-    accepts = _centered(genuine >= threshold) / result.n_genuine
-    false = _centered(impostor >= threshold) / result.n_impostor
-    moved = np.concatenate([accepts, -_slope(result, far, false, shared) * false])
-    _, _, scores = _measured_error(genuine < threshold, genuine)
-    return Measured(value, moved, np.concatenate([scores, np.zeros(len(impostor))]))
+def interval_of(measured: Measured, shared: SharedPeople) -> Interval:
+    """Compute the 95 % interval of a metric of the pairs of `shared`."""
+    return rate_interval(measured.value, measured.contributions, measured.scores, shared)
 
 
 def _measured_error(errors, scores):
@@ -172,16 +263,28 @@ def _measured_error(errors, scores):
     return Measured(float(np.mean(errors)), _centered(errors) / n, _centered(scores) / (_deviation(scores) * n))
 
 
-def _interval(measured, shared):
-    return rate_interval(measured.value, measured.contributions, measured.scores, shared)
+def _before(count: int, genuine: Measured) -> Measured:
+    """Add impostor pairs, which do not contribute."""
+    return Measured(genuine.value, *(np.concatenate([part, np.zeros(count)]) for part in genuine[1:]))
 
 
-def _slope(result, far, false, shared):
+def _after(count: int, impostor: Measured) -> Measured:
+    """Add genuine pairs, which do not contribute."""
+    return Measured(impostor.value, *(np.concatenate([np.zeros(count), part]) for part in impostor[1:]))
+
+
+def _halves(result):
+    """Return the weight of each pair where both kinds of pairs weigh the same."""
+    n_genuine, n_impostor = result.n_genuine, result.n_impostor
+    return np.repeat([0.5 / n_genuine, 0.5 / n_impostor], [n_genuine, n_impostor])
+
+
+def _slope(result, far, matched, shared):
     """Return the slope of the ROC curve at a false accept rate, over one standard deviation of that rate each way."""
-    moved = np.concatenate([np.zeros(result.n_genuine), false])
+    moved = np.concatenate([np.zeros(result.n_genuine), matched])
     reach = max(shared.spread(moved).variance ** 0.5, 1 / result.n_impostor)
     low, high = max(far - reach, 0.0), min(far + reach, 1.0)
-    rates = np.interp([low, high], *result.roc)
+    rates = np.interp([low, high], result.roc.far, result.roc.tar)
     return float(rates[1] - rates[0]) / (high - low)
 
 

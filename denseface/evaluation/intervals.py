@@ -23,6 +23,9 @@ import numpy as np
 CONFIDENCE = 0.95
 
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+_NORMAL = 1e6  # degrees of freedom from which on Student's t is normal
+_PRECISION = 1e-12
+_TERMS = 10_000
 
 
 class Interval(NamedTuple):
@@ -124,14 +127,39 @@ def rate_interval(value: float, contributions: np.ndarray, scores: np.ndarray, s
     Interval
         Within 0 to 1.
     """
+    return wilson(value, _independent(value, contributions, scores, shared))
+
+
+def chosen_interval(value: float, contributions: np.ndarray, scores: np.ndarray, shared: SharedPeople) -> Interval:
+    """Compute the interval of the rate that a threshold really has which was chosen for its rate on the same pairs.
+
+    With n independent cases, the rate beyond the k-th highest score has the distribution Beta(k, n - k + 1), whatever
+    the distribution of the scores. A threshold that accepts k is between that score and the next, so the interval goes
+    from the lower quantile of Beta(k, n - k + 1) to the upper one of Beta(k + 1, n - k).
+
+    Parameters
+    ----------
+    value, contributions, scores, shared
+        As for :func:`rate_interval`; the rate, of the pairs that the threshold was chosen on.
+
+    References
+    ----------
+    David and Nagaraja, "Order Statistics", 2003, section 7.1; Clopper and Pearson, "The Use of Confidence or Fiducial
+    Limits Illustrated in the Case of the Binomial", 1934, have the same limits for a fixed threshold.
+    """
+    return clopper_pearson(value, _independent(value, contributions, scores, shared))
+
+
+def _independent(value: float, contributions: np.ndarray, scores: np.ndarray, shared: SharedPeople) -> float:
+    """Return how many independent cases the pairs are worth, fewer where few people show it (Student's t)."""
     seen, spread = shared.spread(scores), shared.spread(contributions)
     # Scores that are all equal say nothing of their dependence.
     from_scores = (_Z / t_quantile(max(seen.people - 1, 1))) ** 2 / seen.variance if seen.variance else 1.0
     if not (0 < value < 1 and spread.variance):
-        return wilson(value, from_scores)
+        return from_scores
     size = value * (1 - value) / spread.variance
     most, least = (size * (_Z / t_quantile(freedom)) ** 2 for freedom in (max(spread.people - 1, 1), spread.freedom))
-    return wilson(value, min(max(from_scores, least), most))
+    return min(max(from_scores, least), most)
 
 
 def difference_interval(value: float, contributions: np.ndarray, shared: SharedPeople) -> Interval:
@@ -171,15 +199,57 @@ def wilson(rate: float, size: float) -> Interval:
     return Interval(0.0 if rate == 0 else max(low, 0.0), 1.0 if rate == 1 else min(high, 1.0))
 
 
-def t_quantile(freedom: float) -> float:
-    """Return the quantile of Student's t distribution for a two-sided interval of 95 %.
+def clopper_pearson(rate: float, size: float) -> Interval:
+    """Compute the interval of Clopper and Pearson among `size` independent cases, above 0, that need not be whole.
 
-    By the series of Fisher and Cornish, 1960; 1 % too small for 3 degrees of freedom, 3 % for 2.
+    Examples
+    --------
+    >>> low, high = clopper_pearson(0.1, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.049, 0.176)
     """
-    z, n = _Z, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )
+    tail, count = (1 - CONFIDENCE) / 2, rate * size
+    low = 0.0 if rate == 0 else _beta_quantile(tail, count, size - count + 1)
+    high = 1.0 if rate == 1 else _beta_quantile(1 - tail, count + 1, size - count)
+    return Interval(min(low, rate), max(high, rate))
+
+
+def t_quantile(freedom: float) -> float:
+    """Return the quantile of Student's t distribution for a two-sided interval of 95 %; `freedom` need not be whole."""
+    if freedom > _NORMAL:
+        return _Z
+    share = _beta_quantile(CONFIDENCE, 0.5, freedom / 2)  # t**2 / (freedom + t**2) has this distribution
+    return math.sqrt(freedom * share / (1 - share))
+
+
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    """Invert the distribution function of Beta(a, b) by bisection."""
+    low, high = 0.0, 1.0
+    while (middle := (low + high) / 2) not in (low, high):
+        if _incomplete_beta(a, b, middle) < probability:
+            low = middle
+        else:
+            high = middle
+        if high - low <= _PRECISION * high:
+            break
+    return (low + high) / 2
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """Return the regularized incomplete beta function by its continued fraction (Abramowitz and Stegun, 26.5.8)."""
+    if x > (a + 1) / (a + b + 2):  # the fraction converges fast below this
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    # Lentz's evaluation: numerator and denominator as ratios of successive convergents.
+    ratio, inverse = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    fraction = inverse
+    for m in range(1, _TERMS):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            inverse = 1 / (1 + term * inverse)
+            ratio = 1 + term / ratio
+            fraction *= ratio * inverse
+        if abs(ratio * inverse - 1) < _PRECISION:
+            break
+    return math.exp(logarithm) * fraction / a

@@ -1,10 +1,10 @@
 """Face verification: do the two faces of a pair show the same person, and how often is the answer right?
 
-The score of a pair is the cosine similarity of its two embeddings.  It is accepted as the same person when
+The score of a pair is the cosine similarity of its two embeddings. It is accepted as the same person when
 
     score >= threshold.
 
-For embeddings of length 1 the squared distance is ``d**2 = 2 - 2 * cos``.  InsightFace's rule "squared distance <
+For embeddings of length 1 the squared distance is ``d**2 = 2 - 2 * cos``. InsightFace's rule "squared distance <
 threshold" therefore ranks pairs in the same order and has the same ROC curve; its threshold ``t`` corresponds to the
 score ``1 - t / 2``.
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,37 @@ FOLDS = 10
 THRESHOLDS = ("scores", "insightface")
 
 _CHUNK = 1024
+
+
+class Pairs(NamedTuple):
+    """Something of each pair of a set.
+
+    Attributes
+    ----------
+    genuine : ndarray of shape (n_genuine,)
+        Of the pairs that show one person.
+    impostor : ndarray of shape (n_impostor,)
+        Of the pairs that show two.
+    """
+
+    genuine: np.ndarray
+    impostor: np.ndarray
+
+
+class Roc(NamedTuple):
+    """A ROC curve, from the strictest threshold, which accepts no pair, to the most lenient, which accepts all.
+
+    Attributes
+    ----------
+    far, tar : ndarray of shape (n,)
+        False and true accept rates, rising from 0 to 1.
+    thresholds : ndarray of shape (n,)
+        The threshold of each, falling.
+    """
+
+    far: np.ndarray
+    tar: np.ndarray
+    thresholds: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,12 +78,12 @@ class VerificationResult:
         accepted, and of genuine pairs that are rejected.
     balanced_accuracy, balanced_threshold : float
         The best mean of two rates over all pairs, accepted genuine pairs and rejected impostor pairs, and the threshold
-        that reaches it.  Unlike `accuracy` it does not depend on the number of pairs of each kind.
+        that reaches it. Unlike `accuracy` it does not depend on the number of pairs of each kind.
     auc : float
         Area under the ROC curve: the chance that a genuine pair scores above an impostor pair, ties counting half.
     tar : dict of float to (float or None)
         True accept rate at each false accept rate: the one at the most lenient threshold whose false accept rate does
-        not exceed it, without interpolation.  None where there are too few impostor pairs to measure that rate
+        not exceed it, without interpolation. None where there are too few impostor pairs to measure that rate
         (``n_impostor * far < 1``).
     eer, eer_threshold : float
         The equal error rate, at which as many impostor pairs are accepted as genuine pairs rejected, in shares of each
@@ -63,12 +95,11 @@ class VerificationResult:
         Number of pairs that show the same person, and two persons.
     folds : int
         Number of folds of the accuracy.
-    roc : tuple of two ndarray of shape (n_thresholds,)
-        False and true accept rates, from the strictest threshold (0, 0) to the most lenient (1, 1).
-    scores : tuple of two ndarray, of shape (n_genuine,) and (n_impostor,)
-        Scores of the genuine and of the impostor pairs.
-    right : tuple of two ndarray of bool, of the same shapes
-        Whether the answer at the threshold of the pair's fold was right.
+    roc : Roc
+    scores : Pairs
+        The score of each pair.
+    right : Pairs
+        Whether the answer at the threshold of the pair's fold was right, bool.
     """
 
     accuracy: float
@@ -86,20 +117,22 @@ class VerificationResult:
     n_genuine: int
     n_impostor: int
     folds: int
-    roc: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
-    scores: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
-    right: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)
+    roc: Roc = field(repr=False, compare=False)
+    scores: Pairs = field(repr=False, compare=False)
+    right: Pairs = field(repr=False, compare=False)
 
     def threshold_at(self, far: float) -> float | None:
         """Return the most lenient threshold whose false accept rate does not exceed `far`.
 
         None where there are too few impostor pairs to measure that rate.
         """
-        return _threshold_at(far, *self.scores)
+        at = _point_at(self.roc, far, self.n_impostor)
+        return None if at is None else float(self.roc.thresholds[at])
 
     def tar_at(self, far: float) -> float | None:
         """Return the true accept rate at that threshold."""
-        return _tar(far, *self.scores)
+        at = _point_at(self.roc, far, self.n_impostor)
+        return None if at is None else float(self.roc.tar[at])
 
     def to_dict(self) -> dict:
         """Return all metrics but the ROC curve, in types that JSON knows; keys of ``tar`` become "1e-06" and so on."""
@@ -157,7 +190,7 @@ def score_pairs(
     """Compute the metrics of verification by the protocol of LFW.
 
     The pairs are split, in their order, into `folds` folds of equal size (the first ones get one pair more if need
-    be).  The accuracy of a fold is measured at the threshold that is best on all other folds.  Of several thresholds
+    be). The accuracy of a fold is measured at the threshold that is best on all other folds. Of several thresholds
     that are equally good the highest is taken, which accepts the fewest pairs.
 
     Parameters
@@ -172,8 +205,8 @@ def score_pairs(
         False accept rates at which to measure the true accept rate.
     thresholds : {"scores", "insightface"}
         Thresholds among which the accuracy of a fold finds the best: every distinct score, or those of InsightFace's
-        verification, which are the squared distances 0, 0.01, ..., 3.99 with its rule "distance < threshold".  The
-        second is coarser; it is there to compare with published numbers.  It changes nothing but `accuracy`.
+        verification, which are the squared distances 0, 0.01, ..., 3.99 with its rule "distance < threshold". The
+        second is coarser; it is there to compare with published numbers. It changes nothing but `accuracy`.
 
     Returns
     -------
@@ -205,16 +238,17 @@ def score_pairs(
     n_genuine = int(np.count_nonzero(issame))
     n_impostor = len(issame) - n_genuine
     tried, true_accepts, false_accepts = _sweep(scores, issame)
-    false_rates, true_rates = false_accepts / n_impostor, true_accepts / n_genuine
+    roc = Roc(false_accepts / n_impostor, true_accepts / n_genuine, tried)
     # Whole numbers over a common denominator, so that equal thresholds compare as equal.
     balance = true_accepts * n_impostor + (n_impostor - false_accepts) * n_genuine
     most_balanced = int(np.argmax(balance))
     parts = np.array_split(np.arange(len(scores)), folds)
-    accepted = (_accepted if thresholds == "scores" else _accepted_as_insightface)(scores, issame, parts)
+    accept = _accepted if thresholds == "scores" else _accepted_as_insightface
+    accepted = accept(scores, issame, parts)
     right = accepted == issame
     threshold = _most_accurate_threshold(scores, issame)
     accuracies = np.array([right[part].mean() for part in parts])
-    eer, eer_threshold = _equal_error_rate(tried, false_rates, 1 - true_rates)
+    eer, eer_threshold = _equal_error_rate(tried, roc.far, 1 - roc.tar)
     return VerificationResult(
         accuracy=float(accuracies.mean()),
         accuracy_std=float(accuracies.std()),
@@ -223,17 +257,17 @@ def score_pairs(
         fnmr=float(np.mean(scores[issame] < threshold)),
         balanced_accuracy=float(balance[most_balanced] / (2 * n_genuine * n_impostor)),
         balanced_threshold=float(tried[most_balanced]),
-        auc=float(np.sum(np.diff(false_rates) * (true_rates[1:] + true_rates[:-1]) / 2)),
-        tar={far: _tar(far, scores[issame], scores[~issame]) for far in fars},
+        auc=float(np.sum(np.diff(roc.far) * (roc.tar[1:] + roc.tar[:-1]) / 2)),
+        tar={far: None if (at := _point_at(roc, far, n_impostor)) is None else float(roc.tar[at]) for far in fars},
         eer=eer,
         eer_threshold=eer_threshold,
         d_prime=_d_prime(scores[issame], scores[~issame]),
         n_genuine=n_genuine,
         n_impostor=n_impostor,
         folds=folds,
-        roc=(false_rates, true_rates),
-        scores=(scores[issame], scores[~issame]),
-        right=(right[issame], right[~issame]),
+        roc=roc,
+        scores=Pairs(scores[issame], scores[~issame]),
+        right=Pairs(right[issame], right[~issame]),
     )
 
 
@@ -306,17 +340,9 @@ def _d_prime(genuine, impostor):
     return distance / deviation if deviation else None
 
 
-def _threshold_at(far, genuine, impostor):
-    allowed = math.floor(far * len(impostor) + 1e-9)  # absorbs rounding of the product: 0.29 * 100 is just below 29
+def _point_at(roc: Roc, far: float, n_impostor: int) -> int | None:
+    """Return the most lenient point of a ROC curve whose false accept rate does not exceed `far`."""
+    allowed = math.floor(far * n_impostor + 1e-9)  # absorbs rounding of the product: 0.29 * 100 is just below 29
     if allowed < 1:
         return None
-    if allowed == len(impostor):
-        return float(min(genuine.min(), impostor.min()))
-    first_refused = np.partition(impostor, -allowed - 1)[-allowed - 1]
-    accepted = np.concatenate([genuine[genuine > first_refused], impostor[impostor > first_refused]])
-    return float(accepted.min() if len(accepted) else np.nextafter(first_refused, np.inf))
-
-
-def _tar(far, genuine, impostor):
-    threshold = _threshold_at(far, genuine, impostor)
-    return None if threshold is None else float(np.mean(genuine >= threshold))
+    return int(np.searchsorted(roc.far, (allowed + 0.5) / n_impostor)) - 1

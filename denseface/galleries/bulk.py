@@ -29,6 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
 from denseface.core.files import beside, naming_errors, open_own
@@ -42,6 +44,7 @@ from denseface.galleries.gallery import write_gallery
 from denseface.galleries.parts import ChosenPart
 
 _MOST_THREADS = 4
+_BLOCK = 1 << 18  # numbers copied at a time
 
 logger = logging.getLogger("denseface")
 
@@ -221,9 +224,15 @@ class _Work:
 
     def write(self, out: Path) -> None:
         """Write the file of embeddings."""
-        self._rows.seek(0)
         shape = (self.counts.embedded, self._embedder.emb_size)
-        write_gallery(out, self._rows, shape, self._names(), self._name_width, self._model)
+        write_gallery(out, self._blocks(), shape, self._names(), self._name_width, self._model)
+
+    def _blocks(self):
+        """Yield the rows written so far, some at a time."""
+        width = self._embedder.emb_size
+        self._rows.seek(0)
+        while block := self._rows.read(4 * width * max(1, _BLOCK // width)):
+            yield np.frombuffer(block, "<f4").reshape(-1, width)
 
     def _results_of(self, values, source):
         """Faces and number of other faces of a line of the log, if it agrees with a source and with the next rows."""

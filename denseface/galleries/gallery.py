@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,16 +18,20 @@ from denseface.core.errors import InputError
 from denseface.core.files import replacing
 from denseface.data.cropping import cut_alike, way_of
 from denseface.galleries.array_file import ArrayFile
-from denseface.galleries.nearest import Nearest
+from denseface.galleries.nearest import Found, nearest
 
-_BLOCK = 1 << 20
 _CELLS = 1 << 22  # numbers read at a time in a search
 _MAX_SIDE = 4096
 _MAX_SIZE = 1 << 20  # values of an embedding, or bytes of a name
 
 
 def write_gallery(
-    path: str | Path, rows: BinaryIO, shape: tuple[int, int], names: Iterable[str], name_width: int, model: dict
+    path: str | Path,
+    blocks: Iterable[np.ndarray],
+    shape: tuple[int, int],
+    names: Iterable[str],
+    name_width: int,
+    model: dict,
 ) -> None:
     """Write embeddings to a file, which appears whole or not at all.
 
@@ -35,8 +39,8 @@ def write_gallery(
     ----------
     path : path-like
         The file.
-    rows : binary file
-        The embeddings one after the other, little-endian float32.
+    blocks : iterable of ndarray of shape (n, emb_size), float32
+        The embeddings, some at a time.
     shape : tuple (N, emb_size)
         Number of embeddings, and length of one.
     names : iterable of str, of length N
@@ -49,8 +53,8 @@ def write_gallery(
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         with _member(archive, "embeddings", zipfile.ZIP_STORED) as member:
             _write_header(member, "<f4", shape)
-            for block in iter(lambda: rows.read(_BLOCK), b""):
-                member.write(block)
+            for rows in blocks:
+                member.write(np.ascontiguousarray(rows, "<f4"))
         # A name that is not compressed is found at once; compression pays for names that are mostly padding.
         is_short = name_width <= shape[1]
         with _member(archive, "names", zipfile.ZIP_STORED if is_short else zipfile.ZIP_DEFLATED) as member:
@@ -223,11 +227,11 @@ class Gallery:
         InputError
             As from :meth:`nearest`.
         """
-        rows, scores = self.nearest(np.atleast_2d(embeddings), count)
-        return matches(self.names(rows.flat), rows, scores)
+        found = self.nearest(np.atleast_2d(embeddings), count)
+        return matches(self.names(found.numbers.flat), found)
 
-    def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find the embeddings that are most similar to others.
+    def nearest(self, queries: np.ndarray, count: int) -> Found:
+        """Find the embeddings that are most similar to others, by their rows.
 
         Parameters
         ----------
@@ -236,28 +240,22 @@ class Gallery:
         count : int
             How many to find for each, if there are as many.
 
-        Returns
-        -------
-        rows : ndarray of shape (q, count), int64
-            Most similar first.
-        scores : ndarray of shape (q, count), float32
-            Cosine similarities.
-
         Raises
         ------
         InputError
             If the queries have another length, the file is broken, or an embedding in it is not finite.
         """
         self.require_fitting(queries)
-        best = Nearest(queries, count)
-        are_unit = True
-        for start, rows in self._file.blocks("embeddings", max(1, _CELLS // self.shape[1])):
-            try:
-                are_unit &= best.add(np.arange(start, start + len(rows)), rows, is_unit=self._is_unit)
-            except ValueError as error:
-                raise InputError(f"{self.path}: it is broken behind embedding {start}; make it again") from error
-        self._is_unit = are_unit
-        return best.found()
+        blocks = self._file.blocks("embeddings", max(1, _CELLS // self.shape[1]))
+        numbered = ((np.arange(start, start + len(rows)), rows) for start, rows in blocks)
+        try:
+            found = nearest(queries, numbered, count, are_unit=self._is_unit)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{self.path}: an embedding in it is not finite; make it again") from error
+        self._is_unit = found.are_unit
+        return found
 
     def blocks(self, step: int) -> Iterator[tuple[int, np.ndarray]]:
         """Read all embeddings, `step` at a time.
@@ -274,7 +272,7 @@ class Gallery:
         """
         for start, rows in self._file.blocks("embeddings", step):
             if not np.isfinite(rows).all():
-                raise InputError(f"{self.path}: it is broken behind embedding {start}; make it again")
+                raise InputError(f"{self.path}: an embedding behind number {start} is not finite; make it again")
             yield start, rows
 
     def names(self, rows: Iterable[int]) -> dict[int, str]:
@@ -282,11 +280,11 @@ class Gallery:
         return self._file.texts("names", rows)
 
 
-def matches(names: Mapping[int, str], numbers: np.ndarray, scores: np.ndarray) -> list[list[Match]]:
-    """Name what was found: numbers and scores, arrays of shape (q, count), become a list for each query."""
+def matches(names: Mapping[int, str], found: Found) -> list[list[Match]]:
+    """Name what was found, a list for each query."""
     return [
-        [Match(names[number], score) for number, score in zip(*found)]
-        for found in zip(numbers.tolist(), scores.tolist())
+        [Match(names[number], score) for number, score in zip(*of_query)]
+        for of_query in zip(found.numbers.tolist(), found.scores.tolist())
     ]
 
 

@@ -1,11 +1,14 @@
 """The rows of an array that are nearest to others, exactly, in memory that does not depend on their number.
 
-Products in float32 decide which rows come into question; these are few, and their similarities are computed in float64.
-So the answer is that of float64: it depends neither on how many queries there are nor on how the rows are cut into
-blocks, and equal rows have equal scores. Several rows may count as one, by the nearest of them.
+Products in float32 decide which rows can be among the nearest; these are few, and their similarities are computed in
+float64. So the answer is that of float64: it depends neither on how many queries there are nor on how the rows are cut
+into blocks, and equal rows have equal scores. Several rows may count as one, by the nearest of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +21,53 @@ _UNIT = 1e-4  # how far the square of a length may be from 1
 _SQUARES = 2.0**-60, 2.0**60  # squares of lengths that float32 computes without loss
 
 
-class Nearest:
+class Found(NamedTuple):
+    """What is nearest to some queries.
+
+    Attributes
+    ----------
+    numbers : ndarray of shape (q, n), int64
+        Most similar first.
+    scores : ndarray of shape (q, n), float32
+        Cosine similarities.
+    are_unit : bool
+        Whether all rows had the length 1.
+    """
+
+    numbers: np.ndarray
+    scores: np.ndarray
+    are_unit: bool
+
+
+def nearest(
+    queries: np.ndarray, blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: int, *, are_unit: bool = False
+) -> Found:
+    """Find the rows that are nearest to queries.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (q, d)
+        Of any length.
+    blocks : iterable of (numbers, rows)
+        What to search. `rows`, float32 (n, d), of any length; `numbers`, int64 (n,), is what is found, ascending over
+        all blocks. Rows of the same number count as one, by the nearest of them.
+    count : int
+        How many to find for each, if there are as many.
+    are_unit : bool
+        Whether the rows are known to have the length 1, which saves computing their lengths.
+
+    Raises
+    ------
+    ValueError
+        If a row is not finite.
+    """
+    best, all_unit = _Nearest(queries, count), True
+    for numbers, rows in blocks:
+        all_unit &= best.add(numbers, rows, is_unit=are_unit)
+    return Found(*best.found(), all_unit)
+
+
+class _Nearest:
     """The nearest so far, of the rows that were added.
 
     Parameters
@@ -38,7 +87,7 @@ class Nearest:
         # The best so far: sorted by query, then score, then number.
         self._query = self._number = np.empty(0, np.int64)
         self._score = np.empty(0, np.float32)
-        self._floor = np.full(len(queries), -np.inf, np.float32)  # no row with a lower product comes into question
+        self._floor = np.full(len(queries), -np.inf, np.float32)  # no row with a lower product can be among them
 
     def add(self, numbers: np.ndarray, rows: np.ndarray, *, is_unit: bool = False) -> bool:
         """Compare all queries with more rows.
@@ -72,7 +121,7 @@ class Nearest:
         return near is rows and scales is None
 
     def _candidates(self, rows, scales, numbers, queries, floor):
-        """Return the rows that come into question for some of the queries, as two arrays of indices."""
+        """Return the rows that can be among the nearest to some of the queries, as two arrays of indices."""
         step = max(1, _SCORES // len(queries))
         scores = np.empty((min(step, len(rows)), len(queries)), np.float32)
         found = []
@@ -83,7 +132,7 @@ class Nearest:
                 products *= scales[part, np.newaxis]
             lowest = floor
             if np.isneginf(floor).any():
-                # What is far below the best row of its number does not come into question, either.
+                # Neither can what is far below the best row of its number.
                 firsts = np.flatnonzero(np.diff(numbers[part], prepend=-1))
                 tops = np.maximum.reduceat(products, firsts, axis=0)
                 if len(tops) > self._count:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from denseface.core.errors import InputError
 from denseface.data.sources import Source
 from denseface.galleries.gallery import Gallery, write_gallery
@@ -104,7 +106,7 @@ def merge(
     Returns
     -------
     tuple (N, emb_size)
-        Number of embeddings, and length of one.
+        Shape of the embeddings written.
 
     Raises
     ------
@@ -130,24 +132,17 @@ def merge(
         raise InputError(f"{out}: not written, because no picture could be read")
     model = {key: value for key, value in first.model.items() if key != "part"}
     width = max(gallery.name_width for gallery in galleries)
-    write_gallery(out, _Rows(galleries, on_progress), shape, _names(galleries), width, model)
+    write_gallery(out, _blocks(galleries, on_progress), shape, _names(galleries), width, model)
     return shape
 
 
-class _Rows:
-    """The embeddings of some galleries, one after the other, to read."""
-
-    def __init__(self, galleries: Sequence[Gallery], on_progress: Callable[[int], object]):
-        step = max(1, _BLOCK // (4 * galleries[0].shape[1]))
-        self._blocks = (rows for gallery in galleries for _, rows in gallery.blocks(step))
-        self._on_progress = on_progress
-
-    def read(self, size: int) -> bytes:
-        rows = next(self._blocks, None)
-        if rows is None:
-            return b""
-        self._on_progress(len(rows))
-        return rows.astype("<f4", copy=False).tobytes()
+def _blocks(galleries: Sequence[Gallery], on_progress: Callable[[int], object]) -> Iterator[np.ndarray]:
+    """Yield the embeddings of some galleries, one after the other."""
+    step = max(1, _BLOCK // (4 * galleries[0].shape[1]))
+    for gallery in galleries:
+        for _, rows in gallery.blocks(step):
+            yield rows
+            on_progress(len(rows))
 
 
 def _names(galleries):

@@ -20,7 +20,7 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize, similarity
 from denseface.galleries.gallery import Gallery, Match, matches
-from denseface.galleries.nearest import Nearest
+from denseface.galleries.nearest import Found, nearest
 
 FUSIONS = ("mean", "max")
 
@@ -178,12 +178,12 @@ class Templates:
         InputError
             As from :meth:`denseface.galleries.gallery.Gallery.nearest`.
         """
-        numbers, scores = self.nearest(np.atleast_2d(embeddings), count)
-        names = {number: os.path.basename(self._folder_at(number)) for number in np.unique(numbers).tolist()}
-        return matches(names, numbers, scores)
+        found = self.nearest(np.atleast_2d(embeddings), count)
+        names = {number: os.path.basename(self._folder_at(number)) for number in np.unique(found.numbers).tolist()}
+        return matches(names, found)
 
-    def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find the templates that are most similar to queries.
+    def nearest(self, queries: np.ndarray, count: int) -> Found:
+        """Find the templates that are most similar to queries, by their numbers.
 
         Parameters
         ----------
@@ -192,28 +192,22 @@ class Templates:
         count : int
             How many to find for each, if there are as many.
 
-        Returns
-        -------
-        numbers : ndarray of shape (q, count), int64
-            Most similar first.
-        scores : ndarray of shape (q, count), float32
-            Cosine similarities.
-
         Raises
         ------
         InputError
             As from :meth:`denseface.galleries.gallery.Gallery.nearest`.
         """
         self._gallery.require_fitting(queries)
-        best, step = Nearest(queries, count), max(1, _CELLS // self._gallery.shape[1])
-        if self._is_mean:
-            for first, means in self._means(step):
-                best.add(np.arange(first, first + len(means)), means)
-        else:
-            for start, rows in self._gallery.blocks(step):
-                owners = np.searchsorted(self.starts, np.arange(start, start + len(rows)), side="right") - 1
-                best.add(owners, rows)
-        return best.found()
+        step = max(1, _CELLS // self._gallery.shape[1])
+        return nearest(queries, self._numbered_means(step) if self._is_mean else self._numbered_rows(step), count)
+
+    def _numbered_means(self, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first, means in self._means(step):
+            yield np.arange(first, first + len(means)), means
+
+    def _numbered_rows(self, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start, rows in self._gallery.blocks(step):
+            yield np.searchsorted(self.starts, np.arange(start, start + len(rows)), side="right") - 1, rows
 
     def _means(self, step):
         """Yield the number of the first person, and the means of some people, float32, of length 1."""

@@ -166,9 +166,8 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
 
 
 def _draw_roc(axes, result, shared, color):
-    false_rates, true_rates = result.roc
     none = 0.5 / result.n_impostor
-    axes.plot(np.maximum(false_rates, none), true_rates, color=color, drawstyle="steps-post", linewidth=1.5)
+    axes.plot(np.maximum(result.roc.far, none), result.roc.tar, color=color, drawstyle="steps-post", linewidth=1.5)
     band = np.geomspace(1 / result.n_impostor, 1, _BAND)
     low, high = zip(*tar_intervals(result, band.tolist(), shared).values())
     axes.fill_between(band, low, high, color=color, alpha=0.15, linewidth=0)
@@ -185,9 +184,8 @@ def set_det_axes(axes: Axes, across: str, up: str) -> None:
 
 def draw_det(axes: Axes, result: VerificationResult, color: str) -> None:
     """Draw a DET curve by some hundred points; rates of none and of all have no place on such axes."""
-    false_rates, true_rates = result.roc
     sampled = np.geomspace(1 / result.n_impostor, 1, _DET_POINTS)
-    misses = 1 - true_rates[np.searchsorted(false_rates, sampled, side="right") - 1]
+    misses = 1 - result.roc.tar[np.searchsorted(result.roc.far, sampled, side="right") - 1]
     inner = (misses > 0) & (misses < 1) & (sampled < 1)
     axes.plot(_probit(sampled[inner]), _probit(misses[inner]), color=color, linewidth=1.5)
 

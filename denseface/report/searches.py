@@ -12,7 +12,7 @@ from denseface.report.plotting import COLORS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from denseface.verification.identification import OpenSet, Searches
+    from denseface.evaluation.identification import OpenSet, Searches
 
 
 def draw_searches(searches: Searches, open_set: OpenSet | None) -> Figure:

@@ -1,36 +1,16 @@
-"""Error rates of groups of people, at the thresholds of the whole set."""
+"""Groups of people in a file, and their error rates on a set."""
 
 from __future__ import annotations
 
 import csv
 import io
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input
-from denseface.evaluation.influence import measure_error
-from denseface.evaluation.intervals import Interval, SharedPeople
+from denseface.evaluation import groups as evaluation
+from denseface.evaluation.groups import Group
 from denseface.verification.verify import VerificationReport
-
-
-class Group(NamedTuple):
-    """The pairs within a group of people.
-
-    Attributes
-    ----------
-    people, n_genuine, n_impostor : int
-        Numbers of people and of their pairs; both people of a pair belong to the group.
-    rates : dict of str to tuple
-        False match rate and false non-match rate by threshold, each with its 95 % interval; None without such pairs.
-    """
-
-    people: int
-    n_genuine: int
-    n_impostor: int
-    rates: dict[str, tuple[tuple[float, Interval] | None, tuple[float, Interval] | None]]
 
 
 def read_groups(path: str | Path) -> dict[str, dict[str, str]]:
@@ -90,8 +70,8 @@ def measure_groups(
     InputError
         If nobody says who is in the set, or none of its people is in a group.
     """
-    result, names = report.ways[way], report.people.names
-    if names is None:
+    result = report.ways[way]
+    if report.people.names is None:
         raise InputError(
             f"nobody says who is in {report.name}, so it cannot be grouped; {report.name}.people.csv does, which "
             "denseface dataset writes",
@@ -99,22 +79,7 @@ def measure_groups(
         )
     at_rates = {f"FAR {far:g}": result.threshold_at(far) for far in fars}
     thresholds = {"best accuracy": result.threshold, **{title: at for title, at in at_rates.items() if at is not None}}
-    numbers, issame = report.people.numbers, report.pair_set.issame
-    found = {}
-    for group in sorted({groups[name] for name in names if name in groups}):
-        members = np.array([groups.get(name) == group for name in names])
-        of_pair = members[numbers].all(axis=1)
-        genuine, impostor = of_pair[issame], of_pair[~issame]
-        shared = [SharedPeople(numbers[kind & of_pair]) for kind in (issame, ~issame)]
-        scores = result.scores[0][genuine], result.scores[1][impostor]
-        rates = {
-            title: (
-                measure_error(scores[1] >= threshold, scores[1], shared[1]),
-                measure_error(scores[0] < threshold, scores[0], shared[0]),
-            )
-            for title, threshold in thresholds.items()
-        }
-        found[group] = Group(int(members.sum()), int(genuine.sum()), int(impostor.sum()), rates)
-    if not found:
-        raise InputError(f"none of the people in {report.name} is in a group, such as {names[0]}", option="groups")
-    return found
+    try:
+        return evaluation.measure_groups(result, report.people, report.pair_set.issame, groups, thresholds)
+    except InputError as error:
+        raise InputError(f"{report.name}: {error.args[0]}", option=error.option) from error

@@ -14,9 +14,10 @@ from denseface.data.pairs import PairSet
 from denseface.data.template_set import TemplateSet
 from denseface.embedding.embedder import Embedder, PictureError
 from denseface.evaluation.calibration import Calibration, Check, check_on_others, fit
-from denseface.evaluation.influence import measure_intervals, order_people
+from denseface.evaluation.influence import Intervals, measure_intervals, order_people
 from denseface.evaluation.intervals import SharedPeople
-from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores, score_pairs
+from denseface.evaluation.metrics import FOLDS, Pairs, VerificationResult, pair_scores, score_pairs
+from denseface.evaluation.operating_points import OperatingPoint, operating_points
 from denseface.evaluation.people import PairPeople, find_people
 
 
@@ -51,15 +52,11 @@ class VerificationReport:
         InputError
             If the table of people beside the set is of another set, or contradicts it.
         """
-        pair_set = self.pair_set
-        names = None
-        if isinstance(pair_set, PairSet):
-            pictures, pairs = pair_set.unique()
-            names = pair_set.people_of(pictures)
-        else:
-            pairs = pair_set.pairs
+        if isinstance(self.pair_set, TemplateSet):
+            return find_people(self.pair_set.pairs, self.pair_set.issame)
+        pictures, pairs = self.pair_set.unique()
         try:
-            return find_people(pairs, pair_set.issame, names)
+            return find_people(pairs, self.pair_set.issame, self.pair_set.people_of(pictures))
         except InputError as error:
             raise InputError(f"{self.name}.people.csv: {error}; correct it, or remove it") from error
 
@@ -69,11 +66,16 @@ class VerificationReport:
         return order_people(self.people.numbers, self.pair_set.issame)
 
     @cached_property
-    def intervals(self) -> dict[str, dict]:
-        """The 95 % intervals by way; see :func:`denseface.evaluation.influence.measure_intervals`."""
+    def intervals(self) -> dict[str, Intervals]:
+        """The 95 % intervals, by way."""
         return {way: measure_intervals(result, self.shared) for way, result in self.ways.items()}
 
-    @property
+    @cached_property
+    def points(self) -> dict[str, dict[float, OperatingPoint]]:
+        """The thresholds at false accept rates that the set has enough impostor pairs for, by way."""
+        return {way: operating_points(result, self.shared, result.tar) for way, result in self.ways.items()}
+
+    @cached_property
     def ways(self) -> dict[str, VerificationResult]:
         """The results that there are, by their names."""
         return {way: result for way, result in (("flip", self.flip), ("plain", self.plain)) if result is not None}
@@ -85,9 +87,9 @@ class VerificationReport:
 
     @cached_property
     def checks(self) -> dict[str, Check | None]:
-        """How true such probabilities are on people whom they were not fitted on, by way."""
+        """How true such probabilities are for people whose pairs they were not fitted on, by way."""
         issame, numbers = self.pair_set.issame, self.people.numbers
-        people = numbers[issame], numbers[~issame]
+        people = Pairs(numbers[issame], numbers[~issame])
         return {way: check_on_others(result.scores, people) for way, result in self.ways.items()}
 
     def to_dict(self) -> dict:
@@ -97,10 +99,12 @@ class VerificationReport:
         return {"name": self.name, "flip": None, **ways, "people": people}
 
     def _certainty(self, way):
-        intervals, checked = self.intervals[way], self.checks[way]
-        tar = {f"{far:g}": interval for far, interval in intervals["tar"].items()}
-        probability = {**self.calibrations[way]._asdict(), "brier_on_others": checked and checked.brier}
-        return {"intervals": {**intervals, "tar": tar}, "probability": probability}
+        checked = self.checks[way]
+        return {
+            "intervals": self.intervals[way].to_dict(),
+            "operating_points": {f"{far:g}": point._asdict() for far, point in self.points[way].items()},
+            "probability": {**self.calibrations[way]._asdict(), "brier_on_others": checked and checked.brier},
+        }
 
 
 def verify(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
 from denseface.core.parallel import ordered_map
+from denseface.core.text import counted, listed
 from denseface.data.template_set import TemplateSet
 from denseface.embedding.embedder import Embedder, as_batch
 from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores, score_pairs
@@ -100,7 +101,10 @@ def _add(embedder, template_set, weights, batch, sums):
 def _measure(fused, template_set, folds, thresholds) -> VerificationResult:
     empty = np.flatnonzero(~fused.any(axis=1))
     if len(empty):
-        raise InputError(f"{template_set.name}: {len(empty)} templates without a picture that can be used")
+        named = listed([str(template_set.ids[index]) for index in empty[:6]])
+        raise InputError(
+            f"{template_set.name}: {counted(len(empty), 'template')} without a picture that can be used: {named}"
+        )
     try:
         scores = pair_scores(fused, template_set.pairs)
         result = score_pairs(scores, template_set.issame, folds, thresholds=thresholds)
@@ -117,9 +121,8 @@ def nearest_tar(result: VerificationResult, far: float) -> float:
     Its ROC curve lacks the points within straight lines, as scikit-learn's ``roc_curve`` leaves them out. Of points
     that are equally near it takes the most lenient.
     """
-    false, true = (
-        np.rint(rates[1:] * count) for rates, count in zip(result.roc, (result.n_impostor, result.n_genuine))
-    )
+    false = np.rint(result.roc.far[1:] * result.n_impostor)
+    true = np.rint(result.roc.tar[1:] * result.n_genuine)
     bends = (np.diff(false, 2) != 0) | (np.diff(true, 2) != 0)
     kept = np.concatenate([[True], bends, [True]]) if len(false) > 1 else np.array([True])
     false_rates = np.append(0, false[kept] / result.n_impostor)

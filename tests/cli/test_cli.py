@@ -231,7 +231,7 @@ def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
         cells = []
         for way, result in report.ways.items():
             cells.append(f"{getattr(result, attribute):.4f}")
-            cells += ["{:.4f}-{:.4f}".format(*report.intervals[way][attribute])] if has_interval else []
+            cells += ["{:.4f}-{:.4f}".format(*getattr(report.intervals[way], attribute))] if has_interval else []
         return [name, *cells]
 
     assert columns[2:] == [
@@ -341,7 +341,7 @@ def test_match_uses_the_threshold_of_the_largest_set(capsys, model, figures, pai
     assert json.loads(out) == {
         "same": score >= threshold, "score": score, "threshold": threshold, "threshold_of": "large",
         "probability": float(report.calibrations["flip"].probability(score)),
-        "false_match_rate": way.fmr, "interval": list(report.intervals["flip"]["fmr"]),
+        "false_match_rate": way.fmr, "interval": list(report.intervals["flip"].fmr),
         "fuse": None, "pictures": [1, 1],
     }  # fmt: skip
     _, out, _ = run(capsys, "match", *pair, *model, "--prior", "0.01")
@@ -355,7 +355,9 @@ def test_match_uses_the_threshold_of_the_largest_set(capsys, model, figures, pai
 
 def test_match_with_a_threshold_of_ones_own(capsys, model, faces):
     same = run(capsys, "match", faces / "a.png", faces / "a.png", *model, "--threshold", "0.999")
-    assert same == (0, "same person: score 1.0000, threshold 0.9990 (--threshold)\n", "")
+    assert same == (0, "same person: score 1.0000, threshold 0.9990\n", "")
+    _, out, _ = run(capsys, "match", faces / "a.png", faces / "a.png", *model, "--threshold", "0.999", "--json")
+    assert (json.loads(out)["threshold"], json.loads(out)["threshold_of"]) == (0.999, None)
     _, out, _ = run(capsys, "match", faces / "a.png", faces / "b.png", *model, "--threshold", "1")
     assert out.startswith("different persons: score ")
 
@@ -632,7 +634,7 @@ def test_export_then_use_the_file(capsys, model, faces, tmp_path):
     assert code == 0
     assert json.loads(out)[0]["found"][0]["name"] == f"{faces}/e.png"
     code, out, _ = run(capsys, "match", faces / "e.png", faces / "e.png", "--model", path, "--threshold", "0.9")
-    assert (code, out) == (0, "same person: score 1.0000, threshold 0.9000 (--threshold)\n")
+    assert (code, out) == (0, "same person: score 1.0000, threshold 0.9000\n")
 
 
 def test_export_for_a_fixed_batch(capsys, model, tmp_path):

@@ -3,8 +3,8 @@ import pytest
 
 from bench import coverage
 from denseface.core.errors import InputError
-from denseface.evaluation.influence import METRICS, compare, measure, measure_intervals, order_people, tar_intervals
-from denseface.evaluation.intervals import SharedPeople, difference_interval, t_quantile, wilson
+from denseface.evaluation.influence import METRICS, compare, measure_intervals, order_people, tar_intervals
+from denseface.evaluation.intervals import SharedPeople, clopper_pearson, difference_interval, t_quantile, wilson
 from denseface.evaluation.metrics import score_pairs
 from denseface.evaluation.people import find_people
 
@@ -38,8 +38,11 @@ def test_wilson_and_student_agree_with_tables():
     assert wilson(0.1, 100) == pytest.approx((0.0552, 0.1744), abs=1e-4)
     assert wilson(0.0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
     assert wilson(1.0, 10) == pytest.approx((0.7225, 1), abs=1e-4)
-    table = {3: 3.182, 9: 2.262, 30: 2.042, 1e9: 1.960}
-    assert [t_quantile(freedom) for freedom in table] == pytest.approx(list(table.values()), rel=0.01)
+    table = {1: 12.7062, 1.5: 6.01666, 2: 4.30265, 2.7: 3.39215, 3: 3.18245, 9: 2.26216, 30: 2.04227, 1e9: 1.95996}
+    assert [t_quantile(freedom) for freedom in table] == pytest.approx(list(table.values()), rel=1e-5)
+    assert clopper_pearson(0.0, 10) == pytest.approx((0, 0.3085), abs=1e-4)
+    assert clopper_pearson(0.1, 10) == pytest.approx((0.0025, 0.4450), abs=1e-4)
+    assert clopper_pearson(1.0, 10) == pytest.approx((0.6915, 1), abs=1e-4)
 
 
 def test_contributions_predict_what_leaving_a_person_out_does():
@@ -48,8 +51,8 @@ def test_contributions_predict_what_leaving_a_person_out_does():
     result = score_pairs(scores, issame, 2)
     without = [(owners != person).all(axis=1) for person in range(30)]
     others = [score_pairs(scores[kept], issame[kept], 2) for kept in without]
-    for metric in METRICS[1:]:  # all but the accuracy, for which folds change too
-        value, contributions, _ = measure(result, metric, shared)
+    for metric in METRICS.keys() - {"accuracy"}:  # for which folds change too
+        value, contributions, _ = METRICS[metric](result, shared)
         assert value == getattr(result, metric)
         assert abs(contributions.sum()) < 1e-9
         jackknife = np.var([getattr(other, metric) for other in others]) * 29
@@ -61,9 +64,9 @@ def test_intervals_contain_the_value_and_lower_bounds_never_fall():
     result = score_pairs(scores, issame)
     found = measure_intervals(result, shared)
     for name in METRICS:
-        assert 0 <= found[name].low < getattr(result, name) < found[name].high <= 1, name
+        assert 0 <= getattr(found, name).low < getattr(result, name) < getattr(found, name).high <= 1, name
     for far, tar in result.tar.items():
-        assert (found["tar"][far] is None) if tar is None else found["tar"][far].low <= tar <= found["tar"][far].high
+        assert (found.tar[far] is None) if tar is None else found.tar[far].low <= tar <= found.tar[far].high
     rates = np.geomspace(1e-3, 1, 30).tolist()
     lows = [interval.low for interval in tar_intervals(result, rates, shared).values()]
     assert lows == sorted(lows)
@@ -74,10 +77,9 @@ def test_no_errors_do_not_mean_certainty():
     _, issame, scores, shared = a_set(people=10, pictures=10)
     result = score_pairs(scores + 2 * issame, issame)
     assert result.tar[0.1] == 1
-    assert 0.6 < measure_intervals(result, shared)["tar"][0.1].low < 0.95
+    assert 0.6 < measure_intervals(result, shared).tar[0.1].low < 0.95
     assert (
-        measure_intervals(result, order_people(np.arange(2 * len(scores)).reshape(-1, 2), issame))["tar"][0.1].low
-        > 0.99
+        measure_intervals(result, order_people(np.arange(2 * len(scores)).reshape(-1, 2), issame)).tar[0.1].low > 0.99
     )
 
 
@@ -85,9 +87,9 @@ def test_a_model_compared_with_itself_is_not_different():
     _, issame, scores, shared = a_set()
     result = score_pairs(scores, issame)
     differences = compare(result, result, shared)
-    assert all(differences[name] == (0, (0, 0)) for name in METRICS)
+    assert all(getattr(differences, name) == (0, (0, 0)) for name in METRICS)
     better = score_pairs(scores + 0.3 * issame, issame)
-    value, interval = compare(better, result, shared)["eer"]
+    value, interval = compare(better, result, shared).eer
     assert value == better.eer - result.eer < 0 and interval.low < value < interval.high < 0
 
 
@@ -95,8 +97,8 @@ def test_a_paired_comparison_is_sharper_than_two_intervals():
     _, issame, scores, shared = a_set(people=40)
     noise = np.random.default_rng(5).normal(0, 0.01, len(scores))
     one, other = (score_pairs(each, issame) for each in (scores, scores + noise))
-    _, interval = compare(one, other, shared)["auc"]
-    alone = measure_intervals(one, shared)["auc"]
+    _, interval = compare(one, other, shared).auc
+    alone = measure_intervals(one, shared).auc
     assert interval.high - interval.low < (alone.high - alone.low) / 2
 
 

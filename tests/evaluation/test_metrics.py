@@ -82,8 +82,9 @@ def test_agrees_with_trying_every_threshold(n_pairs, folds, decimals):
     assert accuracy_at(result.threshold, scores, issame) == expected["best_accuracy"]
     assert balanced_accuracy_at(result.balanced_threshold, scores, issame) == pytest.approx(result.balanced_accuracy)
     assert result.tar == pytest.approx(expected["tar"], abs=1e-12)
-    assert np.allclose(result.roc[0], expected["roc"][0], rtol=0, atol=1e-12)
-    assert np.allclose(result.roc[1], expected["roc"][1], rtol=0, atol=1e-12)
+    assert np.allclose(result.roc.far, expected["roc"][0], rtol=0, atol=1e-12)
+    assert np.allclose(result.roc.tar, expected["roc"][1], rtol=0, atol=1e-12)
+    assert result.roc.thresholds[1:].tolist() == candidates(scores)[1:] and result.roc.thresholds[0] > max(scores)
     assert (result.n_genuine, result.n_impostor) == (issame.sum(), (~issame).sum())
 
 
@@ -108,7 +109,7 @@ def test_rates_agree_with_scikit_learn():
     scores = np.round(random.normal(issame * 0.8, 0.5), 2)
     result = score_pairs(scores, issame)
     false, misses, _ = library.det_curve(issame, scores)
-    ours = {(round(a, 9), round(1 - b, 9)) for a, b in zip(*result.roc)}
+    ours = {(round(a, 9), round(1 - b, 9)) for a, b in zip(result.roc.far, result.roc.tar)}
     assert {(round(a, 9), round(b, 9)) for a, b in zip(false, misses)} <= ours
     assert result.auc == pytest.approx(library.roc_auc_score(issame, scores))
     assert result.eer == pytest.approx(np.interp(0, misses - false, false), abs=1e-9)
@@ -138,7 +139,7 @@ def test_equal_scores_tell_nothing():
     result = score_pairs([0.3] * 20, [True, False] * 10, fars=(0.5, 1.0))
     assert (result.accuracy, result.auc, result.balanced_accuracy) == (0.5, 0.5, 0.5)
     assert result.tar == {0.5: 0.0, 1.0: 1.0}
-    assert [list(rates) for rates in result.roc] == [[0, 1], [0, 1]]
+    assert (result.roc.far.tolist(), result.roc.tar.tolist()) == ([0, 1], [0, 1])
 
 
 def test_of_equally_good_thresholds_the_strictest_is_taken():

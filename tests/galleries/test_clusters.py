@@ -1,5 +1,4 @@
 import csv
-import io
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ def faces(tmp_path):
     order = random.permutation(len(people))
     names = [str(tmp_path / f"{index:02}.png") for index in range(len(people))]
     content = rows[order].astype("<f4")
-    write_gallery(tmp_path / "g.npz", io.BytesIO(content.tobytes()), content.shape, names, len(names[0]), MODEL)
+    write_gallery(tmp_path / "g.npz", [content], content.shape, names, len(names[0]), MODEL)
     return Gallery(tmp_path / "g.npz"), people[order]
 
 

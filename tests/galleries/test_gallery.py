@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import re
@@ -10,8 +9,8 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
+from denseface.galleries import nearest
 from denseface.galleries.gallery import Gallery, write_gallery
-from denseface.galleries.nearest import Nearest
 
 MODEL = {
     "prefix": "p",
@@ -33,7 +32,7 @@ def unit_rows(count, size=8, seed=0):
 
 def write(path, rows, names=None, model=MODEL):
     names = names or [f"face{i}" for i in range(len(rows))]
-    write_gallery(path, io.BytesIO(rows.tobytes()), rows.shape, names, max(map(len, names)), model)
+    write_gallery(path, [rows], rows.shape, names, max(map(len, names)), model)
     return path
 
 
@@ -57,7 +56,7 @@ def test_the_nearest_are_found(tmp_path, monkeypatch):
     rows, queries = unit_rows(100), unit_rows(7, seed=1)
     gallery = Gallery(write(tmp_path / "g.npz", rows * 3))
     assert (len(gallery), gallery.shape, gallery.model) == (100, (100, 8), MODEL)
-    places, scores = gallery.nearest(queries, 4)
+    places, scores, _ = gallery.nearest(queries, 4)
     expected = np.argsort(-(queries @ rows.T), axis=1)[:, :4]
     np.testing.assert_array_equal(places, expected)
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ rows.T, expected, 1), atol=1e-6)
@@ -99,11 +98,11 @@ def test_blocks_give_the_answer_of_the_whole(tmp_path, monkeypatch, cells, kind,
     for count in (1, 5, 200):
         expected, expected_scores = expected_nearest(rows, queries, count)
         for _ in range(2):  # the second search relies on what the first has checked
-            found, scores = gallery.nearest(queries, count)
+            found, scores, _ = gallery.nearest(queries, count)
             np.testing.assert_allclose(scores, expected_scores, rtol=0, atol=1e-7)
             np.testing.assert_array_equal(found, expected)
             for query, one, score in zip(queries, found, scores):
-                alone, alone_scores = gallery.nearest(query[np.newaxis], count)
+                alone, alone_scores, _ = gallery.nearest(query[np.newaxis], count)
                 np.testing.assert_array_equal((alone[0], alone_scores[0]), (one, score))
 
 
@@ -197,7 +196,7 @@ def test_what_an_odd_file_says_of_its_faces_is_not_believed(tmp_path, crop):
 
 
 def test_more_than_there_are_gives_all(tmp_path):
-    places, scores = Gallery(write(tmp_path / "g.npz", unit_rows(3))).nearest(unit_rows(2, seed=1), 9)
+    places, scores, _ = Gallery(write(tmp_path / "g.npz", unit_rows(3))).nearest(unit_rows(2, seed=1), 9)
     assert places.shape == scores.shape == (2, 3)
     assert set(places[0]) == {0, 1, 2}
 
@@ -208,12 +207,12 @@ def test_memory_does_not_grow_with_the_number_of_embeddings(tmp_path, monkeypatc
     gallery = Gallery(write(tmp_path / "g.npz", np.ones((500_000, 16), np.float32)))  # 32 MB
     mapped, peaks = file_memory(), []
     with monkeypatch.context() as patch:
-        patch.setattr(Nearest, "add", lambda *arguments, **options: peaks.append(file_memory()) or False)
+        patch.setattr(nearest._Nearest, "add", lambda *arguments, **options: peaks.append(file_memory()) or False)
         gallery.nearest(unit_rows(1, 16), 3)
     assert len(peaks) > 100 and max(peaks) - mapped < 4e6
     tracemalloc.start()
     try:
-        places, _ = gallery.nearest(unit_rows(1, 16), 3)
+        places = gallery.nearest(unit_rows(1, 16), 3).numbers
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -291,7 +290,7 @@ def test_other_files_are_refused(tmp_path, damage):
 def test_embeddings_that_are_not_finite_are_refused(tmp_path):
     rows = unit_rows(4)
     rows[2, 3] = np.nan
-    with pytest.raises(InputError, match="broken behind embedding 0"):
+    with pytest.raises(InputError, match="an embedding in it is not finite"):
         Gallery(write(tmp_path / "g.npz", rows)).nearest(unit_rows(1), 1)
 
 
@@ -304,7 +303,7 @@ def test_a_file_is_never_half_written(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_gallery(path, io.BytesIO(unit_rows(2).tobytes()), (2, 8), names(), 1, MODEL)
+        write_gallery(path, [unit_rows(2)], (2, 8), names(), 1, MODEL)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["g.npz"]
     assert zipfile.is_zipfile(path)

@@ -56,7 +56,7 @@ def test_people_are_found_as_by_all_similarities(tmp_path, monkeypatch, fusion, 
         blocks_of(monkeypatch, cells)
         templates = Templates(gallery, fusion)
         for count in (1, 4, 200):
-            numbers, scores = found[cells, count] = templates.nearest(queries, count)
+            numbers, scores, _ = found[cells, count] = templates.nearest(queries, count)
             expected, expected_scores = plainly(sizes, rows, queries, fusion, count)
             np.testing.assert_array_equal(numbers, expected)
             np.testing.assert_allclose(scores, expected_scores, rtol=0, atol=2e-7)
@@ -72,7 +72,7 @@ def test_equal_people_come_in_the_order_of_the_file(tmp_path, monkeypatch, fusio
     blocks_of(monkeypatch, cells)
     rows = np.tile(np.random.default_rng(1).normal(size=(4, 6)), (9, 1))
     templates = Templates(made(tmp_path / "g.npz", named([4] * 9), rows), fusion)
-    numbers, scores = templates.nearest(rows[:2], 5)
+    numbers, scores, _ = templates.nearest(rows[:2], 5)
     assert numbers.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert len(np.unique(scores[0])) == len(np.unique(scores[1])) == 1
 

@@ -52,7 +52,7 @@ def gallery(path, **members):
 
 def search(path):
     found = Gallery(path)
-    places, _ = found.nearest(np.ones((1, found.shape[1]), np.float32), 5)
+    places = found.nearest(np.ones((1, found.shape[1]), np.float32), 5).numbers
     return found.names(places.flat)
 
 

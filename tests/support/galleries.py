@@ -1,7 +1,5 @@
 """Galleries of given embeddings, without a network."""
 
-import io
-
 import numpy as np
 
 from denseface.galleries.gallery import Gallery, write_gallery
@@ -11,6 +9,5 @@ MODEL = {"sha256": "x", "engine": "mxnet", "precision": "float32", "flip": True,
 
 def made(path, names, rows, **model):
     rows = np.asarray(rows, "<f4")
-    content = io.BytesIO(rows.tobytes())
-    write_gallery(path, content, rows.shape, names, max(map(len, names)), {**MODEL, **model})
+    write_gallery(path, [rows], rows.shape, names, max(map(len, names)), {**MODEL, **model})
     return Gallery(path)

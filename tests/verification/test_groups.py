@@ -32,7 +32,7 @@ def test_groups_are_measured_at_the_thresholds_of_all():
             ("best accuracy", report.plain.threshold),
             ("FAR 0.01", report.plain.threshold_at(1e-2)),
         ):
-            (fmr, fmr_interval), (fnmr, fnmr_interval) = measured.rates[title]
+            (fmr, fmr_interval), (fnmr, fnmr_interval) = measured.rates[title].fmr, measured.rates[title].fnmr
             assert fmr == np.mean(scores[inside & ~issame] >= threshold)
             assert fnmr == np.mean(scores[inside & issame] < threshold)
             assert fmr_interval.low <= fmr <= fmr_interval.high and fnmr_interval.low <= fnmr <= fnmr_interval.high
@@ -44,10 +44,10 @@ def test_groups_need_names():
     pairs = np.array([[0, 0], [0, 1]] * 5), np.array([True, False] * 5), np.array([0.9, 0.1] * 5)
     with pytest.raises(InputError, match="groups: nobody says who is in made"):
         measure_groups(report_of(None, *pairs), "plain", {"anna": "f"}, ())
-    with pytest.raises(InputError, match="groups: none of the people in made is in a group, such as carl"):
+    with pytest.raises(InputError, match="groups: made: none of the people is in a group, such as carl"):
         measure_groups(report_of(["carl", "dora"], *pairs), "plain", {"anna": "f"}, ())
     alone = measure_groups(report_of(["anna", "dora"], *pairs), "plain", {"anna": "f"}, ())["f"]
-    assert alone.rates["best accuracy"][0] is None and alone.rates["best accuracy"][1][0] == 0
+    assert alone.rates["best accuracy"].fmr is None and alone.rates["best accuracy"].fnmr.value == 0
 
 
 def test_a_table_of_groups(tmp_path):

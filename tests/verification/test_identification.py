@@ -64,7 +64,20 @@ def test_searches_agree_with_all_similarities(tmp_path, sets, fusion, cells, mon
 
 def test_a_tie_counts_against_the_mate(tmp_path):
     gallery = made(tmp_path / "g.npz", people_named([1, 1, 1]), np.ones((3, 5)))
-    assert identify(gallery, gallery).ranks.tolist() == [3, 3, 3]
+    probes = made(tmp_path / "p.npz", people_named([1, 1, 1]), 2 * np.ones((3, 5)))
+    assert identify(gallery, probes).ranks.tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("rows", [np.eye(4), np.random.default_rng(0).normal(size=(4, 5))])
+def test_probes_that_are_enrolled_are_left_out_and_counted(tmp_path, rows):
+    gallery = made(tmp_path / "g.npz", people_named([2, 2]), rows)
+    with pytest.raises(InputError) as caught:
+        identify(gallery, gallery)
+    assert caught.value.option == "probes"
+    probes = made(tmp_path / "p.npz", ["x/p000/a", "x/p001/b", "y/z/c"], [rows[1], rows[1] + 0.01, rows[0]])
+    found = identify(gallery, probes, made(tmp_path / "u.npz", ["z/q/1", "z/q/2"], [rows[3], -rows[3]]))
+    assert (found.num_enrolled, len(found.ranks), len(found.top_scores)) == (3, 1, 1)
+    assert identify(gallery, probes).num_enrolled == 2 and not len(identify(gallery, probes).top_scores)
 
 
 @pytest.mark.parametrize("rank", [1, 5])
@@ -73,13 +86,16 @@ def test_fnir_at_fpir_agrees_with_trying_every_threshold(tmp_path, sets, rank):
     found = identify(made(tmp_path / "g.npz", names, rows), made(tmp_path / "p.npz", probe_names, probes))
     open_set = found.open_set(rank)
     tried = np.unique(np.concatenate([found.mate_scores, found.top_scores]).astype(float))
-    assert open_set.rates[1e-3] is None  # too few searches
+    assert 1e-3 not in open_set.points  # too few searches
     fpir = np.array([np.mean(found.top_scores >= threshold) for threshold in tried])
     fnir = np.array([1 - np.mean((found.ranks <= rank) & (found.mate_scores >= threshold)) for threshold in tried])
-    threshold, missed, interval = open_set.rates[1e-1]
-    assert missed == pytest.approx(fnir[fpir <= 1e-1].min())
-    assert np.mean(found.top_scores >= threshold) <= 1e-1
-    assert interval.low <= missed <= interval.high
+    point = open_set.points[1e-1]
+    assert 1 - point.tar == pytest.approx(fnir[fpir <= 1e-1].min())
+    assert np.mean(found.top_scores >= point.threshold) == point.fmr <= 1e-1
+    assert point.tar_interval.low <= point.tar <= point.tar_interval.high
+    assert point.fmr_interval.low <= point.fmr <= point.fmr_interval.high
+    rates = found.rates_at(point.threshold, rank)
+    assert (1 - rates.fnir.value, rates.fpir.value) == pytest.approx((point.tar, point.fmr))
 
 
 def test_independent_scores_have_the_closed_forms(tmp_path):
@@ -105,12 +121,12 @@ def test_independent_scores_have_the_closed_forms(tmp_path):
     grid = np.linspace(-6, 8, 4001)
     density = np.exp(-((grid - 2) ** 2) / 2) / np.sqrt(2 * np.pi)
     first = np.sum(density * np.array([normal.cdf(x) for x in grid]) ** (n - 1)) * (grid[1] - grid[0])
-    assert found.hit_rate(1)[0] == pytest.approx(first, abs=0.03)
+    assert found.hit_rate(1).value == pytest.approx(first, abs=0.03)
     for fpir in (0.1, 0.01):
         exact = normal.inv_cdf((1 - fpir) ** (1 / n))  # the best of n strangers is above it as often as that
-        threshold, fnir, _ = found.open_set(n).rates[fpir]
-        assert threshold == pytest.approx(0.01 * exact, rel=0.1)
-        assert fnir == pytest.approx(normal.cdf(exact - 2), abs=0.04)
+        point = found.open_set(n).points[fpir]
+        assert point.threshold == pytest.approx(0.01 * exact, rel=0.1)
+        assert 1 - point.tar == pytest.approx(normal.cdf(exact - 2), abs=0.04)
 
 
 def test_a_mate_beyond_the_rank_is_not_found_at_any_threshold(tmp_path):
@@ -119,7 +135,7 @@ def test_a_mate_beyond_the_rank_is_not_found_at_any_threshold(tmp_path):
     strangers = made(tmp_path / "s.npz", [f"x/s{k}/1" for k in range(20)], [[-1, -1]] * 20)
     found = identify(gallery, probes, strangers)
     assert found.ranks.tolist() == [1] * 19 + [2]
-    assert found.open_set(1).rates[0.1][1] == pytest.approx(0.05) and found.open_set(2).rates[0.1][1] == 0
+    assert found.open_set(1).points[0.1].tar == pytest.approx(0.95) and found.open_set(2).points[0.1].tar == 1
 
 
 def test_what_cannot_be_searched_is_refused(tmp_path):
@@ -132,5 +148,5 @@ def test_what_cannot_be_searched_is_refused(tmp_path):
         identify(made(tmp_path / "f.npz", ["1.png"], [[1, 0]]), gallery)
     with pytest.raises(InputError, match="the pictures of x/a are apart"):
         identify(made(tmp_path / "a.npz", ["x/a/1", "x/b/1", "x/a/2"], np.ones((3, 2))), gallery)
-    closed = identify(gallery, gallery)
+    closed = identify(gallery, made(tmp_path / "c.npz", people_named([1, 1]), 2 * np.eye(2)))
     assert closed.open_set() is None and closed.ranks.tolist() == [1, 1]

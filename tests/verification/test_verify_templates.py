@@ -93,7 +93,7 @@ def test_a_picture_that_cannot_be_used_is_left_out_with_a_warning(made, caplog):
     assert f"{several}_0.png" in caplog.text and "made: 1 of" in caplog.text
     alone = np.flatnonzero(np.bincount(templates.templates) == 1)[0]
     (made / "loose_crop" / f"{alone}_0.png").write_bytes(b"broken")
-    with pytest.raises(InputError, match="made: 1 templates without a picture"):
+    with pytest.raises(InputError, match=f"made: 1 template without a picture that can be used: {7 * alone + 3}$"):
         verify_templates(embedder, templates)
 
 
@@ -101,10 +101,19 @@ def test_a_picture_that_cannot_be_used_is_left_out_with_a_warning(made, caplog):
     ("name", "line", "message"),
     [
         ("face_tid_mid", "other.png 3 100", "are not of the same pictures"),
-        ("face_tid_mid", "a.png 3", "line 1: not a word and 2 numbers"),
-        ("name_5pts_score", "a.png nan" + " 1" * 10, "line 1: not a word and 11 numbers"),
+        ("face_tid_mid", "a.png 3", "line 1: not a picture and two whole numbers"),
+        ("face_tid_mid", "a.png 3.5 1", "line 1: not a picture and two whole numbers"),
+        ("name_5pts_score", "a.png nan" + " 1" * 10, "line 1: not a picture, ten coordinates and a score"),
+        ("name_5pts_score", "a.png 1e300" + " 1" * 10, "line 1: not a picture, ten coordinates and a score"),
+        ("name_5pts_score", "a.png" + " 1" * 10 + " -0.5", "line 1: not a picture, ten coordinates and a score"),
+        ("name_5pts_score", "a.png" + " 1" * 13, "line 1: not a picture, ten coordinates and a score"),
         ("template_pair_label", "3 4 0", "template 4 has no picture"),
-        ("template_pair_label", "3 10 2", "must be 0 or 1"),
+        ("template_pair_label", "3 10 2", "line 1: not two whole numbers, and 0 or 1"),
+        ("template_pair_label", "t1 10 1", "line 1: not two whole numbers, and 0 or 1"),
+        ("template_pair_label", "3 10 0.5", "line 1: not two whole numbers, and 0 or 1"),
+        ("template_pair_label", "1.5 10 1", "line 1: not two whole numbers, and 0 or 1"),
+        ("template_pair_label", "1e300 10 1", "line 1: not two whole numbers, and 0 or 1"),
+        ("template_pair_label", "9" * 30 + " 10 1", "line 1: not two whole numbers, and 0 or 1"),
     ],
 )
 def test_damaged_files_are_named(made, name, line, message):
