@@ -32,7 +32,7 @@ def unit_rows(count, size=8, seed=0):
 
 def write(path, rows, names=None, model=MODEL):
     names = names or [f"face{i}" for i in range(len(rows))]
-    write_gallery(path, [rows], rows.shape, names, max(map(len, names)), model)
+    write_gallery(path, np.array_split(rows, len(rows) // 8192 + 1), rows.shape, names, max(map(len, names)), model)
     return path
 
 
