@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from denseface.core.errors import InputError
-from denseface.core.files import naming_errors, open_own
+from denseface.core.files import open_own
+from denseface.core.system_lock import hold
 
 Item = TypeVar("Item")
 
@@ -35,10 +35,9 @@ class Journal:
     def __init__(self, path: str | Path, heading: object):
         self._file = open_own(path)
         self._heading = _line(heading)
-        self._path = path
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            hold(self._file, path)
+        except BlockingIOError as error:
             self._file.close()
             message = f"{path}: another run is writing there; wait for it to finish, or write elsewhere"
             raise InputError(message) from error
@@ -47,7 +46,7 @@ class Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with contextlib.suppress(OSError):  # the write that failed has been reported
+        with contextlib.suppress(OSError, InputError):  # the write that failed has been reported
             self._file.close()
 
     def resume(
@@ -99,9 +98,8 @@ class Journal:
 
     def append(self, entries: Iterable[list]) -> None:
         """Write the lines of finished items."""
-        with naming_errors(self._path):
-            self._file.writelines(map(_line, entries))
-            self._file.flush()
+        self._file.writelines(map(_line, entries))
+        self._file.flush()
 
     def __iter__(self) -> Iterator[list]:
         """Read all lines after the heading."""
@@ -115,9 +113,9 @@ def _line(value):
 
 
 def _values(line):
-    """Return the values of a line; None if it was cut short."""
+    """Return the values of a line; None if it was cut short, or edited."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return values if isinstance(values, list) else None

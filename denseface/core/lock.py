@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from denseface.core.errors import InputError
-from denseface.core.files import naming_errors, open_own
+from denseface.core.files import open_own
+from denseface.core.system_lock import hold
 
 
 @contextlib.contextmanager
@@ -19,7 +19,8 @@ def locked(prefix: str | Path) -> Iterator[None]:
     """Keep every other process away from a run for as long as the block lasts.
 
     The file ``PREFIX.lock`` names the process, and is removed at the end. The lock itself ends with the process,
-    however that ends, so a file left by a dead process keeps nobody away.
+    however that ends, so a file left by a dead process keeps nobody away. Where the file system has no locks, nobody
+    is kept away, which is warned of.
 
     Parameters
     ----------
@@ -34,10 +35,9 @@ def locked(prefix: str | Path) -> Iterator[None]:
     path = Path(f"{prefix}.lock")
     with _acquire(path) as file:
         try:
-            with naming_errors(path):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
-                file.flush()
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
+            file.flush()
             yield
         finally:
             path.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def _acquire(path: Path) -> BinaryIO:
     while True:
         file = open_own(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(file, path)
         except BlockingIOError as error:
             with file:
                 file.seek(0)

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input, replacing
+from denseface.core.files import open_input, replacing_together
 from denseface.core.text import counted
 from denseface.data import plain_pickle
 
@@ -135,7 +135,7 @@ def write_pairs(
 ) -> None:
     """Write a verification set that InsightFace, Python 2 and Python 3 read.
 
-    It is written aside, synced and renamed. Equal images are stored once.
+    It is written aside, synced and renamed, together with the table of people. Equal images are stored once.
 
     Parameters
     ----------
@@ -158,16 +158,17 @@ def write_pairs(
     _check_counts(len(images), len(issame), path)
     first_copies: dict[bytes, bytes] = {}
     images = [first_copies.setdefault(image, image) for image in images]
-    _people_path(path).unlink(missing_ok=True)  # of the set that is replaced
-    with replacing(path) as file:
-        pickle.dump((images, issame), file, protocol=2)
     owners = {*zip(map(_digest, images), people or ())}
     table = dict(sorted(owners))
-    if table and len(table) == len(owners):
-        with replacing(_people_path(path)) as file:
+    has_table = bool(table) and len(table) == len(owners)
+    with replacing_together(path, *[_people_path(path)][:has_table]) as files:
+        pickle.dump((images, issame), files[0], protocol=2)
+        if has_table:
             text = io.StringIO(newline="")
             csv.writer(text, lineterminator="\n").writerows([_PEOPLE_COLUMNS, *table.items()])
-            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+            files[1].write(text.getvalue().encode("utf-8", "surrogateescape"))
+    if not has_table:
+        _people_path(path).unlink(missing_ok=True)  # of the set that was replaced
 
 
 def failure_to_enroll(name: str, size: int) -> bytes:

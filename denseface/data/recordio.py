@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input, replacing, sync_folder
+from denseface.core.files import open_input, replacing_together
 
 _MAGIC = 0xCED7230A
 _MAGIC_BYTES = struct.pack("<I", _MAGIC)
@@ -236,23 +236,31 @@ class RecordReader:
 class RecordWriter:
     """Write a record file and its index, readable by MXNet's ``MXIndexedRecordIO``.
 
-    Both are written aside (``.tmp``), synced, and renamed by `close`. As a context manager it closes at the end, and
-    leaves nothing behind if the block raises.
+    They are written aside (``.tmp``), synced, and renamed by `close`, all once all are complete. As a context manager
+    it closes at the end, and leaves nothing behind if the block raises.
 
     Parameters
     ----------
     rec_path, idx_path : path-like
         The files to write.
+    last_path : path-like, optional
+        A third file, without which the others do not count.
+
+    Attributes
+    ----------
+    last : binary file or None
+        The third file, open for writing.
     """
 
-    def __init__(self, rec_path: str | Path, idx_path: str | Path):
+    def __init__(self, rec_path: str | Path, idx_path: str | Path, last_path: str | Path | None = None):
         self.path = Path(rec_path)
         self.idx_path = Path(idx_path)
+        paths = [self.path, self.idx_path, *([] if last_path is None else [last_path])]
         with contextlib.ExitStack() as files:
-            # The last to be opened is renamed first; a record file without its index is not taken for complete.
-            self._index = files.enter_context(replacing(self.idx_path))
-            self._records = files.enter_context(replacing(self.path))
+            # The old records must never stand beside the new index, so the last file is away while they are renamed.
+            self._records, self._index, *last = files.enter_context(replacing_together(*paths, last_completes=True))
             self._files = files.pop_all()
+        self.last: BinaryIO | None = last[0] if last else None
         self._position = 0
         self._keys = array("q")
 
@@ -295,7 +303,7 @@ class RecordWriter:
             self._position += _FRAME.size + len(part) + len(padding)
 
     def close(self) -> None:
-        """Finish both files; a second call does nothing.
+        """Finish the files; a second call does nothing.
 
         Raises
         ------
@@ -306,9 +314,6 @@ class RecordWriter:
             return
         with self._files:
             _sorting_order(np.array(self._keys, np.int64), self.idx_path)
-            # Between the two renames the old index must not stand beside the new records.
-            self.idx_path.unlink(missing_ok=True)
-            sync_folder(self.idx_path.parent)
 
 
 def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:

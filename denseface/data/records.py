@@ -27,6 +27,7 @@ logger = logging.getLogger("denseface")
 _EXACT_LIMIT = 1 << 24
 _PACK = "if train.rec and train.idx were copied, copy both again, else pack the set again"
 _PROPERTY = re.compile(rb"\s*(\d{1,8})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*(?:\n(\d{1,9})\s+shuffled\s*\n[^\n]*\s*)?")
+_PROPERTY_LINE = b"%d,%d,%d\n"
 
 
 class Property(NamedTuple):
@@ -316,7 +317,7 @@ def _read_property(folder: str | Path) -> tuple[Property, int | None]:
 def write_property(folder: str | Path, property: Property) -> None:
     """Write the ``property`` file of a training set."""
     with replacing(Path(folder) / "property") as file:
-        file.write(b"%d,%d,%d\n" % tuple(property))
+        file.write(_PROPERTY_LINE % tuple(property))
 
 
 def write_face_records(
@@ -352,7 +353,7 @@ def write_face_records(
     rec_path = folder / "train.rec"
     starts: list[int] = []
     key = 1
-    with RecordWriter(rec_path, folder / "train.idx") as writer:
+    with RecordWriter(rec_path, folder / "train.idx", folder / "property") as writer:
         for label, payload in images:
             if label == len(starts):
                 starts.append(key)
@@ -373,10 +374,9 @@ def write_face_records(
         for identity, (start, end) in enumerate(zip(starts, [*starts[1:], key])):
             writer.write(key + identity, (start, end), b"")
         writer.write(0, (key, key + len(starts)), b"")
-        # The property file makes the set complete, so the old one goes before the records change.
-        (folder / "property").unlink(missing_ok=True)
-    written = Property(len(starts), *image_shape)
-    write_property(folder, written)
+        written = Property(len(starts), *image_shape)
+        assert writer.last is not None
+        writer.last.write(_PROPERTY_LINE % tuple(written))
     return written
 
 

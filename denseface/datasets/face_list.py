@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError, warn_of_many
-from denseface.core.files import beside, naming_errors, replacing
+from denseface.core.files import beside, replacing
 from denseface.core.journal import Journal
 from denseface.core.parallel import parallel_map
 from denseface.data.align import align
@@ -135,7 +135,7 @@ def list_faces(
                 journal.append([[source.name, *found.stamp, found.lines, found.faces, found.reason]])
                 _count(counts, source, found.faces, found.reason)
                 on_progress(1)
-        with replacing(out) as file, naming_errors(out):
+        with replacing(out) as file:
             file.write(heading(crop.description["detector"]).encode())
             for *_, lines, _, _ in journal:
                 file.write(lines.encode("utf-8", "surrogateescape"))

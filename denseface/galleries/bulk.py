@@ -33,7 +33,7 @@ import numpy as np
 
 from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
-from denseface.core.files import beside, naming_errors, open_own
+from denseface.core.files import beside, open_own
 from denseface.core.journal import Journal
 from denseface.core.parallel import ordered_map
 from denseface.data.cropping import Crop
@@ -159,7 +159,7 @@ class _Work:
 
     def __exit__(self, *exception: object) -> None:
         self._log.__exit__()
-        with contextlib.suppress(OSError):  # the write that failed has been reported
+        with contextlib.suppress(OSError, InputError):  # the write that failed has been reported
             self._rows.close()
 
     def take_over(self, sources: Iterator[Source], on_progress: Callable[[int], object]) -> Iterator[Source]:
@@ -200,9 +200,8 @@ class _Work:
             if crop.pixels is not None
         ]
         rows = self._embed(faces)
-        with naming_errors(self._rows.name):
-            self._rows.write(rows.tobytes())
-            self._rows.flush()
+        self._rows.write(rows.tobytes())
+        self._rows.flush()
         waiting = (zlib.crc32(row.tobytes()) for row in rows)
         entries = []
         for item in batch:

@@ -366,7 +366,7 @@ def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable
         for stem in (prefix, f"{prefix}-ema"):
             _remove(stem, r"\.params", but=kept)
             _remove(stem, r"\.verification\.json", but=kept)
-    for unfinished in _beside(prefix, r"-(ema-)?(symbol\.json|\d{4,}\.(params|states(-\d+)?|json))\.tmp"):
+    for unfinished in _beside(prefix, r"-(ema-)?(symbol\.json|\d{4,}\.(params|states(-\d+)?|json))(\.\d)?\.tmp"):
         unfinished.unlink(missing_ok=True)
 
 

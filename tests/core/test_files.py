@@ -1,10 +1,15 @@
+import contextlib
 import errno
+import fcntl
 import os
+import stat
+import subprocess
+import sys
 
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input, open_own, read_input, read_lines, replacing
+from denseface.core.files import open_input, open_own, read_input, read_lines, replacing, replacing_together
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -132,12 +137,116 @@ def test_what_a_killed_run_has_left_is_replaced(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"more" and os.listdir(tmp_path) == ["a"]
 
 
-def test_two_processes_that_write_one_file_do_not_mix(tmp_path):
-    message = "another process writes it at the same time"
-    with pytest.raises(InputError, match=message), replacing(tmp_path / "a") as file:
+def test_each_of_several_writers_has_its_own_unfinished_file(tmp_path):
+    with replacing(tmp_path / "a") as file:
         file.write(b"first")
+        with replacing(tmp_path / "a") as other:
+            other.write(b"second")
+            file.flush(), other.flush()
+            assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"first", b"second"]
+        assert (tmp_path / "a").read_bytes() == b"second"
+    assert (tmp_path / "a").read_bytes() == b"first" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_writer_removes_what_killed_writers_have_left_but_not_what_others_write(tmp_path):
+    with replacing(tmp_path / "a") as file:
+        for number in (2, 5, 8):
+            (tmp_path / f"a.{number}.tmp").write_bytes(b"half of")
         replace(tmp_path / "a")
+        assert sorted(os.listdir(tmp_path)) == ["a", "a.tmp"]
+        file.write(b"less")
+    assert (tmp_path / "a").read_bytes() == b"less" and os.listdir(tmp_path) == ["a"]
+
+
+def test_files_that_belong_together_are_replaced_when_all_are_on_disk(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(b"old")
+    fsync, calls = os.fsync, []
+
+    def full_at_the_third(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_third)
+    for expected in (b"old", b"new"):
+        with contextlib.suppress(InputError), replacing_together(*paths, last_completes=True) as files:
+            for file in files:
+                file.write(b"new")
+        assert [path.read_bytes() for path in paths] == [expected] * 3
+        assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("target", path)])
+def test_what_is_no_regular_file_is_never_replaced(tmp_path, make):
+    (tmp_path / "target").write_bytes(b"kept")
+    make(tmp_path / "a")
+    before = os.lstat(tmp_path / "a")
+    with pytest.raises(InputError, match="is never replaced; name a regular file"):
+        replace(tmp_path / "a")
+    assert os.path.samestat(os.lstat(tmp_path / "a"), before)
+    assert (tmp_path / "target").read_bytes() == b"kept" and sorted(os.listdir(tmp_path)) == ["a", "target"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device, in a namespace of its own")
+def test_devices_stay_devices(tmp_path):
+    """As root a rename would replace them: tried in a /dev of its own."""
+    script = f"""
+        set -e; mount -t tmpfs none {tmp_path}; cd {tmp_path}; mknod null c 1 3; ln -s /proc/self/fd/1 stdout
+        for name in null stdout; do
+            ! {sys.executable} -c "from denseface.core.files import replacing
+with replacing('$name') as file: file.write(b'x')" 2> error || exit 1
+            grep -q 'is never replaced' error
+        done
+        test -c null; test -L stdout; rm error; ls
+    """
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True)
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0 and done.stdout.split() == ["null", "stdout"], done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EIO])
+def test_a_folder_that_cannot_be_synced_does_not_undo_the_write(tmp_path, monkeypatch, caplog, number):
+    fsync = os.fsync
+
+    def fails_on_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails_on_folders)
+    replace(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"more" and os.listdir(tmp_path) == ["a"]
+    assert len(caplog.records) == (number == errno.EIO)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_and_what_is_new_stays(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(fcntl, "flock", fails(number))
+    (tmp_path / "a.tmp").write_bytes(b"half of")
+    (tmp_path / "a.2.tmp").write_bytes(b"half of")
+    os.utime(tmp_path / "a.2.tmp", (0, 0))
+    replace(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"more" and sorted(os.listdir(tmp_path)) == ["a", "a.tmp"]
+
+
+def test_a_disk_that_fails_later_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"x" * 100_000)
+    with open_input(tmp_path / "a") as file:
+        os.dup2(os.open("/proc/self/mem", os.O_RDONLY), file.fileno())  # which fails at 0, as a broken disk does
+        with pytest.raises(InputError, match=r"a: it cannot be read \(Input/output error\)"):
+            file.read(10)
+    with open_own(tmp_path / "log") as file:
+        os.dup2(os.open("/dev/full", os.O_RDWR), file.fileno())
+        file.write(b"x")
+        with pytest.raises(InputError, match=r"log: it cannot be written \(No space left on device\); make room"):
+            file.flush()
+        with pytest.raises(InputError, match=r"log: it cannot be written"):
+            file.truncate(1)
+        os.dup2(os.open(tmp_path / "a", os.O_RDWR), file.fileno())
 
 
 def test_files_of_our_own_are_read_and_appended_to(tmp_path):

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 
 import pytest
@@ -68,6 +70,24 @@ def test_only_one_run_at_a_time(tmp_path):
     with Journal(path, HEADING), pytest.raises(InputError, match="journal: another run is writing there"):
         Journal(path, HEADING)
     assert run(path, range(2))[0] == [0, 1]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_warned_of_once(tmp_path, monkeypatch, caplog, number):
+    def none(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    for name in "ab":
+        assert run(tmp_path / name, range(2))[0] == [0, 1]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_line_nested_too_deep_to_be_read_is_dropped(tmp_path):
+    run(tmp_path / "journal", range(3))
+    with open(tmp_path / "journal", "ab") as file:
+        file.write(b"[" * 100_000 + b"\n")
+    assert run(tmp_path / "journal", range(4))[0] == [3]
 
 
 def test_a_link_is_not_followed(tmp_path):

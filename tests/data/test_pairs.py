@@ -1,3 +1,5 @@
+import errno
+import os
 import pickle
 
 import numpy as np
@@ -170,3 +172,21 @@ def test_counts_are_checked_before_anything_is_written(tmp_path, images, issame)
     with pytest.raises(InputError, match=rf"a\.bin: {len(images)} images? for {len(issame)} pairs?; "):
         write_pairs(tmp_path / "a.bin", images, issame)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_set_and_its_people_are_replaced_together_or_not_at_all(tmp_path, monkeypatch):
+    images = IMAGES[:4]
+    path = tmp_path / "set.bin"
+    write_pairs(path, images, [True, False], list("abca"))
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert sorted(before) == ["set.bin", "set.people.csv"]
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(InputError, match=r"set\.bin: it cannot be written"):
+        patched.setattr(os, "fsync", full)
+        write_pairs(path, images[::-1], [True, False], list("acba"))
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+    write_pairs(path, images, [True, False])
+    assert [each.name for each in tmp_path.iterdir()] == ["set.bin"]

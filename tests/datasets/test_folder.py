@@ -198,12 +198,15 @@ def test_folders_that_cannot_be_read_are_listed(people, tmp_path, monkeypatch):
 
 
 def test_files_that_fail_while_they_are_read_are_listed(people, tmp_path, monkeypatch):
-    class Failing(io.FileIO):
-        def read(self, *size):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     opened = files.open_input
-    monkeypatch.setattr(files, "open_input", lambda path: Failing(path) if path.name == "03.png" else opened(path))
+
+    def failing(path):
+        file = opened(path)
+        if path.name == "03.png":
+            os.dup2(os.open("/proc/self/mem", os.O_RDONLY), file.fileno())  # which fails at 0, as a broken disk does
+        return file
+
+    monkeypatch.setattr(files, "open_input", failing)
     assert build(people).num_images == 8
     bad = dict(read_table(tmp_path / "out" / "bad.csv")[1:])
     assert sorted(bad) == ["p00/03.png", "p02/03.png"]

@@ -1,6 +1,11 @@
+import contextlib
 import csv
+import errno
+import fcntl
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,7 +62,10 @@ def test_what_is_there_stays(tmp_path, kind):
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     with fresh_folder(tmp_path / "out") as aside:
-        with pytest.raises(InputError, match=r"out\.partial: in use by another run"), fresh_folder(tmp_path / "out"):
+        with (
+            pytest.raises(InputError, match=r"out\.partial: another run is writing there"),
+            fresh_folder(tmp_path / "out"),
+        ):
             pass
         assert aside.exists()
 
@@ -103,3 +111,99 @@ def test_an_interrupt_right_after_the_folder_was_made_leaves_nothing(tmp_path, m
     with pytest.raises(Interrupted), raise_on_signals(), fresh_folder(tmp_path / "out"):
         pytest.fail("the block has begun")
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, shutil, sys
+from denseface.datasets.output import fresh_folder
+with fresh_folder(sys.argv[1]) as folder:
+    (folder / "more").mkdir()
+    (folder / "more" / "file").write_text("a")
+    os._exit(1)
+"""
+
+
+def fill(out):
+    with fresh_folder(out) as folder:
+        (folder / "file").write_text("whole")
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], check=False)
+    assert (tmp_path / "out.partial" / "more" / "file").exists()
+    fill(tmp_path / "out")
+    assert sorted(map(str, tmp_path.rglob("*"))) == [str(tmp_path / "out"), str(tmp_path / "out" / "file")]
+
+
+KILLED_AT = """
+import itertools, os, sys
+from pathlib import Path
+from denseface.datasets.output import fresh_folder
+out, moment, fails = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "fails"
+calls = itertools.count()
+def dying(function):
+    def call(*args, **options):
+        if next(calls) == moment:
+            os._exit(9)
+        return function(*args, **options)
+    return call
+for name in ("mkdir", "unlink", "rmdir"):
+    setattr(Path, name, dying(getattr(Path, name)))
+os.rename = dying(os.rename)
+with fresh_folder(out) as folder:
+    (folder / "file").write_text("whole")
+    if fails:
+        raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize("ending", ["well", "fails"])
+def test_wherever_it_is_killed_the_same_command_needs_no_help(tmp_path, ending):
+    """Before and after each change of the folder, also while what failed is removed."""
+    for moment in range(20):
+        place = tmp_path / str(moment)
+        place.mkdir()
+        command = [sys.executable, "-c", KILLED_AT, str(place / "out"), str(moment), ending]
+        code = subprocess.run(command, stderr=subprocess.DEVNULL).returncode
+        with contextlib.suppress(InputError):  # it was complete
+            fill(place / "out")
+        assert os.listdir(place) == ["out"] and os.listdir(place / "out") == ["file"], moment
+        if code != 9:
+            break
+    assert moment > 3
+
+
+def test_what_is_not_known_to_be_ours_is_not_removed(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "precious").write_text("kept")
+    with pytest.raises(InputError, match=r"out\.partial: in use by another run, or in the way"):
+        fill(tmp_path / "out")
+    assert (tmp_path / "out.partial" / "precious").read_text() == "kept"
+
+
+def test_a_link_to_an_empty_folder_leads_to_the_folder_that_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    fill(tmp_path / "out")
+    assert (tmp_path / "disk" / "file").read_text() == "whole" and (tmp_path / "out").is_symlink()
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch):
+    def busy(path):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Path, "rmdir", busy)
+    message = r"out: it cannot be replaced .*; name a new folder in it"
+    with pytest.raises(InputError, match=message), fresh_folder(tmp_path / "out"):
+        pytest.fail("the work has begun")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_file_system_without_locks_is_written(tmp_path, monkeypatch):
+    def none(*arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    fill(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["file"]

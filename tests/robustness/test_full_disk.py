@@ -2,14 +2,12 @@
 
 import contextlib
 import dataclasses
-import os
 import resource
 
 import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.core.files import replacing
 from denseface.data.pairs import write_pairs
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.data.sources import Sources
@@ -46,17 +44,6 @@ def refused(folder):
 
 def names(folder):
     return sorted(path.name for path in folder.rglob("*"))
-
-
-def test_a_device_without_room(tmp_path, monkeypatch):
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"old")
-    full = os.open("/dev/full", os.O_WRONLY)
-    monkeypatch.setattr(os, "open", lambda *arguments: full)
-    message = r"a\.bin: it cannot be written \(No space left on device\); make room"
-    with pytest.raises(InputError, match=message), replacing(path) as file:
-        file.write(b"new")
-    assert path.read_bytes() == b"old" and names(tmp_path) == ["a.bin"]
 
 
 @pytest.mark.parametrize("limits", LIMITS)
