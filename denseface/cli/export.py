@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from denseface.cli.console import OK
 from denseface.cli.options import add_example, add_scaling, batch_size, given_scaling, image_size
-from denseface.core.errors import InputError
 from denseface.core.text import counted
 
 _CALIBRATION = 256
@@ -115,25 +115,19 @@ def _calibration(path, image_size, batch_size):
     """Read up to ``_CALIBRATION`` pictures from all over the path in batches; some are repeated to fill the last."""
     import numpy as np
 
+    from denseface.data.cropping import Cropper
+    from denseface.data.faces import PictureError, cut_ahead, cut_source, usable
+    from denseface.data.pictures import as_batch
     from denseface.data.sources import Sources
-    from denseface.embedding.embedder import as_batch
 
-    with Sources([path]) as sources:
-        spread = islice(sources, 0, None, -(-len(sources) // _CALIBRATION))
-        pictures = as_batch([_load(source, image_size) for source in spread], image_size)
+    cut = partial(cut_source, crop=Cropper(), image_shape=image_size)
+    try:
+        with Sources([path]) as sources:
+            spread = islice(sources, 0, None, -(-len(sources) // _CALIBRATION))
+            with cut_ahead(cut, spread, ahead=2 * batch_size) as cuts:
+                pictures = as_batch([face.pixels for picture in usable(cuts) for face in picture.faces], image_size)
+    except PictureError as error:
+        error.option = "int8"
+        raise
     count = -(-len(pictures) // batch_size)
     return np.split(np.resize(pictures, (count * batch_size, *pictures.shape[1:])), count)
-
-
-def _load(source, image_size):
-    from denseface.data.cropping import Cropper
-    from denseface.data.pictures import load_picture
-
-    payload = source.load()
-    try:
-        if source.is_aligned:
-            return load_picture(payload, image_size)
-        (crop,) = Cropper()(load_picture(payload), image_size)
-        return crop.pixels
-    except InputError as error:
-        raise InputError(f"{source.name}: {error}", option="int8") from error

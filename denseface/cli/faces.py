@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from denseface.cli.console import report_error, report_warning
 from denseface.core.errors import InputError
@@ -14,10 +13,27 @@ from denseface.core.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from denseface.data.cropping import Crop
+    from denseface.data.faces import CutPicture, Face
+    from denseface.data.sources import Source
     from denseface.embedding.embedder import Embedder
 
-_MOST_THREADS = 4
+
+class EmbeddedFaces(NamedTuple):
+    """The faces of some pictures.
+
+    Attributes
+    ----------
+    names : list of str
+        The names of the faces that were embedded.
+    rows : ndarray of shape (n, emb_size), float32
+        Their embeddings.
+    num_failures : int
+        How many pictures or faces were reported.
+    """
+
+    names: list[str]
+    rows: np.ndarray
+    num_failures: int
 
 
 def embed_picture(embedder: Embedder, picture: str, args: argparse.Namespace) -> np.ndarray:
@@ -28,17 +44,19 @@ def embed_picture(embedder: Embedder, picture: str, args: argparse.Namespace) ->
     InputError
         If the picture cannot be read, or has no face.
     """
-    crops = embedder.cut(picture)
-    _warn_of_several(picture, crops, args)
-    return _embed(embedder, [(picture, crop.pixels) for crop in crops])
+    from denseface.data.faces import cut_source, usable
+    from denseface.data.sources import Source
+
+    cut = cut_source(Source.of_file(picture), embedder.crop, embedder.image_shape)
+    return _embed(embedder, usable(_warned([cut], args)))[1]
 
 
 def embed_pictures(
     embedder: Embedder,
     pictures: Sequence[str],
     args: argparse.Namespace,
-    cut: Callable[[str], list[Crop]] | None = None,
-) -> tuple[list[str], np.ndarray, int]:
+    cut: Callable[[Source], CutPicture[Source]] | None = None,
+) -> EmbeddedFaces:
     """Embed the faces of pictures, decoded on threads; report what has none, and continue with the others.
 
     Parameters
@@ -49,72 +67,46 @@ def embed_pictures(
     args : argparse.Namespace
         With ``face``: a warning says if one of several faces was taken without it.
     cut : callable, optional
-        Cuts the faces out of a picture; by default, the embedder does.
-
-    Returns
-    -------
-    names : list of str
-        The names of the faces that were embedded.
-    rows : ndarray of shape (n, emb_size), float32
-        Their embeddings.
-    num_failures : int
-        How many pictures or faces were reported.
+        Cuts the faces out of a picture; by default as the embedder does.
     """
-    import numpy as np
-
-    from denseface.core.cpus import usable_cpus
-    from denseface.core.parallel import ordered_map
-
-    def cut_one(picture):
-        try:
-            return (cut or embedder.cut)(picture), None
-        except InputError as error:
-            return [], error
-
-    failures: list[InputError] = []
-    names, rows = [], [np.empty((0, embedder.emb_size), np.float32)]
-    with ordered_map(cut_one, pictures, usable_cpus(most=_MOST_THREADS), ahead=2 * embedder.batch_size) as crops:
-        faces = _faces(pictures, crops, args, failures)
-        with contextlib.closing(faces):  # and with it the progress bar
-            while batch := list(itertools.islice(faces, embedder.batch_size)):
-                names += [name for name, _ in batch]
-                rows.append(_embed(embedder, batch))
-    return names, np.concatenate(rows), len(failures)
-
-
-def _faces(pictures, cut, args, failures):
-    """Yield the name and the pixels of every face; report what has none, and add it to `failures`."""
     from tqdm import tqdm
 
-    with tqdm(zip(pictures, cut), total=len(pictures), unit="picture", disable=None) as bar:
+    from denseface.data.faces import cut_ahead, cut_source, usable
+    from denseface.data.sources import Source
 
-        def report(error):
-            failures.append(error)
-            bar.clear()
-            report_error(error)
+    cut = cut or partial(cut_source, crop=embedder.crop, image_shape=embedder.image_shape)
+    num_failures = 0
 
-        for picture, (crops, error) in bar:
-            if error is not None:
-                report(error)
-            else:
-                _warn_of_several(picture, crops, args)
-            for face in crops:
-                if face.pixels is None:
-                    report(InputError(f"{picture}{face.suffix}: {face.reason}"))
-                else:
-                    yield picture + face.suffix, face.pixels
+    def report(_: Source, face: Face) -> None:
+        nonlocal num_failures
+        num_failures += 1
+        bar.clear()
+        report_error(InputError(face.message))
 
-
-def _warn_of_several(picture, crops, args):
-    if crops[0].others and not args.face:
-        report_warning(f"{picture}: {crops[0].others + 1} faces are in it; the largest is taken (--face chooses)")
+    cutting = cut_ahead(cut, map(Source.of_file, pictures), ahead=2 * embedder.batch_size)
+    with cutting as cuts, tqdm(cuts, total=len(pictures), unit="picture", disable=None) as bar:
+        names, rows = _embed(embedder, usable(_warned(bar, args), report))
+    return EmbeddedFaces(names, rows, num_failures)
 
 
-def _embed(embedder, faces):
-    """Embed aligned faces; an error begins with the name of one."""
-    from denseface.embedding.embedder import PictureError, as_batch
+def _embed(embedder: Embedder, pictures: Iterator[CutPicture[Source]]) -> tuple[list[str], np.ndarray]:
+    """Return the names and the embeddings of faces."""
+    import numpy as np
 
-    try:
-        return embedder.combine(*embedder.compute(as_batch([pixels for _, pixels in faces], embedder.image_shape)))
-    except PictureError as error:
-        raise InputError(f"{faces[error.position][0]}: {error.reason}") from error
+    from denseface.data.faces import compute_batches
+
+    names, rows = [], [np.empty((0, embedder.emb_size), np.float32)]
+    for batch, computed in compute_batches(embedder.compute, pictures, embedder.batch_size, embedder.image_shape):
+        names += [face.name for picture in batch for face in picture.faces]
+        rows.append(computed.rows)
+    return names, np.concatenate(rows)
+
+
+def _warned(pictures: Iterable[CutPicture[Source]], args: argparse.Namespace) -> Iterator[CutPicture[Source]]:
+    """Pass pictures on, with a warning where a face was chosen without being asked."""
+    for picture in pictures:
+        others = picture.faces[0].others
+        if others and not args.face:
+            name = picture.key.name
+            report_warning(f"{name}: {others + 1} faces are in it; the largest is taken (--face chooses)")
+        yield picture

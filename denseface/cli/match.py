@@ -107,10 +107,10 @@ def _embed(embedder, path, args):
     """Embed a picture, or those of a folder that can be used; return also how many cannot."""
     if not os.path.isdir(path):
         return embed_picture(embedder, path, args), 0
-    names, rows, failures = embed_pictures(embedder, _pictures_in(path), args)
-    if not names:
+    faces = embed_pictures(embedder, _pictures_in(path), args)
+    if not faces.names:
         raise InputError(f"{path}: none of its pictures can be used")
-    return rows, failures
+    return faces.rows, faces.num_failures
 
 
 def _pictures_in(folder):

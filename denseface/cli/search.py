@@ -70,24 +70,29 @@ def run(args: argparse.Namespace) -> int:
     crop = load_cropper(args) if is_said else _cropper_of(gallery, args)
     embedder = load_embedder(args, flip=gallery.model["flip"], crop=crop)
     gallery.require_same(embedder.describe())
-    cut = partial(_cut, embedder, gallery) if crop.aligned and not is_said else embedder.cut
+    cut = partial(_cut_aligned, embedder, gallery) if crop.aligned and not is_said else None
     names, rows, num_failures = embed_pictures(embedder, args.pictures, args, cut)
     if names:
         _print(dict(zip(names, searched.search(rows, args.k))), args)
     return FAILED if num_failures else OK
 
 
-def _cut(embedder, gallery, picture):
+def _cut_aligned(embedder, gallery, source):
     """Take only a picture of the network's size for an aligned face, where nobody says that it is one."""
+    from denseface.data.faces import CutPicture, Face
     from denseface.data.pictures import load_picture
 
-    pixels = load_picture(picture)
-    if pixels.shape[:2] == embedder.image_shape[:2]:
-        return embedder.crop(pixels, embedder.image_shape)
-    raise InputError(
-        f"{picture}: not of the network's size, and {gallery.path} was made with --aligned; if this is an aligned "
-        f"face too, search with --aligned; if not, embed the pictures of {gallery.path} again without it"
-    )
+    try:
+        pixels = load_picture(source.file)
+        if pixels.shape[:2] != embedder.image_shape[:2]:
+            raise InputError(
+                f"not of the network's size, and {gallery.path} was made with --aligned; if this is an aligned face "
+                f"too, search with --aligned; if not, embed the pictures of {gallery.path} again without it"
+            )
+        (crop,) = embedder.crop(pixels, embedder.image_shape)
+    except InputError as error:
+        return CutPicture(source, [Face.failed(source.name, error, source.file)])
+    return CutPicture(source, [Face(source.name, crop.pixels)])
 
 
 def _cropper_of(gallery, args):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/")
+_MOST_DECODERS = 4
 
 
 def usable_cpus(most: int | None = None) -> int:
@@ -17,6 +18,11 @@ def usable_cpus(most: int | None = None) -> int:
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cpus, most or cpus, *map(int, _quotas())]))
+
+
+def decoding_threads() -> int:
+    """Return how many threads should decode pictures beside what computes with them."""
+    return usable_cpus(most=_MOST_DECODERS)
 
 
 def usable_cores() -> int:

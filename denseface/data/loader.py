@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from denseface.core.cpus import usable_cpus
+from denseface.core.cpus import decoding_threads
 from denseface.core.errors import InputError, warn_of_many
-from denseface.core.parallel import ordered_map
 from denseface.data.augment import Augmentation
+from denseface.data.faces import CutPicture, Face, cut_ahead
 from denseface.data.mixing import mix_faces
 from denseface.data.pictures import ImageError, decode
 from denseface.data.recordio import Record, RecordError
@@ -69,6 +70,13 @@ class Loader(Protocol):
         """Restore what :meth:`state` returned; InputError if it belongs to something else."""
 
 
+class LabeledKey(NamedTuple):
+    """The key of a record, and the class in it; -1 if it cannot be read."""
+
+    key: int
+    label: int
+
+
 class PictureReader:
     """Reads and decodes the pictures of a training set, and keeps account of the unreadable ones.
 
@@ -79,7 +87,7 @@ class PictureReader:
     image_shape : tuple (height, width, channels)
         Input of the network; channels 1 (gray) or 3 (RGB). Pictures of another kind or size are converted.
     threads : int, optional
-        Threads on which a loader reads and augments; by default 2, if this process may keep two CPUs busy.
+        Threads on which a loader reads and augments; by default as many as decode pictures elsewhere, up to 4.
     max_bad : int, optional
         Stop when more pictures than this are unreadable; by default there is no limit.
 
@@ -101,7 +109,7 @@ class PictureReader:
         threads: int | None = None,
         max_bad: int | None = None,
     ):
-        threads = usable_cpus(most=2) if threads is None else threads
+        threads = decoding_threads() if threads is None else threads
         _check_range("threads", threads, 1)
         if max_bad is not None:
             _check_range("max_bad", max_bad, 0)
@@ -138,8 +146,8 @@ class PictureReader:
         except ImageError as error:
             raise RecordError(f"{self.records.reader.path}: key {key}: {error}") from error
 
-    def readable(self, keys: np.ndarray, ahead: int) -> Generator[tuple[int, int, np.ndarray], None, None]:
-        """Yield key, class and picture, read on threads; an unreadable picture is noted and left out.
+    def cut_ahead(self, keys: np.ndarray, ahead: int) -> AbstractContextManager[Iterator[CutPicture[LabeledKey]]]:
+        """Iterate over the pictures of some records, read on threads, with their classes.
 
         Parameters
         ----------
@@ -148,24 +156,25 @@ class PictureReader:
         ahead : int
             Pictures to read before they are needed.
 
-        Raises
-        ------
-        InputError
-            If more than ``max_bad`` pictures are unreadable, or a label is not one of the classes.
+        Returns
+        -------
+        context manager of iterator of CutPicture
+            As :func:`denseface.data.faces.cut_ahead`. An InputError ends it at a label that is not one of the classes.
         """
-        with ordered_map(self._labeled, keys.tolist(), self.threads, ahead) as pictures:
-            for key, label, picture in pictures:
-                if isinstance(picture, RecordError):
-                    self.note_bad({key: str(picture)})
-                else:
-                    yield key, label, picture
+        return cut_ahead(self._cut, keys.tolist(), ahead, self.threads)
 
-    def _labeled(self, key: int) -> tuple[int, int, np.ndarray | RecordError]:
+    def _cut(self, key: int) -> CutPicture[LabeledKey]:
+        path = self.records.reader.path
+        name = f"{path}: key {key}"
         try:
             record, picture = self.read(key)
         except RecordError as error:
-            return key, -1, error
-        return key, self.records.label(record), picture
+            return CutPicture(LabeledKey(key, -1), [Face.failed(name, error, name)])
+        return CutPicture(LabeledKey(key, self.records.label(record)), [Face(name, picture)])
+
+    def note(self, key: LabeledKey, face: Face) -> None:
+        """Add an unreadable picture to :attr:`bad`, as :meth:`note_bad` does."""
+        self.note_bad({key.key: face.message})
 
     def note_bad(self, bad: Mapping[int, str]) -> None:
         """Add unreadable pictures to :attr:`bad`. The first 20 are named in a warning, later ones counted.
@@ -361,11 +370,3 @@ def _generator(seed: int, epoch: int, position: int = 0, attempt: int = 0) -> np
     key = np.array([seed, epoch], np.uint64)
     counter = np.array([0, attempt, position, 0], np.uint64)  # the first word is what drawing advances
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
-
-
-def padded_batch(images: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """Stack pictures (H, W, C) as float32 (size, C, H, W), filled up with zeros."""
-    height, width, channels = images[0].shape
-    data = np.zeros((size, channels, height, width), np.float32)
-    data[: len(images)] = np.stack(images).transpose(0, 3, 1, 2)
-    return data

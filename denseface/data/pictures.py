@@ -6,10 +6,11 @@ import contextlib
 import functools
 import importlib
 import io
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import IO, NamedTuple, Union
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
@@ -18,7 +19,7 @@ from denseface.core.errors import InputError
 from denseface.core.files import open_input, read_input
 from denseface.data.fast_jpeg import fast_jpeg_decoder
 
-Picture = Union[np.ndarray, Image.Image, str, Path, bytes]
+Picture = Union[np.ndarray, Image.Image, str, os.PathLike, bytes, bytearray, memoryview, IO[bytes]]
 
 # Files with these suffixes are pictures, even if they turn out to be broken; others are by their first bytes.
 PICTURE_SUFFIXES = (
@@ -52,6 +53,7 @@ _SIGNATURES = [
     )
 ]
 
+_EXPECTED = "a picture must be a path, bytes, an open file, a PIL image or a uint8 array"
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _DEEP_MODES = ("I", "F")  # and I;16 and its like
 _MAX_PIXELS = 64_000_000
@@ -114,9 +116,9 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int] | None = No
 
     Parameters
     ----------
-    picture : ndarray, PIL image, path or bytes
-        An array is uint8, RGB of shape (height, width, 3) or gray of shape (height, width) or (height, width, 1).
-        Paths, bytes and PIL images are turned upright, as `decode` does.
+    picture : ndarray, PIL image, path, bytes or open file
+        An array is uint8, RGB of shape (height, width, 3) or gray of shape (height, width) or (height, width, 1). What
+        has a method ``read`` is read from where it stands. All but arrays are turned upright, as `decode` does.
     image_shape : tuple (height, width, channels), optional
         Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions. By
         default the picture keeps its size, and is RGB.
@@ -137,13 +139,37 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int] | None = No
             return _as_array(_upright(_checked(picture)), image_shape)
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return decode(bytes(picture), image_shape)
-    if isinstance(picture, (str, Path)):
-        payload = read_input(picture, MAX_FILE_SIZE)
+    if isinstance(picture, (str, os.PathLike)):
+        path = os.fspath(picture)
+        payload = read_input(path, MAX_FILE_SIZE)
         try:
             return decode(payload, image_shape)
         except ImageError as error:
-            raise ImageError(f"{picture}: {error}") from error
-    raise InputError(f"a picture is an array, a PIL image, a path or bytes, not {type(picture).__name__}")
+            raise ImageError(f"{path}: {error}") from error
+    if hasattr(picture, "read"):
+        return decode(_read_open(picture), image_shape)
+    raise InputError(f"{_EXPECTED}, not {type(picture).__name__}")
+
+
+def is_picture_form(value: object) -> bool:
+    """Whether a value is one picture in a form that `load_picture` takes, not several of them."""
+    forms = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    return isinstance(value, forms) or hasattr(value, "read") or (isinstance(value, np.ndarray) and value.ndim < 4)
+
+
+def _read_open(file: IO[bytes]) -> bytes:
+    """Read an open file, as far as a picture could be long."""
+    try:
+        payload = file.read(MAX_FILE_SIZE + 1)
+    except (OSError, ValueError) as error:  # closed, or not open for reading
+        raise InputError(f"the open file cannot be read ({error})") from error
+    if not isinstance(payload, (bytes, bytearray, memoryview)):
+        raise InputError(f"an open file must return bytes, not {type(payload).__name__}; open it in binary mode")
+    if len(payload) > MAX_FILE_SIZE:
+        raise ImageError(f"more than {MAX_FILE_SIZE:,} bytes, too long for a picture")
+    if not payload:
+        raise ImageError("nothing is left to read in the open file; has it been read already?")
+    return bytes(payload)
 
 
 def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, upright: bool = True) -> np.ndarray:
@@ -178,6 +204,31 @@ def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, u
     with _opened(payload) as picture:
         _checked(picture)
         return _as_array(_upright(picture) if upright else picture, image_shape)
+
+
+def as_batch(pictures: Sequence[np.ndarray], image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Stack pictures as networks take them.
+
+    Parameters
+    ----------
+    pictures : sequence of ndarray of shape (height, width, channels), uint8
+    image_shape : tuple (height, width, channels)
+
+    Returns
+    -------
+    ndarray of shape (n, channels, height, width), float32
+    """
+    stacked = np.array(pictures, np.uint8).reshape(len(pictures), *image_shape)
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), np.float32)
+
+
+def filled(batch: np.ndarray, size: int) -> np.ndarray:
+    """Fill a batch (n, C, H, W) up with zeros, to (size, C, H, W); a full one is returned as it is."""
+    if len(batch) == size:
+        return batch
+    whole = np.zeros((size, *batch.shape[1:]), batch.dtype)
+    whole[: len(batch)] = batch
+    return whole
 
 
 def is_picture(path: str | Path) -> bool:

@@ -41,6 +41,12 @@ class Source(NamedTuple):
     load: Callable[[], bytes]
     is_aligned: bool = False
 
+    @classmethod
+    def of_file(cls, path: str | Path) -> Source:
+        """Make the source of a picture file."""
+        file = Path(path)
+        return cls(str(path), file, partial(read_input, file, MAX_FILE_SIZE))
+
     def stamp(self) -> tuple[int, int]:
         """Return size and modification time of the file, by which a changed file is noticed."""
         try:
@@ -130,11 +136,7 @@ class Sources:
 
 
 def _single(path):
-    yield Source(str(path), path, partial(_read, path))
-
-
-def _read(path):
-    return read_input(path, MAX_FILE_SIZE)
+    yield Source.of_file(path)
 
 
 def _excuse(left_out):

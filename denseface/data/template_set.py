@@ -21,9 +21,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import read_input, read_lines
+from denseface.core.files import read_lines
 from denseface.data.align import align
-from denseface.data.pictures import MAX_FILE_SIZE, decode
+from denseface.data.pictures import load_picture
 
 _SUFFIXES = ("name_5pts_score.txt", "face_tid_mid.txt", "template_pair_label.txt")
 _FARTHEST = 1e6  # pixels from the origin
@@ -87,8 +87,9 @@ class TemplateSet:
             If it cannot be read, or the points are not those of a face.
         """
         path = self.folder / self.files[index]
+        picture = load_picture(path)
         try:
-            return align(decode(read_input(path, MAX_FILE_SIZE)), self.landmarks[index], size)
+            return align(picture, self.landmarks[index], size)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
-from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize as normalized
 from denseface.data.cropping import Crop, Cropper
-from denseface.data.pictures import Picture, PictureShape, load_picture
+from denseface.data.faces import CutPicture, Face, check_finite, compute_batches, cut_ahead, usable
+from denseface.data.pictures import Picture, PictureShape, filled, is_picture_form, load_picture
 from denseface.embedding.engines import make_engine
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.embedding.scaling import make_scaling, scaled
@@ -28,24 +23,23 @@ if TYPE_CHECKING:
 
     import mxnet as mx
 
-_MOST_DECODERS = 4
 
-
-class PictureError(InputError):
-    """One of the pictures cannot be used.
+class Embeddings(NamedTuple):
+    """What is computed from a batch of n faces.
 
     Attributes
     ----------
-    position : int
-        Its index among the pictures.
-    reason : str
-        What is wrong with it.
+    rows : ndarray of shape (n, emb_size), float32
+        As :meth:`Embedder.embed` returns them.
+    plain : ndarray of shape (n, emb_size), float32
+        Of the faces alone, as the network computes them.
+    summed : ndarray of shape (n, emb_size), float32
+        With those of the mirror images added, not normalized; without `flip` the same as `plain`.
     """
 
-    def __init__(self, position: int, reason: str):
-        super().__init__(f"picture {position}: {reason}")
-        self.position = position
-        self.reason = reason
+    rows: np.ndarray
+    plain: np.ndarray
+    summed: np.ndarray
 
 
 class Embedder:
@@ -202,9 +196,9 @@ class Embedder:
         Parameters
         ----------
         images : ndarray of shape (N, H, W, 3), uint8, or iterable of pictures, or one picture
-            A picture is a uint8 array, RGB of shape (H, W, 3) or gray of shape (H, W); a PIL image; a path; or the
-            bytes of a picture file. One of exactly the network's size is an aligned face; of any other, one face is cut
-            out by `crop`. An iterable is read as it is needed.
+            A picture is a uint8 array, RGB of shape (H, W, 3) or gray of shape (H, W); a PIL image; a path; the bytes
+            of a picture file, or an open file. One of exactly the network's size is an aligned face; of any other, one
+            face is cut out by `crop`. An iterable is read as it is needed.
 
         Returns
         -------
@@ -215,8 +209,16 @@ class Embedder:
         PictureError
             If a picture is broken, has no face, or an array is of another type or shape.
         """
-        parts = [self.combine(plain, mirrored) for plain, mirrored in self._batches(images, self._only_face)]
-        return np.concatenate([np.empty((0, self.emb_size), np.float32), *parts])
+        is_one = is_picture_form(images)
+        if not is_one and not isinstance(images, Iterable):
+            images, is_one = [images], True  # the error says what a picture is
+        numbered = enumerate([images] if is_one else images)
+        ahead, threads = 2 * self.batch_size, 0 if is_one else None  # starting threads would take longer
+        parts = [np.empty((0, self.emb_size), np.float32)]
+        with cut_ahead(self._cut_one, numbered, ahead, threads) as pictures:
+            batches = compute_batches(self.compute, usable(pictures), self.batch_size, self.image_shape)
+            parts += [embeddings.rows for _, embeddings in batches]
+        return np.concatenate(parts)
 
     def cut(self, picture: Picture) -> list[Crop]:
         """Cut the faces out of a picture, as :meth:`embed` does before it computes.
@@ -237,7 +239,7 @@ class Embedder:
             If the picture is broken, or has no face.
         """
         pixels = load_picture(picture)
-        if not isinstance(picture, (str, Path)):
+        if not isinstance(picture, (str, os.PathLike)):
             if self.crop.landmarks is not None:
                 raise InputError("landmarks from a file are found by a picture's path; give the path")
             return self.crop(pixels, self.image_shape)
@@ -246,45 +248,7 @@ class Embedder:
         except InputError as error:
             raise InputError(f"{picture}: {error}") from error
 
-    def combine(self, plain: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
-        """Make embeddings, float32 (n, emb_size), of what :meth:`compute` returns."""
-        embeddings = plain if mirrored is None else plain + mirrored
-        return normalized(embeddings).astype(np.float32) if self.normalize else embeddings
-
-    def batches(self, images: Picture | Iterable[Picture]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Embed aligned faces, batch by batch, in memory that does not grow with their number.
-
-        Parameters
-        ----------
-        images
-            Pictures in the forms that :meth:`embed` takes, all of aligned faces; those of another size than the
-            network's are resized.
-
-        Yields
-        ------
-        plain, mirrored : ndarray of shape (n, emb_size), float32
-            For up to `batch_size` pictures, as from :meth:`compute`.
-        """
-        yield from self._batches(images, lambda picture: load_picture(picture, self.image_shape))
-
-    def _batches(self, images, load):
-        """Load pictures on other threads, and compute them."""
-        load = partial(_load, load)
-        if _is_single(images):
-            decoding = contextlib.nullcontext(map(load, [(0, images)]))  # starting threads would take longer
-        else:
-            decoding = ordered_map(load, enumerate(images), usable_cpus(most=_MOST_DECODERS), 2 * self.batch_size)
-        first = 0
-        with decoding as decoded:
-            while loaded := list(itertools.islice(decoded, self.batch_size)):
-                names, pictures = zip(*loaded)
-                try:
-                    yield self.compute(as_batch(pictures, self.image_shape))
-                except PictureError as error:
-                    raise PictureError(first + error.position, names[error.position] + error.reason) from error
-                first += len(pictures)
-
-    def compute(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def compute(self, batch: np.ndarray) -> Embeddings:
         """Embed pictures that have the network's shape.
 
         A picture and its mirror image stand side by side in the batches that the engine computes.
@@ -296,9 +260,7 @@ class Embedder:
 
         Returns
         -------
-        plain, mirrored : ndarray of shape (n, emb_size), float32
-            Embeddings as the network computes them, not normalized, and those of the mirror images (None without
-            `flip`).
+        Embeddings
 
         Raises
         ------
@@ -315,18 +277,18 @@ class Embedder:
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
             embeddings[start : start + len(part)] = self._run(part)[: len(part)]
-        plain, mirrored = (embeddings[::2], embeddings[1::2]) if self.flip else (embeddings, None)
-        _check_finite(plain, mirrored)
-        return plain, mirrored
+        plain = summed = embeddings
+        if self.flip:
+            plain = np.ascontiguousarray(embeddings[::2])
+            with np.errstate(over="ignore", invalid="ignore"):
+                summed = plain + embeddings[1::2]
+        check_finite(summed, "check the parameters of the model")
+        return Embeddings(normalized(summed).astype(np.float32) if self.normalize else summed, plain, summed)
 
     def _run(self, rows):
         """Let the engine compute up to a batch, filled up with zeros."""
-        batch = rows
-        if len(rows) < self.batch_size:
-            batch = np.zeros((self.batch_size, *rows.shape[1:]), np.float32)
-            batch[: len(rows)] = rows
         try:
-            embeddings = self._engine(np.ascontiguousarray(batch))
+            embeddings = self._engine(np.ascontiguousarray(filled(rows, self.batch_size)))
         except Exception as error:  # each engine has its own
             raise self._failure(error) from error
         if embeddings.shape != (self.batch_size, self.emb_size):
@@ -342,45 +304,17 @@ class Embedder:
             )
         return InputError(f"{self.model.name}: {self.engine} cannot compute it: {reason}")
 
-    def _only_face(self, picture):
-        crop, *_ = self.cut(picture)
-        if crop.suffix:
-            raise InputError("all is more than one row per picture; cut() returns them all, to embed", option="face")
-        return crop.pixels
-
-
-def _load(load, numbered):
-    position, picture = numbered
-    name = f"{picture}: " if isinstance(picture, (str, Path)) else ""
-    try:
-        return name, load(picture)
-    except InputError as error:
-        raise PictureError(position, str(error)) from error
-
-
-def as_batch(pictures: Sequence[np.ndarray], image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Stack pictures for :meth:`Embedder.compute`.
-
-    Parameters
-    ----------
-    pictures : sequence of ndarray of shape (height, width, channels), uint8
-    image_shape : tuple (height, width, channels)
-
-    Returns
-    -------
-    ndarray of shape (n, channels, height, width), float32
-    """
-    stacked = np.array(pictures, np.uint8).reshape(-1, *image_shape)
-    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), np.float32)
-
-
-def _check_finite(plain, mirrored):
-    with np.errstate(over="ignore", invalid="ignore"):
-        summed = plain if mirrored is None else plain + mirrored
-    broken = np.flatnonzero(~np.isfinite(summed).all(axis=1))
-    if len(broken):
-        raise PictureError(int(broken[0]), "its embedding is not finite; check the parameters of the model")
-
-
-def _is_single(images):
-    return isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
+    def _cut_one(self, numbered: tuple[int, Picture]) -> CutPicture[int]:
+        """Cut the only face out of one picture for :meth:`embed`."""
+        position, picture = numbered
+        name, file = f"picture {position}", ""
+        if isinstance(picture, (str, os.PathLike)):
+            file = os.fspath(picture)
+            name = f"{name}: {file}"
+        try:
+            crop, *_ = self.cut(picture)
+            if crop.suffix:
+                raise InputError("all is more than one row per picture; cut() returns them all", option="face")
+        except InputError as error:
+            return CutPicture(position, [Face.failed(name, error, file)])
+        return CutPicture(position, [Face(name, crop.pixels)])

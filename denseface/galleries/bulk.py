@@ -19,7 +19,6 @@ computed as one machine would compute them; :func:`denseface.galleries.parts.mer
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import shutil
 import zlib
@@ -31,19 +30,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
 from denseface.core.files import beside, open_own
 from denseface.core.journal import Journal
-from denseface.core.parallel import ordered_map
-from denseface.data.cropping import Crop
-from denseface.data.pictures import decode, load_picture
+from denseface.data.faces import CutPicture, compute_batches, cut_ahead, cut_source
 from denseface.data.sources import Source
-from denseface.embedding.embedder import Embedder, PictureError, as_batch
+from denseface.embedding.embedder import Embedder
 from denseface.galleries.gallery import write_gallery
 from denseface.galleries.parts import ChosenPart
 
-_MOST_THREADS = 4
 _BLOCK = 1 << 18  # numbers copied at a time
 
 logger = logging.getLogger("denseface")
@@ -71,12 +66,11 @@ class Counts:
     several: int = 0
 
 
-class _Decoded(NamedTuple):
-    """A source with its faces; the reason of a face without pixels names it."""
+class _Stamped(NamedTuple):
+    """A source, and the size and time of its file before it was read."""
 
     source: Source
     stamp: tuple[int, int]
-    crops: list[Crop]
 
 
 def embed_all(
@@ -118,11 +112,11 @@ def embed_all(
     folder = beside(out, ".partial")
     with _Work(folder, embedder, strict, part) as work:
         remaining = work.take_over(iter(sources) if part is None else part.sources(sources), on_progress)
-        decode, threads = partial(_decode, embedder), usable_cpus(most=_MOST_THREADS)
+        size = embedder.batch_size
         try:
-            with ordered_map(decode, remaining, threads, ahead=2 * embedder.batch_size) as decoded:
-                while batch := list(itertools.islice(decoded, embedder.batch_size)):
-                    work.add(batch)
+            with cut_ahead(partial(_cut, embedder), remaining, ahead=2 * size) as pictures:
+                for batch, computed in compute_batches(embedder.compute, pictures, size, embedder.image_shape):
+                    work.add(batch, computed.rows.astype("<f4", copy=False))
                     on_progress(len(batch))
         except KeyboardInterrupt:
             done = work.counts.embedded + work.counts.skipped
@@ -191,35 +185,19 @@ class _Work:
         self._rows.truncate(end)
         return remaining
 
-    def add(self, batch: list[_Decoded]) -> None:
-        """Embed a batch and write it: first the rows, then the lines of the log that make them count."""
-        faces = [
-            (item.source.name + crop.suffix, crop.pixels)
-            for item in batch
-            for crop in item.crops
-            if crop.pixels is not None
-        ]
-        rows = self._embed(faces)
+    def add(self, batch: list[CutPicture[_Stamped]], rows: np.ndarray) -> None:
+        """Write a batch: first the rows of its faces, then the lines of the log that make them count."""
         self._rows.write(rows.tobytes())
         self._rows.flush()
         waiting = (zlib.crc32(row.tobytes()) for row in rows)
         entries = []
-        for item in batch:
-            results = [
-                (item.source.name + crop.suffix, crop.reason if crop.pixels is None else next(waiting))
-                for crop in item.crops
-            ]
-            others = item.crops[0].others
+        for picture in batch:
+            source, stamp = picture.key
+            results = [(face.name, face.message if face.pixels is None else next(waiting)) for face in picture.faces]
+            others = picture.faces[0].others
             self._count(results, others)
-            entries.append([item.source.name, *item.stamp, results, others])
+            entries.append([source.name, *stamp, results, others])
         self._log.append(entries)
-
-    def _embed(self, faces):
-        pictures = as_batch([pixels for _, pixels in faces], self._embedder.image_shape)
-        try:
-            return self._embedder.combine(*self._embedder.compute(pictures)).astype("<f4")
-        except PictureError as error:
-            raise InputError(f"{faces[error.position][0]}: {error.reason}") from error
 
     def write(self, out: Path) -> None:
         """Write the file of embeddings."""
@@ -269,21 +247,6 @@ class _Work:
             yield from (name for name, result in results if not isinstance(result, str))
 
 
-def _decode(embedder, source):
-    stamp = source.stamp()
-    try:
-        payload = source.load()
-    except InputError as error:
-        return _Decoded(source, stamp, [Crop("", None, str(error))])
-    try:
-        if source.is_aligned:
-            crops = [Crop("", load_picture(payload, embedder.image_shape))]
-        else:
-            crops = embedder.crop(decode(payload), embedder.image_shape, embedder.crop.locate(source.file))
-    except InputError as error:
-        crops = [Crop("", None, str(error))]
-    named = [
-        crop if crop.reason is None else crop._replace(reason=f"{source.name}{crop.suffix}: {crop.reason}")
-        for crop in crops
-    ]
-    return _Decoded(source, stamp, named)
+def _cut(embedder: Embedder, source: Source) -> CutPicture[_Stamped]:
+    stamped = _Stamped(source, source.stamp())
+    return CutPicture(stamped, cut_source(source, embedder.crop, embedder.image_shape).faces)

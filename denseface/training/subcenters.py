@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 
@@ -10,13 +9,12 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import read_input
-from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize
-from denseface.data.loader import PictureReader
+from denseface.data.faces import compute_batches, usable
+from denseface.data.loader import LabeledKey, PictureReader
 from denseface.data.pictures import PictureShape
-from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
-from denseface.embedding.embedder import Embedder, as_batch
+from denseface.embedding.embedder import Embedder
 from denseface.models.checkpoint import Checkpoint, load_model
 
 _BATCH = 8
@@ -92,30 +90,20 @@ def measure_angles(
     reader = PictureReader(records, image_shape)
     embedder = Embedder(load_model(prefix, newest.step), image_shape=image_shape, batch_size=_BATCH, flip=False)
 
-    def read(key):
-        try:
-            record, picture = reader.read(key)
-            return key, records.label(record), picture
-        except RecordError as error:
-            return key, str(error), None
-
     found: dict[int, float | str] = {}
-    keys, labels, embeddings = [], [], []
-    with ordered_map(read, records.keys.tolist(), reader.threads, ahead=2 * _BATCH) as pictures:
-        while rows := list(itertools.islice(pictures, _BATCH)):
-            readable = [row for row in rows if row[2] is not None]
-            found.update((key, reason) for key, reason, picture in rows if picture is None)
-            if readable:
-                new_keys, new_labels, faces = zip(*readable)
-                keys += new_keys
-                labels += new_labels
-                embeddings.append(embedder.compute(as_batch(faces, image_shape))[0])
+    keys: list[LabeledKey] = []
+    embeddings = []
+    with reader.cut_ahead(records.keys, ahead=2 * _BATCH) as pictures:
+        readable = usable(pictures, lambda key, face: found.update({key.key: face.message}))
+        for batch, computed in compute_batches(embedder.compute, readable, _BATCH, image_shape):
+            keys += [picture.key for picture in batch]
+            embeddings.append(computed.plain)
             on_progress(len(found) + len(keys), len(records))
     if keys:
-        angles = angles_to_dominant(
-            np.concatenate(embeddings), np.array(labels), weight.reshape(len(weight), -1, weight.shape[-1])
-        )
-        found.update(zip(keys, angles.tolist()))
+        labels = np.array([key.label for key in keys])
+        centers = weight.reshape(len(weight), -1, weight.shape[-1])
+        angles = angles_to_dominant(np.concatenate(embeddings), labels, centers)
+        found.update(zip((key.key for key in keys), angles.tolist()))
     return found
 
 

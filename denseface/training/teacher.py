@@ -79,4 +79,4 @@ class Teacher:
         ndarray of shape (N, emb_size), float32
             Of length 1.
         """
-        return self._embedder.combine(*self._embedder.compute(data))
+        return self._embedder.compute(data).rows

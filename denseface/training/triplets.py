@@ -7,7 +7,6 @@ the margin. The triplets found are used up before the next bag is mined.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import time
@@ -21,7 +20,9 @@ from denseface.core.errors import InputError
 from denseface.core.parallel import ordered_map
 from denseface.core.vectors import normalize
 from denseface.data.augment import Augmentation
-from denseface.data.loader import Batch, PictureReader, padded_batch
+from denseface.data.faces import check_finite, compute_batches, usable
+from denseface.data.loader import Batch, PictureReader
+from denseface.data.pictures import as_batch, filled
 from denseface.distributed.workers import OneWorker, Workers
 
 _PAIRS_AT_A_TIME = 512
@@ -297,7 +298,7 @@ class TripletLoader:
         with ordered_map(self._augmented, numbered, self.reader.threads, ahead=2 * self.batch_size) as pictures:
             while rows := list(itertools.islice(pictures, self.batch_size)):
                 labels, images = zip(*rows)
-                yield Batch(padded_batch(images, self.batch_size), np.array(labels, np.float32))
+                yield Batch(as_batch(images, self.reader.image_shape), np.array(labels, np.float32))
 
     def _augmented(self, numbered: tuple[int, int]) -> tuple[int, np.ndarray]:
         position, key = numbered
@@ -340,15 +341,19 @@ class TripletLoader:
 
     def _embed_keys(self, bag: int, drawn: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
         """Return key, class and embedding of the readable ones of these pictures."""
-        embedded = []
-        pictures = self.reader.readable(drawn, ahead=2 * self.batch_size)
+        embedded: list[tuple[int, int, np.ndarray]] = []
         bar = tqdm(total=len(drawn), desc=f"bag {bag}", unit="picture", leave=False, disable=None)
-        with contextlib.closing(pictures), bar:
-            while rows := list(itertools.islice(pictures, self.batch_size)):
-                keys, labels, images = zip(*rows)
-                embedded += zip(keys, labels, self.embed(padded_batch(images, self.batch_size)))
-                bar.update(len(rows))
+        with self.reader.cut_ahead(drawn, ahead=2 * self.batch_size) as pictures, bar:
+            readable = usable(pictures, self.reader.note)
+            for batch, rows in compute_batches(self._embed_batch, readable, self.batch_size, self.reader.image_shape):
+                embedded += [(*picture.key, row) for picture, row in zip(batch, rows)]
+                bar.update(len(batch))
         return embedded
+
+    def _embed_batch(self, batch: np.ndarray) -> np.ndarray:
+        rows = self.embed(filled(batch, self.batch_size))[: len(batch)]
+        check_finite(rows, "try a lower learning rate")
+        return rows
 
     def _gather(self, rows: list[tuple[int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Join the rows of all workers, in the order of their ranks."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
 
 import numpy as np
@@ -11,7 +9,9 @@ from tqdm import tqdm
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.data.loader import PictureReader, padded_batch
+from denseface.data.faces import PictureError, check_finite, compute_batches, usable
+from denseface.data.loader import PictureReader
+from denseface.data.pictures import filled
 from denseface.training.learner import Learner
 
 logger = logging.getLogger("denseface")
@@ -49,16 +49,22 @@ def warm_centers(learner: Learner, reader: PictureReader, batch_size: int) -> No
     centers = centers.reshape(num_classes, -1, centers.shape[-1]).copy()  # (classes, centers of each, emb_size)
     sums = np.zeros((num_classes, centers.shape[-1]), np.float32)
     bar = tqdm(total=len(reader.records.keys), desc="class centers", unit="picture", leave=False, disable=None)
-    pictures = reader.readable(reader.records.keys, ahead=2 * batch_size)
-    with contextlib.closing(pictures), bar:
-        while rows := list(itertools.islice(pictures, batch_size)):
-            _, labels, images = zip(*rows)
-            batch = padded_batch(images, batch_size)
-            embeddings = learner.embed(batch)[: len(rows)] + learner.embed(batch[..., ::-1])[: len(rows)]
-            np.add.at(sums, np.array(labels), normalize(embeddings))
-            bar.update(len(rows))
-    if not np.isfinite(sums).all():
-        raise InputError("the pretrained network's embeddings are not finite; leave it out", option="warm_centers")
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        whole = filled(batch, batch_size)
+        embeddings = (learner.embed(whole) + learner.embed(whole[..., ::-1]))[: len(batch)]
+        check_finite(embeddings, "check the pretrained network, or leave this out")
+        return embeddings
+
+    try:
+        with reader.cut_ahead(reader.records.keys, ahead=2 * batch_size) as pictures, bar:
+            readable = usable(pictures, reader.note)
+            for batch, embeddings in compute_batches(embed, readable, batch_size, reader.image_shape):
+                np.add.at(sums, np.array([picture.key.label for picture in batch]), normalize(embeddings))
+                bar.update(len(batch))
+    except PictureError as error:
+        error.option = "warm_centers"
+        raise
     seen = np.abs(sums).max(axis=1) > 0
     centers[seen, 0] = normalize(sums[seen])
     learner.set_parameters({CENTERS: centers.reshape(shape)}, statistics)  # a loss may have measured the embeddings

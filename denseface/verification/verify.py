@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from denseface.core.errors import InputError
+from denseface.data.faces import PictureError, compute_batches, cut_ahead, cut_source, usable
 from denseface.data.pairs import PairSet
+from denseface.data.sources import Source
 from denseface.data.template_set import TemplateSet
-from denseface.embedding.embedder import Embedder, PictureError
+from denseface.embedding.embedder import Embedder
 from denseface.evaluation.calibration import Calibration, Check, check_on_others, fit
 from denseface.evaluation.influence import Intervals, measure_intervals, order_people
 from denseface.evaluation.intervals import SharedPeople
@@ -142,18 +144,16 @@ def verify(
         only; the message begins with the name of the set.
     """
     pictures, pairs = pair_set.unique()
-    shown = tqdm(pictures, pair_set.name, unit="picture", leave=False, disable=None if progress else True)
     try:
-        plain, summed = _embed(embedder, shown)
+        plain, summed = _embed(embedder, pair_set.name, pictures, pairs, progress)
         return VerificationReport(
             name=pair_set.name,
-            flip=None if summed is None else _measure(summed, pairs, pair_set, folds, thresholds),
+            flip=_measure(summed, pairs, pair_set, folds, thresholds) if embedder.flip else None,
             plain=_measure(plain, pairs, pair_set, folds, thresholds),
             pair_set=pair_set,
         )
-    except PictureError as error:
-        pair = int(np.argwhere(pairs == error.position)[0, 0])
-        raise InputError(f"{pair_set.name}: pair {pair}: {error.reason}") from error
+    except PictureError:  # it names the set already
+        raise
     except InputError as error:
         raise InputError(f"{pair_set.name}: {error.args[0]}", option=error.option) from error
 
@@ -164,7 +164,23 @@ def _measure(embeddings, pairs, pair_set, folds, thresholds):
     return score_pairs(scores, pair_set.issame, folds, thresholds=thresholds)
 
 
-def _embed(embedder: Embedder, pictures: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
-    plain, mirrored = zip(*embedder.batches(pictures))
-    plain = np.concatenate(plain)
-    return plain, plain + np.concatenate(mirrored) if embedder.flip else None
+def _embed(
+    embedder: Embedder, name: str, pictures: list[bytes], pairs: np.ndarray, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embed the pictures of a set, each named by its first pair: alone, and with their mirror images added."""
+    _, firsts = np.unique(pairs, return_index=True)
+    bar = tqdm(
+        zip(firsts.tolist(), pictures), name, len(pictures), unit="picture", leave=False, disable=not progress or None
+    )
+    sources = (
+        Source(f"{name}: pair {first // 2}", Path(name), partial(bytes, picture), is_aligned=True)
+        for first, picture in bar
+    )
+    cut = partial(cut_source, crop=embedder.crop, image_shape=embedder.image_shape)
+    plain, summed = ([np.empty((0, embedder.emb_size), np.float32)] for _ in range(2))
+    with cut_ahead(cut, sources, ahead=2 * embedder.batch_size) as cuts:
+        batches = compute_batches(embedder.compute, usable(cuts), embedder.batch_size, embedder.image_shape)
+        for _, embeddings in batches:
+            plain.append(embeddings.plain)
+            summed.append(embeddings.summed)
+    return np.concatenate(plain), np.concatenate(summed)

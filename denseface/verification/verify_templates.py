@@ -8,16 +8,15 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
-from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError, warn_of_many
-from denseface.core.parallel import ordered_map
 from denseface.core.text import counted, listed
+from denseface.data.faces import CutPicture, Face, compute_batches, cut_ahead, usable
+from denseface.data.pictures import load_picture
 from denseface.data.template_set import TemplateSet
-from denseface.embedding.embedder import Embedder, as_batch
+from denseface.embedding.embedder import Embedder
 from denseface.evaluation.metrics import FOLDS, VerificationResult, pair_scores, score_pairs
 from denseface.verification.verify import VerificationReport
 
-_THREADS = 4
 logger = logging.getLogger("denseface")
 
 
@@ -59,43 +58,34 @@ def verify_templates(
     ways = ("flip", "plain") if embedder.flip else ("plain",)
     sums = {way: np.zeros((template_set.num_templates, embedder.emb_size)) for way in ways}
     weights, skipped = template_set.weights(), 0
-    indices = range(len(template_set.files))
+    bar = tqdm(template_set.files, template_set.name, leave=False, disable=None if progress else True)
 
-    def load(index):
+    def cut(numbered: tuple[int, str]) -> CutPicture[int]:
+        index, file = numbered
+        path = template_set.folder / file
         try:
-            return index, template_set.load(index, height), ""
+            pixels = load_picture(template_set.load(index, height), embedder.image_shape)
+            return CutPicture(index, [Face(str(path), pixels)])
         except InputError as error:
-            return index, None, str(error)
+            return CutPicture(index, [Face.failed(str(path), error, path)])
 
-    loading = ordered_map(load, indices, usable_cpus(most=_THREADS), 2 * embedder.batch_size)
-    bar = tqdm(total=len(indices), desc=template_set.name, leave=False, disable=None if progress else True)
-    with loading as loaded, bar:
-        batch: list[tuple[int, np.ndarray]] = []
-        for index, pixels, reason in loaded:
-            bar.update()
-            if pixels is None:
-                skipped += 1
-                warn_of_many(skipped, f"skipped: {reason}", "pictures skipped")
-            else:
-                batch.append((index, pixels))
-            if len(batch) == embedder.batch_size:
-                _add(embedder, template_set, weights, batch, sums)
-                batch = []
-        if batch:
-            _add(embedder, template_set, weights, batch, sums)
+    def skip(_: int, face: Face) -> None:
+        nonlocal skipped
+        skipped += 1
+        warn_of_many(skipped, f"skipped: {face.message}", "pictures skipped")
+
+    size = embedder.batch_size
+    with cut_ahead(cut, enumerate(bar), ahead=2 * size) as pictures:
+        batches = compute_batches(embedder.compute, usable(pictures, skip), size, embedder.image_shape)
+        for batch, embeddings in batches:
+            rows = np.array([picture.key for picture in batch])
+            for way, fused in sums.items():
+                computed = embeddings.plain if way == "plain" else embeddings.summed
+                np.add.at(fused, template_set.templates[rows], weights[rows, None] * computed.astype(np.float64))
     if skipped:
-        logger.warning("%s: %d of %d pictures left out", template_set.name, skipped, len(indices))
+        logger.warning("%s: %d of %d pictures left out", template_set.name, skipped, len(template_set.files))
     results = {way: _measure(fused, template_set, folds, thresholds) for way, fused in sums.items()}
     return VerificationReport(template_set.name, results.get("flip"), results["plain"], template_set)
-
-
-def _add(embedder, template_set, weights, batch, sums):
-    rows, pictures = zip(*batch)
-    plain, mirrored = embedder.compute(as_batch(pictures, embedder.image_shape))
-    rows = np.array(rows)
-    for way, fused in sums.items():
-        embeddings = plain if way == "plain" else plain + mirrored
-        np.add.at(fused, template_set.templates[rows], weights[rows, None] * embeddings.astype(np.float64))
 
 
 def _measure(fused, template_set, folds, thresholds) -> VerificationResult:

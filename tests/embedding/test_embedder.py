@@ -9,10 +9,11 @@ from PIL import Image
 from denseface.core.errors import InputError
 from denseface.core.vectors import similarity
 from denseface.data.cropping import Cropper
+from denseface.data.faces import PictureError
 from denseface.data.landmarks import LandmarkFile
 from denseface.data.pairs import PairSet, failure_to_enroll
-from denseface.data.pictures import load_picture
-from denseface.embedding.embedder import Embedder, PictureError, as_batch
+from denseface.data.pictures import as_batch, load_picture
+from denseface.embedding.embedder import Embedder
 from denseface.evaluation.metrics import pair_scores, score_pairs
 from denseface.verification.verify import verify
 from support.helpers import output
@@ -85,12 +86,15 @@ def test_a_picture_and_its_mirror_image_share_a_batch(model, batch_size, count, 
 def test_a_batch_of_any_size_is_computed(model, count):
     images = pictures(count)
     embedder = Embedder(model, batch_size=4, image_shape=TINY_SHAPE)
-    plain, mirrored = embedder.compute(as_batch(images, TINY_SHAPE))
-    assert plain.shape == mirrored.shape == (count, 8)
+    found = embedder.compute(as_batch(images, TINY_SHAPE))
+    assert found.plain.shape == found.summed.shape == (count, 8)
+    np.testing.assert_array_equal(found.rows, embedder.embed(images))
     if count:
-        np.testing.assert_allclose(plain, raw(model, images), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(mirrored, raw(model, images[:, :, ::-1]), rtol=1e-5, atol=1e-6)
-    assert Embedder(model, flip=False, image_shape=TINY_SHAPE).compute(as_batch(images, TINY_SHAPE))[1] is None
+        mirrored = raw(model, images[:, :, ::-1])
+        np.testing.assert_allclose(found.plain, raw(model, images), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.summed, raw(model, images) + mirrored, rtol=1e-5, atol=1e-6)
+    alone = Embedder(model, flip=False, image_shape=TINY_SHAPE).compute(as_batch(images, TINY_SHAPE))
+    np.testing.assert_array_equal(alone.summed, alone.plain)
 
 
 @pytest.mark.parametrize("batch", [np.zeros((2, 3, 16, 16)), np.zeros((2, 16, 16, 3), np.float32)])
@@ -146,8 +150,6 @@ def test_aligned_faces_of_other_sizes_are_resized(model):
     small = np.asarray(Image.fromarray(large).resize((16, 16), Image.Resampling.BILINEAR))
     embedder = Embedder(model, image_shape=TINY_SHAPE, crop=Cropper(aligned=True))
     np.testing.assert_array_equal(embedder.embed([large, encode(large)]), embedder.embed([small, small]))
-    plain, _ = next(embedder.batches([large]))
-    np.testing.assert_array_equal(plain, next(embedder.batches([small]))[0])
 
 
 def test_faces_in_other_pictures_are_found(tmp_path):
@@ -224,16 +226,6 @@ def test_no_pictures_give_no_embeddings(model):
     assert Embedder(model, image_shape=TINY_SHAPE).embed([]).shape == (0, 8)
 
 
-def test_pictures_are_taken_as_they_are_needed(model):
-    endless = itertools.count()
-    source = (pictures(1)[0] for _ in endless)
-    batches = Embedder(model, batch_size=2, image_shape=TINY_SHAPE).batches(source)
-    for _ in range(10):
-        next(batches)
-    batches.close()
-    assert next(endless) < 30
-
-
 def test_an_embedding_of_zeros_stays_zeros(model):
     silent = with_values(model, fc1_beta=0, fc1_moving_var=np.inf)
     assert not Embedder(silent, image_shape=TINY_SHAPE).embed(pictures(1)).any()
@@ -302,8 +294,8 @@ def test_verification_measures_with_and_without_flip_in_one_pass(model):
     pairs = pair_set()
     embedder = Embedder(model, image_shape=TINY_SHAPE)
     embedded = []
-    original = embedder.batches
-    embedder.batches = lambda images: original(embedded.append(image) or image for image in images)
+    original = embedder.compute
+    embedder.compute = lambda batch: embedded.extend(batch) or original(batch)
     report = verify(embedder, pairs)
     assert len(embedded) == 16  # each distinct picture once
     places = np.arange(len(pairs.images)).reshape(-1, 2)

@@ -43,7 +43,7 @@ def batch_of(count, seed=0):
 def test_it_computes_unit_embeddings_of_pictures_as_they_are_without_their_mirror_images(tmp_path):
     text = save(tmp_path / "teacher")
     batch = batch_of(11)
-    plain, _ = Embedder.load(text, image_shape=SHAPE, normalize=False, flip=False).compute(batch.data)
+    plain = Embedder.load(text, image_shape=SHAPE, normalize=False, flip=False).compute(batch.data).plain
     found = load(text, batch_size=11)(batch.data)
     np.testing.assert_allclose(found, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
 

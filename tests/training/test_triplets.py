@@ -17,6 +17,7 @@ import train
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
 from denseface.data.loader import PictureReader
+from denseface.data.pictures import as_batch
 from denseface.data.recordio import RecordWriter
 from denseface.data.records import FaceRecords, Property, write_face_records, write_property
 from denseface.models import checkpoint, losses
@@ -426,9 +427,10 @@ def test_resuming_repeats_the_run_that_was_never_stopped(faces, tmp_path, option
 
 def test_training_brings_pictures_of_one_identity_together(faces, tmp_path):
     run = make_run(faces, tmp_path / "model", steps=40, batch_size=24, keep=training.KEEP_NOTHING, verbose=1000)
-    pictures = [run.loader.reader._labeled(key) for key in faces.keys.tolist()]
-    labels = np.array([label for _, label, _ in pictures])
-    data = np.stack([picture for _, _, picture in pictures]).transpose(0, 3, 1, 2).astype(np.float32)
+    with run.loader.reader.cut_ahead(faces.keys, ahead=4) as cuts:
+        pictures = list(cuts)
+    labels = np.array([picture.key.label for picture in pictures])
+    data = as_batch([picture.faces[0].pixels for picture in pictures], SHAPE)
 
     def share_of_nearest():
         """How often the nearest other picture is of the same identity."""

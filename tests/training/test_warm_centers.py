@@ -5,6 +5,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
+from denseface.data.faces import PictureError
 from denseface.data.loader import PictureReader
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.embedding.embedder import Embedder
@@ -89,5 +90,6 @@ def test_a_loss_without_centers_and_a_network_that_computes_no_numbers_are_refus
         warm_centers(triplets, PictureReader(faces, SHAPE), 6)
     learner = make_learner()
     learner.set_parameters({"fc1_bias": np.full(5, np.nan, np.float32)}, {})
-    with pytest.raises(InputError, match=r"^warm_centers: the pretrained network's embeddings are not finite"):
+    with pytest.raises(PictureError, match="check the pretrained network") as caught:
         warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
+    assert caught.value.option == "warm_centers"

@@ -47,8 +47,8 @@ def plainly(folder, embedder):
     for (name, *numbers), (_, template, medium) in zip(words["name_5pts_score"], words["face_tid_mid"]):
         picture = np.asarray(Image.open(folder / "loose_crop" / name))
         face = align(picture, np.float32(numbers[:-1]).reshape(5, 2), TINY_SHAPE[0])
-        plain, mirrored = embedder.compute(face.transpose(2, 0, 1)[None].astype(np.float32))
-        feature = (plain + mirrored)[0].astype(float) * float(np.float32(numbers[-1]))
+        computed = embedder.compute(face.transpose(2, 0, 1)[None].astype(np.float32))
+        feature = computed.summed[0].astype(float) * float(np.float32(numbers[-1]))
         features.setdefault(template, {}).setdefault(medium, []).append(feature)
     fused = {
         template: sum(np.mean(frames, axis=0) for frames in media.values()) for template, media in features.items()
