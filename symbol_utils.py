@@ -4,18 +4,20 @@ The signatures are InsightFace's, so that its network files work with this one. 
 the contract: they decide which checkpoints load.
 """
 
+from __future__ import annotations
+
 from config import config
 
 import mxnet as mx
 
-BN_EPS = 2e-5
+BN_EPS = 2e-5  # InsightFace's, in heads and ResNets; its Linear and Gluon's layers have MXNet's defaults, 1e-3 and 1e-5
 
 SIMPLE_ACTIVATIONS = ("relu", "sigmoid", "tanh", "softrelu", "softsign")
 LEAKY_ACTIVATIONS = ("leaky", "elu", "selu", "gelu", "prelu")  # what MXNet's LeakyReLU does
 
 
 def Conv(**kwargs) -> mx.sym.Symbol:
-    """Convolution, all arguments as in ``mxnet.symbol.Convolution``."""
+    """Convolution, all arguments as in ``mxnet.symbol.Convolution``; InsightFace's network files call it so."""
     return mx.sym.Convolution(**kwargs)
 
 
@@ -53,10 +55,26 @@ def Linear(
     stride: tuple = (1, 1),
     pad: tuple = (0, 0),
     num_group: int = 1,
-    name: "str | None" = None,
+    name: str | None = None,
     suffix: str = "",
 ) -> mx.sym.Symbol:
-    """Convolution without bias and batch normalization without an activation."""
+    """Convolution without bias, and batch normalization, without an activation.
+
+    Parameters
+    ----------
+    data : Symbol
+        (N, C, H, W).
+    num_filter, kernel, stride, pad, num_group
+        As in ``mxnet.symbol.Convolution``.
+    name, suffix : str
+        The nodes are called ``<name><suffix>_conv2d`` and ``<name><suffix>_batchnorm``; without a name "None", as in
+        InsightFace.
+
+    Returns
+    -------
+    Symbol
+        Normalized with MXNet's epsilon of 1e-3, as in InsightFace, not ``BN_EPS``.
+    """
     conv = Conv(
         data=data,
         num_filter=num_filter,
@@ -126,56 +144,60 @@ def get_fc1(last_conv: mx.sym.Symbol, num_classes: int, fc_type: str, input_chan
     return HEADS[fc_type](last_conv, num_classes, input_channel)
 
 
-def _batch_norm(data, name, fix_gamma=False):
+def _batch_norm(data: mx.sym.Symbol, name: str, fix_gamma: bool = False) -> mx.sym.Symbol:
     return mx.sym.BatchNorm(data, name=name, fix_gamma=fix_gamma, eps=BN_EPS, momentum=config.bn_mom)
 
 
-def _embedding(data, emb_size):
+def _embedding(data: mx.sym.Symbol, emb_size: int) -> mx.sym.Symbol:
     """FC - bn, the end of most heads."""
     fc = mx.sym.FullyConnected(data, num_hidden=emb_size, name="pre_fc1")
     return _batch_norm(fc, "fc1", fix_gamma=True)
 
 
-def _global_pool(data, name=None):
-    """Mean over positions: (N, C, h, w) to (N, C)."""
+def _global_pool(data: mx.sym.Symbol, name: str | None = None) -> mx.sym.Symbol:
+    """Mean over positions: (N, C, h, w) to (N, C). MXNet asks for a kernel, and ignores it."""
     return mx.sym.Flatten(mx.sym.Pooling(data, global_pool=True, kernel=(7, 7), pool_type="avg", name=name))
 
 
-def _head_e(body, emb_size, channels):
+# Heads: a body (N, C, h, w), the length of the embedding, and C, to the node ``fc1``.
+
+
+def _head_e(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     return _embedding(mx.sym.Dropout(_batch_norm(body, "bn1"), p=0.4), emb_size)
 
 
-def _head_f(body, emb_size, channels):
+def _head_f(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     dropped = mx.sym.Dropout(_batch_norm(body, "bn1"), p=0.4)
     return mx.sym.FullyConnected(dropped, num_hidden=emb_size, name="fc1")
 
 
-def _head_fc(body, emb_size, channels):
+def _head_fc(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     return _embedding(_batch_norm(body, "bn1"), emb_size)
 
 
-def _head_g(body, emb_size, channels):
+def _head_g(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     return mx.sym.FullyConnected(_batch_norm(body, "bn1"), num_hidden=emb_size, name="fc1")
 
 
-def _head_h(body, emb_size, channels):
+def _head_h(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     return mx.sym.FullyConnected(body, num_hidden=emb_size, name="fc1")
 
 
-def _head_j(body, emb_size, channels):
+def _head_j(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     return _embedding(body, emb_size)
 
 
-def _head_z(body, emb_size, channels):
+def _head_z(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     return mx.sym.Dropout(_batch_norm(body, "bn1"), p=0.4, name="fc1")
 
 
-def _head_gap(body, emb_size, channels):
+def _head_gap(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     activated = Act(_batch_norm(body, "bn1"), act_type=config.net_act, name="relu1")
     return _embedding(_global_pool(activated, "pool1"), emb_size)
 
 
-def _head_gdc(body, emb_size, channels):
+def _head_gdc(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
+    # The one head that has to know the picture's size: its kernel covers all positions.
     height, width, colors = config.get("image_shape", (112, 112, 3))
     try:
         _, shapes, _ = body.infer_shape_partial(data=(1, colors, height, width))
@@ -189,7 +211,7 @@ def _head_gdc(body, emb_size, channels):
     return _embedding(depthwise, emb_size)
 
 
-def _head_gnap(body, emb_size, channels):
+def _head_gnap(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     if emb_size > channels:
         body = Conv(data=body, num_filter=emb_size, kernel=(1, 1), no_bias=True, name="convx")
         body = Act(_batch_norm(body, "convx_bn"), act_type=config.net_act, name="convx_relu")
@@ -202,7 +224,7 @@ def _head_gnap(body, emb_size, channels):
     return _batch_norm(pooled, "fc1", fix_gamma=True)
 
 
-def _head_sfc(body, emb_size, channels):
+def _head_sfc(body: mx.sym.Symbol, emb_size: int, channels: int) -> mx.sym.Symbol:
     body = _batch_norm(body, "bn1")
     body = Conv(
         data=body,

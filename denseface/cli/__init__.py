@@ -26,12 +26,19 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command of ``denseface``; `argv` is its name and its arguments."""
+    return run(_parser(), argv)
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Run a command, and tell of its end as every command does.
 
     Parameters
     ----------
+    parser : ArgumentParser
+        Sets ``run``, a function of the arguments that returns the exit code.
     argv : sequence of str, optional
-        Its name and arguments; by default those of the process.
+        The arguments; by default those of the process.
 
     Returns
     -------
@@ -48,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # for names that are not of its encoding
     logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
     try:
-        args = _parser().parse_args(argv)
+        args = parser.parse_args(argv)
     except (SystemExit, OSError) as end:  # OSError: from printing the help, up to Python 3.10
         try:
             finish_output(0)

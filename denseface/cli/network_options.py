@@ -19,12 +19,13 @@ class Network(NamedTuple):
     input_shape: tuple[int, int, int]
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`load_network` reads."""
+def add_network_options(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add what :func:`load_network` reads; return the group of the options that say which network."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("network", nargs="?", metavar="NETWORK", help="a network of config.py, such as d121")
     which.add_argument("--model", metavar="PREFIX,EPOCH", help="a saved model; PREFIX alone means the newest")
     add_build_options(parser)
+    return which
 
 
 def add_build_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``denseface summary``: the layers of a network, and what they cost."""
+"""``denseface summary``: the stages of a network, or its layers, and what they cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from denseface.cli.options import add_example
 from denseface.report.numbers import abbreviated
 
 if TYPE_CHECKING:
-    from denseface.report.summary import Costs, Layer
+    from denseface.report.summary import Costs, Layer, Summary
 
 logger = logging.getLogger("denseface")
 
@@ -24,20 +24,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "summary",
-        help="list the layers of a network and what they cost",
-        description="List the layers of a network: the shape of their output for one picture, their parameters and "
-        "MACs, and the memory of their output in float32. Then sum these up for each stage (the layers that work on "
-        "pictures of one size) and for the whole network, with states (the moving averages of batch normalization) and "
-        "FLOPs. MACs are multiply-accumulates of convolutions and fully connected layers; papers often call these "
-        "FLOPs. FLOPs are the floating-point operations of all layers in inference; a MAC counts as two.",
+        help="sum up the stages of a network and what they cost",
+        description="Sum up each stage of a network (the layers that work on pictures of one size) and the whole: "
+        "layers, parameters, states (the moving averages of batch normalization), MACs, FLOPs, and the memory of all "
+        "outputs in float32, for one picture. With --layers, list every layer first. MACs are multiply-accumulates of "
+        "convolutions and fully connected layers; papers often call these FLOPs. FLOPs are the floating-point "
+        "operations of all layers in inference; a MAC counts as two.",
     )
     add_network_options(parser)
-    parser.add_argument("--stages", action="store_true", help="only the sums, not the single layers")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    parser.add_argument("--layers", action="store_true", help="every layer, with the shape of its output")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON, those of the layers too")
     add_example(
         parser,
         "denseface summary d121",
-        "denseface summary y1 --size 96 --set net_act=relu --stages",
+        "denseface summary y1 --size 96 --set net_act=relu --layers",
         "denseface summary --model models/d15-arcface-orl/model",
     )
     parser.set_defaults(run=run)
@@ -52,18 +52,23 @@ def run(args: argparse.Namespace) -> int:
     summary = summarize(network.symbol, network.input_shape, network.name)
     if args.json:
         shape = PictureShape.from_nchw((1, *network.input_shape))
-        figures = {"network": network.name, "image_shape": list(shape), **summary.to_dict()}
-        print(json.dumps(figures, indent=2))
+        metrics = {"network": network.name, "image_shape": list(shape), **summary.to_dict()}
+        print(json.dumps(metrics, indent=2))
     else:
-        if not args.stages:
+        if args.layers:
             print_table([("layer", "kind", "output", "params", "MACs", "memory"), *map(_layer_row, summary.layers)])
             print()
-        sums = {**summary.stages, "total": summary.total}
-        rows = [(name, str(costs.layers), *_sums(costs)) for name, costs in sums.items()]
-        print_table([("stage", "layers", *_SUMS), *rows])
+        print_stages(summary)
     for op, names in summary.unknown.items():
         logger.warning("not counted: operator %s, in %s", op, ", ".join(names))
     return OK
+
+
+def print_stages(summary: Summary) -> None:
+    """Print a table of the stages and the total."""
+    sums = {**summary.stages, "total": summary.total}
+    rows = [(name, str(costs.layers), *_sums(costs)) for name, costs in sums.items()]
+    print_table([("stage", "layers", *_SUMS), *rows])
 
 
 def _layer_row(layer: Layer) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.evaluation.influence import tar_intervals
-from denseface.report.plotting import COLORS, MUTED, new_figure
+from denseface.report.plotting import COLORS, MUTED, new_figure, shortened
 from denseface.training.log import TRAINING_COLUMNS, VERIFICATION_COLUMNS, read_rows
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def draw_comparison(networks: Sequence[Measured]) -> Figure:
         panels[f"accuracy on {name}"] = lambda row, name=name: row.accuracies.get(name)
     panels = {title: value for title, value in panels.items() if any(value(row) is not None for row in networks)}
 
-    names = [_shortened(row.name) for row in networks]
+    names = [shortened(row.name) for row in networks]
     rows = math.ceil(len(panels) / 3)
     figure = lay_out(12, rows * (1.1 + 0.36 * len(networks)))
     grid = figure.subplots(rows, 3, squeeze=False, sharey=True).flatten()
@@ -92,7 +92,7 @@ def draw_run(folder: str | Path) -> Figure:
     verification_path = Path(f"{prefix}-verification.csv")
     verification = read_rows(verification_path, VERIFICATION_COLUMNS) if verification_path.exists() else []
     figure = lay_out(10, 9)
-    figure.suptitle(_shortened(prefix, 80), fontsize=11)
+    figure.suptitle(shortened(prefix, 80), fontsize=11)
     curves = ("loss", "accuracy", "learning_rate", "gradient_norm")
     panels = figure.subplot_mosaic([curves[:2], curves[2:], ["verified"] * 2], sharex=True)
     for column in curves:
@@ -206,7 +206,7 @@ def _draw_scores(axes, name, result, color):
     for scores, kind, fill in zip(result.scores, ("genuine: one person", "impostor: two people"), (color, "#bbbbbb")):
         axes.hist(scores, bins, density=True, color=fill, alpha=0.7, label=kind)
     axes.axvline(result.threshold, color="black", linewidth=1, linestyle="--", label="threshold")
-    axes.set_title(f"{_shortened(name, 56)}: AUC {result.auc:.4f}", fontsize=9, loc="left", color=color)
+    axes.set_title(f"{shortened(name, 56)}: AUC {result.auc:.4f}", fontsize=9, loc="left", color=color)
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False)
@@ -232,11 +232,6 @@ def _line(rows, column):
 
 def _cycled(count):
     return [COLORS[index % len(COLORS)] for index in range(count)]
-
-
-def _shortened(name, length=42):
-    """Return the end of a long name, which tells models apart."""
-    return name if len(name) <= length else f"...{name[3 - length :]}"
 
 
 def _three_digits(number):

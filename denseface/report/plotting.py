@@ -60,3 +60,8 @@ def check_format(path: str | Path) -> str:
     if ending not in FORMATS:
         raise InputError(f"{path}: the name must end in {', '.join(FORMATS)}")
     return ending
+
+
+def shortened(name: str, length: int = 42) -> str:
+    """Return the end of a long name, which tells models apart."""
+    return name if len(name) <= length else f"...{name[3 - length :]}"

@@ -165,14 +165,15 @@ def run(capsys, *arguments):
 
 
 def test_summary_of_a_network_by_name(capsys, configured):
-    code, out, err = run(capsys, "summary", "d63", "--size", "32", "--set", "emb_size=16")
+    options = ("d63", "--size", "32", "--set", "emb_size=16")
+    code, out, err = run(capsys, "summary", *options, "--layers")
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert lines[0] == ["layer", "kind", "output", "params", "MACs", "memory"]
     assert lines[3][:8] == ["densenet0_conv0_fwd", "conv", "3x3,", "32", "32x32x32", "864", "885", "k"]  # 864 * 32 * 32
     first_cells = [line[0] for line in lines[lines.index([]) + 1 :]]
     assert first_cells == ["stage", "32x32", "16x16", "8x8", "4x4", "2x2", "head", "total"]
-    _, short, _ = run(capsys, "summary", "d63", "--size", "32", "--set", "emb_size=16", "--stages")
+    _, short, _ = run(capsys, "summary", *options)
     assert out.endswith("\n\n" + short)
 
 
@@ -193,7 +194,7 @@ def test_what_cannot_be_summed_up_is_named(capsys, caplog, tmp_path):
     symbol = mx.sym.FullyConnected(mx.sym.LRN(DATA, nsize=3, name="lrn0"), num_hidden=2, name="fc1")
     parameters = {"fc1_weight": mx.nd.zeros((2, 27)), "fc1_bias": mx.nd.zeros(2)}
     mx.model.save_checkpoint(str(tmp_path / "lrn"), 1, symbol, parameters, {})
-    code, out, _ = run(capsys, "summary", "--model", tmp_path / "lrn", "--size", "3")
+    code, out, _ = run(capsys, "summary", "--model", tmp_path / "lrn", "--size", "3", "--layers")
     assert code == 0
     assert out.splitlines()[1].split() == ["lrn0", "lrn", "3x3x3", "0", "?", "0.000", "MiB"]
     assert "not counted: operator LRN, in lrn0" in caplog.text

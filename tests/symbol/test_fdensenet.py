@@ -1,7 +1,7 @@
 """The DenseNet symbol is InsightFace's: names, shapes and numbers; and what it adds to it holds."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +24,7 @@ from support.helpers import (
 
 import mxnet as mx
 
+ROOT = Path(__file__).parents[2]
 ACTIVATIONS = ["relu", "sigmoid", "tanh", "softrelu", "softsign", "leaky", "elu", "selu", "gelu", "prelu"]
 # In front of a batch normalization a bias moves nothing, and a scale fixed at 1 does not learn.
 WITHOUT_GRADIENT = {"pre_fc1_bias", "fc1_gamma"}
@@ -203,13 +204,44 @@ def test_symbol_survives_json(build):
     np.testing.assert_array_equal(output(again, data), output(symbol, data))
 
 
-def test_the_file_run_as_a_program_summarizes_densenet_121(tmp_path):
-    root = Path(__file__).parents[2]
-    program = [sys.executable, str(root / "symbol" / "fdensenet.py"), "--json"]
-    command = [sys.executable, "-m", "denseface", "summary", "d121", "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    one, other = (
-        subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        for line in (program, command)
-    )
-    assert one.stdout == other.stdout and '"total"' in one.stdout
+@pytest.fixture
+def program(tmp_path):
+    """Run symbol/fdensenet.py in an empty folder."""
+
+    def run(*arguments):
+        command = [sys.executable, str(ROOT / "symbol" / "fdensenet.py"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    return run
+
+
+def test_the_file_run_as_a_program_draws_densenet_121(program, tmp_path):
+    done = program("--set", "net_act=relu", "--set", "net_output=GAP")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines[1:]] == [
+        "112x112", "56x56", "28x28", "14x14", "7x7", "head", "total", "d121.png",
+    ]  # fmt: skip
+    assert "7,474,048" in lines[-2]
+    assert (tmp_path / "d121.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_program_has_a_help_of_its_own(program):
+    assert program("-h").stdout.startswith("usage: python symbol/fdensenet.py")
+
+
+def test_the_program_answers_a_wrong_network_in_one_line(program):
+    done = program("d122")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "'d122'" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_alone_in_another_tree_the_program_names_the_package_that_draws(tmp_path):
+    (tmp_path / "symbol").mkdir()
+    shutil.copy(ROOT / "symbol" / "fdensenet.py", tmp_path / "symbol")
+    done = subprocess.run(
+        [sys.executable, "-S", "symbol/fdensenet.py"],  # -S: without installed packages
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "install the package denseface" in done.stderr
+    assert done.stderr.count("\n") == 1
