@@ -157,7 +157,8 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
     roc.legend(fontsize=8, frameon=False, loc="lower right")
     det.set_title("DET: errors of both kinds, on axes of normal scores", fontsize=10, loc="left")
     set_det_axes(det, "false match rate", "false non-match rate")
-    reliability.set_title("probability said (across) and true share (up), other people", fontsize=9, loc="left")
+    reliability.set(xlabel="stated probability of one person", ylabel="share of genuine pairs")
+    reliability.set_title("reliability, on people left out of the fit", fontsize=9, loc="left")
     reliability.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
     for axes in (roc, det, reliability):
         axes.grid(color="#dddddd", linewidth=0.6)

@@ -156,6 +156,7 @@ def test_roc_det_scores_and_probabilities():
     misses = [NormalDist().cdf(miss) for miss in det.lines[0].get_ydata()]
     assert np.allclose(sorted(set(np.round(misses, 9))), [1 / 3])  # no rate of 0 or 1 has a place on these axes
     assert list(reliability.lines[-1].get_xdata()) == [0, 1]
+    assert reliability.get_xlabel() and reliability.get_ylabel()
     titles = [axes.get_title(loc="left") for axes in histograms]
     assert titles == [f"{name}: AUC {result.auc:.4f}" for name in ("new", "old")]
     genuine = [bar for bar in histograms[0].patches[:49] if bar.get_height()]
