@@ -15,9 +15,6 @@ import denseface  # noqa: F401  makes MXNet importable
 from bench import (
     centers,
     commands,
-    fisherfaces,
-    growth,
-    identities,
     inference,
     loader,
     machine,
@@ -29,7 +26,6 @@ from bench.model import macs_of, make_model
 from bench.race import Contender, race
 
 _PARTS = ("inference", "latency", "training", "loader", "embed", "search", "start", "centers")
-_ALONE = ("growth", "identities", "fisherfaces")  # each has its own results, and runs only if named, alone
 _DENSE = ("d63", "d121", "d161", "d169", "d201")
 _NETWORKS = (*_DENSE, "r50", "y1")  # the last two in training and embed only
 _ACTIVATIONS = ("relu", "prelu")
@@ -49,12 +45,6 @@ class _Race(NamedTuple):
 def main() -> None:
     """Run the parts that were named."""
     args = _arguments()
-    if args.parts == ["growth"]:
-        return growth.measure(args.rounds, args.out, _say)
-    if args.parts == ["fisherfaces"]:
-        return fisherfaces.measure(args.out, _say)
-    if args.parts == ["identities"]:
-        return identities.measure(args.network[0], args.training_batch, args.rounds, args.out, _say)
     results = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "machine": machine.describe(),
@@ -122,7 +112,7 @@ def _say(line):
 
 def _arguments():
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    what = f"what to measure: {', '.join(_PARTS)} (default: all), or alone {' or '.join(_ALONE)}"
+    what = f"what to measure: {', '.join(_PARTS)} (default: all)"
     parser.add_argument("parts", nargs="*", metavar="PART", help=what)
     parser.add_argument("--network", nargs="+", default=("d121", "d63"), choices=_NETWORKS, help="default: d121 d63")
     parser.add_argument("--activations", nargs="+", default=_ACTIVATIONS, choices=_ACTIVATIONS, help="default: both")
@@ -132,10 +122,9 @@ def _arguments():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     args = parser.parse_args()
     args.parts = args.parts or _PARTS
-    unknown = set(args.parts) - set(_PARTS) if tuple(args.parts) not in zip(_ALONE) else ()
+    unknown = set(args.parts) - set(_PARTS)
     if unknown:
-        known = f"{', '.join(_PARTS)}; and alone {', '.join(_ALONE)}"
-        parser.error(f"there is no part {', '.join(unknown)}; there are {known}")
+        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(_PARTS)}")
     return args
 
 

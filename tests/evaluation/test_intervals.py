@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from bench import coverage
 from denseface.core.errors import InputError
 from denseface.evaluation.influence import METRICS, compare, measure_intervals, order_people, tar_intervals
 from denseface.evaluation.intervals import SharedPeople, clopper_pearson, difference_interval, t_quantile, wilson
 from denseface.evaluation.metrics import score_pairs
 from denseface.evaluation.people import find_people
+from research import coverage
 
 
 def a_set(seed=0, people=12, pictures=4):

@@ -1,4 +1,4 @@
-"""``python -m bench.audit``: plant faults in a folder of aligned faces, and measure how many the audit finds.
+"""``python -m research.audit``: plant faults in a folder of aligned faces, and measure how many the audit finds.
 
 Planted are duplicates of one picture in twenty, encoded again; one person in eight split into two folders; as many
 folders of two people each; wrong labels of one picture in ten; and as many pictures that are no face as a fortieth of
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from bench.recipes import DEMO, train, trained_model, verified
+from research.recipes import DEMO, train, trained_model, verified
 
 DUPLICATES, WRONG, NO_FACES = 0.05, 0.1, 0.025  # shares of all pictures
 GROUPS = 0.125  # of all people
@@ -155,7 +155,7 @@ def _no_face(seed):
 
 
 def _arguments():
-    parser = argparse.ArgumentParser(prog="python -m bench.audit", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m research.audit", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True, metavar="PREFIX,EPOCH")
     parser.add_argument(
         "--people", required=True, type=Path, metavar="DIR", help="aligned faces, one folder per person"

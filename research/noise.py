@@ -1,6 +1,6 @@
 """What losses for bad data are worth on the demo's people, some of whose pictures have a wrong label or lose detail.
 
-    python -m bench.noise --seeds 0 1 2
+    python -m research.noise --seeds 0 1 2
 
 trains each loss with ``train.py`` on sets with 20 % and 40 % of the labels exchanged, and on one with half of the
 pictures degraded, and measures on people held out. It also compares the pictures that ``denseface dataset drop`` leaves
@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.degraded import degrade, degrade_set
-from bench.recipes import aligned_set, train, trained_model
 from denseface.data.records import FaceRecords, write_face_records
+from research.degraded import degrade, degrade_set
+from research.recipes import aligned_set, train, trained_model
 
 _ROOT = Path(__file__).parents[1]
 # A small network on small pictures, because there are many runs; otherwise the recipe of the demo.
 _FLAGS = (
-    "--network light --networks bench/light/networks.json --symbol-path bench/light --dataset orl "
+    "--network light --networks research/networks/networks.json --symbol-path research/networks --dataset orl "
     "--lr-schedule cosine --lr 0.05 --max-steps 600 --verbose 600 "
     "--set emb_size=128 --set image_shape=32,32,3 --set data_cutoff=12"
 )
@@ -167,7 +167,7 @@ def _text(row):
 
 
 def _arguments():
-    parser = argparse.ArgumentParser(prog="python -m bench.noise", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m research.noise", description=__doc__.partition("\n")[0])
     parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=_KINDS, help="sets to train on (default: all)")
     parser.add_argument("--losses", nargs="+", choices=_LOSSES, default=[*_LOSSES], help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")

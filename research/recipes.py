@@ -1,6 +1,6 @@
 """What a way of training is worth on the demo's people: each recipe, with several seeds, measured on people held out.
 
-    python -m bench.recipes demo --holdout 31-40 --seeds 0 1 2
+    python -m research.recipes demo --holdout 31-40 --seeds 0 1 2
 
 trains with ``train.py`` and measures with ``denseface verify``, in processes of their own. A run that was measured
 before is not repeated, and one that was interrupted goes on.
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.degraded import degrade_set
+from research.degraded import degrade_set
 
 _ROOT = Path(__file__).parents[1]
 _COLUMNS = ("balanced accuracy", "TAR at FAR 1e-2", "TAR at FAR 1e-3")
@@ -135,7 +135,7 @@ def _figures(values):
 
 
 def _arguments():
-    parser = argparse.ArgumentParser(prog="python -m bench.recipes", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m research.recipes", description=__doc__.partition("\n")[0])
     parser.add_argument("recipes", nargs="+", choices=RECIPES, metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--holdout", default="31-40", help="people held out, as of dataset orl (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")

@@ -1,4 +1,6 @@
-"""Fisherfaces on the demo's aligned faces, tuned as its network was: on splits of people 1-30, then measured on 31-40.
+"""``python -m research.fisherfaces``: Fisherfaces on the demo's faces, tuned as its network was.
+
+On splits of people 1-30, then measured on 31-40.
 
 Principal components of the pictures, then linear discriminant analysis of the people with a shrunk within-class
 covariance; an embedding is the projection of the picture plus that of its mirror image.
@@ -12,8 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +43,8 @@ class Metrics(NamedTuple):
     tar_3: float
 
 
-def measure(folder: Path, say: Callable[[str], None]) -> None:
-    """Write ``fisherfaces.json``: the best setting on the splits, and its metrics on the people held out."""
+def main() -> None:
+    """Print the metrics of each way to prepare pictures, then the best setting on people held out, as JSON."""
     rows = []
     aligned = align_faces()
     for side, contrast in itertools.product(SIDES, CONTRASTS):
@@ -52,14 +53,12 @@ def measure(folder: Path, say: Callable[[str], None]) -> None:
         for setting in found[0]:
             means = Metrics(*np.mean([metrics[setting] for metrics in found if setting in metrics], axis=0))
             rows.append((side, contrast, *setting, means))
-        say(f"{side} x {side}, {contrast}: {max(row[-1] for row in rows if row[:2] == (side, contrast))}")
+        print(f"{side} x {side}, {contrast}: {max(row[-1] for row in rows if row[:2] == (side, contrast))}", flush=True)
     side, contrast, components, shrinkage, on_splits = max(rows, key=lambda row: row[-1].balanced_accuracy)
     held_out = grid(prepare(aligned, side, contrast), TRAINING, HELD_OUT)[components, shrinkage]
     setting = {"side": side, "contrast": contrast, "components": components, "shrinkage": shrinkage}
     result = {"setting": setting, "splits": on_splits._asdict(), "held out": held_out._asdict()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "fisherfaces.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(json.dumps(result))
+    print(json.dumps(result))
 
 
 def align_faces() -> list[Image.Image]:
@@ -140,3 +139,7 @@ def discriminants(vectors: np.ndarray, labels: np.ndarray, shrinkage: float) -> 
     whitening = directions / np.sqrt(variances)
     _, between = np.linalg.eigh(whitening.T @ means.T @ means @ whitening)
     return whitening @ between[:, : -len(means) : -1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""``python -m bench.identification``: identify people with 1, 2 and 5 pictures enrolled, among people who are not.
+"""``python -m research.identification``: identify people with 1, 2 and 5 pictures enrolled, among people who are not.
 
 Half of the people are enrolled, with that many pictures each; their other pictures are mated searches, and all pictures
 of the other half are searches for unknown people. Who and which is drawn anew for every seed.
@@ -82,7 +82,7 @@ def _embed(model, people, out):
 
 
 def _arguments():
-    parser = argparse.ArgumentParser(prog="python -m bench.identification", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m research.identification", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True, metavar="PREFIX,EPOCH")
     parser.add_argument("--people", required=True, metavar="DIR", help="aligned faces, one folder per person")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")

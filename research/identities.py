@@ -1,7 +1,11 @@
-"""What a training step costs as the identities grow: the full layer, and Partial FC with a share of them."""
+"""``python -m research.identities``: what a training step costs as the identities grow.
+
+The full layer, and Partial FC with a share of the classes.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import sys
@@ -24,11 +28,13 @@ _COPIES = 5  # of the bound rows: weights, gradients and momenta, and unit vecto
 _LIMIT = 8e9  # bytes, shown in the chart
 
 
-def measure(network: str, batch_size: int, rounds: int, folder: Path, say: Callable[[str], None]) -> None:
+def main() -> None:
     """Write ``identities.json`` and ``identities.png``.
 
-    One process at a time, because together they would not fit into memory.  What needs more than is free is left out.
+    One process at a time, because together they would not fit into memory. What needs more than is free is left out.
     """
+    args = _arguments()
+    network, batch_size, rounds, folder = args.network, args.batch, args.rounds, args.out
     rows = []
     for count in COUNTS:
         for rate in RATES:
@@ -36,14 +42,14 @@ def measure(network: str, batch_size: int, rounds: int, folder: Path, say: Calla
             contender = Contender(f"{count} identities, rate {rate}", steps, (network, batch_size, count, rate))
             needed, free = _memory(count, rate), _free_memory()
             if needed > free:
-                say(f"left out: {contender.name}: about {needed / 1e9:.0f} GB, but {free / 1e9:.0f} GB are free")
+                print(f"left out: {contender.name}: about {needed / 1e9:.0f} GB, but {free / 1e9:.0f} GB are free")
                 continue
-            for result in race([contender], rounds, say):
+            for result in race([contender], rounds, print):
                 row.update({key: result[key] for key in ("seconds", "fastest", "processor_seconds", "peak_memory")})
-                say(f"{contender.name}: {row['processor_seconds']:.2f} s, {row['peak_memory'] / 1e9:.2f} GB")
+                print(f"{contender.name}: {row['processor_seconds']:.2f} s, {row['peak_memory'] / 1e9:.2f} GB")
                 rows.append(row)
     results = {
-        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "research.identities", *sys.argv[1:]]),
         "network": f"{network}, relu, embeddings of {_EMBEDDING} values, ArcFace",
         "batch": batch_size,
         "rounds": rounds,
@@ -53,7 +59,7 @@ def measure(network: str, batch_size: int, rounds: int, folder: Path, say: Calla
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "identities.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     save_figure(draw(results), folder / "identities.png")
-    say(str(folder / "identities.png"))
+    print(folder / "identities.png")
 
 
 def steps(network: str, batch_size: int, num_classes: int, rate: float) -> Callable[[], np.ndarray]:
@@ -136,3 +142,16 @@ def _memory(count, rate):
 
 def _free_memory():
     return int(machine.field("/proc/meminfo", "MemAvailable").split()[0]) * 1024
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(prog="python -m research.identities", description=__doc__.partition("\n")[0])
+    parser.add_argument("--network", default="d63", help="default: %(default)s")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures per step (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="steps per number (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

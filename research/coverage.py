@@ -1,4 +1,4 @@
-"""``python -m bench.coverage``: how often 95 % intervals contain the true rate, on simulated scores.
+"""``python -m research.coverage``: how often 95 % intervals contain the true rate, on simulated scores.
 
 The intervals are those of verification, and those of a bootstrap over pairs. Scores are normal. Those of a genuine pair
 share a part with all pairs of the person and another with all pairs of each picture; those of an impostor pair share
