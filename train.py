@@ -12,7 +12,7 @@ import sys
 
 from denseface._compat import check_environment
 from denseface.core import signals
-from denseface.core.streams import prepare_streams
+from denseface.core.streams import log_to, prepare_streams
 
 if __name__ == "__main__":
     signals.use_default_sigint()
@@ -58,7 +58,7 @@ MAX_CONFIG = 1 << 20  # bytes of a saved configuration
 
 
 def main(argv: list[str] | None = None) -> int:
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout, "%(message)s")
     logger.setLevel(logging.INFO)
     try:
         with signals.raise_on_signals():

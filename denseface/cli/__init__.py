@@ -9,15 +9,14 @@ import argparse
 import contextlib
 import importlib
 import io
-import logging
 import sys
 from collections.abc import Sequence
 
 from denseface import __version__
-from denseface.cli.console import FAILED, report_error
+from denseface.cli.console import FAILED, report_error, report_interrupt
 from denseface.core import signals
 from denseface.core.errors import InputError
-from denseface.core.streams import drop_output, finish_output
+from denseface.core.streams import drop_output, finish_output, log_to
 
 COMMANDS = (
     "dataset", "detect", "verify", "identify", "match", "embed", "gallery", "search", "cluster", "export", "summary",
@@ -53,7 +52,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # none if it was closed
             stream.reconfigure(errors="backslashreplace")  # for names that are not of its encoding
-    logging.basicConfig(format="denseface: %(levelname)s: %(message)s")
+    log_to(sys.stderr, "denseface: %(levelname)s: %(message)s")
     try:
         args = parser.parse_args(argv)
     except (SystemExit, OSError) as end:  # OSError: from printing the help, up to Python 3.10
@@ -77,7 +76,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
             finish_output(FAILED)
         return FAILED
     except signals.Interrupted as error:
-        print("denseface:", error, file=sys.stderr)
+        report_interrupt(error)
         return error.exit_code
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_json, print_line
 from denseface.cli.options import add_example, positive
 from denseface.core.errors import InputError
 
@@ -66,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
         with replacing(args.sheet) as file:
             sheet_of_groups(rows).save(file, "PNG")
     if args.json:
-        print(json.dumps({"faces": len(groups), "groups": count, "alone": alone}))
+        print_json({"faces": len(groups), "groups": count, "alone": alone})
     else:
-        print(f"{args.out}: {counted(len(groups), 'face')} in {counted(count, 'group')}, {alone} in none")
+        print_line(f"{args.out}: {counted(len(groups), 'face')} in {counted(count, 'group')}, {alone} in none")
     return OK
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from denseface.cli.console import OK, print_table
+from denseface.cli.console import OK, print_json, print_table
 from denseface.cli.network_options import add_build_options, network_by_name, network_of_model
 from denseface.cli.options import add_example
 from denseface.core.errors import InputError
@@ -40,8 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure the networks one after the other."""
-    from tqdm import tqdm
-
+    from denseface.core.progress_bar import ProgressBar
     from denseface.report.comparison import measure
     from denseface.report.plotting import check_drawable, save_figure
 
@@ -56,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     accuracies = [{} for _ in networks] + [_accuracies(model.name, args) for model in models]
     rows = [
         measure(network.symbol, network.input_shape, network.name, training=not args.no_training, accuracies=known)
-        for network, known in tqdm(
-            list(zip([*networks, *models], accuracies)), "comparing", unit="network", leave=False, disable=None
+        for network, known in ProgressBar(
+            list(zip([*networks, *models], accuracies)), "comparing", unit="network", leave=False
         )
     ]
     if args.out:
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
         save_figure(draw_comparison(rows), args.out)
     if args.json:
-        print(json.dumps([row.to_dict() for row in rows], indent=2))
+        print_json([row.to_dict() for row in rows])
     else:
         print_table(_table(rows))
     return OK

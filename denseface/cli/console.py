@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,9 +21,24 @@ def report_error(error: Exception) -> None:
     print("denseface: error:", describe(error), file=sys.stderr)
 
 
+def report_interrupt(error: BaseException) -> None:
+    """Print which signal ended the command, on stderr."""
+    print("denseface:", error, file=sys.stderr)
+
+
 def report_warning(message: str) -> None:
     """Print a warning as one line on stderr."""
     print("denseface: warning:", printable(message), file=sys.stderr)
+
+
+def print_line(text: str = "") -> None:
+    """Print one line, names from files escaped."""
+    print(printable(text))
+
+
+def print_json(content: object) -> None:
+    """Print a JSON value."""
+    print(json.dumps(content, indent=2))
 
 
 def print_table(lines: Sequence[Sequence[str]]) -> None:

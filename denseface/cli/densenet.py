@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from denseface import cli
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_line
 from denseface.cli.network_options import add_build_options, network_by_name
 from denseface.cli.options import add_example
 from denseface.cli.plot import draw
@@ -36,5 +36,5 @@ def main() -> int:
 def _run(args):
     out = args.out or f"{args.network}.png"
     print_stages(draw(network_by_name(args.network, args), out, args.graph))
-    print(out)
+    print_line(out)
     return OK

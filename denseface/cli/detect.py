@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import FAILED, OK
+from denseface.cli.console import FAILED, OK, print_line
 from denseface.cli.dataset.faces import add_processes
 from denseface.cli.options import add_example, add_limits, load_limits
 from denseface.core.text import counted
@@ -51,16 +51,16 @@ def run(args: argparse.Namespace) -> int:
         said.append(f"{counted(counts.taken_over, 'picture')} done by an earlier run")
     if counts.without:
         said.append(f"{counted(counts.without, 'picture')} without a face")
-    print(f"{args.out}: {', '.join(said)}")
+    print_line(f"{args.out}: {', '.join(said)}")
     if args.sheet and counts.faces:
         _write_sheet(args.out, args.sheet)
     return FAILED if counts.without else OK
 
 
 def _bar(total):
-    from tqdm import tqdm
+    from denseface.core.progress_bar import ProgressBar
 
-    return tqdm(total=total, unit="picture", disable=None)
+    return ProgressBar(total=total, unit="picture")
 
 
 def _write_sheet(path, out):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import FAILED, OK
+from denseface.cli.console import FAILED, OK, print_line
 from denseface.cli.options import (
     add_example,
     add_face_options,
@@ -55,9 +55,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed all pictures of the paths."""
-    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from denseface.core.progress_bar import ProgressBar
     from denseface.data.sources import Sources
     from denseface.galleries.bulk import embed_all
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
         part = args.part and args.part.of(sources, embedder.batch_size)
         total = part.size if part else len(sources)
-        with tqdm(total=total, unit="picture", disable=None) as bar, logging_redirect_tqdm():
+        with ProgressBar(total=total, unit="picture") as bar, logging_redirect_tqdm():
             counts = embed_all(embedder, sources, args.out, part=part, strict=args.strict, on_progress=bar.update)
     said = [f"{counted(counts.embedded, 'embedding')} of {embedder.emb_size} values"]
     if counts.taken_over:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         said.append(f"{counted(counts.several, 'picture')} of several faces; the {args.face or 'largest'} was taken")
     if sources.left_out:
         said.append(f"{counted(len(sources.left_out), 'file')} left out, not pictures: {listed(sources.left_out)}")
-    print(f"{args.out}: {', '.join(said)}")
+    print_line(f"{args.out}: {', '.join(said)}")
     return FAILED if counts.skipped else OK
 
 

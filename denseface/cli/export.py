@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_json, print_line
 from denseface.cli.options import add_example, add_scaling, batch_size, given_scaling, image_size
 from denseface.core.text import counted
 
@@ -51,16 +50,16 @@ def run(args: argparse.Namespace) -> int:
     """Export the model."""
     written = _export_int8(args) if args.int8 else _export(args, args.out)
     if args.json:
-        print(json.dumps(written, indent=2))
+        print_json(written)
         return OK
-    print(
+    print_line(
         f"{args.out}: {counted(written['nodes'], 'node')}, opset {written['opset']}; ONNX Runtime differs from MXNet "
         f"by at most {written['largest_difference']:.1e} of the largest value"
     )
     if written["not_for_insightface"]:
-        print(f"not for the insightface package: {written['not_for_insightface']}")
+        print_line(f"not for the insightface package: {written['not_for_insightface']}")
     if args.int8:
-        print(f"int8: the cosine of its embeddings with those of float32 is at least {written['int8_cosine']:.5f}")
+        print_line(f"int8: the cosine of its embeddings with those of float32 is at least {written['int8_cosine']:.5f}")
     return OK
 
 

@@ -69,8 +69,7 @@ def embed_pictures(
     cut : callable, optional
         Cuts the faces out of a picture; by default as the embedder does.
     """
-    from tqdm import tqdm
-
+    from denseface.core.progress_bar import ProgressBar
     from denseface.data.faces import cut_ahead, cut_source, usable
     from denseface.data.sources import Source
 
@@ -84,7 +83,7 @@ def embed_pictures(
         report_error(InputError(face.message))
 
     cutting = cut_ahead(cut, map(Source.of_file, pictures), ahead=2 * embedder.batch_size)
-    with cutting as cuts, tqdm(cuts, total=len(pictures), unit="picture", disable=None) as bar:
+    with cutting as cuts, ProgressBar(cuts, total=len(pictures), unit="picture") as bar:
         names, rows = _embed(embedder, usable(_warned(bar, args), report))
     return EmbeddedFaces(names, rows, num_failures)
 

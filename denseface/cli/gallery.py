@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_line
 from denseface.cli.options import add_example
 from denseface.core.text import counted
 
@@ -31,11 +31,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge the parts."""
-    from tqdm import tqdm
-
+    from denseface.core.progress_bar import ProgressBar
     from denseface.galleries.parts import merge
 
-    with tqdm(unit="embedding", disable=None) as bar:
+    with ProgressBar(unit="embedding") as bar:
         count, emb_size = merge(args.parts, args.out, bar.update)
-    print(f"{args.out}: {counted(count, 'embedding')} of {emb_size} values, {counted(len(args.parts), 'part')}")
+    print_line(f"{args.out}: {counted(count, 'embedding')} of {emb_size} values, {counted(len(args.parts), 'part')}")
     return OK

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import tempfile
 from pathlib import Path
 
-from denseface.cli.console import OK, print_table, report_warning
+from denseface.cli.console import OK, print_json, print_line, print_table, report_warning
 from denseface.cli.options import (
     add_example,
     add_face_options,
@@ -60,8 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search for all probes."""
-    from tqdm import tqdm
-
+    from denseface.core.progress_bar import ProgressBar
     from denseface.report.plotting import check_drawable, save_figure
     from denseface.verification.identification import identify
 
@@ -70,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as opened:
         gallery, probes, unknown = _open(args, Path(opened.enter_context(tempfile.TemporaryDirectory())))
         total = len(probes) + (len(unknown) if unknown else 0)
-        with tqdm(total=total, desc="searching", unit="probe", leave=False, disable=None) as bar:
+        with ProgressBar(total=total, desc="searching", unit="probe", leave=False) as bar:
             searches = identify(gallery, probes, unknown, fusion=args.fuse, on_progress=bar.update)
     if searches.num_enrolled:
         report_warning(
@@ -83,17 +81,16 @@ def run(args: argparse.Namespace) -> int:
 
         save_figure(draw_searches(searches, open_set), args.out)
     if args.json:
-        print(json.dumps(_content(searches, open_set, args), indent=2))
+        print_json(_content(searches, open_set, args))
     else:
-        print(f"enrolled: {searches.num_people} people with {searches.num_pictures} pictures")
+        print_line(f"enrolled: {searches.num_people} people with {searches.num_pictures} pictures")
         print_table(_rows(searches, open_set, args))
     return OK
 
 
 def _open(args, folder):
     """Open the three files of embeddings; folders are embedded into files in a folder for the time being."""
-    from tqdm import tqdm
-
+    from denseface.core.progress_bar import ProgressBar
     from denseface.data.sources import Sources
     from denseface.galleries.bulk import embed_all
     from denseface.galleries.gallery import Gallery
@@ -108,7 +105,7 @@ def _open(args, folder):
         for name in paths.keys() - ready.keys():
             with Sources([paths[name]]) as sources:
                 out = folder / f"{name}.npz"
-                with tqdm(total=len(sources), desc=name, unit="picture", leave=False, disable=None) as bar:
+                with ProgressBar(total=len(sources), desc=name, unit="picture", leave=False) as bar:
                     embed_all(embedder, sources, out, on_progress=bar.update)
             ready[name] = Gallery(out)
     return ready["gallery"], ready["probes"], ready.get("unknown")

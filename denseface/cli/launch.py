@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_line
 from denseface.cli.options import add_example, positive
 from denseface.core.errors import InputError
 
@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
     processes = launcher.plan(command, args.workers, args.servers, hosts, args.arrival_timeout, args.root, args.port)
     if args.dry_run:
         for process in processes:
-            print(shlex.join(process.arguments()))
+            print_line(shlex.join(process.arguments()))
         return OK
     return launcher.run(processes)

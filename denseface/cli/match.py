@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
-from denseface.cli.console import FAILED, OK, report_warning
+from denseface.cli.console import FAILED, OK, print_json, print_line, report_warning
 from denseface.cli.faces import embed_picture, embed_pictures
 from denseface.cli.options import (
     add_example,
@@ -88,15 +87,15 @@ def run(args: argparse.Namespace) -> int:
         content = {"same": same, "score": score, "threshold": found.value, "threshold_of": found.name}
         content.update(fuse=fusion, pictures=sizes)
         certainty = {"probability": probability, "false_match_rate": found.fmr, "interval": found.fmr_interval}
-        print(json.dumps({**content, **certainty}, indent=2))
+        print_json({**content, **certainty})
         return code
     verdict = "same person" if same else "different persons"
     fused = f" ({fusion} of {' and '.join(counted(size, 'picture') for size in sizes)})" if fusion else ""
     of_set = f" ({printable(found.name)})" if found.name else ""
-    print(f"{verdict}: score {score:.4f}{fused}, threshold {found.value:.4f}{of_set}")
+    print_line(f"{verdict}: score {score:.4f}{fused}, threshold {found.value:.4f}{of_set}")
     if found.fmr_interval:
         low, high = found.fmr_interval
-        print(
+        print_line(
             f"probability of one person {probability:.4f} if it was {args.prior:g} before; false match rate of the "
             f"threshold {found.fmr:.4f} ({low:.4f}-{high:.4f}){'; both measured without folders' if fusion else ''}"
         )

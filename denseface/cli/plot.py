@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_line
 from denseface.cli.network_options import Network, add_network_options, load_network
 from denseface.cli.options import add_example
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         _draw_reuse(args.reuse, args.out)
     else:
         draw(load_network(args), args.out, args.graph)
-    print(args.out)
+    print_line(args.out)
     return OK
 
 

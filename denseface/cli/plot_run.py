@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_line
 from denseface.cli.options import add_example
 
 
@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
 
     check_format(args.out)
     save_figure(draw_run(args.folder), args.out)
-    print(args.out)
+    print_line(args.out)
     return OK

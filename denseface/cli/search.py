@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from functools import partial
 
-from denseface.cli.console import FAILED, OK, print_table
+from denseface.cli.console import FAILED, OK, print_json, print_table
 from denseface.cli.faces import embed_pictures
 from denseface.cli.options import (
     add_example,
@@ -114,7 +113,7 @@ def _print(found, args):
         content = [
             {"picture": picture, "found": [match._asdict() for match in matches]} for picture, matches in found.items()
         ]
-        print(json.dumps(content, indent=2))
+        print_json(content)
     else:
         rows = [("picture", "rank", "score", "person" if args.fuse else "name")]
         for picture, matches in found.items():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from typing import TYPE_CHECKING
 
-from denseface.cli.console import OK, print_table
+from denseface.cli.console import OK, print_json, print_line, print_table
 from denseface.cli.network_options import add_network_options, load_network
 from denseface.cli.options import add_example
 from denseface.report.numbers import abbreviated
@@ -53,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         shape = PictureShape.from_nchw((1, *network.input_shape))
         metrics = {"network": network.name, "image_shape": list(shape), **summary.to_dict()}
-        print(json.dumps(metrics, indent=2))
+        print_json(metrics)
     else:
         if args.layers:
             print_table([("layer", "kind", "output", "params", "MACs", "memory"), *map(_layer_row, summary.layers)])
-            print()
+            print_line()
         print_stages(summary)
     for op, names in summary.unknown.items():
         logger.warning("not counted: operator %s, in %s", op, ", ".join(names))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import logging
 import os
 
-from denseface.cli.console import FAILED, OK, print_table, report_error
+from denseface.cli.console import FAILED, OK, print_json, print_line, print_table, report_error
 from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder, positive
 from denseface.core.errors import InputError
 
@@ -93,19 +92,19 @@ def run(args: argparse.Namespace) -> int:
     first = next(iter(measured))
     if args.json:
         content = [_content(name, reports, measured[first]) for name, reports in measured.items()]
-        print(json.dumps(content if args.against else content[0], indent=2))
+        print_json(content if args.against else content[0])
     else:
         for name, reports in measured.items():
             for report in reports.values():
-                print(f"{report.name}, {name}" if args.against else report.name)
+                print_line(f"{report.name}, {name}" if args.against else report.name)
                 print_table(_rows(report, reports.values()))
-                print(f"intervals for {report.shared.count} people, {report.people.source}")
+                print_line(f"intervals for {report.shared.count} people, {report.people.source}")
                 for column, group_of in groups.items():
-                    print(f"{report.name}, by {column}")
+                    print_line(f"{report.name}, by {column}")
                     print_table(_grouped(report, group_of))
         for path, name in itertools.product(args.sets, list(measured)[1:]):
             if path in measured[first] and path in measured[name]:
-                print(f"{measured[name][path].name}, {first} minus {name}")
+                print_line(f"{measured[name][path].name}, {first} minus {name}")
                 print_table(_compared(measured[first][path], measured[name][path]))
     if args.out and any(measured.values()):
         _draw(measured, args.out)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+from denseface.core.text import printable
 
 
 def prepare_streams(outlive: bool = False) -> None:
@@ -58,6 +61,22 @@ def drop_output() -> None:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stdout.flush()  # a failure that the stream remembers
+
+
+def log_to(stream: TextIO, form: str) -> None:
+    """Print what is logged, one line per record, without control characters that names of files may contain."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_PrintableFormatter(form))
+    logging.basicConfig(handlers=[handler])
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Escapes what must not reach a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name in logging
+        """Format a record as one line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 class _Stream:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from denseface.core.errors import InputError
+from denseface.core.progress_bar import ProgressBar
 from denseface.data.cropping import Cropper
 from denseface.data.detection import load_detector
 from denseface.data.pairs import write_pairs
@@ -192,7 +192,7 @@ def _align(root: Path, files: list[str], size: int, quality: int, crop: Cropper,
     """Return the aligned face of each file, as a JPEG."""
     faces = encode_faces(root, files, size, quality, crop, processes)
     payloads = {}
-    for face in tqdm(faces, "aligning", len(files), unit="picture", leave=False, disable=None):
+    for face in ProgressBar(faces, "aligning", len(files), unit="picture", leave=False):
         if face.payload is None:
             raise InputError(f"{root / face.file}: {face.reason}")
         payloads[face.file] = face.payload

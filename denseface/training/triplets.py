@@ -14,10 +14,10 @@ from collections.abc import Generator, Iterator
 from typing import Callable, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from denseface.core.errors import InputError
 from denseface.core.parallel import ordered_map
+from denseface.core.progress_bar import ProgressBar
 from denseface.core.vectors import normalize
 from denseface.data.augment import Augmentation
 from denseface.data.faces import check_finite, compute_batches, usable
@@ -342,7 +342,7 @@ class TripletLoader:
     def _embed_keys(self, bag: int, drawn: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
         """Return key, class and embedding of the readable ones of these pictures."""
         embedded: list[tuple[int, int, np.ndarray]] = []
-        bar = tqdm(total=len(drawn), desc=f"bag {bag}", unit="picture", leave=False, disable=None)
+        bar = ProgressBar(total=len(drawn), desc=f"bag {bag}", unit="picture", leave=False)
         with self.reader.cut_ahead(drawn, ahead=2 * self.batch_size) as pictures, bar:
             readable = usable(pictures, self.reader.note)
             for batch, rows in compute_batches(self._embed_batch, readable, self.batch_size, self.reader.image_shape):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-from tqdm import tqdm
 
 from denseface.core.errors import InputError
+from denseface.core.progress_bar import ProgressBar
 from denseface.core.vectors import normalize
 from denseface.data.faces import PictureError, check_finite, compute_batches, usable
 from denseface.data.loader import PictureReader
@@ -48,7 +48,7 @@ def warm_centers(learner: Learner, reader: PictureReader, batch_size: int) -> No
     shape = centers.shape
     centers = centers.reshape(num_classes, -1, centers.shape[-1]).copy()  # (classes, centers of each, emb_size)
     sums = np.zeros((num_classes, centers.shape[-1]), np.float32)
-    bar = tqdm(total=len(reader.records.keys), desc="class centers", unit="picture", leave=False, disable=None)
+    bar = ProgressBar(total=len(reader.records.keys), desc="class centers", unit="picture", leave=False)
 
     def embed(batch: np.ndarray) -> np.ndarray:
         whole = filled(batch, batch_size)

@@ -7,9 +7,9 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from denseface.core.errors import InputError
+from denseface.core.progress_bar import ProgressBar
 from denseface.data.faces import PictureError, compute_batches, cut_ahead, cut_source, usable
 from denseface.data.pairs import PairSet
 from denseface.data.sources import Source
@@ -169,8 +169,8 @@ def _embed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed the pictures of a set, each named by its first pair: alone, and with their mirror images added."""
     _, firsts = np.unique(pairs, return_index=True)
-    bar = tqdm(
-        zip(firsts.tolist(), pictures), name, len(pictures), unit="picture", leave=False, disable=not progress or None
+    bar = ProgressBar(
+        zip(firsts.tolist(), pictures), name, len(pictures), unit="picture", leave=False, disable=not progress
     )
     sources = (
         Source(f"{name}: pair {first // 2}", Path(name), partial(bytes, picture), is_aligned=True)

@@ -6,9 +6,9 @@ import logging
 from dataclasses import replace
 
 import numpy as np
-from tqdm import tqdm
 
 from denseface.core.errors import InputError, warn_of_many
+from denseface.core.progress_bar import ProgressBar
 from denseface.core.text import counted, listed
 from denseface.data.faces import CutPicture, Face, compute_batches, cut_ahead, usable
 from denseface.data.pictures import load_picture
@@ -58,7 +58,7 @@ def verify_templates(
     ways = ("flip", "plain") if embedder.flip else ("plain",)
     sums = {way: np.zeros((template_set.num_templates, embedder.emb_size)) for way in ways}
     weights, skipped = template_set.weights(), 0
-    bar = tqdm(template_set.files, template_set.name, leave=False, disable=None if progress else True)
+    bar = ProgressBar(template_set.files, template_set.name, leave=False, disable=not progress)
 
     def cut(numbered: tuple[int, str]) -> CutPicture[int]:
         index, file = numbered

@@ -1,9 +1,14 @@
 """What commands print."""
 
+import ast
+import logging
 import os
 import sys
+from pathlib import Path
 
-from denseface.cli.console import print_table
+import denseface.cli
+from denseface.cli.console import print_line, print_table
+from denseface.core.streams import log_to
 
 LINES = [("layer", "output"), ("densenet0_stage1_conv0_fwd", "64x56x56"), ("fc1",)]
 
@@ -24,3 +29,25 @@ def test_a_narrow_terminal_keeps_the_end_of_names(capsys, monkeypatch):
         "...stage1_conv0_fwd  64x56x56",
         "fc1",
     ]
+
+
+def test_one_module_prints():
+    """So that no name from a file reaches a terminal unescaped."""
+    folder = Path(denseface.cli.__file__).parent
+    printing = {
+        path.name
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    }
+    assert printing == {"console.py"}
+
+
+def test_a_name_forges_no_second_line(capsys, monkeypatch):
+    print_line("a\n\x1b]0;b\x07")
+    monkeypatch.setattr(logging.root, "handlers", [])
+    log_to(sys.stderr, "denseface: %(levelname)s: %(message)s")
+    logging.getLogger("denseface").warning("skipped: %s", "a\ndenseface: error: b\x1b[2J")
+    printed = capsys.readouterr()
+    assert printed.out == "a\\n\\x1b]0;b\\x07\n"
+    assert printed.err == "denseface: WARNING: skipped: a\\ndenseface: error: b\\x1b[2J\n"

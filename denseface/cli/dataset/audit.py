@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from denseface.cli.console import OK, print_table, report_warning
+from denseface.cli.console import OK, print_line, print_table, report_warning
 from denseface.cli.options import add_example, add_face_options, add_model_options, load_cropper, load_embedder
 
 _MOST_DRAWN = 60
@@ -42,8 +42,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed the set, find the suspects, and write what is asked for."""
-    from tqdm import tqdm
-
+    from denseface.core.progress_bar import ProgressBar
     from denseface.data.sources import Sources
     from denseface.datasets.people_set import PeopleSet
     from denseface.deciding.audit import HELD_OUT, audit
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if args.held_out:
             with Sources([args.held_out]) as sources:
                 held_out = _embed(embedder, sources, out / "held-out.npz")
-        with tqdm(total=2 * len(gallery), desc="comparing", unit="picture", leave=False, disable=None) as bar:
+        with ProgressBar(total=2 * len(gallery), desc="comparing", unit="picture", leave=False) as bar:
             suspects = audit(
                 gallery,
                 is_duplicate=people.is_duplicate,
@@ -69,28 +68,28 @@ def run(args: argparse.Namespace) -> int:
         _write(suspects, people, out)
         counts = Counter(suspect.kind for suspect in suspects)
         print_table([("suspects", "pictures"), *((kind, str(count)) for kind, count in counts.items())])
-        print(f"{out / 'suspects.csv'}: {len(suspects)} of {len(people)} pictures")
+        print_line(f"{out / 'suspects.csv'}: {len(suspects)} of {len(people)} pictures")
         if args.apply:
             dropped = {
                 suspect.name: (f"{suspect.probability:.4f}", f"{suspect.kind}: {suspect.reason}")
                 for suspect in suspects
                 if suspect.kind != HELD_OUT
             }
-            print(f"{args.apply}: {people.write_without(dropped, args.apply)} pictures, {len(dropped)} left out")
+            print_line(f"{args.apply}: {people.write_without(dropped, args.apply)} pictures, {len(dropped)} left out")
     return OK
 
 
 def _embed(embedder, sources, path):
     """Embed pictures into a file, unless it is already there and newer than all of them."""
-    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from denseface.core.progress_bar import ProgressBar
     from denseface.galleries.bulk import embed_all
     from denseface.galleries.gallery import Gallery
 
     if path.exists() and _is_current(embedder, sources, path):
         return Gallery(path)
-    with tqdm(total=len(sources), desc="embedding", unit="picture", disable=None) as bar, logging_redirect_tqdm():
+    with ProgressBar(total=len(sources), desc="embedding", unit="picture") as bar, logging_redirect_tqdm():
         embed_all(embedder, sources, path, on_progress=bar.update)
     return Gallery(path)
 

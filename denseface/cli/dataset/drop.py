@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_line
 from denseface.cli.dataset.faces import progress
 from denseface.cli.options import add_example
 
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(angle, str) or angle > args.angle
         }
         kept = write_without(records, dropped, args.out)
-    print(f"{args.out}: {counted(kept.num_images, 'picture')} of {counted(kept.num_classes, 'person')}")
+    print_line(f"{args.out}: {counted(kept.num_images, 'picture')} of {counted(kept.num_classes, 'person')}")
     lost = f", the only ones of {counted(kept.num_lost, 'person')}" if kept.num_lost else ""
-    print(f"{args.out}/dropped.csv: {counted(len(dropped), 'picture')} dropped{lost}")
+    print_line(f"{args.out}/dropped.csv: {counted(len(dropped), 'picture')} dropped{lost}")
     return OK
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from denseface.cli.console import print_line
 from denseface.cli.options import add_face_options, load_cropper, positive
 from denseface.core.cpus import usable_cpus
 from denseface.core.text import counted
@@ -59,15 +60,15 @@ def print_reasons(bad: Iterable[Face]) -> None:
     """Print how many pictures no face could be cut out of, a line for each reason, with the option that helps."""
     counts = Counter((face.kind, face.remedy) for face in bad)
     for (kind, remedy), count in counts.most_common():
-        print(f"{counted(count, 'picture')}: {kind}{_ADVICE.get(remedy, '')}")
+        print_line(f"{counted(count, 'picture')}: {kind}{_ADVICE.get(remedy, '')}")
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar if stderr is a terminal; yield the function to call with the numbers of done and all."""
-    from tqdm import tqdm
+    from denseface.core.progress_bar import ProgressBar
 
-    with tqdm(unit="picture", disable=None) as bar:
+    with ProgressBar(unit="picture") as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

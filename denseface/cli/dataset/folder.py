@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_line
 from denseface.cli.dataset.faces import add_encoding_options, encoding_options, progress
 from denseface.cli.options import add_example, positive
 
@@ -78,20 +78,20 @@ def run(args: argparse.Namespace) -> int:
             **encoding_options(args),
         )
     people = "without identities" if args.unlabeled else f"of {counted(made.num_classes, 'person')}"
-    print(f"{args.out}: {counted(made.num_images, 'picture')} {people} to train on")
+    print_line(f"{args.out}: {counted(made.num_images, 'picture')} {people} to train on")
     if made.num_holdout:
-        print(
+        print_line(
             f"{args.out}/holdout.bin: {made.num_genuine} genuine and {made.num_impostor} impostor pairs of the "
             f"{made.num_holdout} people held out"
         )
         if min(made.num_genuine, made.num_impostor) < FOLDS:
             advice = "hold out more people" if args.pairs is None or args.pairs >= FOLDS else "raise --pairs"
-            print(f"{args.out}/holdout.bin: too few pairs for the {FOLDS} folds of verification; {advice}")
+            print_line(f"{args.out}/holdout.bin: too few pairs for the {FOLDS} folds of verification; {advice}")
     if made.left_out:
         too_few = f"fewer than {counted(args.min_pictures, 'usable picture')}"
-        print(f"{counted(len(made.left_out), 'person')} left out, with {too_few}: {listed(made.left_out)}")
+        print_line(f"{counted(len(made.left_out), 'person')} left out, with {too_few}: {listed(made.left_out)}")
     if made.num_bad:
-        print(f"{args.out}/bad.csv: {counted(made.num_bad, 'file')} left out, with the reasons")
+        print_line(f"{args.out}/bad.csv: {counted(made.num_bad, 'file')} left out, with the reasons")
     return OK
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import textwrap
 from pathlib import Path
 
-from denseface.cli.console import FAILED, OK
+from denseface.cli.console import FAILED, OK, print_json, print_line
 from denseface.cli.dataset.faces import progress
 from denseface.cli.options import add_example
 from denseface.core.text import printable
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet:
         _write_sheet(args.set, is_pairs, args.sheet)
     if args.json:
-        print(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
         _print([*(_pairs_rows(report) if is_pairs else _records_rows(report)), *_rows(report)])
     return FAILED if report.problems else OK
@@ -87,7 +86,8 @@ def _print(rows):
     )
     for name, value in rows:
         wrapper.initial_indent = name.ljust(indent)
-        print(wrapper.fill(printable(value)))
+        for line in wrapper.wrap(printable(value)):
+            print_line(line)
 
 
 def _join(counts):

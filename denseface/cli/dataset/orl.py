@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from denseface import __version__
-from denseface.cli.console import OK
+from denseface.cli.console import OK, print_line
 from denseface.cli.dataset.faces import add_processes
 from denseface.cli.options import add_example
 from denseface.core.files import replacing
@@ -46,15 +46,15 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.out)
     recipe = {"denseface": __version__, "set": "orl", "aligned": True, "holdout": holdout}
     if _is_built(folder, recipe):
-        print(f"{folder}: already built, with people {args.holdout} held out")
+        print_line(f"{folder}: already built, with people {args.holdout} held out")
         return OK
     made = orl.build_orl(folder, holdout, processes=args.processes)
     with replacing(folder / _RECIPE) as file:
         file.write(json.dumps({**recipe, "sha256": _digests(folder)}, indent=1).encode())
-    print(
+    print_line(
         f"{folder}: {counted(made.num_images, 'picture')} of {counted(made.num_classes, 'person')} to train on, aligned"
     )
-    print(
+    print_line(
         f"{made.pairs_path}: {made.num_genuine} genuine and {made.num_impostor} impostor pairs of people "
         f"{args.holdout}, whose pictures are in {folder / 'holdout'}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import FAILED, OK
+from denseface.cli.console import FAILED, OK, print_line
 from denseface.cli.dataset.faces import add_encoding_options, encoding_options, print_reasons, progress
 from denseface.cli.options import add_example
 from denseface.core.text import counted
@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
         made = pair_list.build_from_list(
             args.list, args.out, images=args.images, unfound=args.unfound, on_progress=show, **encoding_options(args)
         )
-    print(f"{args.out}: {made.num_genuine} genuine and {made.num_impostor} impostor pairs")
+    print_line(f"{args.out}: {made.num_genuine} genuine and {made.num_impostor} impostor pairs")
     if made.bad:
         fates = {"center": "their middle is taken", "fail": "kept as failures to enroll"}
         omitted = f"{counted(made.num_omitted, 'pair')} left out; --unfound keeps them"
         said = omitted if made.num_omitted else fates[args.unfound]
-        print(f"{made.bad_file}: {counted(len(made.bad), 'picture')} without a face that can be cut out, {said}")
+        print_line(f"{made.bad_file}: {counted(len(made.bad), 'picture')} without a face that can be cut out, {said}")
         print_reasons(made.bad)
     return FAILED if made.num_omitted else OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import FAILED, OK
+from denseface.cli.console import FAILED, OK, print_line
 from denseface.cli.dataset.faces import progress
 from denseface.cli.options import add_example
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     with progress() as show:
         num_images, num_bad = unpack(args.folder, args.out, show)
-    print(f"{args.out}: {counted(num_images, 'picture')}")
+    print_line(f"{args.out}: {counted(num_images, 'picture')}")
     if num_bad:
-        print(f"{args.out}/bad.csv: {counted(num_bad, 'record')} could not be read")
+        print_line(f"{args.out}/bad.csv: {counted(num_bad, 'record')} could not be read")
     return FAILED if num_bad else OK
