@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from denseface.cli.console import OK, print_json, print_table
 from denseface.cli.network_options import add_build_options, network_by_name, network_of_model
 from denseface.cli.options import add_example
 from denseface.core.errors import InputError
+from denseface.core.text import distinct_names
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -78,7 +80,11 @@ def _accuracies(model, args):
     from denseface.verification.verify import verify
 
     embedder = Embedder.load(model, image_shape=args.size)
-    reports = [verify(embedder, read_pairs(path), progress=True) for path in args.verify]
+    paths = list(dict.fromkeys(args.verify))
+    reports = [
+        verify(embedder, replace(read_pairs(path), name=name), progress=True)
+        for path, name in zip(paths, distinct_names(paths))
+    ]
     return {report.name: report.flip.accuracy for report in reports}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import tempfile
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from denseface.cli.console import OK, print_json, print_line, print_table, repor
 from denseface.cli.options import (
     add_example,
     add_face_options,
+    add_far,
     add_fuse,
     add_model_options,
     add_no_flip,
+    add_set,
     load_cropper,
     load_embedder,
+    load_embedder_of,
     positive,
+    rate,
 )
 from denseface.core.errors import InputError
 from denseface.core.text import counted
@@ -44,6 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--rank", type=positive, default=1, metavar="R", help="FNIR counts mates up to this rank (default: 1)"
     )
+    parser.add_argument("--fpir", type=rate, metavar="RATE", help="FNIR at this FPIR, instead of 1e-1, 1e-2 and 1e-3")
+    add_far(parser, "error rates at the threshold that denseface verify has found for this false accept rate, too")
+    add_set(parser)
     add_model_options(parser, required=False)
     add_face_options(parser)
     add_no_flip(parser)
@@ -60,9 +68,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search for all probes."""
     from denseface.core.progress_bar import ProgressBar
+    from denseface.deciding.thresholds import find_threshold
     from denseface.report.plotting import check_drawable, save_figure
     from denseface.verification.identification import identify
 
+    if (args.far or args.set) and not args.model:
+        raise InputError("needed for its thresholds", option="model")
     if args.out:
         check_drawable(args.out)
     with contextlib.ExitStack() as opened:
@@ -76,15 +87,19 @@ def run(args: argparse.Namespace) -> int:
             "themselves"
         )
     open_set = searches.open_set(args.rank)
+    points = _points(open_set, len(searches.top_scores), args)
+    threshold = (
+        find_threshold(load_embedder_of(gallery, args.model), args.set, args.far) if args.far or args.set else None
+    )
     if args.out:
         from denseface.report.searches import draw_searches
 
         save_figure(draw_searches(searches, open_set), args.out)
     if args.json:
-        print_json(_content(searches, open_set, args))
+        print_json(_content(searches, points, threshold, args))
     else:
         print_line(f"enrolled: {searches.num_people} people with {searches.num_pictures} pictures")
-        print_table(_rows(searches, open_set, args))
+        print_table(_rows(searches, points, threshold, args))
     return OK
 
 
@@ -117,16 +132,34 @@ def _ranks(searches):
     return [rank for rank in RANKS if rank <= searches.num_people]
 
 
-def _rows(searches, open_set, args):
-    rows = [("", "", "95 % interval", "threshold"), ("mated searches", str(len(searches.ranks)))]
+def _points(open_set, count, args):
+    """Return the thresholds at the rates wanted; refuse one that there are too few searches for."""
+    if args.fpir and count * args.fpir < 1 - 1e-9:
+        needed = math.ceil(1 / args.fpir - 1e-9)
+        raise InputError(
+            f"{args.fpir:g} needs {needed:,} searches for people who are not enrolled, and there are {count:,}",
+            option="fpir",
+        )
+    if open_set is None:
+        return {}
+    return open_set.points_at([args.fpir]) if args.fpir else open_set.points
+
+
+def _rows(searches, points, threshold, args):
+    rows = [("", "", "95 % interval", "threshold", "its FPIR"), ("mated searches", str(len(searches.ranks)))]
     for rank in _ranks(searches):
         found = searches.hit_rate(rank)
         if found:
             rows.append((f"found at rank {rank}", f"{found.value:.4f}", _interval(found.interval)))
     rows.append(("other searches", str(len(searches.top_scores))))
-    for fpir, point in (open_set.points if open_set else {}).items():
-        fnir, interval, threshold = f"{1 - point.tar:.4f}", _interval(_missed(point)), f"{point.threshold:.4f}"
-        rows.append((f"FNIR (rank {args.rank}) at FPIR {fpir:g}", fnir, interval, threshold))
+    for fpir, point in points.items():
+        fnir, at, of_fpir = f"{1 - point.tar:.4f}", f"{point.threshold:.4f}", _interval(point.fmr_interval)
+        rows.append((f"FNIR (rank {args.rank}) at FPIR {fpir:g}", fnir, _interval(_missed(point)), at, of_fpir))
+    if threshold:
+        title, at = f"at FAR {threshold.far:g} on {threshold.name}", f"{threshold.value:.4f}"
+        for name, rate in zip(("FNIR", "FPIR"), searches.rates_at(threshold.value, args.rank)):
+            if rate:
+                rows.append((f"{name} {title}", f"{rate.value:.4f}", _interval(rate.interval), at))
     return rows
 
 
@@ -136,9 +169,8 @@ def _missed(point):
     return point.tar_interval._replace(low=1 - high, high=1 - low)
 
 
-def _content(searches, open_set, args):
-    points = open_set.points if open_set else {}
-    return {
+def _content(searches, points, threshold, args):
+    content = {
         "people": searches.num_people,
         "pictures": searches.num_pictures,
         "fuse": args.fuse,
@@ -158,6 +190,11 @@ def _content(searches, open_set, args):
             for fpir, point in points.items()
         },
     }
+    if threshold:
+        at = searches.rates_at(threshold.value, args.rank)
+        content["at_far"] = {"far": threshold.far, "threshold": threshold.value, "threshold_of": threshold.name}
+        content["at_far"].update(fnir=at.fnir, fpir=at.fpir)
+    return content
 
 
 def _interval(interval):

@@ -10,11 +10,14 @@ from denseface.cli.faces import embed_picture, embed_pictures
 from denseface.cli.options import (
     add_example,
     add_face_options,
+    add_far,
     add_fuse,
     add_model_options,
     add_no_flip,
+    add_set,
     load_cropper,
     load_embedder,
+    score,
 )
 from denseface.core.errors import InputError
 from denseface.core.text import counted, listed, printable
@@ -28,10 +31,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Compare the faces in two pictures, or those in a folder of one person's pictures with another "
         "picture or folder. A picture of exactly the network's size is an aligned face; in any other, the face is "
         "found and cut out. They show the same person if their score, the cosine similarity of their embeddings, is at "
-        "or above the threshold. By default that is the threshold of the highest accuracy that denseface verify has "
-        "found for this model, on the largest set it was measured on. Its false match rate there, with a 95 % "
-        "interval, and the probability that this score stands for, are printed beside it; both are measured on the "
-        "pairs of that set, and scores of folders are distributed otherwise. A picture in a folder that cannot be "
+        "or above the threshold. By default that is the threshold that denseface verify has found for this model at a "
+        "false accept rate (FAR) of 1e-3, or the lowest that the set has enough pairs for, on the largest set it was "
+        "measured on. The 95 % interval of the false match rate that it really has, and the probability that this "
+        "score stands for, are printed beside it; both are measured on the pairs of that set, and scores of folders "
+        "are distributed otherwise. A picture in a folder that cannot be "
         "read, or has no face, is reported and left out; the exit code is then 1.",
     )
     parser.add_argument(
@@ -44,9 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_model_options(parser)
     add_face_options(parser)
     add_no_flip(parser)
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--threshold", type=_score, metavar="SCORE", help="use this threshold, -1 to 1")
-    choice.add_argument("--set", metavar="NAME", help="use the threshold of this verification set")
+    parser.add_argument("--threshold", type=score, metavar="SCORE", help="use this threshold, -1 to 1")
+    add_far(parser, "use the threshold that denseface verify has found for this false accept rate")
+    add_set(parser)
     parser.add_argument(
         "--prior",
         type=_probability,
@@ -69,36 +73,37 @@ def run(args: argparse.Namespace) -> int:
     from denseface.deciding.thresholds import Threshold, find_threshold
     from denseface.galleries.people import compare
 
+    if args.threshold is not None and (args.set or args.far):
+        raise InputError("a threshold is stated, so none is taken of a set; leave out one", option="threshold")
     folders = [path for path in args.pictures if os.path.isdir(path)]
     if args.fuse and not folders:
         raise InputError("neither of the two is a folder, so there is nothing to fuse; leave it out", option="fuse")
     embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
-    if args.threshold is None:
-        found = find_threshold(embedder, args.set)
-    else:
-        found = Threshold(args.threshold, None, None, None, None)
+    stated = args.threshold is not None
+    found = Threshold(args.threshold) if stated else find_threshold(embedder, args.set, args.far)
     sides, failures = zip(*(_embed(embedder, path, args) for path in args.pictures))
     fusion = (args.fuse or "mean") if folders else None
-    score = compare(*sides, fusion) if fusion else float(similarity(*sides)[0, 0])
+    found_score = compare(*sides, fusion) if fusion else float(similarity(*sides)[0, 0])
     sizes, code = [len(rows) for rows in sides], FAILED if any(failures) else OK
-    same = score >= found.value
-    probability = found.probability and float(found.probability.probability(score, args.prior))
+    same = found_score >= found.value
+    probability = found.probability and float(found.probability.probability(found_score, args.prior))
     if args.json:
-        content = {"same": same, "score": score, "threshold": found.value, "threshold_of": found.name}
+        content = {"same": same, "score": found_score, "threshold": found.value, "threshold_of": found.name}
+        content["far"] = found.far
         content.update(fuse=fusion, pictures=sizes)
         certainty = {"probability": probability, "false_match_rate": found.fmr, "interval": found.fmr_interval}
         print_json({**content, **certainty})
         return code
     verdict = "same person" if same else "different persons"
     fused = f" ({fusion} of {' and '.join(counted(size, 'picture') for size in sizes)})" if fusion else ""
-    of_set = f" ({printable(found.name)})" if found.name else ""
-    print_line(f"{verdict}: score {score:.4f}{fused}, threshold {found.value:.4f}{of_set}")
+    of_set = f" ({printable(found.name)}, FAR {found.far:g})" if found.name else ""
+    print_line(f"{verdict}: score {found_score:.4f}{fused}, threshold {found.value:.4f}{of_set}")
     if found.fmr_interval:
         low, high = found.fmr_interval
-        print_line(
-            f"probability of one person {probability:.4f} if it was {args.prior:g} before; false match rate of the "
-            f"threshold {found.fmr:.4f} ({low:.4f}-{high:.4f}){'; both measured without folders' if fusion else ''}"
-        )
+        said = f"false match rate of the threshold {found.fmr:.4f} ({low:.4f}-{high:.4f})"
+        if probability is not None:
+            said = f"probability of one person {probability:.4f} if it was {args.prior:g} before; {said}"
+        print_line(said + ("; both measured without folders" if fusion else ""))
     return code
 
 
@@ -140,10 +145,3 @@ def _probability(text):
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError("a probability here is above 0 and below 1")
     return number
-
-
-def _score(text):
-    score = float(text)
-    if not -1 <= score <= 1:
-        raise argparse.ArgumentTypeError("scores are from -1 to 1")
-    return score

@@ -7,11 +7,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from denseface.core.errors import InputError
 from denseface.embedding.engines import ENGINES
 
 if TYPE_CHECKING:
     from denseface.data.cropping import Cropper
     from denseface.embedding.embedder import Embedder
+    from denseface.galleries.gallery import Gallery
 
 _MAX_SIDE = 4096
 
@@ -79,6 +81,20 @@ def add_no_flip(parser: argparse.ArgumentParser) -> None:
 def add_fuse(parser: argparse.ArgumentParser, explained: str, default: str | None = None) -> None:
     """Add ``--fuse``: how several pictures of a person become one score."""
     parser.add_argument("--fuse", choices=("mean", "max"), default=default, help=explained)
+
+
+def add_far(parser: argparse._ActionsContainer, explained: str) -> None:
+    """Add ``--far``, the false accept rate that a threshold of ``verify`` stands for."""
+    parser.add_argument("--far", type=rate, metavar="RATE", help=f"{explained}: 1e-1, 1e-2, ... 1e-6")
+
+
+def add_set(parser: argparse._ActionsContainer) -> None:
+    """Add ``--set``, the verification set that a threshold was chosen on."""
+    parser.add_argument(
+        "--set",
+        metavar="NAME",
+        help="use the threshold of this verification set (default: that with the most pairs)",
+    )
 
 
 def add_face_options(
@@ -179,6 +195,16 @@ def load_embedder(args: argparse.Namespace, flip: bool = True, crop: Cropper | N
     )
 
 
+def load_embedder_of(gallery: Gallery, model: str) -> Embedder:
+    """Open the model of a gallery, whose thresholds are wanted, as the gallery was computed."""
+    from denseface.embedding.embedder import Embedder
+
+    embedder = Embedder.load(model, image_shape=tuple(gallery.model["image_shape"]), flip=gallery.model["flip"])
+    if embedder.fingerprint["sha256"] != gallery.model["sha256"]:
+        raise InputError(f"{gallery.path}: its embeddings come from another model than {model}", option="model")
+    return embedder
+
+
 def _gpu(number):
     import mxnet as mx
 
@@ -198,6 +224,22 @@ def share(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError("it must be from 0 to 1")
+    return number
+
+
+def rate(text: str) -> float:
+    """Read a number above 0 and at most 1."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError("it must be above 0 and at most 1")
+    return number
+
+
+def score(text: str) -> float:
+    """Read a cosine similarity."""
+    number = float(text)
+    if not -1 <= number <= 1:
+        raise argparse.ArgumentTypeError("scores are from -1 to 1")
     return number
 
 

@@ -11,12 +11,16 @@ from denseface.cli.faces import embed_pictures
 from denseface.cli.options import (
     add_example,
     add_face_options,
+    add_far,
     add_fuse,
     add_model_options,
+    add_set,
     given_scaling,
     load_cropper,
     load_embedder,
     positive,
+    rate,
+    score,
 )
 from denseface.core.errors import InputError
 from denseface.embedding.engines import ENGINES
@@ -31,7 +35,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "similarities, -1 to 1. The file must come from the same model. A picture of exactly the network's size is an "
         "aligned face; in any other, the face is found and cut out as it was for the file. A picture that cannot be "
         "read, or has no face, is reported, and the search continues with the others; the exit code is then 1. With "
-        "--fuse, people are found instead of pictures; the folder of a picture in the file names its person.",
+        "--fuse, people are found instead of pictures; the folder of a picture in the file names its person. With "
+        "--open, only scores that reach a threshold count.",
     )
     parser.add_argument("gallery", metavar="GALLERY.npz", help="what denseface embed wrote")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="pictures of faces to search for")
@@ -41,6 +46,22 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "find people instead of pictures; score of a person with several pictures: of the mean of their embeddings, or "
         "the highest",
     )
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="say nobody where no score reaches a threshold: by default that of FAR 1e-3 in denseface verify",
+    )
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--threshold", type=score, metavar="SCORE", help="--open at this score, -1 to 1")
+    add_far(limit, "--open at the threshold that denseface verify has found for this false accept rate")
+    limit.add_argument(
+        "--fpir",
+        type=rate,
+        metavar="RATE",
+        help="--open at a threshold at which at most this fraction of searches for strangers finds anybody: that of a "
+        "false accept rate of at most RATE / N, for N pictures in the file",
+    )
+    add_set(parser)
     add_model_options(parser)
     add_face_options(parser, faces=("largest", "center", "all"))
     parser.add_argument("--json", action="store_true", help="print what is found as JSON")
@@ -69,10 +90,16 @@ def run(args: argparse.Namespace) -> int:
     crop = load_cropper(args) if is_said else _cropper_of(gallery, args)
     embedder = load_embedder(args, flip=gallery.model["flip"], crop=crop)
     gallery.require_same(embedder.describe())
+    threshold = _threshold(gallery, embedder, args)
     cut = partial(_cut_aligned, embedder, gallery) if crop.aligned and not is_said else None
     names, rows, num_failures = embed_pictures(embedder, args.pictures, args, cut)
     if names:
-        _print(dict(zip(names, searched.search(rows, args.k))), args)
+        found = dict(zip(names, searched.search(rows, args.k)))
+        if threshold:
+            found = {
+                name: [match for match in matches if match.score >= threshold.value] for name, matches in found.items()
+            }
+        _print(found, threshold, args)
     return FAILED if num_failures else OK
 
 
@@ -108,14 +135,29 @@ def _pack_of(description):
     return name if isinstance(name, str) and re.fullmatch(r"\w+", name) else None
 
 
-def _print(found, args):
+def _threshold(gallery, embedder, args):
+    """Return the threshold of an open search; None if whatever is nearest is wanted."""
+    from denseface.deciding.thresholds import Threshold, find_threshold, find_threshold_of_search
+
+    if args.threshold is not None:
+        return Threshold(args.threshold)
+    if args.fpir:
+        return find_threshold_of_search(embedder, len(gallery), args.fpir, args.set)
+    return find_threshold(embedder, args.set, args.far) if args.open or args.far else None
+
+
+def _print(found, threshold, args):
     if args.json:
-        content = [
-            {"picture": picture, "found": [match._asdict() for match in matches]} for picture, matches in found.items()
-        ]
-        print_json(content)
-    else:
-        rows = [("picture", "rank", "score", "person" if args.fuse else "name")]
+        content = []
         for picture, matches in found.items():
-            rows += [(picture, str(i), f"{match.score:.4f}", match.name) for i, match in enumerate(matches, 1)]
-        print_table(rows)
+            content.append({"picture": picture, "found": [match._asdict() for match in matches]})
+            if threshold:
+                content[-1].update(threshold=threshold.value, threshold_of=threshold.name, far=threshold.far)
+        print_json(content)
+        return
+    rows = [("picture", "rank", "score", "person" if args.fuse else "name")]
+    for picture, matches in found.items():
+        rows += [(picture, str(i), f"{match.score:.4f}", match.name) for i, match in enumerate(matches, 1)]
+        if not matches:
+            rows.append((picture, "-", f"< {threshold.value:.4f}", "nobody"))
+    print_table(rows)

@@ -6,10 +6,12 @@ import argparse
 import itertools
 import logging
 import os
+from dataclasses import replace
 
 from denseface.cli.console import FAILED, OK, print_json, print_line, print_table, report_error
 from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder, positive
 from denseface.core.errors import InputError
+from denseface.core.text import counted, distinct_names
 
 logger = logging.getLogger("denseface")
 
@@ -32,12 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "verify",
         help="measure a model on verification sets",
         description="Measure how well a model tells whether two pictures show the same person: accuracy over folds, "
-        "best balanced accuracy, area under the ROC curve, equal error rate, d', and the true accept rate (TAR) at "
-        "false accept rates (FAR) of 1e-1 to 1e-6, as far as there are enough pairs to measure them. The 95 % "
-        "intervals respect that pairs share people; with --against, so do those of the differences of two models. A "
-        "set that cannot be used is reported, the others are still measured, and the exit code is 1. The metrics are "
-        "saved beside the model, in "
-        "PREFIX-EPOCH.verification.json, where match finds its threshold.",
+        "best balanced accuracy, area under the ROC curve, equal error rate, d', and true accept rate (TAR) and "
+        "threshold at false accept rates (FAR) of 1e-1 to 1e-6, as far as there are enough pairs to measure them. The "
+        "95 % intervals respect that pairs share people; with --against, so do those of the differences of two models. "
+        "Beside a threshold is the interval of the FAR that it has on other pairs of such people. A set that cannot be "
+        "used is reported, the others are still measured, and the exit code is 1. The metrics are saved beside the "
+        "model, in PREFIX-EPOCH.verification.json, where match, search, identify and cluster find thresholds.",
     )
     parser.add_argument(
         "sets",
@@ -62,6 +64,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--groups",
         metavar="FILE.csv",
         help="error rates of groups of people too: a table with a column person and others to group by, such as sex",
+    )
+    parser.add_argument(
+        "--all-pairs",
+        action="store_true",
+        help="pair every picture of a set with every other one, for rates that its own pairs are too few for; the "
+        "people of the set must be known",
+    )
+    parser.add_argument(
+        "--threshold-from",
+        metavar="SET",
+        help="choose thresholds on this set too, and measure them on the others",
     )
     parser.add_argument("-o", "--out", metavar="FILE", help="draw ROC curves and scores: .png, .pdf or .svg")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
@@ -88,68 +101,96 @@ def run(args: argparse.Namespace) -> int:
         load_embedder(argparse.Namespace(**{**vars(args), "model": model}), flip=not args.no_flip)
         for model in dict.fromkeys([args.model, *args.against])
     ]
-    measured = {embedder.model.name: _measure(embedder, args) for embedder in embedders}
+    paths = list({os.path.abspath(path): path for path in args.sets}.values())
+    names = dict(zip([*paths, args.threshold_from], distinct_names([*paths, args.threshold_from or "-"])))
+    measured = {embedder.model.name: _measure(embedder, paths, names, args) for embedder in embedders}
+    others = {embedder.model.name: _measure_other(embedder, names, args) for embedder in embedders}
     first = next(iter(measured))
     if args.json:
-        content = [_content(name, reports, measured[first]) for name, reports in measured.items()]
+        content = [_content(name, reports, measured[first], others[name]) for name, reports in measured.items()]
         print_json(content if args.against else content[0])
     else:
         for name, reports in measured.items():
             for report in reports.values():
                 print_line(f"{report.name}, {name}" if args.against else report.name)
                 print_table(_rows(report, reports.values()))
-                print_line(f"intervals for {report.shared.count} people, {report.people.source}")
+                for line in _notes(report):
+                    print_line(line)
+                if others[name]:
+                    print_line(f"{report.name}, at thresholds chosen on {others[name].name}")
+                    print_table(_transferred(report, others[name]))
                 for column, group_of in groups.items():
                     print_line(f"{report.name}, by {column}")
                     print_table(_grouped(report, group_of))
-        for path, name in itertools.product(args.sets, list(measured)[1:]):
+        for path, name in itertools.product(paths, list(measured)[1:]):
             if path in measured[first] and path in measured[name]:
                 print_line(f"{measured[name][path].name}, {first} minus {name}")
                 print_table(_compared(measured[first][path], measured[name][path]))
     if args.out and any(measured.values()):
         _draw(measured, args.out)
-    return OK if all(reports.keys() == set(args.sets) for reports in measured.values()) else FAILED
+    return OK if all(reports.keys() == set(paths) for reports in measured.values()) else FAILED
 
 
-def _content(name, reports, first):
+def _content(name, reports, first, other):
     """What JSON says of a model; of those after the first also the differences, first minus this."""
     sets = []
     for path, report in reports.items():
         sets.append(report.to_dict())
-        for other, checks in _checks(report, reports.values()).items():
+        for fitted, checks in _checks(report, reports.values()).items():
             for way, check in checks.items():
-                sets[-1][way]["probability"].setdefault("brier_fitted_on", {})[other] = check.brier
+                sets[-1][way]["probability"].setdefault("brier_fitted_on", {})[fitted] = check.brier
+        if other:
+            found = {title: point._asdict() for title, point in _at_thresholds_of(report, other).items()}
+            sets[-1]["thresholds_from"] = {"name": other.name, **found}
         if reports is not first and path in first:
             sets[-1]["first_minus_this"] = _compare(first[path], report).to_dict()
     return {"model": name, "sets": sets}
 
 
-def _measure(embedder, args):
+def _measure(embedder, paths, names, args):
     """Measure a model on each set, and save the metrics beside it."""
-    from denseface.data.pairs import read_pairs
-    from denseface.data.template_set import read_templates
     from denseface.deciding.thresholds import save_metrics
-    from denseface.verification.verify import verify
-    from denseface.verification.verify_templates import verify_templates
 
     reports = {}
-    for path in args.sets:
+    for path in paths:
         try:
-            options = {"folds": args.folds, "thresholds": args.thresholds, "progress": True}
-            if os.path.isdir(path):
-                report = verify_templates(embedder, read_templates(path), **options)
-            else:
-                report = verify(embedder, read_pairs(path), **options)
-            report.intervals  # noqa: B018 - fails here, before the report counts, if the table of people is faulty
-            reports[path] = report
+            reports[path] = _measure_set(embedder, path, names[path], args)
         except InputError as error:
             report_error(error)
     if reports:
         try:
-            save_metrics(embedder, reports.values())
+            save_metrics(embedder, reports)
         except (InputError, OSError) as error:
             logger.warning("the metrics are not saved: %s", error)
     return reports
+
+
+def _measure_other(embedder, names, args):
+    """Measure a model on the set that thresholds are to be chosen on."""
+    path = args.threshold_from
+    return _measure_set(embedder, path, names[path], args) if path else None
+
+
+def _measure_set(embedder, path, name, args):
+    from denseface.data.pairs import read_pairs
+    from denseface.data.template_set import read_templates
+    from denseface.verification.cross_pairs import CrossPairs
+    from denseface.verification.verify import verify
+    from denseface.verification.verify_templates import verify_templates
+
+    options = {"folds": args.folds, "thresholds": args.thresholds, "progress": True}
+    if os.path.isdir(path):
+        if args.all_pairs:
+            raise InputError(f"{path}: pairs of templates are those that its list has", option="all_pairs")
+        templates = read_templates(path)
+        if sum(map(os.path.isdir, args.sets)) > 1:  # each of which may be called ijbc inside
+            templates = replace(templates, name=name)
+        report = verify_templates(embedder, templates, **options)
+    else:
+        pairs = replace(read_pairs(path), name=name)
+        report = verify(embedder, CrossPairs(pairs) if args.all_pairs else pairs, **options)
+    report.check()  # before it counts
+    return report
 
 
 def _draw(measured, path):
@@ -162,31 +203,67 @@ def _draw(measured, path):
 
 def _rows(report, reports):
     """One row per metric; with flip and without, a column of values and one of their 95 % intervals."""
-    plain, ways = report.plain, report.ways
-    rows = [("", *(heading for way in ways for heading in (way, "95 % interval")))]
+    results, intervals = list(report.ways.values()), list(report.intervals.values())
+    plain = report.plain
+    rows = [("", *(heading for way in report.ways for heading in (way, "95 % interval")))]
 
-    def add(name, values, intervals=None):
-        cells = zip(values, intervals or [None] * len(values))
-        rows.append((name, *(cell for value, interval in cells for cell in (value, _interval(interval)))))
+    def add(name, values, bounds=None):
+        rows.append((name, *itertools.chain.from_iterable(zip(values, map(_interval, bounds or [None] * len(values))))))
 
-    found = list(report.intervals.values())
-    for name, attribute in _NAMES.items():
-        values = [getattr(result, attribute) for result in ways.values()]
-        add(
-            name.format(plain.folds),
-            ["-" if value is None else f"{value:.4f}" for value in values],
-            [getattr(each, attribute, None) for each in found],
-        )
+    for title, attribute in _NAMES.items():
+        values = [_number(getattr(result, attribute)) for result in results]
+        if plain.mixed_folds or not attribute.startswith("accuracy"):
+            add(title.format(plain.folds), values, [getattr(each, attribute, None) for each in intervals])
+        if attribute == "accuracy":
+            share = max(plain.n_genuine, plain.n_impostor) / (plain.n_genuine + plain.n_impostor)
+            add("accuracy of one answer for all", [_number(share)] * len(results))
     for far, tar in plain.tar.items():
         if tar is not None:
-            values = [f"{result.tar[far]:.4f}" for result in ways.values()]
-            add(f"TAR at FAR {far:g}", values, [each.tar[far] for each in found])
+            values = [_number(result.tar[far]) for result in results]
+            add(f"TAR at FAR {far:g}", values, [each.tar[far] for each in intervals])
+    for far in report.points["plain"]:
+        points = [points[far] for points in report.points.values()]
+        add(
+            f"threshold at FAR {far:g}, its FAR",
+            [_number(point.threshold) for point in points],
+            [point.fmr_interval for point in points],
+        )
     checks = report.checks.values()
-    add("Brier score, other people", ["-" if check is None else f"{check.brier:.4f}" for check in checks])
+    add("Brier score, other people", [_number(check and check.brier) for check in checks])
     for name, checks in _checks(report, reports).items():
-        add(f"Brier score, fitted on {name}", [f"{check.brier:.4f}" for check in checks.values()])
+        add(f"Brier score, fitted on {name}", [_number(check.brier) for check in checks.values()])
     rows.append(("genuine + impostor pairs", f"{plain.n_genuine} + {plain.n_impostor}"))
     return rows
+
+
+def _notes(report):
+    """Yield what a reader of the table has to know."""
+    yield f"intervals for {counted(report.shared.count, 'person')}, {report.people.source}"
+    if not report.plain.mixed_folds:
+        yield "no accuracy over folds: most folds have pairs of one kind only; mix the order of the pairs"
+
+
+def _transferred(report, other):
+    """One row per threshold that was chosen on another set: what it is worth on this one."""
+    rows = [("threshold of", "score", "accuracy", "balanced accuracy", "FAR", "FRR")]
+    for title, at in _at_thresholds_of(report, other).items():
+        rates = (_rate(rate) for rate in (at.accuracy, at.balanced_accuracy, at.fmr, at.fnmr))
+        rows.append((title, _number(at.threshold), *rates))
+    return rows
+
+
+def _at_thresholds_of(report, other):
+    """Measure the thresholds of another set, with mirror images where there are any."""
+    from denseface.evaluation.operating_points import measure_at
+
+    way, result = next(iter(report.ways.items()))
+    chosen = other.ways[way]
+    thresholds = {
+        "best accuracy": chosen.threshold,
+        "best balanced accuracy": chosen.balanced_threshold,
+        **{f"FAR {far:g}": point.threshold for far, point in other.points[way].items()},
+    }
+    return {title: measure_at(result, report.shared, threshold) for title, threshold in thresholds.items()}
 
 
 def _grouped(report, groups):
@@ -209,6 +286,10 @@ def _grouped(report, groups):
 
 def _rate(rate):
     return f"{rate.value:.4f} ({_interval(rate.interval)})" if rate else "-"
+
+
+def _number(value):
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _interval(interval):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 _IRREGULAR = {"person": "people"}
 
@@ -15,6 +16,23 @@ def counted(number: int, noun: str) -> str:
 def listed(names: Sequence[str], most: int = 5) -> str:
     """Return the first names, escaped as `printable` does, and three dots if there are more: ``anna, boris, ...``."""
     return ", ".join([*map(printable, names[:most]), *["..."][: len(names) > most]])
+
+
+def distinct_names(paths: Sequence[str | Path]) -> list[str]:
+    """Return the names of files without their endings, with as many folders before them as they need to differ.
+
+    Examples
+    --------
+    >>> distinct_names(["sets/lfw.bin", "a/holdout.bin", "b/holdout.bin"])
+    ['lfw', 'a/holdout', 'b/holdout']
+    """
+    parts = [(*path.absolute().parts[:-1], path.stem) for path in map(Path, paths)]
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        count = next((n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others)), len(own))
+        names.append("/".join(own[-count:]))
+    return names
 
 
 def printable(text: str) -> str:

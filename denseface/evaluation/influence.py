@@ -165,16 +165,27 @@ def compare(ours: VerificationResult, theirs: VerificationResult, shared: Shared
 
 def measure_accuracy(result: VerificationResult, shared: SharedPeople) -> Measured:
     """Measure the accuracy over folds."""
-    right = np.concatenate(result.right)
-    return Measured(result.accuracy, (right - right.mean()) / len(right), _standardized(result) / len(right))
+    return _measured_accuracy(result, np.concatenate(result.right))._replace(value=result.accuracy)
+
+
+def measure_accuracy_at(result: VerificationResult, threshold: float) -> Measured:
+    """Measure the accuracy at any threshold."""
+    return _measured_accuracy(
+        result, np.concatenate([result.scores.genuine >= threshold, result.scores.impostor < threshold])
+    )
 
 
 def measure_balanced_accuracy(result: VerificationResult, shared: SharedPeople) -> Measured:
     """Measure the best balanced accuracy."""
-    threshold, halves = result.balanced_threshold, _halves(result)
+    return measure_balanced_accuracy_at(result, result.balanced_threshold)._replace(value=result.balanced_accuracy)
+
+
+def measure_balanced_accuracy_at(result: VerificationResult, threshold: float) -> Measured:
+    """Measure the balanced accuracy at any threshold."""
     accepted, rejected = result.scores.genuine >= threshold, result.scores.impostor < threshold
-    moved = np.concatenate([_centered(accepted), _centered(rejected)])
-    return Measured(result.balanced_accuracy, halves * moved, halves * _standardized(result))
+    moved, halves = np.concatenate([_centered(accepted), _centered(rejected)]), _halves(result)
+    value = float(accepted.mean() + rejected.mean()) / 2
+    return Measured(value, halves * moved, halves * _standardized(result))
 
 
 def measure_auc(result: VerificationResult, shared: SharedPeople) -> Measured:
@@ -207,8 +218,13 @@ def measure_matches(result: VerificationResult, threshold: float) -> Measured:
 
 def measure_fnmr(result: VerificationResult, shared: SharedPeople) -> Measured:
     """Measure the false non-match rate at the threshold of best accuracy."""
+    return measure_misses(result, result.threshold)
+
+
+def measure_misses(result: VerificationResult, threshold: float) -> Measured:
+    """Measure the false non-match rate at any threshold."""
     genuine = result.scores.genuine
-    return _before(result.n_impostor, _measured_error(genuine < result.threshold, genuine))
+    return _before(result.n_impostor, _measured_error(genuine < threshold, genuine))
 
 
 METRICS: dict[str, Callable[[VerificationResult, SharedPeople], Measured]] = {
@@ -225,12 +241,10 @@ def measure_tar(result: VerificationResult, far: float, shared: SharedPeople) ->
     value, threshold = result.tar_at(far), result.threshold_at(far)
     if value is None or threshold is None:
         return None
-    genuine, impostor = result.scores
-    accepted = _centered(genuine >= threshold) / result.n_genuine
-    matched = _centered(impostor >= threshold) / result.n_impostor
+    accepted = _centered(result.scores.genuine >= threshold) / result.n_genuine
+    matched = _centered(result.scores.impostor >= threshold) / result.n_impostor
     moved = np.concatenate([accepted, -_slope(result, far, matched, shared) * matched])
-    scores = _before(result.n_impostor, _measured_error(genuine < threshold, genuine)).scores
-    return Measured(value, moved, scores)
+    return Measured(value, moved, measure_misses(result, threshold).scores)
 
 
 def measure_error(errors: np.ndarray, scores: np.ndarray, shared: SharedPeople) -> Rate | None:
@@ -256,6 +270,11 @@ def measure_error(errors: np.ndarray, scores: np.ndarray, shared: SharedPeople) 
 def interval_of(measured: Measured, shared: SharedPeople) -> Interval:
     """Compute the 95 % interval of a metric of the pairs of `shared`."""
     return rate_interval(measured.value, measured.contributions, measured.scores, shared)
+
+
+def _measured_accuracy(result, right):
+    n = len(right)
+    return Measured(float(right.mean()), _centered(right) / n, _standardized(result) / n)
 
 
 def _measured_error(errors, scores):

@@ -95,6 +95,9 @@ class VerificationResult:
         Number of pairs that show the same person, and two persons.
     folds : int
         Number of folds of the accuracy.
+    mixed_folds : bool
+        Whether most folds have pairs of both kinds, or could not because there are fewer such pairs than folds. Where
+        this is False, the set is in the order of its kinds, and `accuracy` says little.
     roc : Roc
     scores : Pairs
         The score of each pair.
@@ -117,6 +120,7 @@ class VerificationResult:
     n_genuine: int
     n_impostor: int
     folds: int
+    mixed_folds: bool
     roc: Roc = field(repr=False, compare=False)
     scores: Pairs = field(repr=False, compare=False)
     right: Pairs = field(repr=False, compare=False)
@@ -246,6 +250,7 @@ def score_pairs(
     accept = _accepted if thresholds == "scores" else _accepted_as_insightface
     accepted = accept(scores, issame, parts)
     right = accepted == issame
+    pure = sum(issame[part].all() or not issame[part].any() for part in parts)
     threshold = _most_accurate_threshold(scores, issame)
     accuracies = np.array([right[part].mean() for part in parts])
     eer, eer_threshold = _equal_error_rate(tried, roc.far, 1 - roc.tar)
@@ -265,6 +270,7 @@ def score_pairs(
         n_genuine=n_genuine,
         n_impostor=n_impostor,
         folds=folds,
+        mixed_folds=bool(min(n_genuine, n_impostor) < folds or 2 * pure <= folds),
         roc=roc,
         scores=Pairs(scores[issame], scores[~issame]),
         right=Pairs(right[issame], right[~issame]),

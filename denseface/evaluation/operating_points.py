@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from denseface.evaluation.influence import measure_matches, tar_intervals
+from denseface.evaluation.influence import (
+    Measured,
+    Rate,
+    interval_of,
+    measure_accuracy_at,
+    measure_balanced_accuracy_at,
+    measure_matches,
+    measure_misses,
+    tar_intervals,
+)
 from denseface.evaluation.intervals import Interval, SharedPeople, chosen_interval
 from denseface.evaluation.metrics import VerificationResult
 
@@ -71,3 +80,42 @@ def operating_points(
             fmr_interval = chosen_interval(fmr, contributions, scores, shared)
             found[far] = OperatingPoint(threshold, fmr, fmr_interval, tar, tar_interval)
     return found
+
+
+class AtThreshold(NamedTuple):
+    """What a threshold is worth on a set that it was not chosen on.
+
+    Attributes
+    ----------
+    threshold : float
+    accuracy, balanced_accuracy, fmr, fnmr : Rate
+    """
+
+    threshold: float
+    accuracy: Rate
+    balanced_accuracy: Rate
+    fmr: Rate
+    fnmr: Rate
+
+
+def measure_at(result: VerificationResult, shared: SharedPeople, threshold: float) -> AtThreshold:
+    """Measure a threshold that was chosen elsewhere.
+
+    Parameters
+    ----------
+    result : VerificationResult
+    shared : SharedPeople
+        Who shares whom among its pairs.
+    threshold : float
+    """
+
+    def rate(measured: Measured) -> Rate:
+        return Rate(measured.value, interval_of(measured, shared))
+
+    return AtThreshold(
+        threshold=threshold,
+        accuracy=rate(measure_accuracy_at(result, threshold)),
+        balanced_accuracy=rate(measure_balanced_accuracy_at(result, threshold)),
+        fmr=rate(measure_matches(result, threshold)),
+        fnmr=rate(measure_misses(result, threshold)),
+    )

@@ -50,7 +50,7 @@ def draw_comparison(networks: Sequence[Measured]) -> Figure:
         "pictures per second in training, batches of 8": lambda row: row.training,
     }
     for name in dict.fromkeys(key for row in networks for key in row.accuracies):
-        panels[f"accuracy on {name}"] = lambda row, name=name: row.accuracies.get(name)
+        panels[f"accuracy on {shortened(name)}"] = lambda row, name=name: row.accuracies.get(name)
     panels = {title: value for title, value in panels.items() if any(value(row) is not None for row in networks)}
 
     names = [shortened(row.name) for row in networks]
@@ -107,7 +107,7 @@ def draw_run(folder: str | Path) -> Figure:
     names = dict.fromkeys(row["set"] for row in verification)
     for name, color in zip(names, _cycled(len(names))):
         steps, values = _line([row for row in verification if row["set"] == name], "accuracy")
-        verified.plot(steps, values, color=color, marker="o", markersize=3, linewidth=1.2, label=name)
+        verified.plot(steps, values, color=color, marker="o", markersize=3, linewidth=1.2, label=shortened(name))
     if names:
         verified.legend(fontsize=8, frameon=False)
     else:

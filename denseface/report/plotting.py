@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
 from denseface.core.packages import require
+from denseface.core.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,5 +64,6 @@ def check_format(path: str | Path) -> str:
 
 
 def shortened(name: str, length: int = 42) -> str:
-    """Return the end of a long name, which tells models apart."""
-    return name if len(name) <= length else f"...{name[3 - length :]}"
+    """Return the end of a long name, which tells models apart, as text that matplotlib takes for no formula."""
+    end = name if len(name) <= length else f"...{name[3 - length :]}"
+    return printable(end).replace("$", r"\$")

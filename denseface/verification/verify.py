@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from denseface.evaluation.intervals import SharedPeople
 from denseface.evaluation.metrics import FOLDS, Pairs, VerificationResult, pair_scores, score_pairs
 from denseface.evaluation.operating_points import OperatingPoint, operating_points
 from denseface.evaluation.people import PairPeople, find_people
+from denseface.verification.cross_pairs import CrossPairs
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class VerificationReport:
         not `flip`.
     plain : VerificationResult
         With the embedding of the picture alone.
-    pair_set : PairSet or TemplateSet
+    pair_set : PairSet, CrossPairs or TemplateSet
         The set.
     """
 
     name: str
     flip: VerificationResult | None
     plain: VerificationResult
-    pair_set: PairSet | TemplateSet = field(repr=False, compare=False)
+    pair_set: PairSet | CrossPairs | TemplateSet = field(repr=False, compare=False)
 
     @cached_property
     def people(self) -> PairPeople:
@@ -94,11 +96,27 @@ class VerificationReport:
         people = Pairs(numbers[issame], numbers[~issame])
         return {way: check_on_others(result.scores, people) for way, result in self.ways.items()}
 
+    def check(self) -> None:
+        """Raise InputError if the people of the set contradict its pairs."""
+        _ = self.people
+
     def to_dict(self) -> dict:
         """Return all metrics but the ROC curves, in types that JSON knows."""
         ways = {way: {**result.to_dict(), **self._certainty(way)} for way, result in self.ways.items()}
         people = {"count": self.shared.count, "source": self.people.source}
-        return {"name": self.name, "flip": None, **ways, "people": people}
+        return {"name": self.name, "pairs": self._digest(), "flip": None, **ways, "people": people}
+
+    def _digest(self) -> str:
+        """Return what tells whether two measurements are of the same pairs."""
+        content = hashlib.sha256(self.pair_set.issame.tobytes())
+        if isinstance(self.pair_set, TemplateSet):
+            pairs = self.pair_set.pairs
+        else:
+            pictures, pairs = self.pair_set.unique()
+            for picture in pictures:
+                content.update(picture)
+        content.update(pairs.tobytes())
+        return content.hexdigest()[:16]
 
     def _certainty(self, way):
         checked = self.checks[way]
@@ -111,7 +129,7 @@ class VerificationReport:
 
 def verify(
     embedder: Embedder,
-    pair_set: PairSet,
+    pair_set: PairSet | CrossPairs,
     *,
     folds: int = FOLDS,
     thresholds: str = "scores",
@@ -126,8 +144,8 @@ def verify(
     ----------
     embedder : Embedder
         The model.
-    pair_set : PairSet
-        The verification set, as :func:`denseface.read_pairs` returns it.
+    pair_set : PairSet or CrossPairs
+        The verification set, as :func:`denseface.read_pairs` returns it, or all pairs of its pictures.
     folds, thresholds
         See :func:`denseface.evaluation.metrics.score_pairs`.
     progress : bool

@@ -236,6 +236,7 @@ def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
 
     assert columns[2:] == [
         row("accuracy over 10 folds", "accuracy"),
+        ["accuracy of one answer for all", "0.6500", "0.6500"],
         row("standard deviation of folds", "accuracy_std", has_interval=False),
         row("best balanced accuracy", "balanced_accuracy"),
         row("area under the ROC curve", "auc"),
@@ -329,28 +330,52 @@ def test_verify_says_when_its_figures_cannot_be_kept(capsys, caplog, model, figu
     assert "the metrics are not saved" in caplog.text
 
 
-def test_match_uses_the_threshold_of_the_largest_set(capsys, model, figures, pair_sets, faces):
+@pytest.fixture(scope="module")
+def sets_of_people(tmp_path_factory):
+    """Two verification sets of people with names: all pairs of 2 pictures of 6 people, and of 8."""
+    paths = []
+    for name, count in (("six", 6), ("eight", 8)):
+        shown = [encode(picture) for picture in pictures(2 * count)]
+        owners = [f"p{number // 2}" for number in range(2 * count)]
+        chosen = [(a, b) for b in range(2 * count) for a in range(b) if b == a + 1 or (a + b) % 2]
+        paths.append(tmp_path_factory.mktemp("sets") / f"{name}.bin")
+        write_pairs(
+            paths[-1],
+            [shown[index] for pair in chosen for index in pair],
+            [owners[a] == owners[b] for a, b in chosen],
+            [owners[index] for pair in chosen for index in pair],
+        )
+    return paths
+
+
+def test_match_uses_the_threshold_of_the_largest_set(capsys, model, figures, sets_of_people, faces):
+    pair_sets = sets_of_people
     for path in pair_sets:
         run(capsys, "verify", path, *model)
     pair = (faces / "a.png", faces / "b.png")
-    threshold = expected_report(pair_sets[1]).flip.threshold
+    point = expected_report(pair_sets[1]).points["flip"][1e-1]
+    threshold = point.threshold
     score = float(similarity(*Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(pair)))
     code, out, _ = run(capsys, "match", *pair, *model, "--json")
     assert code == 0
-    way, report = expected_report(pair_sets[1]).flip, expected_report(pair_sets[1])
+    report = expected_report(pair_sets[1])
     assert json.loads(out) == {
-        "same": score >= threshold, "score": score, "threshold": threshold, "threshold_of": "large",
+        "same": score >= threshold, "score": score, "threshold": threshold, "threshold_of": "eight", "far": 0.1,
         "probability": float(report.calibrations["flip"].probability(score)),
-        "false_match_rate": way.fmr, "interval": list(report.intervals["flip"].fmr),
+        "false_match_rate": point.fmr, "interval": list(point.fmr_interval),
         "fuse": None, "pictures": [1, 1],
     }  # fmt: skip
     _, out, _ = run(capsys, "match", *pair, *model, "--prior", "0.01")
     probability = float(report.calibrations["flip"].probability(score, 0.01))
     assert f"probability of one person {probability:.4f} if it was 0.01 before" in out
-    _, out, _ = run(capsys, "match", *pair, *model, "--set", "small")
-    assert f"threshold {expected_report(pair_sets[0]).flip.threshold:.4f} (small)" in out
+    _, out, _ = run(capsys, "match", *pair, *model, "--set", "six", "--far", "0.1")
+    assert f"threshold {expected_report(pair_sets[0]).points['flip'][0.1].threshold:.4f} (six, FAR 0.1)" in out
     _, out, _ = run(capsys, "match", *pair, *model, "--no-flip", "--json")
-    assert json.loads(out)["threshold"] == expected_report(pair_sets[1]).plain.threshold
+    assert json.loads(out)["threshold"] == expected_report(pair_sets[1]).points["plain"][0.1].threshold
+    code, _, err = run(capsys, "match", *pair, *model, "--far", "1e-3")
+    assert code == 1 and err.startswith("denseface: error: --far: 0.001 needs 1000 impostor pairs, and eight has ")
+    code, _, err = run(capsys, "match", *pair, *model, "--far", "1e-3", "--threshold", "0.5")
+    assert code == 1 and err.startswith("denseface: error: --threshold: ")
 
 
 def test_match_with_a_threshold_of_ones_own(capsys, model, faces):
@@ -383,6 +408,8 @@ def test_match_without_a_threshold_says_how_to_get_one(capsys, model, figures, p
         '{"model": {"sha256": "HASH"}, "sets": {"lfw": 5}}',
         '{"model": {"sha256": "HASH"}, "sets": {"lfw": {"flip": {"threshold": 0.5}}}}',
         '{"model": {"sha256": "HASH"}, "sets": {"lfw": {"flip": {"n_genuine": 1, "n_impostor": 1, "threshold": "x"}}}}',
+        '{"model": {"sha256": "HASH"}, "sets": {"lfw": {"flip": '
+        '{"n_genuine": 1, "n_impostor": 1, "threshold": 0, "operating_points": [0.1]}}}}',
     ],
 )
 def test_figures_that_something_else_wrote_are_named(capsys, model, figures, faces, content):
@@ -390,6 +417,78 @@ def test_figures_that_something_else_wrote_are_named(capsys, model, figures, fac
     code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", *model)
     assert code == 1
     assert f"denseface: error: {figures}: " in err
+
+
+def test_metrics_without_thresholds_at_rates_ask_for_measuring_again(capsys, model, figures, pair_sets, faces):
+    """As an older program wrote them."""
+    run(capsys, "verify", pair_sets[0], *model)
+    content = json.loads(figures.read_text())
+    for way in ("flip", "plain"):
+        del content["sets"]["small"][way]["operating_points"]
+    figures.write_text(json.dumps(content))
+    code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", *model)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert f"{figures}: no thresholds at false accept rates of the set small; measure the model again" in err
+
+
+def test_sets_of_one_name_have_names_of_their_own(capsys, model, figures, sets_of_people, tmp_path):
+    paths = []
+    for folder, path in zip("ab", sets_of_people):
+        (tmp_path / folder).mkdir()
+        for name in (path, path.with_suffix(".people.csv")):
+            (tmp_path / folder / f"holdout{''.join(name.suffixes)}").write_bytes(name.read_bytes())
+        paths.append(tmp_path / folder / "holdout.bin")
+    _, out, _ = run(capsys, "verify", *paths, *model)
+    assert {"a/holdout", "b/holdout"} <= {*out.splitlines()} and "Brier score, fitted on a/holdout" in out
+    assert list(json.loads(figures.read_text())["sets"]) == ["a/holdout", "b/holdout"]
+    figures.unlink()
+    for path in paths:
+        run(capsys, "verify", path, *model)
+    saved = json.loads(figures.read_text())["sets"]
+    assert [entry["flip"]["n_genuine"] for entry in saved.values()] == [6, 8] and "holdout" in saved
+    _, out, _ = run(capsys, "compare", "--models", model[1], "--verify", *paths, "--no-training", *model[2:], "--json")
+    assert list(json.loads(out)[0]["accuracies"]) == ["a/holdout", "b/holdout"]
+
+
+def test_what_is_not_measured_again_stays(capsys, model, figures, sets_of_people):
+    run(capsys, "verify", *sets_of_people, *model)
+    before = json.loads(figures.read_text())["sets"]
+    run(capsys, "verify", sets_of_people[0], *model, "--no-flip")
+    assert json.loads(figures.read_text())["sets"] == before
+
+
+def test_verify_pairs_all_pictures_of_a_set(capsys, model, figures, sets_of_people, pair_sets):
+    code, out, _ = run(capsys, "verify", sets_of_people[0], *model, "--all-pairs", "--json")
+    entry = json.loads(out)["sets"][0]
+    assert (code, entry["name"]) == (0, "six-all-pairs")
+    assert (entry["flip"]["n_genuine"], entry["flip"]["n_impostor"]) == (6, 60)
+    code, _, err = run(capsys, "verify", pair_sets[0], *model, "--all-pairs")
+    assert code == 1 and err.startswith("denseface: error: --all-pairs: nobody says who is in small")
+
+
+def test_verify_measures_thresholds_of_another_set(capsys, model, figures, sets_of_people):
+    here, there = sets_of_people
+    command = ("verify", here, *model, "--threshold-from", there)
+    code, out, _ = run(capsys, *command)
+    assert code == 0 and "six, at thresholds chosen on eight" in out.splitlines()
+    _, out, _ = run(capsys, *command, "--json")
+    found = json.loads(out)["sets"][0]["thresholds_from"]
+    chosen, scores = expected_report(there), expected_report(here).flip.scores
+    assert (found.pop("name"), found["FAR 0.1"]["threshold"]) == ("eight", chosen.points["flip"][0.1].threshold)
+    assert found["best accuracy"]["threshold"] == chosen.flip.threshold
+    for at in found.values():
+        far, frr = np.mean(scores.impostor >= at["threshold"]), np.mean(scores.genuine < at["threshold"])
+        assert [at[name][0] for name in ("fmr", "fnmr", "balanced_accuracy")] == pytest.approx(
+            [far, frr, 1 - (far + frr) / 2]
+        )
+
+
+def test_a_set_in_the_order_of_its_kinds_is_told(capsys, model, figures, tmp_path):
+    shown = [encode(picture) for picture in pictures(20)]
+    images = [*(image for picture in shown for image in (picture, picture)), *shown[:19], shown[-1], *shown]
+    write_pairs(tmp_path / "view.bin", images[:80], np.arange(40) < 20)
+    _, out, _ = run(capsys, "verify", tmp_path / "view.bin", *model)
+    assert "accuracy over" not in out.split("intervals for")[0] and "no accuracy over folds: most folds" in out
 
 
 def test_figures_of_another_model_do_not_count(capsys, model, figures, pair_sets, faces):
@@ -411,7 +510,8 @@ def test_match_names_a_picture_that_is_not_there(capsys, model, faces):
 
 
 @pytest.mark.parametrize("options", [(), ("--fuse", "mean"), ("--fuse", "max")])
-def test_match_compares_folders(capsys, model, figures, pair_sets, people, options):
+def test_match_compares_folders(capsys, model, figures, sets_of_people, people, options):
+    pair_sets = sets_of_people
     run(capsys, "verify", pair_sets[1], *model)
     folder, rows = people
     fusion = options[-1] if options else "mean"
@@ -648,14 +748,15 @@ def test_export_for_a_fixed_batch(capsys, model, tmp_path):
     assert err.startswith("denseface: error: --opset: must be 17 to ")
 
 
-def test_an_exported_file_carries_the_threshold(capsys, model, pair_sets, faces, tmp_path):
+def test_an_exported_file_carries_the_threshold(capsys, model, figures, sets_of_people, faces, tmp_path):
     """On another machine there is nothing beside it."""
+    pair_sets = sets_of_people
     pictures = (faces / "a.png", faces / "b.png")
     assert run(capsys, "verify", *pair_sets, *model)[0] == 0
     path, quantized = tmp_path / "there" / "tiny.onnx", tmp_path / "there" / "int8.onnx"
     path.parent.mkdir()
     run(capsys, "export", *model, "-o", path)
-    for options in ([], ["--no-flip"], ["--set", "small"]):
+    for options in ([], ["--no-flip"], ["--set", "six"], ["--far", "0.1"]):
         beside, there = (run(capsys, "match", *pictures, *given, *options) for given in (model, ["--model", path]))
         assert (beside[0], beside[2]) == (0, "")
         assert there == beside
@@ -669,17 +770,17 @@ def test_an_exported_file_carries_the_threshold(capsys, model, pair_sets, faces,
     assert "measure it first (denseface verify)" in run(capsys, "match", *pictures, "--model", quantized)[2]
 
 
-def test_onnx_figures_lie_beside_the_file(capsys, tmp_path, pair_sets, faces):
+def test_onnx_figures_lie_beside_the_file(capsys, tmp_path, sets_of_people, faces):
     save_model(tiny_model(), tmp_path / "model")
     path = tmp_path / "tiny.onnx"
     run(capsys, "export", "--model", tmp_path / "model", "-o", path, "--image-size", "16,16")
     code, _, err = run(capsys, "match", faces / "a.png", faces / "b.png", "--model", path)
     assert code == 1
     assert "measure it first (denseface verify), or state a threshold" in err
-    assert run(capsys, "verify", pair_sets[0], "--model", path)[0] == 0
+    assert run(capsys, "verify", sets_of_people[0], "--model", path)[0] == 0
     assert (tmp_path / "tiny.verification.json").exists()
     _, out, _ = run(capsys, "match", faces / "a.png", faces / "b.png", "--model", path)
-    assert "(small)" in out
+    assert "(six, FAR 0.1)" in out
 
 
 @pytest.mark.parametrize("out", ["", ".", "folder"])

@@ -213,7 +213,16 @@ def test_to_dict_is_json():
         "n_genuine": 2,
         "n_impostor": 2,
         "folds": 2,
+        "mixed_folds": True,
     }
+
+
+def test_a_set_in_the_order_of_its_kinds_has_no_accuracy_over_folds():
+    scores, issame = np.linspace(1, 0, 60), np.arange(60) < 20
+    assert not score_pairs(scores, issame).mixed_folds
+    assert score_pairs(np.append(scores, 0.5), np.append(issame, True)[::-1], folds=2).mixed_folds
+    assert score_pairs(scores[::-1], issame[np.random.default_rng(0).permutation(60)]).mixed_folds
+    assert score_pairs([0.9, 0.8, 0.1, 0.2], [True, True, False, False], folds=4).mixed_folds  # as few as folds
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from denseface.evaluation.influence import tar_intervals
 from denseface.evaluation.metrics import score_pairs
 from denseface.report.charts import draw_comparison, draw_run, draw_verification
 from denseface.report.comparison import Measured
+from denseface.report.plotting import save_figure
 from denseface.report.summary import Costs
 from denseface.training.log import RunLog
 from denseface.verification.verify import VerificationReport
@@ -47,6 +48,17 @@ def test_comparison_has_a_panel_for_every_figure():
     assert [text.get_text() for text in found["accuracy on orl"].texts] == ["-", "0.900"]
     names = [label.get_text() for label in found["parameters, millions"].get_yticklabels()]
     assert names == ["d121", "a/model,1"]
+
+
+def test_names_are_text_and_not_formulas(tmp_path):
+    name = "s$^$_\x1b[2J"
+    drawn = draw_comparison([measured(name, 3, **{name: 0.9}), measured("b", 1)])
+    scores, issame = np.array([0.9, 0.2, 0.8, 0.1]), np.array([True, False] * 2)
+    pair_set = PairSet([bytes([number]) for number in range(1, 9)], issame, name)
+    report = VerificationReport(name, None, score_pairs(scores, issame, folds=2), pair_set)
+    for number, figure in enumerate((drawn, draw_verification({name: report}))):
+        save_figure(figure, tmp_path / f"{number}.png")
+        assert any(r"s\$^\$_\x1b[2J" in axes.get_title(loc="left") for axes in figure.axes)
 
 
 def test_comparison_leaves_out_what_was_not_measured():

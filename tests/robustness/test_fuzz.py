@@ -218,7 +218,9 @@ def read_gallery(path):
 
 def figures(folder):
     path = folder / "model-0001.verification.json"
-    ways = {way: {"n_genuine": 10, "n_impostor": 10, "threshold": 0.25} for way in ("flip", "plain")}
+    point = {"threshold": 0.25, "fmr": 0.1, "fmr_interval": [0.0, 0.4]}
+    way = {"n_genuine": 10, "n_impostor": 10, "threshold": 0.25, "operating_points": {"0.1": point}}
+    ways = {"flip": way, "plain": way}
     path.write_text(json.dumps({"model": {"sha256": "0"}, "sets": {"orl": ways, "lfw": ways}}))
     return path
 

@@ -81,7 +81,7 @@ def test_the_command_reads_the_folder(made, tmp_path, capsys):
     size = ",".join(map(str, TINY_SHAPE))
     assert cli.main(["verify", str(made), "--model", str(tmp_path / "tiny"), "--image-size", size]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("made\n") and "genuine + impostor pairs     60 + 720" in out
+    assert out.startswith("made\n") and "genuine + impostor pairs        60 + 720" in out
 
 
 def test_a_picture_that_cannot_be_used_is_left_out_with_a_warning(made, caplog):
