@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from denseface.models.checkpoint import Model
-from denseface.rewrites.graph import Node, nodes_of
+from denseface.models.graph import Graph, Node
 
 
 class Network(nn.Module):
@@ -23,7 +23,7 @@ class Network(nn.Module):
         super().__init__()
         parameters = {**model.arguments, **model.auxiliary}
         self.steps, self.operators = [], nn.ModuleList()
-        for node in nodes_of(model.symbol):
+        for node in Graph(model.symbol).nodes:
             if node.op == "null":
                 continue
             operator = _operator(node, [parameters.get(source.name) for source, _ in node.inputs])

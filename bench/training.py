@@ -47,6 +47,7 @@ def _head(network):
 def mxnet_step(network, activation, batch_size, accelerated, half=False):
     """This project's learner, on the plain symbol or on what ``train.py`` makes of it."""
     from denseface.data.loader import Batch
+    from denseface.models.graph import Graph
     from denseface.rewrites.accelerate import accelerate
     from denseface.training.learner import Learner
 
@@ -55,7 +56,9 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False):
     model = make_model(network, activation, _head(network))
     symbol, shape = training_symbol(model), (batch_size, *FACE)
     if accelerated:
-        symbol = accelerate(symbol, shape, bfloat16=half)
+        graph = Graph(symbol)
+        accelerate(graph, shape, bfloat16=half)
+        symbol = graph.symbol()
     learner = Learner(symbol, shape, [mx.cpu()], momentum=_MOMENTUM, wd=_DECAY)
     learner.set_parameters({**model.arguments, "fc7_weight": class_weights()}, model.auxiliary)
     batch = Batch(faces(batch_size), labels(batch_size))

@@ -15,8 +15,8 @@ import numpy as np
 from denseface.data.pictures import decode
 from denseface.data.records import FaceRecords
 from denseface.models import families
+from denseface.models.graph import Graph
 from denseface.report.plotting import COLORS, new_figure, save_figure
-from denseface.rewrites.graph import nodes_of
 
 import mxnet as mx
 
@@ -60,7 +60,7 @@ def measure(network: str, data: Path, batch_size: int, steps: int, seed: int) ->
     pictures, labels = _faces(data)
     config.num_classes = len(np.unique(labels))
     embedding = families.embedding_symbol(config, _OWN)
-    names = [node.source(1).name for node in nodes_of(embedding) if node.op == "Convolution"]
+    names = [node.source(1).name for node in Graph(embedding).nodes if node.op == "Convolution"]
     symbol = families.training_symbol(config, embedding)
     learned = [name for name in symbol.list_arguments() if name not in _INPUTS]
     shapes = {"data": (batch_size, *pictures.shape[1:]), "softmax_label": (batch_size,)}

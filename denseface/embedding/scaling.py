@@ -115,11 +115,12 @@ def scaled(model: Model, scaling: Scaling | None) -> Model:
     scaling : Scaling or None
         None if nothing was given.
     """
-    from denseface.rewrites.graph import Node, nodes_of, rewrite
+    from denseface.models.graph import Graph, Node
 
+    graph = Graph(model.symbol)
     if scaling is None:
         # Several nodes may share a name, but not that of a variable.
-        nodes = [(node.op, [source.name for source, _ in node.inputs], [node.name]) for node in nodes_of(model.symbol)]
+        nodes = [(node.op, [source.name for source, _ in node.inputs], [node.name]) for node in graph.nodes]
         if not scales_itself("data", nodes):
             logger.warning("%s: it does not scale its pictures before its first layer; %s", model.name, _ADVICE)
         return model
@@ -135,7 +136,8 @@ def scaled(model: Model, scaling: Scaling | None) -> Model:
         node = Node("_minus_scalar", "_minusscalar0", {"scalar": repr(scaling.mean)}, [(node, 0)])
         return Node("_mul_scalar", "_mulscalar0", {"scalar": repr(scaling.scale)}, [(node, 0)])
 
-    return dataclasses.replace(model, symbol=rewrite(model.symbol, scale), scaling=scaling)
+    graph.rewrite(scale)
+    return dataclasses.replace(model, symbol=graph.symbol(), scaling=scaling)
 
 
 def scaling_by_insightface(names: list[str], is_inside: bool, name: str) -> Scaling:

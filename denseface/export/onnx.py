@@ -7,18 +7,14 @@ nodes for the insightface package (see `denseface.export.insightface`).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.files import replacing
 from denseface.core.onnx_session import open_session
 from denseface.core.packages import require
@@ -26,8 +22,8 @@ from denseface.export.insightface import mark_as_scaling, why_not_for_insightfac
 from denseface.export.metadata import write_metadata
 from denseface.export.operators import OnnxGraph
 from denseface.models.embedding_network import checked_embedding
-from denseface.rewrites.freeze import freeze
-from denseface.rewrites.graph import Graph, Node
+from denseface.models.graph import Edge, Graph, Node, Shape
+from denseface.rewrites.freeze import Arrays, freeze
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -114,14 +110,11 @@ def convert(
     if len(outputs) != 1:
         raise InputError(f"a network must have one output to be exported, not {len(outputs)}: {', '.join(outputs)}")
 
-    arrays = [
-        {name: np.asarray(array, np.float32) for name, array in given.items()}
-        for given in (model.arguments, model.auxiliary)
-    ]
-    symbol, arguments, auxiliary = freeze(model.symbol, *arrays)
-    network, params = Graph(symbol), {**arguments, **auxiliary}
+    values = {name: np.asarray(array, np.float32) for name, array in {**model.arguments, **model.auxiliary}.items()}
+    network = Graph(model.symbol)
+    params = freeze(network, values)
     data = _check_inputs(network.nodes, params)
-    shapes = _infer_shapes(symbol, network, tuple(input_shape), params, dynamic_batch)
+    shapes = _infer_shapes(network, input_shape, params, dynamic_batch)
 
     graph = OnnxGraph(params, shapes, opset)
     for node in network.nodes:
@@ -191,12 +184,7 @@ def export(
     return ExportReport(path, opset, len(names), emb_size, difference, reason)
 
 
-def _one_line(error):
-    """The last line of an error, without MXNet's name, time and source line in front."""
-    return re.sub(r"MXNetError: |\[[\d:]+\] \S+: ", "", str(error).strip().splitlines()[-1])
-
-
-def _check_inputs(nodes: list[Node], params) -> Node:
+def _check_inputs(nodes: list[Node], params: Arrays) -> Node:
     """Return the variable ``data``, if no parameter is missing."""
     data = next((node for node in nodes if node.op == "null" and node.name == "data"), None)
     if data is None:
@@ -209,37 +197,35 @@ def _check_inputs(nodes: list[Node], params) -> Node:
     return data
 
 
-def _infer_shapes(symbol, network, input_shape, params, dynamic_batch):
-    """Infer the shape of every output of every node; None stands for a size that follows the batch."""
+def _infer_shapes(
+    graph: Graph, input_shape: tuple[int, int, int, int], params: Arrays, dynamic_batch: bool
+) -> dict[Edge, tuple[int | None, ...]]:
+    """Infer the shape of every output that is read; None stands for a size that follows the batch."""
     if not dynamic_batch:
-        return dict(zip(network.edges, _shapes_for(symbol, input_shape, params)))
-    small, large = (_shapes_for(symbol, (batch, *input_shape[1:]), params) for batch in (2, 3))
+        return {**_shapes_for(graph, input_shape, params)}
+    small, large = (_shapes_for(graph, (batch, *input_shape[1:]), params) for batch in (2, 3))
     return {
-        edge: tuple(size if size == other else None for size, other in zip(*shapes))
-        for edge, *shapes in zip(network.edges, small, large)
+        edge: tuple(size if size == other else None for size, other in zip(shape, large[edge]))
+        for edge, shape in small.items()
     }
 
 
-def _shapes_for(symbol, input_shape, params):
-    """Infer the shapes of all outputs, in the order of `Graph.edges`."""
-    from mxnet.base import MXNetError
+def _shapes_for(graph: Graph, input_shape: tuple[int, int, int, int], params: Arrays) -> dict[Edge, Shape]:
+    import mxnet as mx
 
-    internals = symbol.get_internals()
-    known = {name: params[name].shape for name in symbol.list_arguments() if name in params}
     try:
-        # MXNet prints the shapes and warns before it raises.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            shapes, output_shapes, aux_shapes = internals.infer_shape(**{**known, "data": input_shape})
-    except MXNetError as error:
-        raise InputError(f"input of shape {input_shape} does not fit the network: {_one_line(error)}") from None
-    if shapes is None:
+        graph.infer_shapes(**{**{name: array.shape for name, array in params.items()}, "data": input_shape})
+    except mx.base.MXNetError as error:
+        reason = mxnet_reason(error)
+        raise InputError(f"input of shape {input_shape} does not fit the network: {reason}") from None
+    shapes, variables = graph.shapes, graph.variables
+    for name, variable in variables.items():
+        inferred = shapes.get((variable, 0))
+        if inferred and name in params and params[name].shape != inferred:
+            raise InputError(f"parameter {name} has the shape {params[name].shape}, the network needs {inferred}")
+    if len(shapes) < len(graph.uses()):
         raise InputError(f"the network's shapes do not follow from an input of shape {input_shape}")
-    names = [*internals.list_arguments(), *internals.list_auxiliary_states()]
-    for name, shape in zip(names, [*shapes, *aux_shapes]):
-        if name in params and params[name].shape != shape:
-            raise InputError(f"parameter {name} has the shape {params[name].shape}, the network needs {shape}")
-    return output_shapes
+    return shapes
 
 
 def _finish(graph, input_shape, output, output_shape, metadata):
@@ -269,7 +255,7 @@ def _finish(graph, input_shape, output, output_shape, metadata):
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InputError(f"ONNX's checker refuses the converted network: {_one_line(error)}") from None
+        raise InputError(f"ONNX's checker refuses the converted network: {mxnet_reason(error)}") from None
     return model
 
 
@@ -293,7 +279,7 @@ def _run_onnxruntime(content, pictures):
         session = open_session(content)
         return [session.run(None, {"data": batch})[0] for batch in pictures]
     except Exception as error:  # its exceptions share no other base
-        raise InputError(f"ONNX Runtime cannot run the converted network: {_one_line(error)}") from None
+        raise InputError(f"ONNX Runtime cannot run the converted network: {mxnet_reason(error)}") from None
 
 
 def _run_mxnet(model, pictures):

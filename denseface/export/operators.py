@@ -12,7 +12,7 @@ from typing import Callable, NoReturn
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.rewrites.graph import Edge, Node
+from denseface.models.graph import Edge, Node
 
 _INT64 = np.iinfo(np.int64)
 

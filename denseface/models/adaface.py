@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from denseface.models.graph import Node, make_symbol
 from denseface.models.losses import angle_of, cosine_softmax, psi
 
 import mxnet as mx
@@ -84,18 +83,17 @@ def adaface(
     )  # fmt: skip
 
 
-def _moving_average(value, weight, name, first):
+def _moving_average(value: mx.sym.Symbol, weight: float, name: str, first: float) -> mx.sym.Symbol:
     """Move the state of this name towards a batch's value, (1,), in every forward pass, and return it.
 
     MXNet's update of SGD with momentum is the one operator that keeps such an average: with zeros for the parameter it
     sets state = momentum * state - rate * value, and returns the state. Its inputs have no names, which symbols'
-    functions need, so the operator is written as JSON.
+    functions need, so the operator is made as a node.
     """
-    inputs = [mx.sym.Variable(name) for name in ("value", "state")]
-    graph = json.loads(mx.sym.Group([mx.sym.zeros_like(inputs[0]), *inputs]).tojson())
+    averaged, state = Node("null", "value"), Node("null", "state")
+    zeros = Node("zeros_like", f"{name}_zeros", {}, [(averaged, 0)])
     attrs = {"lr": str(-weight), "momentum": str(1 - weight), "wd": "0"}
-    graph["nodes"].append({"op": "sgd_mom_update", "name": f"{name}_next", "attrs": attrs, "inputs": graph["heads"]})
-    heads = [[len(graph["nodes"]) - 1, 0, 0]]
-    average = mx.sym.load_json(json.dumps({**graph, "heads": heads, "node_row_ptr": [*range(len(graph["nodes"]) + 1)]}))
-    state = mx.sym.Variable(name, shape=(1,), init=mx.init.Constant(first), stype="default")
-    return mx.sym.BlockGrad(average(value=value, state=state))
+    update = Node("sgd_mom_update", f"{name}_next", attrs, [(zeros, 0), (averaged, 0), (state, 0)])
+    average = make_symbol([(update, 0)])
+    kept = mx.sym.Variable(name, shape=(1,), init=mx.init.Constant(first), stype="default")
+    return mx.sym.BlockGrad(average(value=value, state=kept))

@@ -326,7 +326,8 @@ def save(prefix: str | Path, symbol: mx.sym.Symbol, state: TrainingState) -> Non
         kinds = zip(("arg", "aux"), state.averages)
         files["ema"] = {f"{kind}:{name}": array for kind, arrays in kinds for name, array in arrays.items()}
         symbols[f"{prefix}-ema"] = embedding_output(symbol)
-    manifest = {"step": state.step, "files": {}, "progress": state.progress}
+    marks: dict[str, dict] = {}
+    manifest: dict[str, Any] = {"step": state.step, "files": marks, "progress": state.progress}
     if large:
         manifest["rows"] = {name: len(array) for name, array in large.items()}
     for stem, network in symbols.items():
@@ -334,7 +335,7 @@ def save(prefix: str | Path, symbol: mx.sym.Symbol, state: TrainingState) -> Non
             file.write(network.tojson().encode())
     for kind, arrays in files.items():
         with replacing(_path(prefix, state.step, kind)) as file:
-            manifest["files"][kind] = write_arrays(file, arrays)._asdict()
+            marks[kind] = write_arrays(file, arrays)._asdict()
     with replacing(_path(prefix, state.step, "json")) as file:
         file.write(json.dumps(manifest, indent=1).encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError
+from denseface.models.graph import Graph, Shape
 from denseface.models.symbol_file import embedding_output, infer_shapes
 
 import mxnet as mx
@@ -48,9 +49,11 @@ def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tu
     )
     if missing:
         raise InputError(f"{model.name}: the network has no values for {', '.join(sorted(missing)[:3])}")
-    problem, output_shape = _fit(symbol, model, data_shape)
+    graph = Graph(symbol)
+    problem = _why_unfit(graph, model, data_shape)
     if problem:
-        raise InputError(_misfit(symbol, model, data_shape, problem))
+        raise InputError(_misfit(graph, model, data_shape, problem))
+    output_shape = graph.shapes[graph.heads[0]]
     if len(output_shape) != 2 or output_shape[0] != data_shape[0]:
         raise InputError(
             f"{model.name}: its output has the shape {output_shape}, which is not a list of embeddings; "
@@ -71,26 +74,27 @@ def explain_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) ->
     return text
 
 
-def _fit(symbol, model, data_shape):
-    """Why the parameters do not fit, or None, and the output's shape."""
+def _why_unfit(graph: Graph, model: Model, data_shape: Shape) -> str | None:
+    """Infer the graph's shapes; return why the parameters do not fit them, or None."""
     try:
-        shapes, outputs = infer_shapes(symbol, model.name, data=data_shape)
+        infer_shapes(graph, model.name, data=data_shape)
     except InputError as error:
-        return str(error).removeprefix(f"{model.name}: "), None
+        return str(error).removeprefix(f"{model.name}: ")
     given = {**model.arguments, **model.auxiliary}
-    for name, shape in shapes.items():
+    for name, variable in graph.variables.items():
+        shape = graph.shapes[variable, 0]
         if name != "data" and given[name].shape != shape:
-            return explain_shape(name, given[name].shape, shape), None
-    return None, outputs[0]
+            return explain_shape(name, given[name].shape, shape)
+    return None
 
 
-def _misfit(symbol, model, data_shape, problem):
+def _misfit(graph: Graph, model: Model, data_shape: Shape, problem: str) -> str:
     batch, channels, height, width = data_shape
     fitting = [
         f"{h},{w}" + (",1" if c == 1 else "")
         for c in (3, 1)
         for h, w in _COMMON_SIZES
-        if not _fit(symbol, model, (batch, c, h, w))[0]
+        if not _why_unfit(graph, model, (batch, c, h, w))
     ]
     hint = f"try {' or '.join(fitting)}" if fitting else f"{problem}; check that symbol and parameters belong together"
     given = f"{height},{width},{channels}"

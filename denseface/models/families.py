@@ -21,6 +21,7 @@ from denseface.core.files import read_input
 from denseface.models import losses, plugins
 from denseface.models.adaface import adaface
 from denseface.models.distillation import with_teacher
+from denseface.models.graph import Graph
 from denseface.models.symbol_file import infer_shapes
 
 import mxnet as mx
@@ -218,8 +219,9 @@ def embedding_size(embedding: mx.sym.Symbol, image_shape: tuple[int, int, int]) 
     """
     height, width, channels = image_shape
     what = f"image_shape: the network does not work on pictures of {height}x{width}x{channels}"
-    _, (shape,) = infer_shapes(embedding, what, data=(1, channels, height, width))
-    return math.prod(shape[1:])
+    graph = Graph(embedding)
+    infer_shapes(graph, what, data=(1, channels, height, width))
+    return math.prod(graph.shapes[graph.heads[0]][1:])
 
 
 def initializer(config: EasyDict) -> mx.init.Initializer:
@@ -253,6 +255,7 @@ def _module(name: str) -> ModuleType:
         path = _CHECKOUT / file
         if module not in sys.modules:
             spec = importlib.util.spec_from_file_location(module, path)
+            assert spec and spec.loader  # as for any file .py
             sys.modules[module] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(sys.modules[module])
         loaded = getattr(sys.modules[module], "__file__", None)

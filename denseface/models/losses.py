@@ -15,6 +15,7 @@ from denseface.core.errors import InputError
 
 import mxnet as mx
 
+CLASS_CENTERS = "fc7_weight"
 _COS_LIMIT = 1 - 1e-6  # arccos has no finite slope at 1
 _IMPOSSIBLE = -1e6  # a logit whose probability is 0
 
@@ -221,7 +222,7 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
 def _class_weight(num_classes, embedding_size, lr_mult, wd_mult, k=1):
     """Class centers: one row per class, or k rows."""
     return mx.sym.Variable(
-        "fc7_weight",
+        CLASS_CENTERS,
         shape=(num_classes, embedding_size) if k == 1 else (num_classes, k, embedding_size),
         lr_mult=lr_mult,
         wd_mult=wd_mult,

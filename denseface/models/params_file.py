@@ -189,7 +189,7 @@ class _Reader:
         self.claim(math.prod(shape) * dtype.itemsize)
         array = np.empty(shape, dtype)
         octets = array.reshape(-1).view(np.uint8)
-        if self.file.readinto(octets) != array.nbytes:
+        if self.file.readinto(octets) != array.nbytes:  # type: ignore[attr-defined]  # every file has it
             self.fail("the file has become shorter while it was read")
         self.crc32 = zlib.crc32(octets, self.crc32)
         return array

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from denseface.core.errors import InputError
 from denseface.core.files import read_input
@@ -68,6 +69,7 @@ def build(path: Path) -> mx.sym.Symbol:
     with _imports_from(path.parent), mx.name.NameManager(), contextlib.redirect_stdout(sys.stderr):
         try:
             spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec and spec.loader  # as for any file .py
             module = importlib.util.module_from_spec(spec)
             sys.modules[path.stem] = module
             spec.loader.exec_module(module)
@@ -175,7 +177,7 @@ def _check_absent(place: str, value: object, usual: object, advice: str) -> None
         raise InputError(f"{place} is {json.dumps(value)[:80]}: not supported: {advice}; leave it out")
 
 
-def _checked(place: str, usual: object, value: object, low: float, high: float) -> object:
+def _checked(place: str, usual: object, value: Any, low: float, high: float) -> object:
     """The value in the type of the usual one; InputError if it does not fit."""
     written = json.dumps(value)[:80]
     try:
@@ -188,7 +190,7 @@ def _checked(place: str, usual: object, value: object, low: float, high: float) 
     return value
 
 
-def _like(usual: object, value: object) -> object:
+def _like(usual: object, value: Any) -> Any:
     if isinstance(usual, list) and isinstance(value, list):
         return [_like(usual[0], item) for item in value]
     if isinstance(usual, tuple) and isinstance(value, list) and len(value) == len(usual):

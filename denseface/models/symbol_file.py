@@ -12,12 +12,13 @@ import functools
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.files import read_input
+from denseface.models.graph import Edge, Graph, Node, Shape, make_symbol
 from denseface.models.operators import for_inference
 
 if TYPE_CHECKING:
@@ -157,8 +158,7 @@ def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
 
 def variances(symbol: mx.sym.Symbol) -> list[str]:
     """Names of the variances that the network's BatchNorms keep."""
-    nodes = json.loads(symbol.tojson())["nodes"]
-    return sorted({nodes[node["inputs"][4][0]]["name"] for node in nodes if node["op"] == "BatchNorm"})
+    return sorted({node.source(4).name for node in Graph(symbol).nodes if node.op == "BatchNorm"})
 
 
 def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
@@ -170,16 +170,13 @@ def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     internals = symbol.get_internals()
     if "fc1_output" in internals.list_outputs():
         return internals["fc1_output"]
-    description = json.loads(symbol.tojson(remove_amp_cast=False))
-    nodes, (number, output, *_) = description["nodes"], description["heads"][0]
-    if nodes[number]["op"] not in _LOSSES:
+    graph = Graph(symbol)
+    head = graph.heads[0]
+    if head[0].op not in _LOSSES:
         return symbol[0]
-    while nodes[number]["op"] in _LOSSES:
-        number, output, *_ = nodes[number]["inputs"][0]
-    if nodes[number]["op"] == "FullyConnected":
-        number, output, *_ = nodes[number]["inputs"][0]
-    heads = json.loads(internals.tojson(remove_amp_cast=False))["heads"]
-    return internals[[head[:2] for head in heads].index([number, output])]
+    while head[0].op in _LOSSES:
+        head = head[0].inputs[0]
+    return make_symbol([head[0].inputs[0] if head[0].op == "FullyConnected" else head])
 
 
 def with_input_called_data(symbol: mx.sym.Symbol, values: Collection[str]) -> mx.sym.Symbol:
@@ -188,37 +185,27 @@ def with_input_called_data(symbol: mx.sym.Symbol, values: Collection[str]) -> mx
     inputs = [name for name in arguments if name not in values]
     if len(inputs) != 1 or "data" in symbol.list_inputs():
         return symbol
-    description = json.loads(symbol.tojson(remove_amp_cast=False))
-    for node in description["nodes"]:
-        if node["op"] == "null" and node["name"] == inputs[0]:
-            node["name"] = "data"
-    return parse_symbol(json.dumps(description), "the network")
+    graph = Graph(symbol)
+    graph.variables[inputs[0]].name = "data"
+    return graph.symbol()
 
 
-def infer_shapes(
-    symbol: mx.sym.Symbol, name: str, **shapes: tuple[int, ...]
-) -> tuple[dict[str, tuple[int, ...]], list[tuple[int, ...]]]:
-    """Work out the shape of every parameter, state and output of a network from elsewhere.
+def infer_shapes(graph: Graph, name: str, **shapes: Shape) -> None:
+    """Work out `Graph.shapes` of a network from elsewhere, of all outputs.
 
     ``Symbol.infer_shape`` trusts the network: an array without elements, or one so large that its size overflows, ends
     the process when it is reshaped, a Reshape may change the number of elements, and an operator overwrites the shape
-    of what it takes for its own parameter, be it the output of another operator. MXNet then computes outside of its
-    arrays. Here each operator is asked alone, in order, and has to agree with the shapes that its inputs have.
+    of what it takes for its own parameter, even if that is the output of another operator. MXNet then computes outside
+    of its arrays. Here each operator is asked alone, in order, and has to agree with the shapes that its inputs have.
 
     Parameters
     ----------
-    symbol : Symbol
-        As from `read_symbol`.
+    graph : Graph
+        That of a symbol, as from `read_symbol`.
     name : str
         Where it comes from, for error messages.
     **shapes : tuple of int
         The shape of each input, as ``data=(1, 3, 112, 112)``. Names that the network does not have are left out.
-
-    Returns
-    -------
-    arguments : dict of str to tuple of int
-        The shapes of inputs, parameters and auxiliary states, by name.
-    outputs : list of tuple of int
 
     Raises
     ------
@@ -228,69 +215,64 @@ def infer_shapes(
     """
     import mxnet as mx
 
-    description = json.loads(symbol.tojson())
-    nodes, heads = description["nodes"], description["heads"]
     try:
-        found = _propagated(nodes, heads, shapes)
-        variables = {node["name"]: found[number, 0] for number, node in enumerate(nodes) if node["op"] == "null"}
-        arguments = {name: variables[name] for name in [*symbol.list_arguments(), *symbol.list_auxiliary_states()]}
-        unknown = [nodes[number]["name"] for (number, _), shape in found.items() if not _is_known(shape)]
+        found = _propagated(graph, shapes)
+        unknown = [node.name for (node, _), shape in found.items() if not _is_known(shape)]
         if unknown:
             raise InputError(f"{name}: the shape of {unknown[0][:80]} does not follow from {_written(shapes)}")
-        _compare(symbol.get_internals(), shapes, nodes, found)
+        graph.infer_shapes(**shapes)
+        _compare(graph, found)
     except _Unusable as problem:
         raise InputError(f"{name}: with {_written(shapes)}: {problem}") from problem
     except mx.base.MXNetError as error:
         raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {mxnet_reason(error)}") from error
-    return arguments, [found[node, output] for node, output, *_ in heads]
+    graph.shapes = found
 
 
-def _propagated(nodes: list[dict], heads: list[list[int]], shapes: dict) -> dict[tuple[int, int], tuple[int, ...]]:
-    """Find the shape of each output that is used, () if unknown, by asking one operator at a time."""
-    found: dict[tuple[int, int], tuple[int, ...]] = {}
-    n_outputs = [_n_outputs(node) for node in nodes]
-    for number, output, *_ in heads:
-        n_outputs[number] = max(n_outputs[number], output + 1)
-    for number, node in enumerate(nodes):
-        if node["op"] == "null":
-            found[number, 0] = shapes.get(node["name"]) or _declared_shape(node)
-            _check_sizes([found[number, 0]], but_unknown=True)
+def _propagated(graph: Graph, shapes: Mapping[str, Shape]) -> dict[Edge, Shape]:
+    """Find the shape of each output, () if unknown, by asking one operator at a time."""
+    found: dict[Edge, Shape] = {}
+    n_outputs = {node: _n_outputs(node.op, node.attrs) for node in graph.nodes}
+    for node, output in graph.heads:
+        n_outputs[node] = max(n_outputs[node], output + 1)
+    for node in graph.nodes:
+        if node.op == "null":
+            found[node, 0] = shapes.get(node.name) or _declared_shape(node)
+            _check_sizes([found[node, 0]], but_unknown=True)
     for _ in range(_PASSES):  # a parameter's shape may follow from an operator that comes after another that reads it
         before = dict(found)
-        for number, node in enumerate(nodes):
-            if node["op"] != "null":
-                _infer_node(nodes, number, n_outputs[number], found)
+        for node in graph.nodes:
+            if node.op != "null":
+                _infer_node(node, n_outputs[node], found)
         if found == before or all(map(_is_known, found.values())):
             break
     return found
 
 
-def _infer_node(nodes: list[dict], number: int, n_outputs: int, found: dict) -> None:
-    node = nodes[number]
-    sources = [(source, output) for source, output, *_ in node["inputs"]]
-    given = [found[source] for source in sources]
+def _infer_node(node: Node, n_outputs: int, found: dict[Edge, Shape]) -> None:
+    given = [found[edge] for edge in node.inputs]
     _check_sizes([shape for shape in given if _is_known(shape)])  # before MXNet divides by it
-    attributes = tuple(sorted(node.get("attrs", {}).items()))
-    wanted, outputs = _infer_operator(node["op"], attributes, tuple(given), n_outputs)
-    place = f"{node['op']} {node['name'][:80]}"
-    for (source, output), has, wants in zip(sources, given, wanted):
+    wanted, outputs = _infer_operator(node.op, tuple(sorted(node.attrs.items())), tuple(given), n_outputs)
+    place = f"{node.op} {node.name[:80]}"
+    for edge, has, wants in zip(node.inputs, given, wanted):
+        source, _ = edge
         if _is_known(has) and has != wants:
-            raise _Unusable(f"{place} needs an input of {wants}, but {nodes[source]['name'][:80]} is {has}")
-        if nodes[source]["op"] == "null" and wants:
-            if not _fits(found[source, output], wants):  # one variable may be two of its inputs
-                raise _Unusable(f"{place} needs {nodes[source]['name'][:80]} in two shapes")
-            found[source, output] = wants
-    inputs = [found[source] for source in sources]
+            raise _Unusable(f"{place} needs an input of {wants}, but {source.name[:80]} is {has}")
+        if source.op == "null" and wants:
+            if not _fits(found[edge], wants):  # one variable may be two of its inputs
+                raise _Unusable(f"{place} needs {source.name[:80]} in two shapes")
+            found[edge] = wants
+    inputs = [found[edge] for edge in node.inputs]
     if all(map(_is_known, inputs)):
         _check_sizes(outputs)
         _check_use(node, inputs, outputs)
     for output, shape in enumerate(outputs):
-        found[number, output] = shape
+        found[node, output] = shape
 
 
-def _check_use(node: dict, inputs: list[tuple[int, ...]], outputs: list[tuple[int, ...]]) -> None:
+def _check_use(node: Node, inputs: list[Shape], outputs: list[Shape]) -> None:
     """Refuse shapes that MXNet infers and then computes outside of."""
-    op, place = node["op"], node["name"][:80]
+    op, place = node.op, node.name[:80]
     if op == "Reshape" and math.prod(inputs[0]) != math.prod(outputs[0]):
         raise _Unusable(f"{place} makes {outputs[0]} of {inputs[0]}, which has another size")
     if op == "batch_take" and (len(inputs[0]) != 2 or math.prod(inputs[1]) != inputs[0][0]):
@@ -301,22 +283,12 @@ def _check_use(node: dict, inputs: list[tuple[int, ...]], outputs: list[tuple[in
 
 @functools.lru_cache(maxsize=4096)
 def _infer_operator(
-    op: str, attributes: tuple[tuple[str, str], ...], given: tuple[tuple[int, ...], ...], n_outputs: int
-) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    op: str, attributes: tuple[tuple[str, str], ...], given: tuple[Shape, ...], n_outputs: int
+) -> tuple[list[Shape], list[Shape]]:
     """Ask MXNet for the shapes of one operator's inputs and outputs; each input is a variable of its own."""
-    import mxnet as mx
-
     names = [f"input{number}" for number in range(len(given))]
-    nodes = [{"op": "null", "name": name, "inputs": []} for name in names]
-    edges = [[number, 0, 0] for number in range(len(names))]
-    nodes.append({"op": op, "name": "operator", "attrs": dict(attributes), "inputs": edges})
-    description = {
-        "nodes": nodes,
-        "arg_nodes": [*range(len(names))],
-        "heads": [[len(names), output, 0] for output in range(n_outputs)],
-        "attrs": {"mxnet_version": ["int", 10901]},
-    }
-    operator = mx.sym.load_json(json.dumps(description))
+    node = Node(op, "operator", dict(attributes), [(Node("null", name), 0) for name in names])
+    operator = make_symbol([(node, output) for output in range(n_outputs)])
     arguments = operator.list_arguments()
     known = {name: shape for name, shape in zip(names, given) if shape and name in arguments}
     inputs, outputs, states = operator.infer_shape_partial(**known)
@@ -324,36 +296,31 @@ def _infer_operator(
     return [inferred[name] for name in names], outputs
 
 
-def _compare(internals: mx.sym.Symbol, shapes: dict, nodes: list[dict], found: dict) -> None:
+def _compare(graph: Graph, found: Mapping[Edge, Shape]) -> None:
     """See that MXNet, asked about the whole network, comes to the same shapes."""
-    names = internals.list_arguments()
-    known = {name: shape for name, shape in shapes.items() if name in names}
-    _, inferred, _ = internals.infer_shape_partial(**known)
-    heads = json.loads(internals.tojson())["heads"]
-    for (number, output, *_), shape in zip(heads, inferred):
-        if (number, output) in found and found[number, output] != shape:
-            raise _Unusable(
-                f"the shape of {nodes[number]['name'][:80]} is {found[number, output]}, but MXNet takes it for {shape}"
-            )
+    for edge in graph.uses():
+        inferred = graph.shapes.get(edge, ())
+        if found[edge] != inferred:
+            raise _Unusable(f"the shape of {edge[0].name[:80]} is {found[edge]}, but MXNet takes it for {inferred}")
 
 
-def _declared_shape(node: dict) -> tuple[int, ...]:
+def _declared_shape(node: Node) -> Shape:
     """The shape that a variable says it has; 0 stands for an unknown length."""
-    numbers = _numbers(node.get("attrs", {}), "__shape__", node["name"][:80])
+    numbers = _numbers(node.attrs, "__shape__", node.name[:80])
     return tuple(max(0, number) for number in numbers)
 
 
-def _is_known(shape: tuple[int, ...]) -> bool:
+def _is_known(shape: Shape) -> bool:
     return bool(shape) and all(shape)
 
 
-def _fits(declared: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+def _fits(declared: Shape, shape: Shape) -> bool:
     return not declared or (
         len(declared) == len(shape) and all(one in (0, other) or other == 0 for one, other in zip(declared, shape))
     )
 
 
-def _check_sizes(shapes: list[tuple[int, ...]], but_unknown: bool = False) -> None:
+def _check_sizes(shapes: list[Shape], but_unknown: bool = False) -> None:
     for shape in shapes:  # () if nothing is known of it, 0 for an unknown length
         if any(length < (0 if but_unknown else 1) for length in shape):
             raise _Unusable(f"an array of the shape {shape} has no elements, or no size that follows")
@@ -361,7 +328,7 @@ def _check_sizes(shapes: list[tuple[int, ...]], but_unknown: bool = False) -> No
             raise _Unusable(f"an array of the shape {shape} has more than {_MAX_ELEMENTS} elements")
 
 
-def _written(shapes: dict) -> str:
+def _written(shapes: Mapping[str, Shape]) -> str:
     return ", ".join(f"{name}={shape}" for name, shape in shapes.items())
 
 
@@ -491,20 +458,23 @@ def _check_reshape(attributes: dict[str, str], place: str) -> None:
 
 def _checked_edge(edge: object, nodes: list[dict], place: str) -> list[int]:
     """Check [node, output] or [node, output, version]."""
-    known = isinstance(edge, list) and 2 <= len(edge) <= 3 and all(type(number) is int for number in edge)
-    if not known or not all(0 <= number < 1 << 31 for number in edge):
+    if not isinstance(edge, list) or not 2 <= len(edge) <= 3 or not all(map(_is_index, edge)):
         raise _Unusable(f"{place}: an edge is a list of a node, an output and a version, all numbers")
     source, output = edge[:2]
     if source >= len(nodes):
         raise _Unusable(f"{place}: it takes its input from node {source}, which does not come before it")
-    if output >= _n_outputs(nodes[source]):
+    if output >= _n_outputs(nodes[source]["op"], nodes[source]["attrs"]):
         raise _Unusable(f"{place}: node {source} ({nodes[source]['name'][:80]}) has no output {output}")
     return edge
 
 
-def _n_outputs(node: dict) -> int:
+def _is_index(number: object) -> bool:
+    return type(number) is int and 0 <= number < 1 << 31
+
+
+def _n_outputs(op: str, attributes: dict[str, str]) -> int:
     """Count the outputs that other nodes may use; one operator has several."""
-    return _numbers(node["attrs"], "num_outputs", "")[0] if node["op"] == "SliceChannel" else 1
+    return _numbers(attributes, "num_outputs", "")[0] if op == "SliceChannel" else 1
 
 
 def _check_variables(graph: dict, nodes: list[dict], variables: list[int]) -> None:

@@ -13,6 +13,7 @@ from denseface.data.loader import Batch
 from denseface.embedding.engines.mxnet_engine import MXNetEngine
 from denseface.models import losses
 from denseface.models.checkpoint import Model
+from denseface.models.graph import Graph
 from denseface.report.summary import Costs, summarize
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.learner import Learner
@@ -118,7 +119,9 @@ def _seconds_of_training(symbol, input_shape):
     shape = (LARGE_BATCH, *input_shape)
     _, outputs, _ = symbol.infer_shape(data=shape)
     whole = losses.softmax(symbol, int(np.prod(outputs[0][1:])), NUM_CLASSES)
-    learner = Learner(accelerate(whole, shape), shape, [mx.cpu()], momentum=0.9, wd=0.0005)
+    graph = Graph(whole)
+    accelerate(graph, shape)
+    learner = Learner(graph.symbol(), shape, [mx.cpu()], momentum=0.9, wd=0.0005)
     learner.initialize(mx.init.Xavier(), seed=0)
     batch = Batch(_pictures(shape), np.arange(LARGE_BATCH, dtype=np.float32))
     return _median_seconds(lambda: learner.step([batch], learning_rate=0.0, seed=0))

@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from denseface.rewrites.graph import Node
+from denseface.models.graph import Node
 
 Shape = tuple[int, ...]
 

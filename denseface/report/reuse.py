@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
+from denseface.models.graph import Graph, Node
 from denseface.report.plotting import new_figure, shortened
-from denseface.rewrites.graph import Graph, Node
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

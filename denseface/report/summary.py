@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from denseface.models.graph import Graph, Node
 from denseface.models.symbol_file import infer_shapes
 from denseface.report.costs import VIEWS, Cost, cost_of
-from denseface.rewrites.graph import Graph, Node
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -149,11 +149,9 @@ def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: st
         If the network does not accept such pictures.
     """
     graph = Graph(symbol)
-    variables, outputs = infer_shapes(symbol.get_internals(), name, data=(1, *input_shape))
-    shapes = dict(zip(graph.edges, outputs))
-    shapes.update(((node, 0), variables[node.name]) for node in graph.nodes if node.op == "null")
+    infer_shapes(graph, name, data=(1, *input_shape))
     operators = [node for node in graph.nodes if node.op != "null"]
-    return Summary(_layers(operators, shapes, set(symbol.list_auxiliary_states())))
+    return Summary(_layers(operators, graph.shapes, {*graph.variables} - {*graph.arguments}))
 
 
 def _layers(operators, shapes, auxiliary_names):

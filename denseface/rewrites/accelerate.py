@@ -1,59 +1,52 @@
-"""Rewrites of a training symbol that keep its function and its parameters, and make it faster on the CPU."""
+"""Changes of a training graph that keep its function and its parameters, and make it faster on the CPU."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
-from denseface.rewrites.dense_blocks import TRAINING_OPERATOR, with_dense_blocks
-from denseface.rewrites.graph import nodes_of
-from denseface.rewrites.half_convolutions import CONVOLUTION_OPERATOR, with_half_convolutions
-from denseface.rewrites.layouts import without_mixed_layouts
+from denseface.models.graph import Graph
+from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16
+from denseface.rewrites.dense_blocks import TRAINING_OPERATOR, fuse_dense_blocks
+from denseface.rewrites.layouts import separate_layouts
 from denseface.rewrites.native import bfloat16_instructions, load_operators
-from denseface.rewrites.norms import with_compiled_norms
-from denseface.rewrites.prelu import with_compiled_slopes, with_fast_slopes
-
-import mxnet as mx
+from denseface.rewrites.norms import compile_norms
+from denseface.rewrites.prelu import compile_slopes, compose_slopes
 
 logger = logging.getLogger(__name__)
 
 
-def accelerate(
-    symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int], *, bfloat16: bool = False
-) -> mx.sym.Symbol:
-    """Make a symbol faster to train on the CPU.
+def accelerate(graph: Graph, data_shape: tuple[int, int, int, int], *, bfloat16: bool = False) -> None:
+    """Make a network faster to train on the CPU.
 
     Parameters
     ----------
-    symbol : Symbol
-        A network with its loss; its input is ``data``.
+    graph : Graph
+        A network with its loss; its input is ``data``. Afterwards it has the same parameters under the same names, and
+        the same outputs and gradients up to rounding.
     data_shape : tuple of int
         (N, C, H, W).
     bfloat16 : bool
-        Let dense blocks and convolutions compute in bfloat16, as `with_dense_blocks` and `with_half_convolutions`
+        Let dense blocks and convolutions compute in bfloat16, as `fuse_dense_blocks` and `convolve_in_bfloat16`
         describe. A line in the log says how, or why they do not.
-
-    Returns
-    -------
-    Symbol
-        Has the same parameters under the same names, and the same outputs and gradients up to rounding.
     """
-    changes = [partial(with_dense_blocks, bfloat16=bfloat16)] if load_operators() else []
+    changes: list[Callable[[Graph], None]] = []
+    if load_operators():
+        changes.append(partial(fuse_dense_blocks, bfloat16=bfloat16))
     if bfloat16 and bfloat16_instructions():
-        changes += [with_half_convolutions, _with_norms_between_half_convolutions, with_compiled_slopes]
-    for change in (*changes, without_mixed_layouts, with_fast_slopes):
-        symbol = change(symbol, data_shape)
+        changes += [convolve_in_bfloat16, _compile_norms_between_convolutions, compile_slopes]
+    graph.infer_shapes(data=data_shape)
+    for change in (*changes, separate_layouts, compose_slopes):
+        change(graph)
     if bfloat16:
-        operators = Counter(node.op for node in nodes_of(symbol))
-        _report(operators[TRAINING_OPERATOR], operators[CONVOLUTION_OPERATOR])
-    return symbol
+        _report(graph.count(TRAINING_OPERATOR), graph.count(CONVOLUTION_OPERATOR))
 
 
-def _with_norms_between_half_convolutions(symbol, data_shape):
-    """Replace normalizations if there are half convolutions, which write the layout that the operators compute in."""
-    is_half = any(node.op == CONVOLUTION_OPERATOR for node in nodes_of(symbol))
-    return with_compiled_norms(symbol, data_shape) if is_half else symbol
+def _compile_norms_between_convolutions(graph: Graph) -> None:
+    """Compile normalizations where convolutions of ours write the layout that they compute in."""
+    if graph.count(CONVOLUTION_OPERATOR):
+        compile_norms(graph)
 
 
 def _report(blocks: int, convolutions: int) -> None:

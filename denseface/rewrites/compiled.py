@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from denseface.rewrites.graph import Edge, Node, Shape
+from denseface.models.graph import Edge, Node, Shape
 
 BLOCK = 16  # must divide the numbers of channels that they compute
 
@@ -32,8 +32,8 @@ def is_plain_normalization(node: Node) -> bool:
     )
 
 
-def describe(parameter: Node, shape: Shape) -> None:
-    """Write on a variable what an operator of ours, unlike MXNet's, does not infer: its shape, and that it is dense."""
+def declare(parameter: Node, shape: Shape) -> None:
+    """Write the shape of a parameter on its variable, and that it is dense: our operators do not infer either."""
     parameter.attrs.update({"__shape__": str(shape), "__storage_type__": "0"})
 
 
@@ -52,10 +52,10 @@ def copied(edge: Edge, reader: str = "") -> Edge:
     return Node("_copy", f"{edge[0].name}_{reader}copy", {}, [edge]), 0
 
 
-def is_inference() -> Node:
-    """Tell the operator, which MXNet does not, whether it runs in inference: near 1 if so, 0 in training.
+def inference_marker() -> Node:
+    """Return an input that tells an operator whether it runs in inference, as MXNet does not: near 1 if so, else 0.
 
-    The node is a normalized constant 1: its mean is 1 in training, and 0 in inference.
+    It is a normalized constant 1: its mean is 1 in training, and 0 in inference.
     """
     constants = {
         "one": ("_ones", "(1, 1, 1, 1)"),

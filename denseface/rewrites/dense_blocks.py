@@ -7,26 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from denseface.models.graph import Edge, Graph, Node, Shape
 from denseface.rewrites.compiled import (
     BLOCK,
     copied,
-    describe,
+    declare,
     has_whole_blocks,
-    is_inference,
+    inference_marker,
     is_plain_convolution,
     is_plain_normalization,
 )
-from denseface.rewrites.graph import Edge, Graph, Node, Shape
-
-import mxnet as mx
 
 TRAINING_OPERATOR = "denseface_dense_block"
 
 
-def with_dense_blocks(
-    symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int], *, bfloat16: bool = False
-) -> mx.sym.Symbol:
-    """Replace every dense block with ReLU or PReLU by one operator for training.
+def fuse_dense_blocks(graph: Graph, *, bfloat16: bool = False) -> None:
+    """Replace every dense block with ReLU or PReLU by one operator for training, which MXNet must have loaded.
 
     A dense block is a chain of layers BN - activation - 1x1 convolution - BN - activation - 3x3 convolution, each
     appended to its own input. A transition after it, BN - activation - 1x1 convolution - 2x2 average pooling, becomes
@@ -34,20 +30,13 @@ def with_dense_blocks(
 
     Parameters
     ----------
-    symbol : Symbol
-        A network; its input is ``data``.
-    data_shape : tuple of int
-        (N, C, H, W).
+    graph : Graph
+        A network whose shapes are inferred.
     bfloat16 : bool
         Let the operators multiply in bfloat16, and keep what the backward pass reads in it, where the processor has
         instructions for that. Their inputs, outputs, parameters, statistics and sums are float32.
-
-    Returns
-    -------
-    Symbol
-        Computes the same function of the same parameters. MXNet must have loaded the operators.
     """
-    inference = is_inference()
+    inference = inference_marker()
 
     def operator(name: str, block: _Block) -> Node:
         inputs = [(inference, 0), block.entry]
@@ -59,30 +48,21 @@ def with_dense_blocks(
         attrs = {**_attributes(block), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
         return Node(TRAINING_OPERATOR, name, attrs, inputs)
 
-    return _with_operators(symbol, data_shape, operator, whole_blocks=True)
+    _fuse(graph, operator, whole_blocks=True)
 
 
-def with_inference_blocks(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Replace dense blocks, with their transitions, by a faster operator for inference only.
+def fuse_dense_blocks_for_inference(graph: Graph) -> None:
+    """Replace dense blocks, with their transitions, by a faster operator for inference, which MXNet must have loaded.
 
     The operator reads its parameters at its first call; later changes have no effect. Moving averages become arguments.
-
-    Parameters
-    ----------
-    symbol, data_shape
-        As of `with_dense_blocks`.
-
-    Returns
-    -------
-    Symbol
-        Computes the same function in inference. MXNet must have loaded the operators.
+    The graph's shapes are inferred.
     """
 
     def operator(name: str, block: _Block) -> Node:
         parameters = [(parameter, 0) for unit in block.units for parameter in unit.parameters]
         return Node("denseface_dense_block_inference", name, _attributes(block), [block.entry, *parameters])
 
-    return _with_operators(symbol, data_shape, operator, whole_blocks=False)
+    _fuse(graph, operator, whole_blocks=False)
 
 
 class _Settings(NamedTuple):
@@ -176,33 +156,26 @@ def _attributes(block: _Block) -> dict[str, str]:
     }
 
 
-def _with_operators(
-    symbol: mx.sym.Symbol,
-    data_shape: tuple[int, int, int, int],
-    operator: Callable[[str, _Block], Node],
-    whole_blocks: bool,
-) -> mx.sym.Symbol:
+def _fuse(graph: Graph, operator: Callable[[str, _Block], Node], whole_blocks: bool) -> None:
     """Replace every dense block by the operator of its name and layers.
 
     With `whole_blocks`, a transition is part of it only if `BLOCK` divides its channels.
     """
-    graph = Graph(symbol)
-    shapes = graph.shapes(data_shape)
     uses = Counter(source for node in graph.nodes for source, _ in node.inputs)
     uses.update(node for node, _ in graph.heads)
-    blocks = _with_transitions(graph, shapes, uses, _blocks(graph, shapes, uses), BLOCK if whole_blocks else 1)
+    blocks = _with_transitions(graph, uses, _blocks(graph, uses), BLOCK if whole_blocks else 1)
     for block in blocks.values():
         for unit in block.units:
             for parameter in unit.parameters:
-                describe(parameter, shapes[parameter, 0])
-    return graph.rewrite(lambda node: operator(node.name, blocks[node]) if node in blocks else node)
+                declare(parameter, graph.shapes[parameter, 0])
+    graph.rewrite(lambda node: operator(node.name, blocks[node]) if node in blocks else node)
 
 
-def _blocks(graph: Graph, shapes: dict[Edge, Shape], uses: Counter[Node]) -> dict[Node, _Block]:
+def _blocks(graph: Graph, uses: Counter[Node]) -> dict[Node, _Block]:
     """Find the layers of every block, by the concatenation at its end."""
     blocks: dict[Node, list[_Layer]] = {}
     for node in graph.nodes:
-        layer = _layer(node, shapes)
+        layer = _layer(node, graph.shapes)
         if layer is None:
             continue
         data = layer.entry[0]
@@ -218,7 +191,7 @@ def _blocks(graph: Graph, shapes: dict[Edge, Shape], uses: Counter[Node]) -> dic
 
 
 def _with_transitions(
-    graph: Graph, shapes: dict[Edge, Shape], uses: Counter[Node], blocks: dict[Node, _Block], divisor: int
+    graph: Graph, uses: Counter[Node], blocks: dict[Node, _Block], divisor: int
 ) -> dict[Node, _Block]:
     """Add the transition after a block to it, if there is one; such a block ends in the pooling.
 
@@ -231,8 +204,8 @@ def _with_transitions(
             continue
         end = unit.entry[0]
         block = blocks[end]
-        sizes = shapes.get((end, 0), ())[2:]
-        channels = [shapes.get(edge, (0, 1))[1] for edge in (block.entry, (node, 0))]
+        sizes = graph.shapes.get((end, 0), ())[2:]
+        channels = [graph.shapes.get(edge, (0, 1))[1] for edge in (block.entry, (node, 0))]
         if (
             unit.settings == block.settings
             and all(uses[operator] == 1 for operator in (end, *unit.operators))

@@ -8,57 +8,45 @@ before an activation stays: DenseNet's concatenated features pass a different on
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from denseface.rewrites.graph import Graph, Node
-
-import mxnet as mx
+from denseface.models.graph import Graph, Node
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def freeze(symbol: mx.sym.Symbol, arguments: Arrays, auxiliary: Arrays) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
+def freeze(graph: Graph, values: Arrays) -> dict[str, np.ndarray]:
     """Rewrite a trained network for inference.
 
     Parameters
     ----------
-    symbol : Symbol
-        A network with one output.
-    arguments, auxiliary : dict of str to ndarray, float32
-        Its parameters and moving averages by name. The arrays are not changed.
+    graph : Graph
+        A network. Afterwards it computes the same in inference, up to rounding, from inputs of the same names. A layer
+        that a normalization was merged into has the normalization's name.
+    values : dict of str to ndarray, float32
+        Its parameters and moving averages by name; they are not changed.
 
     Returns
     -------
-    symbol : Symbol
-        Computes the same in inference, up to rounding, from inputs of the same names. A layer that a normalization was
-        merged into has the normalization's name.
-    arguments, auxiliary : dict of str to ndarray, float32
-        The values that this symbol needs.
+    dict of str to ndarray, float32
+        The values that the graph needs now.
     """
-    network = _Network(arguments, auxiliary)
+    network = _Network(values)
     for change in (network.without_dropout, network.normalized, network.averaged_first, network.with_one_slope):
-        symbol = network.rewritten(symbol, change)
-    needed = [
-        {name: network.values[name] for name in names if name in network.values}
-        for names in (symbol.list_arguments(), symbol.list_auxiliary_states())
-    ]
-    return (symbol, *needed)
+        # Uses of nodes that share a name add up, and a node that is used more than once is left alone.
+        network.uses = Counter(source.name for node in graph.nodes for source, _ in node.inputs)
+        graph.rewrite(change)
+    return {name: network.values[name] for name in graph.variables if name in network.values}
 
 
 class _Network:
-    """A network's values, and changes to its nodes as `denseface.rewrites.graph.rewrite` takes them."""
+    """A network's values, and changes to its nodes as `Graph.rewrite` takes them."""
 
-    def __init__(self, arguments: Arrays, auxiliary: Arrays):
-        self.values: dict[str, np.ndarray] = {**arguments, **auxiliary}
-        self._uses: Counter[str] = Counter()
-
-    def rewritten(self, symbol: mx.sym.Symbol, change: Callable[[Node], Node]) -> mx.sym.Symbol:
-        graph = Graph(symbol)
-        # Uses of nodes that share a name add up, and a node that is used more than once is left alone.
-        self._uses = Counter(source.name for node in graph.nodes for source, _ in node.inputs)
-        return graph.rewrite(change)
+    def __init__(self, values: Arrays):
+        self.values: dict[str, np.ndarray] = {**values}
+        self.uses: Counter[str] = Counter()
 
     def without_dropout(self, node: Node) -> Node:
         if node.op != "Dropout" or node.text("mode", "training") != "training":
@@ -94,7 +82,7 @@ class _Network:
         Both are linear: the mean of a convolution's outputs is the convolution of its inputs' mean.
         """
         layer = node.source() if _is_mean_of_whole_windows(node) else None
-        if layer is None or not _is_pointwise(layer) or self._uses[layer.name] != 1:
+        if layer is None or not _is_pointwise(layer) or self.uses[layer.name] != 1:
             return node
         pooling = Node("Pooling", node.name, node.attrs, layer.inputs[:1])
         return Node(layer.op, layer.name, layer.attrs, [(pooling, 0), *layer.inputs[1:]])
@@ -117,7 +105,7 @@ class _Network:
         elif node.op != "FullyConnected" or not node.flag("flatten", True):
             return False
         parameters = {source.name for source, _ in node.inputs[1:]}
-        return all(self._uses[name] == 1 for name in {node.name, *parameters}) and self.values.keys() >= parameters
+        return all(self.uses[name] == 1 for name in {node.name, *parameters}) and self.values.keys() >= parameters
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         return self.values[name].shape if name in self.values else None

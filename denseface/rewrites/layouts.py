@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from denseface.rewrites.graph import Edge, Graph, Node, Shape
-
-import mxnet as mx
+from denseface.models.graph import Edge, Graph, Node, Shape
 
 _BLOCK = 16  # channels per block in oneDNN's widest layout
 
 
-def without_mixed_layouts(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Put a reshape before every batch normalization that lies between two layouts.
-
-    Parameters
-    ----------
-    symbol : Symbol
-        A network; its input is ``data``.
-    data_shape : tuple of int
-        (N, C, H, W).
-
-    Returns
-    -------
-    Symbol
-        Computes the same function of the same parameters.
-    """
-    graph = Graph(symbol)
-    mixed = _mixed_layouts(graph.nodes, graph.shapes(data_shape))
-    return graph.rewrite(lambda node: _in_plain_layout(node) if node in mixed else node)
+def separate_layouts(graph: Graph) -> None:
+    """Put a reshape before every batch normalization that lies between two layouts; the graph's shapes are inferred."""
+    mixed = _mixed_layouts(graph.nodes, graph.shapes)
+    graph.rewrite(lambda node: _in_plain_layout(node) if node in mixed else node)
 
 
 def _mixed_layouts(nodes: list[Node], shapes: dict[Edge, Shape]) -> set[Node]:

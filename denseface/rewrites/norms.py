@@ -6,34 +6,20 @@ have a layout of their own, MXNet's normalizations are faster.
 
 from __future__ import annotations
 
-from denseface.rewrites.compiled import copied, describe, is_inference, is_plain_normalization
-from denseface.rewrites.graph import Edge, Graph, Node
-
-import mxnet as mx
+from denseface.models.graph import Edge, Graph, Node
+from denseface.rewrites.compiled import copied, declare, inference_marker, is_plain_normalization
 
 
-def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
+def compile_norms(graph: Graph) -> None:
     """Replace batch normalizations of pictures, with a ReLU or PReLU after them, by an operator for training.
 
-    Parameters
-    ----------
-    symbol : Symbol
-        A network; its input is ``data``.
-    data_shape : tuple of int
-        (N, C, H, W).
-
-    Returns
-    -------
-    Symbol
-        Computes the same function of the same parameters. MXNet must have loaded the operators.
+    The graph's shapes are inferred, and MXNet has loaded the operators.
     """
-    graph = Graph(symbol)
-    shapes = graph.shapes(data_shape)
     uses = graph.uses()
     norms = {
         node
         for node in graph.nodes
-        if is_plain_normalization(node) and _has_variables(node) and _is_known_picture(shapes[node, 0])
+        if is_plain_normalization(node) and _has_variables(node) and len(graph.shapes.get((node, 0), ())) == 4
     }
     alone = {node for node in norms if uses[node.inputs[0]] == 1}
     activations = {
@@ -42,12 +28,12 @@ def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, 
         if (kind := _activation(node)) and node.source() in norms and uses[node.inputs[0]] == 1
     }
     activated = {node.source() for node in activations}
-    inference = is_inference()
+    inference = inference_marker()
 
     def operator(name: str, norm: Node, activation: str, slope: list[Edge]) -> Node:
         data, gamma, beta, *moving = norm.inputs
         for edge in (gamma, beta, *moving, *slope):
-            describe(edge[0], shapes[edge])
+            declare(edge[0], graph.shapes[edge])
         read = data if norm in alone else copied(data, name)
         learned = [copied(edge) for edge in (gamma, beta)]
         slope = [copied(edge) for edge in slope]
@@ -62,16 +48,12 @@ def with_compiled_norms(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, 
             return operator(node.name, node, "none", [])
         return node
 
-    return graph.rewrite(change)
+    graph.rewrite(change)
 
 
 def _has_variables(node: Node) -> bool:
     """Test whether all parameters are variables, which can be described."""
     return all(source.op == "null" for source, _ in node.inputs[1:])
-
-
-def _is_known_picture(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and 0 not in shape
 
 
 def _activation(node: Node) -> str | None:

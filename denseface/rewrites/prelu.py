@@ -11,31 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from denseface.rewrites.compiled import copied, describe
-from denseface.rewrites.graph import Edge, Graph, Node
-
-import mxnet as mx
+from denseface.models.graph import Edge, Graph, Node
+from denseface.rewrites.compiled import copied, declare
 
 _EPS = 2**-10  # a power of two, so that nothing is rounded
 
 
-def with_compiled_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
+def compile_slopes(graph: Graph) -> None:
     """Replace every PReLU of pictures whose input nothing else reads, by the operator of `denseface.rewrites.native`.
 
-    Parameters
-    ----------
-    symbol : Symbol
-        A network; its input is ``data``.
-    data_shape : tuple of int
-        (N, C, H, W).
-
-    Returns
-    -------
-    Symbol
-        Computes the same function, with the same slopes (of shape (1,) or (C,)) under the same names. MXNet must have
-        loaded the operators.
+    The graph's shapes are inferred, and MXNet has loaded the operators. The slopes, of shape (1,) or (C,), keep their
+    names.
     """
-    graph = Graph(symbol)
     # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
     uses = graph.uses()
     alone = {node for node in graph.nodes if node.op == "LeakyReLU" and uses[node.inputs[0]] == 1}
@@ -44,30 +31,27 @@ def with_compiled_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int,
         data, (slope, _) = node.inputs
         return Node("denseface_prelu", node.name, {}, [data, copied((slope, 0))]) if node in alone else node
 
-    return _with_operators(graph, data_shape, operator)
+    _replace(graph, operator)
 
 
-def with_fast_slopes(symbol: mx.sym.Symbol, data_shape: tuple[int, int, int, int]) -> mx.sym.Symbol:
-    """Replace every PReLU of pictures by other operators of MXNet; parameters and result as `with_compiled_slopes`."""
-    return _with_operators(Graph(symbol), data_shape, _composed)
+def compose_slopes(graph: Graph) -> None:
+    """Replace every PReLU of pictures by other operators of MXNet; the graph's shapes are inferred."""
+    _replace(graph, _composed)
 
 
-def _with_operators(
-    graph: Graph, data_shape: tuple[int, int, int, int], operator: Callable[[Node, int], Node]
-) -> mx.sym.Symbol:
+def _replace(graph: Graph, operator: Callable[[Node, int], Node]) -> None:
     """Replace every PReLU of pictures by the operator of its node and number of channels."""
-    shapes = graph.shapes(data_shape)
 
     def change(node: Node) -> Node:
-        shape = shapes.get((node, 0), ())
-        if node.op != "LeakyReLU" or node.text("act_type") != "prelu" or len(shape) != 4 or 0 in shape:
+        shape = graph.shapes.get((node, 0), ())
+        if node.op != "LeakyReLU" or node.text("act_type") != "prelu" or len(shape) != 4:
             return node
         slope = node.source(1)
         if slope.op == "null":
-            describe(slope, shapes[slope, 0])
+            declare(slope, graph.shapes[slope, 0])
         return operator(node, shape[1])
 
-    return graph.rewrite(change)
+    graph.rewrite(change)
 
 
 def _composed(node: Node, channels: int) -> Node:

@@ -18,11 +18,12 @@ from denseface.data.records import FaceRecords
 from denseface.distributed.workers import Workers
 from denseface.models import families
 from denseface.models.distillation import INPUTS
+from denseface.models.graph import Graph
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.averages import Averages
-from denseface.training.decay import with_decay_multipliers
+from denseface.training.decay import set_decay_multipliers
 from denseface.training.devices import contexts
-from denseface.training.frozen import frozen_names, with_fixed_statistics, with_rates
+from denseface.training.frozen import fix_statistics, frozen_names, set_rates
 from denseface.training.learner import Learner
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
@@ -108,24 +109,27 @@ def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, e
         symbol = families.taught_symbol(config, embedding, teacher.emb_size, args.teacher_weight, classes)
     else:
         symbol = families.training_symbol(config, embedding, classes)
-    symbol = with_decay_multipliers(symbol)
+    graph = Graph(symbol)
+    set_decay_multipliers(graph)
     if args.lr_mult:
-        symbol = with_rates(symbol, args.lr_mult)
+        set_rates(graph, args.lr_mult)
     data_shape = PictureShape(*config.image_shape).nchw(batch_size)
     on_cpu = all(device.device_type == "cpu" for device in devices)
     bfloat16 = args.dtype == "bfloat16"
     if bfloat16 and not on_cpu:
         raise InputError("GPUs are trained on in float32 only; leave it out", option="dtype")
     frozen = frozen_names(args.freeze, embedding)
-    above = {*symbol.list_arguments()} - {*embedding.list_arguments(), *INPUTS}
+    above = {*graph.arguments} - {*embedding.list_arguments(), *INPUTS}
     if not above and frozen >= {*embedding.list_arguments()} - {"data"}:
         raise InputError(
             f"the loss {config.loss_name} has no parameters of its own, so nothing is left to train", option="freeze"
         )
     if frozen:
-        symbol = with_fixed_statistics(symbol, frozen)
+        fix_statistics(graph, frozen)
+    if on_cpu:
+        accelerate(graph, data_shape, bfloat16=bfloat16)
     return Learner(
-        accelerate(symbol, data_shape, bfloat16=bfloat16) if on_cpu else symbol,
+        graph.symbol(),
         data_shape,
         devices,
         momentum=args.mom,

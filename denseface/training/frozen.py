@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from denseface.core.errors import InputError
 from denseface.models.distillation import INPUTS
-from denseface.rewrites.graph import Node, rewrite
+from denseface.models.graph import Graph
 
 import mxnet as mx
 
@@ -45,56 +45,38 @@ def frozen_names(patterns: Sequence[str], embedding: mx.sym.Symbol) -> set[str]:
     return set().union(*(matching(pattern, names, "freeze") for pattern in patterns))
 
 
-def with_fixed_statistics(symbol: mx.sym.Symbol, names: Collection[str]) -> mx.sym.Symbol:
-    """Let batch normalizations use and keep their moving statistics in training.
+def fix_statistics(graph: Graph, names: Collection[str]) -> None:
+    """Let batch normalizations use and keep their moving statistics in training (``use_global_stats``).
 
     Parameters
     ----------
-    symbol : Symbol
-        A training symbol, before operators are replaced by faster ones.
+    graph : Graph
+        That of a training symbol, before operators are replaced by faster ones.
     names : collection of str
         A normalization is fixed if its moving mean or variance is among them.
-
-    Returns
-    -------
-    Symbol
-        The same, with ``use_global_stats`` in these normalizations.
     """
-
-    def change(node: Node) -> Node:
+    for node in graph.nodes:
         if node.op == "BatchNorm" and {node.source(3).name, node.source(4).name} & {*names}:
             node.attrs["use_global_stats"] = "True"
-        return node
-
-    return rewrite(symbol, change)
 
 
-def with_rates(symbol: mx.sym.Symbol, rates: Sequence[tuple[str, float]]) -> mx.sym.Symbol:
-    """Multiply the learning rate of parameters.
+def set_rates(graph: Graph, rates: Sequence[tuple[str, float]]) -> None:
+    """Multiply the learning rate of parameters, with the attribute ``__lr_mult__``.
 
     Parameters
     ----------
-    symbol : Symbol
-        A training symbol, before operators are replaced by faster ones.
+    graph : Graph
+        That of a training symbol, before operators are replaced by faster ones.
     rates : sequence of (str, float)
         A pattern of names, and a factor on the rate; where several patterns match, the last one counts.
-
-    Returns
-    -------
-    Symbol
-        The same, with the attribute ``__lr_mult__`` on the variables that match.
 
     Raises
     ------
     InputError
         If a pattern matches no parameter.
     """
-    parameters = [name for name in symbol.list_arguments() if name not in INPUTS]
-    factors = {name: factor for pattern, factor in rates for name in matching(pattern, parameters, "lr_mult")}
-
-    def change(node: Node) -> Node:
-        if node.op == "null" and node.name in factors:
-            node.attrs["__lr_mult__"] = str(factors[node.name])
-        return node
-
-    return rewrite(symbol, change)
+    parameters = [name for name in graph.arguments if name not in INPUTS]
+    variables = graph.variables
+    for pattern, factor in rates:
+        for name in matching(pattern, parameters, "lr_mult"):
+            variables[name].attrs["__lr_mult__"] = str(factor)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from denseface.core.errors import InputError
+from denseface.models.losses import CLASS_CENTERS
 
 import mxnet as mx
 
-CLASS_PARAMETERS = ("fc7_weight", "fc7_bias")  # in denseface.models.losses; axis 0 is the class
+CLASS_PARAMETERS = (CLASS_CENTERS, "fc7_bias")  # axis 0 is the class
 
 _BLOCK = 1 << 16  # rows that are drawn at a time
 _ELEMENTS = 1 << 31  # an array of MXNet's wheel has fewer

@@ -12,11 +12,10 @@ from denseface.core.vectors import normalize
 from denseface.data.faces import PictureError, check_finite, compute_batches, usable
 from denseface.data.loader import PictureReader
 from denseface.data.pictures import filled
+from denseface.models.losses import CLASS_CENTERS
 from denseface.training.learner import Learner
 
 logger = logging.getLogger("denseface")
-
-CENTERS = "fc7_weight"
 
 
 def warm_centers(learner: Learner, reader: PictureReader, batch_size: int) -> None:
@@ -41,7 +40,7 @@ def warm_centers(learner: Learner, reader: PictureReader, batch_size: int) -> No
         If the loss has no class centers, too many pictures are unreadable, or an embedding is not finite.
     """
     parameters, statistics = learner.parameters()
-    centers = parameters.get(CENTERS)
+    centers = parameters.get(CLASS_CENTERS)
     num_classes = reader.records.num_classes
     if centers is None:
         raise InputError("this loss has no class centers; leave it out", option="warm_centers")
@@ -67,7 +66,8 @@ def warm_centers(learner: Learner, reader: PictureReader, batch_size: int) -> No
         raise
     seen = np.abs(sums).max(axis=1) > 0
     centers[seen, 0] = normalize(sums[seen])
-    learner.set_parameters({CENTERS: centers.reshape(shape)}, statistics)  # a loss may have measured the embeddings
+    # The statistics, too: a loss may have measured the embeddings.
+    learner.set_parameters({CLASS_CENTERS: centers.reshape(shape)}, statistics)
     cold = num_classes - int(seen.sum())
     logger.info(
         "class centers start at the mean embeddings of their pictures%s",

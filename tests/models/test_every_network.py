@@ -7,9 +7,9 @@ import config as configuration
 from denseface.data.loader import Batch
 from denseface.export import onnx as onnx_export
 from denseface.models import checkpoint, families
-from denseface.rewrites.accelerate import accelerate
 from denseface.training.learner import Learner
 from support.helpers import nodes_of
+from support.symbols import accelerated
 
 import mxnet as mx
 
@@ -26,7 +26,7 @@ def make_learner(network):
     """Everything as train.py does it, for small pictures and few people."""
     config, _ = families.configure(network, "orl", "arcface", ["image_shape=32,32,3", "emb_size=64"])
     embedding = families.embedding_symbol(config)
-    symbol = accelerate(families.training_symbol(config, embedding, num_classes=4), SHAPE)
+    symbol = accelerated(families.training_symbol(config, embedding, num_classes=4), SHAPE)
     return config, embedding, Learner(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import denseface  # noqa: F401
 from denseface.core.errors import InputError
+from denseface.models.graph import Graph
 from denseface.models.symbol_file import _OPERATORS, infer_shapes, parse_symbol, read_symbol
 
 import mxnet as mx
@@ -83,9 +84,16 @@ def test_files_of_old_versions_are_what_mxnet_makes_of_them(version, key):
     assert parse_symbol(text, "old").tojson() == mx.sym.load_json(text).tojson()
 
 
+def shapes_of(symbol):
+    """The shapes of the symbol's outputs."""
+    read = Graph(symbol)
+    infer_shapes(read, "m", data=SHAPE)
+    return [read.shapes[head] for head in read.heads]
+
+
 def test_python_2_numbers_are_read():
     text = json.dumps(graph(node("Pooling", kernel="(3L, 3L)", stride="(2L, 2L)", pool_type="max")))
-    assert infer_shapes(parse_symbol(text, "p"), "p", data=SHAPE)[1] == [(2, 3, 7, 7)]
+    assert shapes_of(parse_symbol(text, "p")) == [(2, 3, 7, 7)]
 
 
 def test_every_operator_is_mxnets_and_none_runs_what_a_file_says():
@@ -195,15 +203,18 @@ def test_says_what_is_wrong_with_a_file(tmp_path):
 
 def test_a_long_chain_is_read_and_freed():
     nodes = [node("relu", [number], name=str(number)) for number in range(5_000)]
-    assert infer_shapes(parse_symbol(json.dumps(graph(*nodes)), "m"), "m", data=SHAPE)[1] == [SHAPE]
+    assert shapes_of(parse_symbol(json.dumps(graph(*nodes)), "m")) == [SHAPE]
 
 
 def test_shapes_are_those_that_mxnet_infers():
     symbol = small_network()
     arguments, outputs, states = symbol.infer_shape(data=SHAPE)
     names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
-    found = infer_shapes(parse_symbol(symbol.tojson(), "m"), "m", data=SHAPE, softmax_label=(2,))
-    assert found == (dict(zip(names, [*arguments, *states])), outputs)
+    read = Graph(parse_symbol(symbol.tojson(), "m"))
+    infer_shapes(read, "m", data=SHAPE, softmax_label=(2,))
+    found = {name: read.shapes[variable, 0] for name, variable in read.variables.items()}
+    assert found == dict(zip(names, [*arguments, *states]))
+    assert [read.shapes[head] for head in read.heads] == outputs
 
 
 def doubled(times):
@@ -255,7 +266,7 @@ def doubled(times):
 def test_shapes_that_make_no_sense_are_errors(nodes, says):
     symbol = parse_symbol(json.dumps(graph(*nodes)), "m")
     with pytest.raises(InputError) as error:
-        infer_shapes(symbol, "m", data=SHAPE)
+        shapes_of(symbol)
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
@@ -306,7 +317,7 @@ def try_damaged_networks(seed, count):
             tally["refused"] += 1
             continue
         try:
-            infer_shapes(symbol, "damaged", data=SHAPE)
+            shapes_of(symbol)
             tally["good"] += 1
         except InputError:
             tally["unfit"] += 1

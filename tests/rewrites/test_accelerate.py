@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from denseface.models import families
+from denseface.models.graph import Graph, Node
 from denseface.rewrites import accelerate as acceleration
-from denseface.rewrites.accelerate import accelerate
-from denseface.rewrites.graph import Graph, Node, nodes_of
 from denseface.rewrites.native import bfloat16_instructions, load_operators
+from support.symbols import accelerated, operators
 
 import mxnet as mx
 
@@ -76,7 +76,7 @@ def test_accelerated_and_plain_are_the_same_function(network, activation):
     # At the kink of a ReLU a rounding error can turn a gradient on or off, so the blocks get smoother activations.
     config, _ = families.configure(network, "orl", "arcface", [f"net_act={activation}", "net_output=J", "emb_size=16"])
     plain = families.training_symbol(config, families.embedding_symbol(config))
-    assert_same_function(accelerate(plain, SHAPE), plain)
+    assert_same_function(accelerated(plain, SHAPE), plain)
 
 
 @pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
@@ -84,9 +84,9 @@ def test_a_residual_network_in_bfloat16_is_close(caplog):
     caplog.set_level(logging.INFO)
     config, _ = families.configure("r18", "orl", "arcface", ["net_act=prelu", "net_output=J", "emb_size=16"])
     plain = families.training_symbol(config, families.embedding_symbol(config))
-    fast = accelerate(plain, SHAPE, bfloat16=True)
+    fast = accelerated(plain, SHAPE, bfloat16=True)
     assert "20 convolutions compute in bfloat16" in caplog.text
-    ops = [node.op for node in nodes_of(fast)]
+    ops = operators(fast)
     assert ops.count("denseface_convolution") == 20 and "LeakyReLU" not in ops
     assert fast.list_arguments() == plain.list_arguments()
     assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
@@ -111,7 +111,7 @@ def test_what_is_frozen_leaves_the_other_gradients_as_they_are(frozen):
     )
     symbol = mx.sym.BatchNorm(symbol, fix_gamma=False, name="norm")
     symbol = mx.sym.LeakyReLU(symbol, mx.sym.Variable("slope"), act_type="prelu")
-    symbol = accelerate(mx.sym.MakeLoss(mx.sym.square(symbol)), shape, bfloat16=True)
+    symbol = accelerated(mx.sym.MakeLoss(mx.sym.square(symbol)), shape, bfloat16=True)
     gradients = []
     for without in ((), frozen):
         requests = {name: "null" if name in without else "write" for name in symbol.list_arguments()}
@@ -130,7 +130,7 @@ def test_what_is_frozen_leaves_the_other_gradients_as_they_are(frozen):
 @pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
 def test_what_stays_in_float32_is_said(caplog):
     symbol = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2), name="softmax")
-    accelerate(symbol, SHAPE, bfloat16=True)
+    accelerated(symbol, SHAPE, bfloat16=True)
     assert "training in float32: this network has no dense blocks and no convolutions for bfloat16" in caplog.text
 
 
@@ -139,11 +139,11 @@ def test_everything_that_trains_on_a_compiler_trains_without(monkeypatch, compil
     monkeypatch.setattr(acceleration, "load_operators", lambda: compiled and load_operators())
     config, _ = families.configure("d121", "orl", "arcface", ["net_act=relu"])
     plain = families.training_symbol(config, families.embedding_symbol(config))
-    operators = [node.op for node in nodes_of(accelerate(plain, SHAPE))]
-    assert operators.count("denseface_dense_block") == (4 if compiled and load_operators() else 0)
+    found = operators(accelerated(plain, SHAPE))
+    assert found.count("denseface_dense_block") == (4 if compiled and load_operators() else 0)
 
 
 def test_a_loss_without_labels_is_accelerated_too():
     config, _ = families.configure("d63", "orl", "triplet")
     plain = families.training_symbol(config, families.embedding_symbol(config))
-    assert len(nodes_of(accelerate(plain, (6, 3, 32, 32)))) != len(nodes_of(plain))
+    assert len(Graph(accelerated(plain, (6, 3, 32, 32))).nodes) != len(Graph(plain).nodes)

@@ -10,10 +10,11 @@ from symbol.fdensenet import DenseNet
 import numpy as np
 import pytest
 
-from denseface.rewrites.dense_blocks import with_dense_blocks, with_inference_blocks
-from denseface.rewrites.graph import nodes_of, rewrite
+from denseface.models.graph import Graph
+from denseface.rewrites.dense_blocks import fuse_dense_blocks, fuse_dense_blocks_for_inference
 from denseface.rewrites.native import bfloat16_instructions, load_operators
-from denseface.rewrites.prelu import with_fast_slopes
+from denseface.rewrites.prelu import compose_slopes
+from support.symbols import operators, rewritten
 
 import mxnet as mx
 
@@ -25,18 +26,14 @@ def network(act_type="prelu", channels=32, growth=16, blocks=(2, 3), channelwise
     with mx.name.NameManager():
         body = DenseNet(channels, growth, blocks, act_type=act_type, prefix="net_", **settings)
         symbol = mx.sym.MakeLoss(mx.sym.square(body(mx.sym.Variable("data"))), name="loss")
-    return rewrite(symbol, with_free_shape) if channelwise else symbol
+    return rewritten(symbol, free_shapes) if channelwise else symbol
 
 
-def with_free_shape(node):
+def free_shapes(graph):
     """Let MXNet infer the slopes' shape: one per channel."""
-    if node.name.endswith("alpha"):
-        node.attrs.pop("__shape__")
-    return node
-
-
-def ops(symbol):
-    return [node.op for node in nodes_of(symbol)]
+    for name, variable in graph.variables.items():
+        if name.endswith("alpha"):
+            variable.attrs.pop("__shape__")
 
 
 def bind(symbol, shape, grad_req="write", slopes=(0.3, 1.2)):
@@ -108,19 +105,21 @@ networks = pytest.mark.parametrize(
 @networks
 def test_training_step(shape, settings):
     plain = network(**settings)
-    fast = with_dense_blocks(plain, shape)
-    assert ops(fast).count("denseface_dense_block") == len(settings.get("blocks", (2, 3)))
-    assert "Concat" not in ops(fast)
+    fast = rewritten(plain, fuse_dense_blocks, shape)
+    assert operators(fast).count("denseface_dense_block") == len(settings.get("blocks", (2, 3)))
+    assert "Concat" not in operators(fast)
     channels, (height, width) = settings.get("channels", 32), (size // 2 for size in shape[2:])
     has_transition = settings.get("blocks", (2, 3))[1:] and channels % 16 == height % 2 == width % 2 == 0
-    assert ops(fast).count("Pooling") == (1 if has_transition else len(settings.get("blocks", (2, 3))))
+    assert operators(fast).count("Pooling") == (1 if has_transition else len(settings.get("blocks", (2, 3))))
     assert fast.list_arguments() == plain.list_arguments()
     assert fast.list_auxiliary_states() == plain.list_auxiliary_states()
     slopes = [array for name, array in bind(fast, shape).arg_dict.items() if name.endswith("alpha")]
     assert all((array.size > 1) == settings.get("channelwise", False) for array in slopes)
     results = []
     for symbol in (plain, fast):
-        executor = bind(with_fast_slopes(symbol, shape), shape)  # MXNet's own PReLU computes wrong gradients of slopes
+        executor = bind(
+            rewritten(symbol, compose_slopes, shape), shape
+        )  # MXNet's own PReLU computes wrong gradients of slopes
         for _ in range(2):  # the second starts from the first's moving averages
             executor.forward(is_train=True)
             executor.backward()
@@ -134,7 +133,7 @@ def test_training_step_in_bfloat16(shape, settings):
     plain = network(**{**settings, "act_type": "prelu"})
     results = []
     for bfloat16 in (False, True):
-        fast = with_fast_slopes(with_dense_blocks(plain, shape, bfloat16=bfloat16), shape)
+        fast = rewritten(rewritten(plain, fuse_dense_blocks, shape, bfloat16=bfloat16), compose_slopes, shape)
         executor = bind(fast, shape, slopes=(0.5, 0.52))
         for _ in range(2):
             executor.forward(is_train=True)
@@ -157,7 +156,7 @@ def test_bfloat16_without_some_instructions(absent, instructions, tmp_path):
 def test_evaluation_uses_moving_averages_and_keeps_them():
     shape = (2, 3, 16, 16)
     results = []
-    for symbol in (network(), with_dense_blocks(network(), shape)):
+    for symbol in (network(), rewritten(network(), fuse_dense_blocks, shape)):
         executor = bind(symbol, shape)
         before = {name: array.asnumpy() for name, array in executor.aux_dict.items()}
         executor.forward(is_train=False)
@@ -170,12 +169,12 @@ def test_evaluation_uses_moving_averages_and_keeps_them():
 @networks
 def test_inference(shape, settings):
     plain = network(**settings)
-    fast = with_inference_blocks(plain, shape)
+    fast = rewritten(plain, fuse_dense_blocks_for_inference, shape)
     blocks = settings.get("blocks", (2, 3))
-    assert ops(fast).count("denseface_dense_block_inference") == len(blocks)
-    assert "Concat" not in ops(fast)
+    assert operators(fast).count("denseface_dense_block_inference") == len(blocks)
+    assert "Concat" not in operators(fast)
     has_transition = blocks[1:] and all(size % 4 == 0 for size in shape[2:])
-    assert ops(fast).count("Pooling") == (1 if has_transition else len(blocks))
+    assert operators(fast).count("Pooling") == (1 if has_transition else len(blocks))
     before = bind(plain, shape)
     expected = before.forward(is_train=False)[0].asnumpy()
     executor = fast.simple_bind(mx.cpu(), data=shape, grad_req="null")
@@ -202,7 +201,7 @@ def run_again(tests, **environment):
 
 def test_gradients_are_added_if_asked_for():
     shape = (2, 3, 16, 16)
-    executor = bind(with_dense_blocks(network(), shape), shape, grad_req="add")
+    executor = bind(rewritten(network(), fuse_dense_blocks, shape), shape, grad_req="add")
     totals = []
     for _ in range(2):
         executor.forward(is_train=True)
@@ -214,15 +213,15 @@ def test_gradients_are_added_if_asked_for():
 
 def test_what_differs_from_such_a_block_is_left_alone():
     def same(symbol):
-        assert ops(with_dense_blocks(symbol, (2, 3, 16, 16))) == ops(symbol)
+        assert operators(rewritten(symbol, fuse_dense_blocks, (2, 3, 16, 16))) == operators(symbol)
 
     same(network(act_type="elu"))
     same(network(dropout=0.1))
     same(network(growth=24, blocks=(1,)))  # a block and a half of 16 channels
     inside = network(blocks=(2,)).get_internals()
     concat = next(name for name in inside.list_outputs() if name.endswith("concat0_output"))
-    tapped = with_dense_blocks(mx.sym.Group([inside["loss_output"], inside[concat]]), (2, 3, 16, 16))
-    assert "Concat" in ops(tapped)
+    tapped = rewritten(mx.sym.Group([inside["loss_output"], inside[concat]]), fuse_dense_blocks, (2, 3, 16, 16))
+    assert "Concat" in operators(tapped)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +240,7 @@ def test_other_transitions_are_left_alone(settings):
         symbol = mx.sym.Activation(symbol, act_type=act_type)
         symbol = mx.sym.Convolution(symbol, num_filter=num_filter, kernel=(1, 1), no_bias=no_bias)
         symbol = mx.sym.Pooling(symbol, pool_type=pool_type, kernel=kernel, stride=stride, pad=pad)
-        return ops(with_dense_blocks(mx.sym.MakeLoss(symbol), (2, 3, 8, 8))).count("Pooling")
+        return operators(rewritten(mx.sym.MakeLoss(symbol), fuse_dense_blocks, (2, 3, 8, 8))).count("Pooling")
 
     assert pools() == 0
     assert pools(**settings) == 1
@@ -266,7 +265,7 @@ def blocks(*layers):
     symbol = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=32, kernel=(1, 1), name="stem")
     for index, settings in enumerate(layers):
         symbol = layer(symbol, f"layer{index}", **settings)
-    nodes = nodes_of(with_dense_blocks(mx.sym.MakeLoss(symbol), (2, 3, 8, 8)))
+    nodes = Graph(rewritten(mx.sym.MakeLoss(symbol), fuse_dense_blocks, (2, 3, 8, 8))).nodes
     return [node.integer("layers") for node in nodes if node.op == "denseface_dense_block"]
 
 

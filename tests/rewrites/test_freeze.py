@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from denseface.models import families
+from denseface.models.graph import Graph
 from denseface.rewrites.freeze import freeze
-from denseface.rewrites.graph import nodes_of
 from support.helpers import relative_error
 from support.tiny_models import as_model
 from symbol_utils import HEADS
@@ -50,7 +50,7 @@ def assert_same(model, shape, high=3.0):
     assert relative_error(run(*frozen, data), expected) < 1e-4
     for name, array in {**model.arguments, **model.auxiliary}.items():
         np.testing.assert_array_equal(array, before[name])
-    return nodes_of(frozen[0])
+    return Graph(frozen[0]).nodes
 
 
 def ops(nodes):
@@ -93,7 +93,7 @@ def test_a_densenet_keeps_only_what_it_needs(configured):
     config = configured(net_act="prelu", net_output="E")
     plain = families.embedding_symbol(config)
     nodes = assert_same(as_model(plain, (1, 3, 32, 32)), (1, 3, 32, 32), 255)
-    left, before = ops(nodes), ops(nodes_of(plain))
+    left, before = ops(nodes), ops(Graph(plain).nodes)
     layers = 3 + 6 + 12 + 8
     # Behind a convolution: the stem's, and the second of every layer; behind the fully connected layer: the last.
     assert before.count("BatchNorm") - left.count("BatchNorm") == layers + 2
@@ -135,7 +135,7 @@ def test_normalizations_of_another_axis_stay():
     # They are not run: MXNet takes them for normalizations of channels.
     symbol = S.BatchNorm(S.Convolution(DATA, num_filter=6, kernel=(1, 1), name="conv"), axis=2, name="bn")
     model = as_model(symbol, SHAPE)
-    assert ops(nodes_of(freeze(symbol, model.arguments, model.auxiliary)[0])) == ["Convolution", "BatchNorm"]
+    assert ops(Graph(freeze(symbol, model.arguments, model.auxiliary)[0]).nodes) == ["Convolution", "BatchNorm"]
 
 
 def pooled(pool, conv=None):
@@ -198,5 +198,5 @@ def test_values_that_are_missing_or_do_not_fit_are_left_to_others():
     for name, array in {"bn_beta": None, "bn_gamma": np.ones(3, np.float32)}.items():
         arguments = {key: value for key, value in {**model.arguments, name: array}.items() if value is not None}
         frozen, found, _ = freeze(symbol, arguments, model.auxiliary)
-        assert ops(nodes_of(frozen)) == ["Convolution", "BatchNorm"]
+        assert ops(Graph(frozen).nodes) == ["Convolution", "BatchNorm"]
         assert found == arguments

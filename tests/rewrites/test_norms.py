@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denseface.rewrites.graph import nodes_of
 from denseface.rewrites.native import load_operators
-from denseface.rewrites.norms import with_compiled_norms
-from denseface.rewrites.prelu import with_fast_slopes
+from denseface.rewrites.norms import compile_norms
+from denseface.rewrites.prelu import compose_slopes
+from support.symbols import operators, rewritten
 
 import mxnet as mx
 
@@ -29,13 +29,9 @@ def norm(data, activation="none", shape=None, **settings):
     return found if activation == "none" else mx.sym.Activation(found, act_type=activation)
 
 
-def ops(symbol):
-    return [node.op for node in nodes_of(symbol)]
-
-
 def steps(symbol, shape=SHAPE, count=2):
     """Outputs, gradients and moving averages after steps, and the output of an evaluation after them, by name."""
-    symbol = with_fast_slopes(symbol, shape)  # MXNet's own PReLU computes wrong gradients of slopes
+    symbol = rewritten(symbol, compose_slopes, shape)  # MXNet's own PReLU computes wrong gradients of slopes
     executor = symbol.simple_bind(mx.cpu(), data=shape)
     rng = np.random.default_rng(0)
     for name, array in executor.arg_dict.items():
@@ -49,7 +45,7 @@ def steps(symbol, shape=SHAPE, count=2):
 
 
 def assert_same(symbol, shape=SHAPE):
-    fast = with_compiled_norms(symbol, shape)
+    fast = rewritten(symbol, compile_norms, shape)
     assert fast.list_arguments() == symbol.list_arguments()
     assert fast.list_auxiliary_states() == symbol.list_auxiliary_states()
     found, expected = steps(fast, shape), steps(symbol, shape)
@@ -61,8 +57,8 @@ def assert_same(symbol, shape=SHAPE):
 @pytest.mark.parametrize("activation", ["none", "relu", "prelu"])
 def test_steps_and_evaluation(activation, shape):
     symbol = norm(mx.sym.Variable("data"), activation)
-    assert ops(with_compiled_norms(symbol, shape)).count("denseface_norm") == 1
-    assert "LeakyReLU" not in ops(with_compiled_norms(symbol, shape))
+    assert operators(rewritten(symbol, compile_norms, shape)).count("denseface_norm") == 1
+    assert "LeakyReLU" not in operators(rewritten(symbol, compile_norms, shape))
     assert_same(symbol, shape)
 
 
@@ -73,19 +69,19 @@ def test_one_slope_for_all_channels():
 def test_what_is_read_elsewhere_gets_the_sum_of_gradients():
     data = mx.sym.tanh(mx.sym.Variable("data"))
     residual = norm(data, "prelu", name="first") + data + norm(data, "relu", name="second")
-    assert ops(with_compiled_norms(residual, SHAPE)).count("denseface_norm") == 2
+    assert operators(rewritten(residual, compile_norms, SHAPE)).count("denseface_norm") == 2
     assert_same(residual)
 
 
 def test_an_activation_of_what_is_read_elsewhere_stays_apart():
     normalized = norm(mx.sym.Variable("data"))
     symbol = mx.sym.Activation(normalized, act_type="relu") + normalized
-    assert ops(with_compiled_norms(symbol, SHAPE)).count("Activation") == 1
+    assert operators(rewritten(symbol, compile_norms, SHAPE)).count("Activation") == 1
     assert_same(symbol)
 
 
 def test_gradients_are_added_if_asked_for():
-    executor = with_compiled_norms(norm(mx.sym.Variable("data"), "prelu"), SHAPE).simple_bind(
+    executor = rewritten(norm(mx.sym.Variable("data"), "prelu"), compile_norms, SHAPE).simple_bind(
         mx.cpu(), data=SHAPE, grad_req="add"
     )
     rng = np.random.default_rng(0)
@@ -103,7 +99,9 @@ def test_gradients_are_added_if_asked_for():
 
 def test_a_large_mean_costs_no_digits():
     values = np.random.default_rng(0).normal(1000, 0.1, SHAPE).astype(np.float32)
-    executor = with_compiled_norms(norm(mx.sym.Variable("data"), eps=1e-5), SHAPE).simple_bind(mx.cpu(), data=SHAPE)
+    executor = rewritten(norm(mx.sym.Variable("data"), eps=1e-5), compile_norms, SHAPE).simple_bind(
+        mx.cpu(), data=SHAPE
+    )
     for name, array in executor.arg_dict.items():
         array[:] = values if name == "data" else float(name.endswith("gamma"))
     found = executor.forward(is_train=True)[0].asnumpy()
@@ -118,11 +116,11 @@ def test_a_large_mean_costs_no_digits():
 )
 def test_other_normalizations_are_left_alone(settings):
     symbol = norm(mx.sym.Variable("data"), **settings)[0]
-    assert "denseface_norm" not in ops(with_compiled_norms(symbol, SHAPE))
+    assert "denseface_norm" not in operators(rewritten(symbol, compile_norms, SHAPE))
 
 
 def test_vectors_are_left_alone():
-    assert "denseface_norm" not in ops(with_compiled_norms(norm(mx.sym.Variable("data")), (3, 5)))
+    assert "denseface_norm" not in operators(rewritten(norm(mx.sym.Variable("data")), compile_norms, (3, 5)))
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])

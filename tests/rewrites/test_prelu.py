@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from denseface.rewrites.graph import nodes_of
 from denseface.rewrites.native import load_operators
-from denseface.rewrites.prelu import with_compiled_slopes, with_fast_slopes
+from denseface.rewrites.prelu import compile_slopes, compose_slopes
+from support.symbols import operators, rewritten
 
 import mxnet as mx
 
@@ -19,7 +19,7 @@ def prelu(**settings):
 
 needs_compiler = pytest.mark.skipif(not load_operators(), reason="no compiler for them")
 both = pytest.mark.parametrize(
-    "change", [with_fast_slopes, pytest.param(with_compiled_slopes, marks=needs_compiler)], ids=["composed", "compiled"]
+    "change", [compose_slopes, pytest.param(compile_slopes, marks=needs_compiler)], ids=["composed", "compiled"]
 )
 
 
@@ -27,7 +27,7 @@ both = pytest.mark.parametrize(
 @pytest.mark.parametrize("slopes", [1, 32])
 def test_values_and_gradients(slopes, change):
     fast = change(prelu(shape=(slopes,)), SHAPE)
-    assert "LeakyReLU" not in {node.op for node in nodes_of(fast)}
+    assert "LeakyReLU" not in operators(fast)
     assert fast.list_arguments() == ["data", "a"] and not fast.list_auxiliary_states()
     rng = np.random.default_rng(0)
     x, slope, y_grad = rng.normal(size=SHAPE), rng.uniform(-0.5, 1.5, slopes), rng.normal(size=SHAPE)
@@ -50,7 +50,11 @@ def test_a_slope_of_unknown_shape_gets_one_for_every_channel(change):
 
 
 def test_other_inputs_than_pictures_are_left_alone():
-    assert [node.op for node in nodes_of(with_fast_slopes(prelu(), (2, 32)))] == ["null", "null", "LeakyReLU"]
+    assert operators(rewritten(prelu(), compose_slopes, (2, 32))) == [
+        "null",
+        "null",
+        "LeakyReLU",
+    ]
 
 
 @needs_compiler
@@ -58,7 +62,7 @@ def test_what_others_read_too_is_composed():
     data = mx.sym.tanh(mx.sym.Variable("data"))
     shared = mx.sym.LeakyReLU(data, act_type="prelu") + data
     alone = mx.sym.LeakyReLU(data, act_type="prelu")
-    found = [{node.op for node in nodes_of(with_compiled_slopes(symbol, SHAPE))} for symbol in (shared, alone)]
+    found = [operators(rewritten(symbol, compile_slopes, SHAPE)) for symbol in (shared, alone)]
     assert ["denseface_prelu" in ops for ops in found] == [False, True]
 
 
@@ -66,5 +70,5 @@ def test_layers_of_one_name_keep_their_own_numbers_of_channels():
     wide = mx.sym.LeakyReLU(mx.sym.Variable("data"), mx.sym.Variable("a"), act_type="prelu", name="same")
     narrow = mx.sym.Convolution(wide, num_filter=8, kernel=(1, 1), name="conv")
     symbol = mx.sym.LeakyReLU(narrow, mx.sym.Variable("b"), act_type="prelu", name="same")
-    shapes = dict(zip(symbol.list_arguments(), with_fast_slopes(symbol, SHAPE).infer_shape(data=SHAPE)[0]))
+    shapes = dict(zip(symbol.list_arguments(), rewritten(symbol, compose_slopes, SHAPE).infer_shape(data=SHAPE)[0]))
     assert (shapes["a"], shapes["b"]) == ((32,), (8,))

@@ -25,6 +25,7 @@ from denseface.core.errors import InputError
 from denseface.embedding.engines.mxnet_engine import MXNetEngine
 from denseface.models import symbol_file
 from denseface.models.checkpoint import Model
+from denseface.models.graph import Graph
 from denseface.models.symbol_file import _OPERATORS, infer_shapes, parse_symbol
 
 import mxnet as mx
@@ -175,11 +176,13 @@ def try_graph(number):
     except InputError:
         return "refused by its description"
     try:
-        shapes, outputs = infer_shapes(symbol, "random", data=graph.data_shape)
-        inner = infer_shapes(symbol.get_internals(), "random", data=graph.data_shape)[1]
+        read = Graph(symbol)
+        infer_shapes(read, "random", data=graph.data_shape)
     except InputError:
         return "refused by its shapes"
-    if sum(map(math.prod, [*shapes.values(), *inner])) > MOST_ELEMENTS or "data" not in shapes:
+    shapes = {name: read.shapes[variable, 0] for name, variable in read.variables.items()}
+    outputs = [read.shapes[head] for head in read.heads]
+    if sum(map(math.prod, read.shapes.values())) > MOST_ELEMENTS or "data" not in shapes:
         return "too large to compute here"
     random_state = np.random.RandomState(number)
     values = {name: random_array(shape, random_state) for name, shape in shapes.items()}

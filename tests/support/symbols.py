@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from denseface.models.graph import Graph
+from denseface.rewrites.accelerate import accelerate
+
 import mxnet as mx
 
 
@@ -43,3 +46,21 @@ def log_softmax(logits):
 
 def cross_entropy(logits, label):
     return -log_softmax(logits)[np.arange(len(label)), label].mean()
+
+
+def rewritten(symbol, change, data_shape=None, **options):
+    """The symbol after a change of its graph, whose shapes are inferred first if one is given."""
+    graph = Graph(symbol)
+    if data_shape:
+        graph.infer_shapes(data=data_shape)
+    change(graph, **options)
+    return graph.symbol()
+
+
+def accelerated(symbol, data_shape, **options):
+    return rewritten(symbol, lambda graph: accelerate(graph, data_shape, **options))
+
+
+def operators(symbol):
+    """The operators of a symbol's nodes, inputs before the nodes that read them."""
+    return [node.op for node in Graph(symbol).nodes]

@@ -14,10 +14,11 @@ from denseface.models import losses
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
-from denseface.training.frozen import with_fixed_statistics
+from denseface.training.frozen import fix_statistics
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
+from support.symbols import rewritten
 
 import mxnet as mx
 
@@ -65,7 +66,7 @@ def make_run(
     if teacher:
         symbol = with_teacher(embedding, 5, teacher.emb_size, weight=2.0, class_loss=symbol)
     learner = Learner(
-        with_fixed_statistics(symbol, freeze), (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3,
+        rewritten(symbol, fix_statistics, names=freeze), (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3,
         accumulate=accumulate, clip_norm=clip_norm, teacher=teacher, frozen=freeze,
     )  # fmt: skip
     learner.initialize(mx.init.Xavier(), seed=5)

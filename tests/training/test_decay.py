@@ -3,8 +3,8 @@
 import pytest
 
 from denseface.models import families
-from denseface.rewrites.accelerate import accelerate
-from denseface.training.decay import with_decay_multipliers
+from denseface.training.decay import set_decay_multipliers
+from support.symbols import accelerated, rewritten
 
 import mxnet as mx
 
@@ -16,7 +16,7 @@ def multipliers(network, *settings, loss="softmax"):
     settings = ["image_shape=32,32,3", "emb_size=16", *settings]
     config, _ = families.configure(network, "orl", loss, settings)
     whole = families.training_symbol(config, families.embedding_symbol(config), 4)
-    symbol = accelerate(with_decay_multipliers(whole), SHAPE)
+    symbol = accelerated(rewritten(whole, set_decay_multipliers), SHAPE)
     names = [name for name in symbol.list_arguments() if name not in ("data", "softmax_label")]
     assert sorted(names) == sorted({*whole.list_arguments()} - {"data", "softmax_label"})
     optimizer = mx.optimizer.SGD(learning_rate=1, wd=1, sym=symbol, param_idx2name=dict(enumerate(names)))
@@ -53,5 +53,5 @@ def test_the_networks_own_attributes_stay_as_they_are():
     config, _ = families.configure("d63", "orl", "arcface", ["net_act=prelu"])
     whole = families.training_symbol(config, families.embedding_symbol(config))
     before = whole.tojson()
-    with_decay_multipliers(whole)
+    rewritten(whole, set_decay_multipliers)
     assert whole.tojson() == before

@@ -6,10 +6,10 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.data.loader import Batch
 from denseface.models import families, losses
-from denseface.rewrites.accelerate import accelerate
 from denseface.rewrites.native import load_operators
-from denseface.training.frozen import frozen_names, matching, with_fixed_statistics, with_rates
+from denseface.training.frozen import fix_statistics, frozen_names, matching, set_rates
 from denseface.training.learner import Learner
+from support.symbols import accelerated, rewritten
 
 import mxnet as mx
 
@@ -28,10 +28,8 @@ def embedding_symbol():
 def make_learner(frozen=(), contexts=CPU, rates=(), symbol=None, shape=SHAPE):
     if symbol is None:
         symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
-    learner = Learner(
-        with_rates(with_fixed_statistics(symbol, frozen), rates), shape, contexts, momentum=0.9, wd=0.01,
-        frozen=frozen,
-    )  # fmt: skip
+    symbol = rewritten(rewritten(symbol, fix_statistics, names=frozen), set_rates, rates=rates)
+    learner = Learner(symbol, shape, contexts, momentum=0.9, wd=0.01, frozen=frozen)
     learner.initialize(mx.init.Xavier(), seed=3)
     rng = np.random.default_rng(1)
     _, auxiliary = learner.parameters()
@@ -88,8 +86,8 @@ def test_a_frozen_part_of_a_dense_network_is_the_same_in_compiled_blocks(configu
     shape, embedding = (4, 3, 32, 32), families.embedding_symbol(config)
     plain = families.training_symbol(config, embedding)
     frozen = frozen_names(patterns, embedding)
-    fixed = with_fixed_statistics(plain, frozen)
-    fast = accelerate(fixed, shape)
+    fixed = rewritten(plain, fix_statistics, names=frozen)
+    fast = accelerated(fixed, shape)
     assert "denseface_dense_block" in fast.tojson()
     one, other = (make_learner(frozen, symbol=symbol, shape=shape) for symbol in (fixed, fast))
     other.set_parameters(*one.parameters())
@@ -122,4 +120,4 @@ def test_a_pattern_that_matches_nothing_is_answered_by_near_names():
         frozen_names(["stage1*", "stage3_bn*"], embedding_symbol())
     symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8)
     with pytest.raises(InputError, match=r"^lr_mult: fc7_wight: no parameter .* nearest: fc7_weight"):
-        with_rates(symbol, [("fc7_wight", 2)])
+        rewritten(symbol, set_rates, rates=[("fc7_wight", 2)])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.models.embedding_network import checked_embedding
-from denseface.rewrites.dense_blocks import with_inference_blocks
+from denseface.models.graph import Graph, Node, Shape
+from denseface.rewrites.dense_blocks import fuse_dense_blocks_for_inference
 from denseface.rewrites.freeze import freeze
-from denseface.rewrites.graph import Node, rewrite
 from denseface.rewrites.native import load_operators
 
 import mxnet as mx
@@ -56,12 +57,14 @@ class MXNetEngine:
         self.batch_size = batch_size
         data_shape = (batch_size, *input_shape)
         symbol, self.emb_size = checked_embedding(model, data_shape)
+        graph = Graph(symbol)
         if (context is None or context.device_type == "cpu") and load_operators():
-            symbol = with_inference_blocks(symbol, data_shape)
-        symbol, *parameters = freeze(symbol, model.arguments, model.auxiliary)
-        symbol = rewrite(symbol, _with_flat_input)
+            graph.infer_shapes(data=data_shape)
+            fuse_dense_blocks_for_inference(graph)
+        values = freeze(graph, {**model.arguments, **model.auxiliary})
+        flatten_inputs(graph)
         with _ONE_AT_A_TIME:
-            self._executor = _bind(symbol, parameters, data_shape, context or mx.cpu(), model.name)
+            self._executor = _bind(graph.symbol(), values, data_shape, context or mx.cpu(), model.name)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed a batch, float32 (B, C, H, W), 0 to 255; return float32 (B, emb_size)."""
@@ -69,24 +72,29 @@ class MXNetEngine:
             return self._executor.forward(is_train=False, data=mx.nd.array(batch))[0].asnumpy()
 
 
-def _with_flat_input(node):
-    """Flatten what a fully connected layer reads.
+def flatten_inputs(graph: Graph) -> None:
+    """Flatten what fully connected layers read.
 
-    It would do so itself, but MXNet's fused layer fails at its second call on the four-dimensional output of a
+    They would do so themselves, but MXNet's fused layer fails at its second call on the four-dimensional output of a
     convolution (the head GDC): "We can't generate TBlob for MKLDNN data".
     """
-    if node.op == "FullyConnected" and node.flag("flatten", True):
-        node.inputs[0] = (Node("Flatten", f"{node.name}_flat_input", inputs=node.inputs[:1]), 0)
-    return node
+
+    def change(node: Node) -> Node:
+        if node.op == "FullyConnected" and node.flag("flatten", True):
+            node.inputs[0] = (Node("Flatten", f"{node.name}_flat_input", inputs=node.inputs[:1]), 0)
+        return node
+
+    graph.rewrite(change)
 
 
-def _bind(symbol, parameters, data_shape, context, name):
+def _bind(
+    symbol: mx.sym.Symbol, values: Mapping[str, np.ndarray], data_shape: Shape, context: mx.Context, name: str
+) -> mx.executor.Executor:
     try:
         executor = symbol.simple_bind(context, grad_req="null", type_dict={"data": "float32"}, data=data_shape)
     except RuntimeError as error:  # simple_bind turns every MXNetError into one
         raise InputError(f"{name}: MXNet cannot run it on {context}: {mxnet_reason(error)}") from error
-    for own, given in zip((executor.arg_dict, executor.aux_dict), parameters):
-        for name, array in own.items():
-            if name != "data":
-                mx.nd.array(given[name]).copyto(array)
+    for parameter, array in (*executor.arg_dict.items(), *executor.aux_dict.items()):
+        if parameter != "data":
+            mx.nd.array(values[parameter]).copyto(array)
     return executor

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denseface.rewrites.graph import nodes_of
-from denseface.rewrites.half_convolutions import CONVOLUTION_OPERATOR, with_half_convolutions
+from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16
 from denseface.rewrites.native import bfloat16_instructions
+from support.symbols import operators, rewritten
 
 import mxnet as mx
 
@@ -23,7 +23,7 @@ def convolution(data, outputs, **settings):
 
 
 def count(symbol):
-    return [node.op for node in nodes_of(symbol)].count(CONVOLUTION_OPERATOR)
+    return operators(symbol).count(CONVOLUTION_OPERATOR)
 
 
 def step(symbol, shape, seed=0):
@@ -61,7 +61,7 @@ shapes = pytest.mark.parametrize(
 def test_step_is_exact(shape, outputs, kernel, stride):
     size = {"kernel": (kernel, kernel), "pad": (kernel // 2, kernel // 2), "stride": (stride, stride)}
     plain = convolution(mx.sym.Variable("data"), outputs, **size)
-    fast = with_half_convolutions(plain, shape)
+    fast = rewritten(plain, convolve_in_bfloat16, shape)
     assert count(fast) == 1
     assert fast.list_arguments() == plain.list_arguments()
     for found, expected in zip(step(fast, shape), step(plain, shape)):
@@ -104,16 +104,16 @@ def test_what_is_read_is_rounded_to_bfloat16():
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
-    found = output(with_half_convolutions(plain, shape), data, weight)
+    found = output(rewritten(plain, convolve_in_bfloat16, shape), data, weight)
     np.testing.assert_allclose(found, output(plain, rounded(data), rounded(weight)), rtol=1e-5, atol=1e-4)
     assert np.abs(found - output(plain, data, weight)).max() > 1e-3
 
 
 def test_gradients_are_added_if_asked_for():
     shape = (2, 16, 8, 8)
-    executor = with_half_convolutions(convolution(mx.sym.Variable("data"), 16, name="conv"), shape).simple_bind(
-        mx.cpu(), data=shape, grad_req={"data": "write", "conv_weight": "add"}
-    )
+    executor = rewritten(
+        convolution(mx.sym.Variable("data"), 16, name="conv"), convolve_in_bfloat16, shape
+    ).simple_bind(mx.cpu(), data=shape, grad_req={"data": "write", "conv_weight": "add"})
     for array in executor.arg_dict.values():
         array[:] = 1
     totals = []
@@ -134,14 +134,14 @@ def test_gradients_are_added_if_asked_for():
 )  # fmt: skip
 def test_other_convolutions_are_left_alone(settings):
     symbol = convolution(mx.sym.Variable("data"), **{"outputs": 16, **settings})
-    assert count(with_half_convolutions(symbol, (2, 16, 8, 8))) == 0
+    assert count(rewritten(symbol, convolve_in_bfloat16, (2, 16, 8, 8))) == 0
 
 
 def test_what_is_read_elsewhere_gets_the_sum_of_gradients():
     shape = (2, 16, 8, 8)
     data = mx.sym.Activation(mx.sym.Variable("data"), act_type="relu")
     plain = convolution(data, 16, name="first") + data + convolution(data, 16, name="second")
-    fast = with_half_convolutions(plain, shape)
+    fast = rewritten(plain, convolve_in_bfloat16, shape)
     assert count(fast) == 2
     for found, expected in zip(step(fast, shape), step(plain, shape)):
         np.testing.assert_array_equal(found, expected)

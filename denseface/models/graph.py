@@ -1,4 +1,4 @@
-"""A symbol as linked nodes that can be read, changed and turned into a symbol again."""
+"""A network as linked nodes that can be read and changed: MXNet's JSON is parsed here and written here only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import mxnet as mx
 
@@ -39,6 +40,12 @@ class Node:
         """Return the node that an input comes from."""
         return self.inputs[index][0]
 
+    @overload
+    def text(self, attribute: str, default: str) -> str: ...
+
+    @overload
+    def text(self, attribute: str, default: None = None) -> str | None: ...
+
     def text(self, attribute: str, default: str | None = None) -> str | None:
         """Return an attribute as it is written."""
         text = self.attrs.get(attribute, "None")
@@ -47,6 +54,12 @@ class Node:
     def flag(self, attribute: str, default: bool = False) -> bool:
         """Return an attribute that is true or false."""
         return self.text(attribute, str(default)).lower() in ("true", "1")
+
+    @overload
+    def number(self, attribute: str, default: float) -> float: ...
+
+    @overload
+    def number(self, attribute: str, default: None = None) -> float | None: ...
 
     def number(self, attribute: str, default: float | None = None) -> float | None:
         """Return an attribute that is a number."""
@@ -58,6 +71,12 @@ class Node:
         found = re.findall(r"-?\d+|None", self.text(attribute, ""))
         return tuple(None if number == "None" else int(number) for number in found) or tuple(default)
 
+    @overload
+    def integer(self, attribute: str, default: int) -> int: ...
+
+    @overload
+    def integer(self, attribute: str, default: None = None) -> int | None: ...
+
     def integer(self, attribute: str, default: int | None = None) -> int | None:
         """Return an attribute that is a whole number."""
         return self.ints(attribute, [default])[0]
@@ -67,7 +86,7 @@ Edge = tuple[Node, int]
 
 
 class Graph:
-    """The nodes of a symbol.
+    """The nodes of a symbol, for passes to change: functions of a graph that return nothing.
 
     Parameters
     ----------
@@ -80,79 +99,87 @@ class Graph:
         Inputs before the nodes that read them.
     heads : list of (Node, int)
         The outputs of the symbol.
-    edges : list of (Node, int)
-        Every output of every node, in the order of ``symbol.get_internals()``.
+    arguments : list of str
+        Names of the variables that were arguments of the symbol; its other variables are auxiliary states.
+    shapes : dict of (Node, int) to tuple of int
+        Those of the outputs that are read, as far as :meth:`infer_shapes` found them. A node in the place of another
+        one has its shapes.
+
+    Examples
+    --------
+    >>> graph = Graph(symbol)  # doctest: +SKIP
+    >>> graph.infer_shapes(data=(16, 3, 112, 112))  # doctest: +SKIP
+    >>> for change in passes: change(graph)  # doctest: +SKIP
+    >>> changed = graph.symbol()  # doctest: +SKIP
     """
 
     def __init__(self, symbol: mx.sym.Symbol):
-        self._internals = symbol.get_internals()
-        description = _description(symbol)
+        description = json.loads(symbol.tojson(remove_amp_cast=False))
         self.nodes: list[Node] = []
         for entry in description["nodes"]:
             inputs = self._edges(entry["inputs"])
             self.nodes.append(Node(entry["op"], entry["name"], dict(entry.get("attrs", {})), inputs))
         self.heads = self._edges(description["heads"])
-        self.edges = self._edges(_description(self._internals)["heads"])  # it has the same nodes in the same order
+        self.arguments: list[str] = symbol.list_arguments()
+        self.shapes: dict[Edge, Shape] = {}
 
     def _edges(self, entries: list[list[int]]) -> list[Edge]:
         return [(self.nodes[index], output) for index, output, *_ in entries]
 
-    def shapes(self, data_shape: Shape) -> dict[Edge, Shape]:
-        """Infer the shapes of outputs from the shape of ``data``; unknown ones are () or contain a 0."""
-        return dict(zip(self.edges, self._internals.infer_shape_partial(data=data_shape)[1]))
+    @property
+    def variables(self) -> dict[str, Node]:
+        """Variables by name."""
+        return {node.name: node for node in self.nodes if node.op == "null"}
+
+    def count(self, op: str) -> int:
+        """Count the nodes of an operator."""
+        return sum(node.op == op for node in self.nodes)
+
+    def infer_shapes(self, **shapes: Shape) -> None:
+        """Infer `shapes` from those of arguments; of an argument that the graph does not have, the shape is ignored.
+
+        Raises
+        ------
+        MXNetError
+            If the shapes do not fit the operators.
+        """
+        edges = [*dict.fromkeys([*(edge for node in self.nodes for edge in node.inputs), *self.heads])]
+        symbol = make_symbol(edges)
+        arguments = {*symbol.list_arguments()}
+        known = {name: shape for name, shape in shapes.items() if name in arguments}
+        _, inferred, _ = symbol.infer_shape_partial(**known)
+        self.shapes = {edge: shape for edge, shape in zip(edges, inferred) if shape and all(shape)}
 
     def uses(self) -> Counter[Edge]:
         """Count how often every output of a node is read, or is an output of the symbol."""
         return Counter([*(edge for node in self.nodes for edge in node.inputs), *self.heads])
 
-    def rewrite(self, change: Callable[[Node], Node]) -> mx.sym.Symbol:
-        """Replace nodes and return the new symbol.
+    def rewrite(self, change: Callable[[Node], Node]) -> None:
+        """Replace nodes, and drop those that the heads no longer need.
 
         Parameters
         ----------
         change : callable
             Called with each of `nodes`, whose inputs are already replaced. Returns the node to take its place: the same
             one, which may be changed, or another one with equivalent outputs.
-
-        Returns
-        -------
-        Symbol
-            Without the nodes that its outputs no longer need.
         """
         replaced: dict[Node, Node] = {}
         for node in self.nodes:
             node.inputs = [(replaced[source], output) for source, output in node.inputs]
             replaced[node] = change(node)
-        return _symbol([(replaced[node], output) for node, output in self.heads])
+        self.heads = [(replaced[node], output) for node, output in self.heads]
+        shapes = self.shapes.items()
+        self.shapes = {(replaced[node], output): shape for (node, output), shape in shapes if node in replaced}
+        self.nodes = _sorted(self.heads)
+
+    def symbol(self) -> mx.sym.Symbol:
+        """Return the graph as a symbol."""
+        return make_symbol(self.heads)
 
 
-def nodes_of(symbol: mx.sym.Symbol) -> list[Node]:
-    """Return copies of a symbol's nodes, inputs before the nodes that read them."""
-    return Graph(symbol).nodes
-
-
-def rewrite(symbol: mx.sym.Symbol, change: Callable[[Node], Node]) -> mx.sym.Symbol:
-    """Replace nodes of a symbol, as `Graph.rewrite` does."""
-    return Graph(symbol).rewrite(change)
-
-
-def _description(symbol: mx.sym.Symbol) -> dict:
-    return json.loads(symbol.tojson(remove_amp_cast=False))
-
-
-def _symbol(heads: list[Edge]) -> mx.sym.Symbol:
-    """Write the nodes that the heads need as MXNet's JSON, and load it."""
-    order: dict[Node, int] = {}
-    stack = [(node, False) for node, _ in reversed(heads)]
-    while stack:
-        node, inputs_are_done = stack.pop()
-        if node in order:
-            continue
-        if inputs_are_done:
-            order[node] = len(order)
-        else:
-            stack.append((node, True))
-            stack.extend((source, False) for source, _ in reversed(node.inputs))
+def make_symbol(heads: Sequence[Edge]) -> mx.sym.Symbol:
+    """Make a symbol with these outputs."""
+    order = {node: number for number, node in enumerate(_sorted(heads))}
     nodes = [
         {
             "op": node.op,
@@ -169,4 +196,20 @@ def _symbol(heads: list[Edge]) -> mx.sym.Symbol:
         "heads": [[order[node], output, 0] for node, output in heads],
         "attrs": {"mxnet_version": ["int", 10901]},
     }
-    return mx.sym.load_json(json.dumps(graph))
+    return mx.sym.load_json(json.dumps(graph, ensure_ascii=False))
+
+
+def _sorted(heads: Sequence[Edge]) -> list[Node]:
+    """Return the nodes that the heads need, inputs before the nodes that read them."""
+    found: dict[Node, None] = {}
+    stack = [(node, False) for node, _ in reversed(heads)]
+    while stack:
+        node, inputs_are_done = stack.pop()
+        if node in found:
+            continue
+        if inputs_are_done:
+            found[node] = None
+        else:
+            stack.append((node, True))
+            stack.extend((source, False) for source, _ in reversed(node.inputs))
+    return list(found)

@@ -1,6 +1,6 @@
 """Graphs: what they read of a symbol, and that rewriting changes only what it is asked to."""
 
-from denseface.rewrites.graph import Graph, Node, nodes_of, rewrite
+from denseface.models.graph import Graph, Node
 
 import mxnet as mx
 
@@ -15,13 +15,13 @@ def branching_symbol():
 def described(symbol):
     return [
         (node.op, node.name, node.attrs, [(source.name, output) for source, output in node.inputs])
-        for node in nodes_of(symbol)
+        for node in Graph(symbol).nodes
     ]
 
 
 def test_a_symbol_comes_back_as_it_was():
     symbol = branching_symbol()
-    back = rewrite(symbol, lambda node: node)
+    back = Graph(symbol).symbol()
     assert back.list_arguments() == symbol.list_arguments()
     assert back.list_auxiliary_states() == symbol.list_auxiliary_states()
     assert back.list_outputs() == symbol.list_outputs()
@@ -31,7 +31,7 @@ def test_a_symbol_comes_back_as_it_was():
 
 
 def test_nodes_come_before_their_users():
-    nodes = nodes_of(branching_symbol())
+    nodes = Graph(branching_symbol()).nodes
     places = {node: place for place, node in enumerate(nodes)}
     assert [node.name for node in nodes][:2] == ["data", "halves"]
     assert all(places[source] < places[node] for node in nodes for source, _ in node.inputs)
@@ -47,11 +47,11 @@ def test_a_replaced_node_takes_over_its_users_and_unused_nodes_are_removed():
             return Node("Activation", "other", {"act_type": "tanh"}, node.inputs)
         return node
 
-    assert [(node.op, node.name) for node in nodes_of(rewrite(symbol, change))] == [
-        ("null", "data"),
-        ("Activation", "other"),
-    ]
-    assert [node.name for node in nodes_of(symbol)] == ["data", "drop", "act"]
+    graph = Graph(symbol)
+    graph.rewrite(change)
+    assert [(node.op, node.name) for node in graph.nodes] == [("null", "data"), ("Activation", "other")]
+    assert graph.symbol().list_outputs() == ["other_output"]
+    assert [node.name for node in Graph(symbol).nodes] == ["data", "drop", "act"]
 
 
 def test_attributes_are_read_as_mxnet_writes_them():
@@ -78,14 +78,45 @@ def test_shapes_belong_to_nodes_not_to_names():
         wide, mx.sym.Variable("w"), mx.sym.Variable("b"), num_filter=4, kernel=(1, 1), name="same"
     )
     graph = Graph(narrow)
-    shapes = graph.shapes((2, 3, 5, 5))
-    assert [shapes[node, 0][1] for node in graph.nodes if node.op == "Convolution"] == [8, 4]
+    graph.infer_shapes(data=(2, 3, 5, 5))
+    assert [graph.shapes[node, 0][1] for node in graph.nodes if node.op == "Convolution"] == [8, 4]
     assert graph.heads == [(graph.nodes[-1], 0)]
 
 
 def test_every_output_of_a_node_has_its_shape():
     graph = Graph(branching_symbol())
-    shapes = graph.shapes((2, 4, 3, 3))
+    graph.infer_shapes(data=(2, 4, 3, 3), softmax_label=(2,))
+    shapes = graph.shapes
     halves = next(node for node in graph.nodes if node.op == "SliceChannel")
     assert [shapes[halves, output] for output in (0, 1)] == [(2, 2, 3, 3)] * 2
     assert halves.source().name == "data"
+
+
+def test_a_node_in_the_place_of_another_has_its_shape_and_what_is_unknown_has_none():
+    data, other = mx.sym.Variable("data"), mx.sym.Variable("other")
+    graph = Graph(mx.sym.Group([mx.sym.Activation(mx.sym.Dropout(data), act_type="relu"), mx.sym.sqrt(other)]))
+    graph.infer_shapes(data=(2, 3))
+    assert {node.op for node, _ in graph.shapes} == {"null", "Dropout", "Activation"}
+    graph.rewrite(lambda node: Node("sigmoid", node.name, {}, node.inputs) if node.op == "Activation" else node)
+    (shape,) = (shape for (node, _), shape in graph.shapes.items() if node.op == "sigmoid")
+    assert shape == (2, 3)
+    assert "Activation" not in {node.op for node, _ in graph.shapes}
+
+
+def test_arguments_are_variables_that_operators_do_not_write_to():
+    graph = Graph(branching_symbol())
+    assert graph.arguments == ["data", "bn_gamma", "bn_beta"]
+    assert [*graph.variables] == [*graph.arguments, "bn_moving_mean", "bn_moving_var"]
+    assert (graph.count("BatchNorm"), graph.count("Convolution")) == (1, 0)
+
+
+def test_a_symbol_is_read_once_and_written_once_for_all_passes(monkeypatch):
+    read, written = [], []
+    tojson, load = mx.sym.Symbol.tojson, mx.sym.load_json
+    monkeypatch.setattr(mx.sym.Symbol, "tojson", lambda self, **options: read.append(1) or tojson(self, **options))
+    monkeypatch.setattr(mx.sym, "load_json", lambda text: written.append(1) or load(text))
+    graph = Graph(branching_symbol())
+    for _ in range(3):
+        graph.rewrite(lambda node: node)
+    graph.symbol()
+    assert (len(read), len(written)) == (1, 1)
