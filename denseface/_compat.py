@@ -5,6 +5,7 @@ MXNet is retired upstream and takes names from NumPy and Python that have been r
 and MXNet's own files stay untouched.
 """
 
+import importlib
 import importlib.machinery
 import importlib.util
 import os
@@ -74,7 +75,24 @@ class _MXNetFinder:
         _restore_numpy_names(Path(spec.origin).parent)
         if os.environ.get("DMLC_ROLE") in ("scheduler", "server"):  # the import does not return then
             _watch_peers()
+        try:
+            importlib.import_module("onnx")
+        except ImportError:
+            pass
+        except Exception:  # beside another protobuf it raises a VersionError, which would end MXNet's import
+            spec.loader = _LoaderWithoutOnnx(fullname, spec.origin)
         return spec
+
+
+class _LoaderWithoutOnnx(importlib.machinery.SourceFileLoader):
+    """Loads MXNet as if the package onnx were not installed: MXNet can do without it."""
+
+    def exec_module(self, module):
+        sys.modules["onnx"] = None
+        try:
+            super().exec_module(module)
+        finally:
+            del sys.modules["onnx"]
 
 
 def check_environment() -> None:

@@ -59,12 +59,15 @@ def read_model(content: bytes) -> Message:
     Raises
     ------
     InputError
-        If the package protobuf is missing.
-    Exception
-        One of protobuf's if this is not such a file.
+        If the package protobuf is missing, or cannot be imported.
+    ValueError
+        If this is not such a file.
     """
     model = message("ModelProto")
-    model.ParseFromString(content)
+    try:
+        model.ParseFromString(content)
+    except Exception as error:  # protobuf has several
+        raise ValueError("not an ONNX file") from error
     model.DiscardUnknownFields()
     return model
 
@@ -120,4 +123,5 @@ def _classes() -> dict[str, type]:
                 added.type = getattr(field_kinds, f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"onnx.{name}")) for name in _MESSAGES}
+    make = getattr(message_factory, "GetMessageClass", None) or message_factory.MessageFactory(pool).GetPrototype
+    return {name: make(pool.FindMessageTypeByName(f"onnx.{name}")) for name in _MESSAGES}

@@ -21,9 +21,15 @@ def require(module: str, package: str | None = None) -> ModuleType:
     Raises
     ------
     InputError
-        If it is not installed; the message has the command that installs it.
+        If it is not installed; the message has the command that installs it. Or if it is installed and fails when it is
+        imported, whatever the reason, which the message has.
     """
+    package = package or module
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"this needs the package {package or module}: pip install {package or module}") from error
+    except Exception as error:  # such as protobuf's VersionError, or the ImportError of a library that is missing
+        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}."):
+            raise InputError(f"this needs the package {package}: pip install {package}") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"the package {package} is installed, but cannot be imported: {reason}") from error
