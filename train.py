@@ -41,9 +41,9 @@ from denseface.distributed.workers import Workers, connect
 from denseface.embedding.embedder import Embedder
 from denseface.evaluation.metrics import score_pairs
 from denseface.models import families
-from denseface.models.checkpoint import Checkpoint, Model, load_model, parse_model
+from denseface.models.checkpoint import Checkpoint, Model
 from denseface.training.assembly import assemble
-from denseface.training.pretrained import adopt, pretrained_network
+from denseface.training.pretrained import adopt, pretrained_model, pretrained_network
 from denseface.training.run import Run
 from denseface.training.schedule import SCHEDULES
 from denseface.training.warm_centers import warm_centers
@@ -141,8 +141,8 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
 
     flag("--symbol-path", "folder of network files (InsightFace's symbol folder, say)", metavar="DIR")
     flag("--models-root", "folder of all runs", default=default.models_root, metavar="DIR")
-    flag("--pretrained", "model to start from; PREFIX alone means its newest epoch", default=default.pretrained,
-         metavar="PREFIX,EPOCH")  # fmt: skip
+    flag("--pretrained", "model to start from; PREFIX alone means its newest epoch; or a file .onnx",
+         default=default.pretrained, metavar="PREFIX,EPOCH")  # fmt: skip
     flag("--pretrained-epoch", "its epoch, as InsightFace writes it", type=natural,
          default=epoch, metavar="N")  # fmt: skip
     flag("--teacher", "model whose embeddings of the same pictures the network learns, beside the loss or, with --loss "
@@ -344,10 +344,7 @@ def refuse_to_overwrite(prefix: str) -> None:
 
 def start_from(run: Run, embedding: mx.sym.Symbol, pretrained: str, epoch: int | None) -> None:
     """Copy the parameters that another model has in common with the run's."""
-    prefix, named = parse_model(pretrained)
-    if named is not None and epoch not in (None, named):
-        raise InputError(f"{pretrained}: --pretrained-epoch {epoch} says something else; give one", option="pretrained")
-    adopt(run.learner, embedding, load_model(prefix, epoch if named is None else named))
+    adopt(run.learner, embedding, pretrained_model(pretrained, epoch))
 
 
 def rehearse(run: Run, config: dict) -> None:

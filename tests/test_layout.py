@@ -11,20 +11,21 @@ ROOT = Path(denseface.__file__).parent
 MAY_IMPORT = {
     "core": "",
     "data": "core",
-    "rewrites": "core",
+    "rewrites": "core models",
     "models": "core",
     "distributed": "core",
     "evaluation": "core",
     "export": "core rewrites models",
     "embedding": "core data models rewrites export",
+    "importing": "core models embedding",
     "galleries": "core data embedding",
     "verification": "core data evaluation embedding galleries",
     "deciding": "core evaluation embedding galleries verification",
-    "training": "core data rewrites models distributed embedding evaluation",
+    "training": "core data rewrites models distributed embedding importing evaluation",
     "datasets": "core data",
     "report": "core data models rewrites embedding evaluation verification training",
-    "cli": "core data models rewrites distributed export embedding galleries evaluation verification deciding training "
-    "datasets report",
+    "cli": "core data models rewrites distributed export embedding importing galleries evaluation verification "
+    "deciding training datasets report",
 }
 SCRIPTS = {"__init__", "__main__", "_compat"}
 LIGHT = ("core", "data", "datasets")

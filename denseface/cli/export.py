@@ -23,16 +23,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Write a model as an ONNX file that takes raw RGB pixels, 0 to 255, and computes embeddings that "
         "are not normalized. It is only written if ONNX Runtime and MXNet compute the same from it.",
     )
-    parser.add_argument("--model", required=True, metavar="PREFIX,EPOCH", help="PREFIX alone means the newest")
+    parser.add_argument(
+        "--model", required=True, metavar="PREFIX,EPOCH", help="PREFIX alone means the newest; or a file .onnx"
+    )
     parser.add_argument("-o", "--out", required=True, metavar="OUT.onnx", help="file to write")
     parser.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators (default: 17)")
     parser.add_argument("--batch", type=batch_size, metavar="N", help="take exactly N pictures (default: any number)")
     parser.add_argument(
         "--image-size",
         type=image_size,
-        default=(112, 112, 3),
         metavar="H,W[,C]",
-        help="height, width and channels (1 gray, 3 RGB) of the network's input (default: 112,112,3)",
+        help="height, width and channels (1 gray, 3 RGB) of the network's input (default: 112,112,3, and for a file "
+        ".onnx its own)",
     )
     parser.add_argument(
         "--int8",
@@ -48,7 +50,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export the model."""
-    written = _export_int8(args) if args.int8 else _export(args, args.out)
+    model = _load_model(args)
+    written = _export_int8(model, args) if args.int8 else _export(model, args, args.out)
     if args.json:
         print_json(written)
         return OK
@@ -63,15 +66,28 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _export(args, path):
+def _load_model(args):
+    """Load the model; if no size of pictures is given, take that of the model."""
     from denseface.data.pictures import PictureShape
-    from denseface.deciding.thresholds import read_metrics
     from denseface.embedding.scaling import make_scaling, scaled
-    from denseface.export.onnx import OLDEST_OPSET, export
+    from denseface.importing.onnx import import_onnx
     from denseface.models.checkpoint import load_model, parse_model
 
     scaling = make_scaling(**given_scaling(args), image_shape=args.image_size)
-    model = scaled(load_model(*parse_model(args.model)), scaling)
+    if args.model.endswith(".onnx"):
+        shape = args.image_size and PictureShape(*args.image_size).nchw(1)[1:]
+        model = import_onnx(args.model, scaling, shape)
+        args.image_size = args.image_size or PictureShape.from_nchw((1, *model.file.input_shape))
+        return model
+    args.image_size = args.image_size or (112, 112, 3)
+    return scaled(load_model(*parse_model(args.model)), scaling)
+
+
+def _export(model, args, path):
+    from denseface.data.pictures import PictureShape
+    from denseface.deciding.thresholds import read_metrics
+    from denseface.export.onnx import OLDEST_OPSET, export
+
     shape = PictureShape(*args.image_size).nchw(args.batch or 1)
     metrics = None if args.int8 else read_metrics(model)  # other numbers have other thresholds
     report = export(
@@ -92,7 +108,7 @@ def _export(args, path):
     }
 
 
-def _export_int8(args):
+def _export_int8(model, args):
     from denseface.core.files import replacing
     from denseface.core.onnx_format import read_model
     from denseface.export.insightface import is_known_to_scale
@@ -101,7 +117,7 @@ def _export_int8(args):
     batches = _calibration(args.int8, args.image_size, args.batch or 1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"
-        written = _export(args, path)
+        written = _export(model, args, path)
         content, written["int8_cosine"] = quantize(path.read_bytes(), batches)
     if not is_known_to_scale([node.name for node in read_model(content).graph.node]):
         written["not_for_insightface"] = "quantization has put other nodes first"

@@ -23,7 +23,9 @@ def add_network_options(parser: argparse.ArgumentParser) -> argparse._MutuallyEx
     """Add what :func:`load_network` reads; return the group of the options that say which network."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("network", nargs="?", metavar="NETWORK", help="a network of config.py, such as d121")
-    which.add_argument("--model", metavar="PREFIX,EPOCH", help="a saved model; PREFIX alone means the newest")
+    which.add_argument(
+        "--model", metavar="PREFIX,EPOCH", help="a saved model; PREFIX alone means the newest; or a file .onnx"
+    )
     add_build_options(parser)
     return which
 
@@ -74,10 +76,15 @@ def network_by_name(name: str, args: argparse.Namespace) -> Network:
 def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:
     """Take the embedding network out of a saved model."""
     from denseface.data.pictures import PictureShape
+    from denseface.importing.onnx import import_onnx
     from denseface.models.checkpoint import load_model, parse_model
     from denseface.models.embedding_network import checked_embedding
 
     shape = PictureShape(*(size or (112, 112, 3))).nchw(1)
-    model = load_model(*parse_model(text))
+    if text.endswith(".onnx"):
+        model = import_onnx(text, input_shape=size and shape[1:])
+        shape = shape if size else (1, *model.file.input_shape)
+    else:
+        model = load_model(*parse_model(text))
     symbol, _ = checked_embedding(model, shape)
     return Network(model.name, symbol, shape[1:])

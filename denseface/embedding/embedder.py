@@ -152,7 +152,8 @@ class Embedder:
         """
         scaling = make_scaling(input_mean, input_scale, bgr)
         if text.endswith(".onnx"):
-            return cls(read_onnx(text, scaling), **options)
+            shape = options.get("image_shape")
+            return cls(read_onnx(text, scaling, shape and PictureShape(*shape).nchw(1)[1:]), **options)
         from denseface.models.checkpoint import load_model, parse_model
 
         return cls(scaled(load_model(*parse_model(text)), scaling), **options)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from denseface.core.errors import InputError
-from denseface.models.checkpoint import Model, parse_model
+from denseface.importing.onnx import import_onnx
+from denseface.models.checkpoint import Model, load_model, parse_model
 from denseface.models.embedding_network import explain_shape
+from denseface.models.graph import Graph
 from denseface.models.symbol_file import embedding_output, read_symbol
-from denseface.rewrites.graph import nodes_of
 from denseface.training.learner import Learner
 
 import mxnet as mx
@@ -31,9 +32,36 @@ class Role(NamedTuple):
 
 
 def pretrained_network(pretrained: str) -> mx.sym.Symbol:
-    """Read the network of a model, up to its embedding."""
+    """Read the network of a model, up to its embedding; of an ONNX file, as MXNet has it."""
+    if pretrained.endswith(".onnx"):
+        return embedding_output(import_onnx(pretrained).symbol)
     prefix, _ = parse_model(pretrained)
     return embedding_output(read_symbol(Path(f"{prefix}-symbol.json")))
+
+
+def pretrained_model(pretrained: str, epoch: int | None) -> Model:
+    """Read a model.
+
+    Parameters
+    ----------
+    pretrained : str
+        ``PREFIX,EPOCH``, ``PREFIX``, or a file ``.onnx``.
+    epoch : int, optional
+        EPOCH, where it is not in the text.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or two epochs are given.
+    """
+    if pretrained.endswith(".onnx"):
+        if epoch is not None:
+            raise InputError(f"{pretrained} is one model, without epochs; leave it out", option="pretrained_epoch")
+        return import_onnx(pretrained)
+    prefix, named = parse_model(pretrained)
+    if named is not None and epoch not in (None, named):
+        raise InputError(f"{pretrained}: its epoch is {named}, not {epoch}; give one", option="pretrained_epoch")
+    return load_model(prefix, epoch if named is None else named)
 
 
 def adopt(learner: Learner, embedding: mx.sym.Symbol, model: Model) -> None:
@@ -86,7 +114,7 @@ def adopt(learner: Learner, embedding: mx.sym.Symbol, model: Model) -> None:
 def roles(embedding: mx.sym.Symbol, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Role]:
     """Return the role of each parameter and batch statistic of a network, in the order in which they are used."""
     found: dict[str, Role] = {}
-    for node in nodes_of(embedding):
+    for node in Graph(embedding).nodes:
         for index, (source, _) in enumerate(node.inputs):
             if source.op == "null" and source.name in shapes:
                 found.setdefault(source.name, Role(node.op, index, shapes[source.name]))

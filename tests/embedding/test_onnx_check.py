@@ -74,9 +74,59 @@ def test_graphs_within_nodes_are_refused(tmp_path, model):
 
 def test_operators_of_other_domains_are_refused(tmp_path, model):
     node_of(model, "Add").domain = "com.microsoft"
-    assert "the operator Add is not one" in refused(tmp_path, model)
+    assert "the operator com.microsoft.Add is not one" in refused(tmp_path, model)
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    assert "it needs operators beside those of ONNX" in refused(tmp_path, model)
+    assert "the operator com.microsoft.Add is not one" in refused(tmp_path, model)
+
+
+def written(tmp_path, model):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("domain", ["ai.onnx.ml", "com.microsoft", "ai.onnx"])
+def test_operator_sets_that_no_node_uses_are_dropped(tmp_path, model, domain):
+    """tf2onnx and ONNX Runtime's optimizer list them."""
+    model.opset_import.append(helper.make_opsetid(domain, model.opset_import[0].version))
+    read = onnx.load_from_string(read_onnx(written(tmp_path, model)).content)
+    assert [entry.domain for entry in read.opset_import] == [""]
+
+
+def test_without_one_version_of_the_operators_a_file_is_refused(tmp_path, model):
+    model.opset_import.append(helper.make_opsetid("ai.onnx", 9))
+    assert "it does not name one version of ONNX's operators" in refused(tmp_path, model)
+    del model.opset_import[:]
+    assert "it does not name one version of ONNX's operators" in refused(tmp_path, model)
+
+
+def test_a_size_that_the_file_leaves_open_is_given(tmp_path, model):
+    sizes = model.graph.input[0].type.tensor_type.shape.dim
+    sizes[2].dim_param, sizes[3].dim_param = "height", "width"
+    assert "it leaves the size of its pictures open; give their height and width (image_shape)" in refused(
+        tmp_path, model
+    )
+    path = written(tmp_path, model)
+    assert read_onnx(path, input_shape=(3, 16, 16)).input_shape == (3, 16, 16)
+    picture = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
+    found = [Embedder.load(str(path), engine=engine, image_shape=(16, 16, 3)).embed(picture) for engine in ENGINES[:2]]
+    assert np.abs(found[0] - found[1]).max() < 0.05
+
+
+def test_of_two_outputs_the_embedding_is_kept(tmp_path, model):
+    """AdaFace's networks return the length of an embedding beside it."""
+    model.graph.output.insert(0, helper.make_tensor_value_info("total", TensorProto.FLOAT, ["N", 1]))
+    model.graph.output.append(helper.make_tensor_value_info("bytes", TensorProto.UINT8, None))
+    found = read_onnx(written(tmp_path, model))
+    assert found.emb_size == 8
+    assert [output.name for output in onnx.load_from_string(found.content).graph.output] == ["fc1_output"]
+
+
+def test_of_two_embeddings_none_is_chosen(tmp_path, model):
+    model.graph.output.append(helper.make_tensor_value_info("fc", TensorProto.FLOAT, ["N", 8]))
+    assert "which of its outputs is the embedding is not clear: fc1_output (2, 8), fc (2, 8)" in refused(
+        tmp_path, model
+    )
 
 
 @pytest.mark.parametrize("opset", [-1, 0, 6, 999])

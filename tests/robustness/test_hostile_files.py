@@ -111,7 +111,7 @@ def exported(path, node):
 @pytest.mark.parametrize("location", ["/etc/passwd", "../secret", "weights.bin"])
 def test_onnx_files_that_take_values_from_others_are_refused(tmp_path, location):
     path = exported(tmp_path / "a.onnx", helper.make_node("Constant", [], ["out"], value=external("a", location)))
-    with pytest.raises(InputError, match=r"a\.onnx: refused: it takes values from other files"):
+    with pytest.raises(InputError, match=r"a\.onnx: refused: its weights are in other files"):
         read_onnx(path)
 
 

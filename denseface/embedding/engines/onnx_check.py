@@ -8,12 +8,13 @@ sense, tensors that are as large as they say, and shapes that follow from a pict
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.onnx_format import read_model, to_array
+from denseface.core.onnx_format import message, read_model, to_array
 from denseface.embedding.engines.onnx_shapes import OPERATORS, Array, Shape, Unusable, infer
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ _RANGES = {
     "perm": (0, 7),
     "training_mode": (0, 0),
 }
+_OWN_DOMAINS = ("", "ai.onnx")
 _ANY = (-(1 << 31), (1 << 31) - 1)
-_TENSOR = 4
+_TENSOR, _FLOAT = 4, 1  # of AttributeProto and of TensorProto
+_MAX_OUTPUTS = 16
 
 
-def check_onnx(content: bytes, name: str) -> Message:
+def check_onnx(content: bytes, name: str, input_shape: tuple[int, int, int] | None = None) -> Message:
     """Read an ONNX file and check it.
 
     Parameters
@@ -58,12 +61,15 @@ def check_onnx(content: bytes, name: str) -> Message:
         The file.
     name : str
         Where it comes from, for error messages.
+    input_shape : tuple (C, H, W), optional
+        Shape of one picture, for a file that leaves it open.
 
     Returns
     -------
     Message
         A ModelProto with one input, float32 (N, C, H, W), and one output, float32 (N, emb_size), whose shapes are
-        written in it; N is a name, not a number, if it takes any number of pictures.
+        written in it; N is a name, not a number, if it takes any number of pictures. Of several outputs it has the one
+        that can be an embedding.
 
     Raises
     ------
@@ -74,23 +80,26 @@ def check_onnx(content: bytes, name: str) -> Message:
         model = read_model(content)
     except InputError:
         raise
-    except Exception as error:  # protobuf has several
+    except ValueError as error:
         raise InputError(f"{name}: not an ONNX file; denseface export writes one") from error
     try:
-        _check_model(model)
+        _check_model(model, input_shape)
         _check_computation(model)
     except Unusable as problem:
         raise InputError(f"{name}: refused: {problem}") from problem
     return model
 
 
-def _check_model(model: Message) -> None:
+def _check_model(model: Message, input_shape: tuple[int, int, int] | None) -> None:
     """Check everything that is written in the file."""
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    if len(model.opset_import) != 1 or versions.keys() - {"", "ai.onnx"}:
-        raise Unusable("it needs operators beside those of ONNX")
-    if not _OLDEST_OPSET <= next(iter(versions.values())) <= _NEWEST_OPSET:
+    versions = {entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAINS}
+    if len(versions) != 1:
+        raise Unusable("it does not name one version of ONNX's operators")
+    (version,) = versions
+    if not _OLDEST_OPSET <= version <= _NEWEST_OPSET:
         raise Unusable(f"its opset is not between {_OLDEST_OPSET} and {_NEWEST_OPSET}")
+    del model.opset_import[:]  # others may be listed that no node uses
+    model.opset_import.add(version=version)
     if not _OLDEST_IR <= model.ir_version <= _NEWEST_IR:
         raise Unusable(f"its format is not one of {_OLDEST_IR} to {_NEWEST_IR}")
     graph = model.graph
@@ -102,33 +111,53 @@ def _check_model(model: Message) -> None:
         _check_tensor(tensor)
     for node in graph.node:
         _check_node(node)
-    _check_ends(graph)
+    _check_ends(graph, input_shape)
 
 
-def _check_ends(graph) -> None:
-    """Check the input and the output."""
+def _check_ends(graph: Message, input_shape: tuple[int, int, int] | None) -> None:
+    """Check the input and the outputs, and write the shape of the input."""
     values = {tensor.name for tensor in graph.initializer}
     inputs = [entry for entry in graph.input if entry.name not in values]
-    if len(inputs) != 1 or len(graph.output) != 1:
-        raise Unusable("it does not have one input and one output")
+    if len(inputs) != 1 or not 1 <= len(graph.output) <= _MAX_OUTPUTS:
+        raise Unusable(f"it does not have one input and 1 to {_MAX_OUTPUTS} outputs")
     del graph.input[:]  # which may list parameters as well
     graph.input.extend(inputs)
-    kinds = [entry.type.tensor_type for entry in (inputs[0], graph.output[0])]
-    if any(kind.elem_type != 1 for kind in kinds):  # TensorProto.FLOAT
-        raise Unusable("its input and its output are not float32")
-    sizes = [size.dim_value for size in kinds[0].shape.dim]
+    if graph.input[0].type.tensor_type.elem_type != _FLOAT:
+        raise Unusable("its input is not float32")
+    shape = graph.input[0].type.tensor_type.shape
+    sizes = [size.dim_value for size in shape.dim]
     if len(sizes) != 4 or not 0 <= sizes[0] <= 1 << 16:
         raise Unusable(f"its input has the shape {tuple(sizes)}, which pictures do not have")
-    _, channels, height, width = sizes
+    batch, *picture = sizes
+    if 0 in picture:
+        if input_shape is None:
+            raise Unusable("it leaves the size of its pictures open; give their height and width (image_shape)")
+        picture = [size or given for size, given in zip(picture, input_shape)]
+        sizes = [batch, *picture]
+        _write_shape(graph.input[0], sizes)
+    channels, height, width = picture
     if channels not in (1, 3) or not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
         raise Unusable(f"its input has the shape (N, {channels}, {height}, {width}), which pictures do not have")
+
+
+def _write_shape(end: Message, sizes: Sequence[int]) -> None:
+    """Write the shape of an input or an output; a batch of 0 stands for any number."""
+    shape = end.type.tensor_type.shape
+    del shape.dim[:]
+    batch, *others = sizes
+    shape.dim.add(**{"dim_value": batch} if batch else {"dim_param": "N"})
+    for size in others:
+        shape.dim.add(dim_value=size)
 
 
 def _check_tensor(tensor: Message) -> None:
     name = tensor.name[:80]
     # An engine would read any file that such a tensor names.
     if tensor.external_data or tensor.data_location:
-        raise Unusable("it takes values from other files; export the network again")
+        raise Unusable(
+            "its weights are in other files; put them into one with onnx.save(onnx.load(FILE), FILE), or export with "
+            "torch.onnx.export(..., external_data=False)"
+        )
     if min(tensor.dims, default=1) < 1 or len(tensor.dims) > 8 or math.prod(tensor.dims) > _MAX_ELEMENTS:
         raise Unusable(f"the tensor {name} has the shape {tuple(tensor.dims)[:9]}")
     try:
@@ -142,8 +171,9 @@ def _check_tensor(tensor: Message) -> None:
 
 def _check_node(node: Message) -> None:
     what = f"{node.op_type[:80]} {node.name[:80]}"
-    if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
-        raise Unusable(f"the operator {node.op_type[:80]} is not one that image networks need")
+    if node.op_type not in OPERATORS or node.domain not in _OWN_DOMAINS:
+        domain = "" if node.domain in _OWN_DOMAINS else f"{node.domain[:80]}."
+        raise Unusable(f"the operator {domain}{node.op_type[:80]} is not one that image networks need")
     if any(len(name) > _MAX_NAME for name in (node.name, *node.input, *node.output)):
         raise Unusable(f"{what}: a name has more than {_MAX_NAME} characters")
     for attribute in node.attribute:
@@ -163,26 +193,56 @@ def _check_attribute(attribute: Message, what: str) -> None:
 
 
 def _check_computation(model: Message) -> None:
-    """Check what is computed, and write the shapes of input and output into the model."""
+    """Check what is computed, keep the output that is an embedding, and write the shapes of input and output."""
     graph = model.graph
-    (given,), (entry,) = graph.input, graph.output
-    fixed, *picture = (size.dim_value for size in given.type.tensor_type.shape.dim)
+    fixed, *picture = (size.dim_value for size in graph.input[0].type.tensor_type.shape.dim)
     pictures = fixed or 2  # of two, not one, so that none is mixed up with the others
-    found = _infer_shapes(graph, (pictures, *picture))
-    declared = [size.dim_value for size in entry.type.tensor_type.shape.dim]
+    tensors = infer_tensors(graph, (pictures, *picture))
+    output, found = _embedding(graph.output, tensors)
+    if output.type.tensor_type.elem_type != _FLOAT:
+        raise Unusable("its output is not float32")
+    declared = [size.dim_value for size in output.type.tensor_type.shape.dim]
     fits = len(found) == 2 and found[0] == pictures and found[1] <= _MAX_EMB_SIZE
     if not fits or (declared and declared[1:] not in ([found[1]], [0])):
         raise Unusable(f"its output has the shape {found}, which is not one embedding per picture of the size declared")
-    for end, sizes in ((given, picture), (entry, found[1:])):
-        described = end.type.tensor_type.shape
-        del described.dim[:]
-        described.dim.add(**{"dim_value": fixed} if fixed else {"dim_param": "N"})
-        for size in sizes:
-            described.dim.add(dim_value=size)
+    kept = message("ValueInfoProto")
+    kept.CopyFrom(output)
+    del graph.output[:]
+    graph.output.append(kept)
+    _write_shape(graph.input[0], (fixed, *picture))
+    _write_shape(graph.output[0], (fixed, *found[1:]))
 
 
-def _infer_shapes(graph: Message, shape: Shape) -> Shape:
-    """Infer the shape of the output, check every shape on the way, and sum up what is computed."""
+def _embedding(outputs: Sequence[Message], tensors: Mapping[str, Array]) -> tuple[Message, Shape]:
+    """Return the output that is an embedding, and its shape: the only one, or the only one of several numbers each."""
+    shapes = [(output, tensors[output.name].shape) for output in outputs]
+    lists = [(output, shape) for output, shape in shapes if len(shape) == 2 and shape[1] > 1]
+    if len(shapes) > 1 and len(lists) == 1:
+        return lists[0]
+    if len(shapes) > 1:
+        described = ", ".join(f"{output.name[:80]} {shape}" for output, shape in shapes)
+        raise Unusable(
+            f"which of its outputs is the embedding is not clear: {described}; keep one with "
+            "onnx.utils.extract_model(FILE, OUT, [INPUT], [OUTPUT])"
+        )
+    return shapes[0]
+
+
+def infer_tensors(graph: Message, shape: Shape) -> dict[str, Array]:
+    """Infer what is known of every tensor, check every shape on the way, and sum up what is computed.
+
+    Parameters
+    ----------
+    graph : Message
+        A GraphProto of one input and one output.
+    shape : tuple of int
+        The shape of the input.
+
+    Raises
+    ------
+    Unusable
+        If the graph is not consistent, or computes too much.
+    """
     known = {tensor.name: Array.of(tensor) for tensor in graph.initializer}
     known[graph.input[0].name] = Array(shape)
     computed = products = 0
@@ -208,9 +268,9 @@ def _infer_shapes(graph: Message, shape: Shape) -> Shape:
             products += math.prod(array.shape) * _products_per_element(node, inputs)
         if computed > _MAX_COMPUTED * shape[0] or products > _MAX_PRODUCTS * shape[0]:
             raise Unusable("it computes more than any network for faces does")
-    if graph.output[0].name not in known:
+    if any(output.name not in known for output in graph.output):
         raise Unusable("it is not consistent: no node computes its output")
-    return known[graph.output[0].name].shape
+    return known
 
 
 def _products_per_element(node: Message, inputs: list[Array | None]) -> int:

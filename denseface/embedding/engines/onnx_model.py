@@ -73,7 +73,9 @@ class OnnxModel:
         return Path(self.name).with_suffix(".verification.json")
 
 
-def read_onnx(path: str | Path, scaling: Scaling | None = None) -> OnnxModel:
+def read_onnx(
+    path: str | Path, scaling: Scaling | None = None, input_shape: tuple[int, int, int] | None = None
+) -> OnnxModel:
     """Read an ONNX file.
 
     A file of ``denseface export`` takes pixels as they are. Others are read by the rule of the insightface package,
@@ -85,6 +87,8 @@ def read_onnx(path: str | Path, scaling: Scaling | None = None) -> OnnxModel:
         The file.
     scaling : Scaling, optional
         How a network from elsewhere wants its pixels.
+    input_shape : tuple (C, H, W), optional
+        Shape of one picture, for a file that leaves it open.
 
     Raises
     ------
@@ -95,7 +99,7 @@ def read_onnx(path: str | Path, scaling: Scaling | None = None) -> OnnxModel:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise InputError(f"{path}: larger than {_MAX_BYTES >> 20} MB; export the network again")
-    proto = check_onnx(content, str(path))
+    proto = check_onnx(content, str(path), input_shape)
     try:
         origin = read_metadata({entry.key: entry.value for entry in proto.metadata_props})
     except ValueError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,32 +40,45 @@ class Array(NamedTuple):
         return cls(shape, to_array(tensor) if math.prod(shape) <= _MAX_FOLLOWED else None)
 
 
-class _Node:
-    """A node, the arrays that it reads (None for one that is left out), and its attributes."""
+class OnnxNode:
+    """A node, the arrays that it reads (None for one that is left out), and its attributes.
+
+    Attributes
+    ----------
+    op : str
+        Its operator.
+    inputs : list of Array or None
+    n_outputs : int
+    attributes : dict
+        By name.
+    """
 
     def __init__(self, node: Message, inputs: list[Array | None]):
         self.op = node.op_type
         self.inputs = inputs
         self.n_outputs = len(node.output)
-        self._attributes = {entry.name: getattr(entry, _KINDS[entry.type]) for entry in node.attribute}
+        self.attributes = {entry.name: getattr(entry, _KINDS[entry.type]) for entry in node.attribute}
 
     @property
     def first(self) -> Array:
+        """The first input."""
         return self.at(0)
 
     def at(self, index: int) -> Array:
+        """Return an input that must be there."""
         found = self.inputs[index] if index < len(self.inputs) else None
         if found is None:
             raise Unusable(f"its input {index} is missing")
         return found
 
-    def get(self, name: str, default=None):
-        return self._attributes.get(name, default)
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute."""
+        return self.attributes.get(name, default)
 
     def numbers(self, name: str, index: int | None = None) -> list[int] | None:
         """Whole numbers from an attribute or, in newer operators, from an input; None if neither is there."""
-        if name in self._attributes:
-            return [int(number) for number in np.atleast_1d(self._attributes[name])]
+        if name in self.attributes:
+            return [int(number) for number in np.atleast_1d(self.attributes[name])]
         if index is None or index >= len(self.inputs) or self.inputs[index] is None:
             return None
         values = self.at(index).values
@@ -82,6 +95,7 @@ class _Node:
         return [axis % rank for axis in given]
 
     def axis(self, default: int, rank: int) -> int:
+        """Return the attribute ``axis``, counted from the start."""
         return self.axes([self.get("axis", default)], rank)[0]
 
 
@@ -93,7 +107,7 @@ def infer(node: Message, inputs: list[Array | None]) -> list[Array]:
     Unusable
         If the inputs do not fit it, or the shapes do not follow from theirs.
     """
-    described = _Node(node, inputs)
+    described = OnnxNode(node, inputs)
     shapes = _SHAPES[node.op_type](described)
     values = _values(described)
     if values is not None and values.size <= _MAX_FOLLOWED:
@@ -239,10 +253,11 @@ def _reduced(node):
 
 
 def _sliced(node):
-    return [tuple(len(range(size)[part]) for size, part in zip(node.first.shape, _parts(node)))]
+    return [tuple(len(range(size)[part]) for size, part in zip(node.first.shape, parts_of(node)))]
 
 
-def _parts(node):
+def parts_of(node: OnnxNode) -> tuple[slice, ...]:
+    """Return what a node ``Slice`` takes of each axis."""
     starts, ends = node.numbers("starts", 1), node.numbers("ends", 2)
     axes, steps = node.numbers("axes", 3), node.numbers("steps", 4)
     count = len(starts or [])
@@ -318,10 +333,11 @@ def _gathered(node):
 
 
 def _constant(node):
-    return [np.shape(_constant_value(node))]
+    return [np.shape(constant_value(node))]
 
 
-def _constant_value(node):
+def constant_value(node: OnnxNode) -> np.ndarray:
+    """Return the value of a node ``Constant``."""
     for name, kind in (
         ("value", None),
         ("value_float", "f4"),
@@ -344,7 +360,7 @@ _SAME = """
     Abs Cast Clip DequantizeLinear Dropout Elu Erf Exp HardSigmoid HardSwish Identity LeakyRelu Log LogSoftmax
     LpNormalization Neg QuantizeLinear Relu Selu Sigmoid Softmax Softplus Softsign Sqrt Tanh
 """
-_SHAPES: dict[str, Callable[[_Node], list[Shape]]] = {
+_SHAPES: dict[str, Callable[[OnnxNode], list[Shape]]] = {
     **dict.fromkeys(_SAME.split(), _same),
     **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum"), _broadcast),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduced),
@@ -376,7 +392,7 @@ def _values(node):
     if node.op == "Shape":
         return np.array(node.first.shape[node.get("start", 0) : node.get("end")], np.int64)
     if node.op == "Constant":
-        return _constant_value(node)
+        return constant_value(node)
     given = [array.values if array else None for array in node.inputs]
     if not given or any(values is None for values in given) or given[0].dtype.kind != "i":
         return None
@@ -386,7 +402,7 @@ def _values(node):
         "Identity": lambda: given[0],
         "Gather": lambda: np.take(given[0], given[1], node.axis(0, given[0].ndim)),
         "Concat": lambda: np.concatenate(given, node.axis(1, given[0].ndim)),
-        "Slice": lambda: given[0][_parts(node)],
+        "Slice": lambda: given[0][parts_of(node)],
         **dict.fromkeys(("Squeeze", "Unsqueeze", "Reshape"), lambda: given[0].reshape(_SHAPES[node.op](node)[0])),
         **{
             op: lambda function=function: function(given[0], given[1])

@@ -1,0 +1,158 @@
+"""Networks from ONNX files: the same embeddings, the same names, and training as from MXNet's own files."""
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from denseface.core.errors import InputError
+from denseface.data.loader import Batch
+from denseface.embedding.embedder import Embedder
+from denseface.embedding.engines import make_engine
+from denseface.embedding.engines.onnx_model import read_onnx
+from denseface.embedding.scaling import Scaling
+from denseface.export.onnx import export
+from denseface.importing.onnx import import_onnx
+from denseface.models import families, losses
+from denseface.training.learner import Learner
+from denseface.training.pretrained import adopt, pretrained_model, pretrained_network
+from support.bent_onnx import healthy
+from support.helpers import relative_error
+from support.symbols import accelerated
+from support.tiny_models import as_model, save_model, tiny_model
+from support.torch_like import iresnet, mobilefacenet
+
+import mxnet as mx
+
+FOREIGN = {
+    f"{network.__name__}-{'folded' if folded else 'plain'}": (network, folded)
+    for network in (iresnet, mobilefacenet)
+    for folded in (False, True)
+}
+
+
+def written(folder, model):
+    path = folder / "face.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def pictures(side, count=2):
+    return np.random.RandomState(0).randint(0, 256, (count, 3, side, side)).astype(np.float32)
+
+
+def embeddings(model, engine, batch):
+    return make_engine(engine, model, len(batch), batch.shape[1:])(batch)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("scaling", [None, Scaling(), Scaling(127.5, 0.0078125, bgr=True)], ids=["rule", "none", "bgr"])
+def test_a_network_of_pytorch_computes_what_onnx_runtime_computes(name, scaling, tmp_path):
+    network, folded = FOREIGN[name]
+    path, batch = written(tmp_path, network(folded)), pictures(32)
+    model = import_onnx(path, scaling)
+    expected = embeddings(read_onnx(path, scaling), "onnxruntime", batch)
+    assert relative_error(embeddings(model, "mxnet", batch), expected) < 1e-5
+    assert relative_error(embeddings(model, "mxnet", pictures(32, 3))[:2], expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_names_and_values_are_those_of_the_file(name, tmp_path):
+    network, folded = FOREIGN[name]
+    proto = network(folded)
+    model = import_onnx(written(tmp_path, proto), Scaling())
+    kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    found = {**model.arguments, **model.auxiliary}
+    assert found.keys() == kept.keys() - {"zero", "axes", "rest"}
+    for parameter, array in found.items():
+        given = kept[parameter]
+        assert np.array_equal(array.ravel(), (given.T if parameter == "linear.weight" else given).ravel())
+    assert {parameter.rpartition(".")[2] for parameter in model.auxiliary} == {"running_mean", "running_var"}
+    operators = {node.name for node in proto.graph.node}
+    assert {*model.symbol.get_internals().list_outputs()} >= {f"{node}_output" for node in operators if "Conv" in node}
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("head", ["GDC", "E", "GNAP"])
+@pytest.mark.parametrize("network", ["d15", "r18", "r50v1", "y1"])
+def test_a_network_of_ours_comes_back_from_its_export(network, head, tmp_path):
+    settings = [f"net_output={head}", "image_shape=32,32,3", "emb_size=16", "net_act=prelu"]
+    config, _ = families.configure(network, "orl", "softmax", settings)
+    model = as_model(families.embedding_symbol(config), (1, 3, 32, 32))
+    export(model, (1, 3, 32, 32), tmp_path / "a.onnx")
+    back = import_onnx(tmp_path / "a.onnx")
+    assert relative_error(embeddings(back, "mxnet", pictures(32)), embeddings(model, "mxnet", pictures(32))) < 1e-5
+    assert back.fingerprint == model.fingerprint
+
+
+def unfolded_network():
+    """An activation is before each normalization here, so an export folds none of them."""
+    x = mx.sym.Variable("data")
+    for number in range(2):
+        x = mx.sym.BatchNorm(x, fix_gamma=False, name=f"bn{number}", eps=2e-5)
+        x = mx.sym.Convolution(x, num_filter=8, kernel=(3, 3), pad=(1, 1), no_bias=True, name=f"conv{number}")
+        x = mx.sym.Activation(x, act_type="relu", name=f"relu{number}")
+    return mx.sym.FullyConnected(mx.sym.Flatten(x), num_hidden=8, name="fc1")
+
+
+def trained(network, model):
+    learner = Learner(
+        accelerated(losses.margin_softmax(network, 8, 4, s=8), (4, 3, 16, 16)), (4, 3, 16, 16), [mx.cpu()],
+        momentum=0.9, wd=5e-4,
+    )  # fmt: skip
+    learner.initialize(mx.init.Xavier(), seed=1)
+    centers = np.random.RandomState(2).standard_normal((4, 8)).astype(np.float32)
+    adopt(learner, network, model)
+    learner.set_parameters({"fc7_weight": centers}, {})
+    for seed in range(2):
+        learner.step([Batch(pictures(16, 4), np.arange(4, dtype=np.float32))], 0.1, seed)
+    arguments, auxiliary = learner.parameters()
+    return {**arguments, **auxiliary}
+
+
+def test_where_nothing_is_folded_training_goes_on_bit_for_bit(tmp_path):
+    model = as_model(unfolded_network(), (1, 3, 16, 16))
+    export(model, (1, 3, 16, 16), tmp_path / "a.onnx")
+    save_model(model, tmp_path / "a")
+    results = []
+    for text in (f"{tmp_path}/a.onnx", f"{tmp_path}/a"):
+        results.append(trained(pretrained_network(text), pretrained_model(text, None)))
+    assert results[0].keys() == results[1].keys()
+    assert {name: array.tobytes() for name, array in results[0].items()} == {
+        name: array.tobytes() for name, array in results[1].items()
+    }
+    assert any((results[0][name] != model.arguments[name]).any() for name in model.arguments)
+
+
+def test_a_network_of_pytorch_learns(tmp_path):
+    path = str(written(tmp_path, iresnet(True, blocks=(1,), side=16, emb_size=8)))
+    model = pretrained_model(path, None)
+    found = trained(pretrained_network(path), model)
+    assert all((found[name] != array).any() for name, array in model.arguments.items())
+    assert all(np.isfinite(array).all() for array in found.values())
+
+
+def test_a_file_has_no_epochs(tmp_path):
+    with pytest.raises(InputError) as caught:
+        pretrained_model("a.onnx", 3)
+    assert caught.value.option == "pretrained_epoch"
+
+
+def test_a_model_is_known_by_its_file(tmp_path):
+    model = tiny_model()
+    export(model, (1, 3, 16, 16), tmp_path / "a.onnx", metrics={"orl": {"accuracy": 0.9}})
+    back, read = import_onnx(tmp_path / "a.onnx"), read_onnx(tmp_path / "a.onnx")
+    assert (back.name, back.fingerprint, back.metrics) == (read.name, model.fingerprint, {"orl": {"accuracy": 0.9}})
+    assert back.metrics_path == read.metrics_path
+    assert Embedder(back, image_shape=(16, 16, 3)).fingerprint == model.fingerprint
+
+
+def test_int8_is_refused_by_its_operator(tmp_path):
+    with pytest.raises(InputError, match="QuantizeLinear quantize: this operator has no counterpart"):
+        import_onnx(written(tmp_path, healthy(0)))
+
+
+def test_a_hostile_file_is_refused_as_everywhere(tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"no network")
+    with pytest.raises(InputError, match="not an ONNX file"):
+        import_onnx(path)
