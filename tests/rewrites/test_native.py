@@ -5,10 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from denseface.rewrites import native
 from denseface.rewrites.native import load_operators
+
+import mxnet as mx
 
 with_compiler = pytest.mark.skipif(not load_operators(), reason="no compiler for them")
 
@@ -128,3 +132,16 @@ def test_a_library_that_others_can_write_is_not_loaded(library, copied, tmp_path
         plant(writable)
         assert run(tmp_path, CXX=compiler)[0] == "{True}"
         assert not trace.exists()
+
+
+@with_compiler
+def test_a_lack_of_memory_is_an_error_and_not_the_end_of_the_process(tmp_path):
+    program, mxnet = tmp_path / "failing_memory", Path(mx.__file__).parent
+    sources = [Path(__file__).parents[1] / "support" / "failing_memory.cc", mxnet / "src" / "lib_api.cc"]
+    folders = [mxnet / "include", Path(native.__file__).parent]
+    compiler = [os.environ.get("CXX", "c++"), "-O1", "-march=native", "-std=c++17", "-fopenmp"]
+    subprocess.run([*compiler, *(f"-I{folder}" for folder in folders), *sources, "-o", program], check=True)
+    result = subprocess.run([program], env={"OMP_NUM_THREADS": "2"}, stdout=subprocess.PIPE, text=True)
+    assert result.returncode == 0, result.stdout
+    failures = [int(line.rpartition(": ")[2]) for line in result.stdout.splitlines()]
+    assert len(failures) >= 4 and min(failures) > 0

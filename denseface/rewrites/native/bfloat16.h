@@ -13,14 +13,16 @@
 
 namespace {
 
-typedef uint16_t Half;
+struct BFloat16 {
+  uint16_t bits;
+};
 
-Vec load(const Half* values) {
+Vec load(const BFloat16* values) {
   __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
   return Vec(_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
 }
 
-void store(Half* to, const Vec& values) {
+void store(BFloat16* to, const Vec& values) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), __m256i(_mm512_cvtneps_pbh(__m512(values))));
 }
 
@@ -28,20 +30,22 @@ void store(Half* to, const Vec& values) {
 __m512i interleave(__m256i first, __m256i second) {
   return _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
 }
-void store_interleaved(Half* to, const Vec& first, const Vec& second) {
-  __m256i halves[] = {__m256i(_mm512_cvtneps_pbh(__m512(first))), __m256i(_mm512_cvtneps_pbh(__m512(second)))};
-  _mm512_storeu_si512(to, interleave(halves[0], halves[1]));
+void store_interleaved(BFloat16* to, const Vec& first, const Vec& second) {
+  _mm512_storeu_si512(to, interleave(__m256i(_mm512_cvtneps_pbh(__m512(first))),
+                                     __m256i(_mm512_cvtneps_pbh(__m512(second)))));
 }
 
-// From 32 pixels of 32 channels, of which those after the first `pixels` count as 0, to two tiles of 16 channels of 32
-// pixels; the second tile is `stride` values after the first.
-void transpose_pixels(const Half* in, int pixels, Half* out, long stride) {
-  Vec channels[2][16];
-  for (int pair = 0; pair < 16; ++pair) {
+constexpr int SIDE = 2 * BLOCK;  // channels of a pair of blocks
+
+// From SIDE pixels of SIDE channels, of which those after the first `pixels` count as 0, to two tiles of BLOCK channels
+// of SIDE pixels; the second tile is `stride` values after the first.
+void transpose_pixels(const BFloat16* in, int pixels, BFloat16* out, long stride) {
+  Vec channels[2][BLOCK];
+  for (int pair = 0; pair < BLOCK; ++pair) {
     __m512i pixel[2];
     for (int k = 0; k < 2; ++k) {
       int p = 2 * pair + k;
-      pixel[k] = p < pixels ? _mm512_loadu_si512(in + p * 32) : _mm512_setzero_si512();
+      pixel[k] = p < pixels ? _mm512_loadu_si512(in + p * SIDE) : _mm512_setzero_si512();
     }
     channels[0][pair] = Vec(interleave(_mm512_castsi512_si256(pixel[0]), _mm512_castsi512_si256(pixel[1])));
     channels[1][pair] =
@@ -49,7 +53,7 @@ void transpose_pixels(const Half* in, int pixels, Half* out, long stride) {
   }
   for (int block = 0; block < 2; ++block) {
     transpose(channels[block]);
-    for (int c = 0; c < 16; ++c) _mm512_storeu_ps(out + block * stride + c * 32, __m512(channels[block][c]));
+    for (int c = 0; c < BLOCK; ++c) _mm512_storeu_ps(out + block * stride + c * SIDE, __m512(channels[block][c]));
   }
 }
 

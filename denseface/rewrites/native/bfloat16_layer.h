@@ -10,9 +10,9 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <mutex>
 #include <vector>
 
+#include "arena.h"
 #include "bfloat16_convolutions.h"
 #include "bfloat16_strips.h"
 
@@ -33,14 +33,13 @@ struct ConvolutionShape {
   int out_width() const { return (width - 1) / stride + 1; }
 };
 
-class HalfLayer {
+class BFloat16Layer {
  public:
-  explicit HalfLayer(const ConvolutionShape& shape)
+  explicit BFloat16Layer(const ConvolutionShape& shape)
       : shape_(shape), stride_(shape.stride), height_(shape.out_height()), width_(shape.out_width()),
         padding_(shape.padding()), pitch_(width_ + (stride_ == 1 ? 2 : 1) * padding_), pictures_(pictures_at_once()),
-        rows_(pictures_ > 1 ? height_ : std::max(1, std::min(height_, STRIP / pitch_))),
-        plane_(pictures_ * padded_rows() * pitch_), padded_(round_up(long(planes()) * plane_) + 2 * SIDE),
-        grads_padded_(round_up(plane_) + 2 * SIDE) {
+        rows_(pictures_ > 1 ? height_ : std::max(1, std::min(height_, BFLOAT16_STRIP / pitch_))),
+        plane_(pictures_ * padded_rows() * pitch_), grads_padded_(round_up(plane_) + 2 * SIDE) {
     for (int tap = 0; tap < shape.taps(); ++tap) {
       Place place = place_of_tap(tap);
       taps_.push_back(place.plane * plane_ + place.pixel);
@@ -54,69 +53,59 @@ class HalfLayer {
 
   // in: (N, inputs, H, W), weight: (outputs, inputs, k, k), out: (N, outputs, H / stride, W / stride), rounded up
   void forward(const float* in, const float* weight, float* out) const {
-    std::lock_guard<std::mutex> lock(mutex);
-    Half* weights = weights_space.get(packed_size(shape_.outputs, shape_.inputs, shape_.taps()));
-    pack_half(weight, order(), shape_.outputs, shape_.inputs, shape_.taps(), weights);
-    long products_size = 2 * round_up(plane_) * BLOCK;
-    HalfConvolution convolution(shape_.inputs, taps_, padded_ * SIDE);
-    for_each_strip(products_size + pairs_of(shape_.inputs) * padded_ * SIDE / 2, [&](Strip strip) {
-      TileRegisters tiles;
-      float* products = strip.scratch;
-      Half* padded = reinterpret_cast<Half*>(products + products_size);
-      read_pairs(in, inputs_of(strip), padded, padded_);
-      for (int pair = 0; pair < pairs_of(shape_.outputs); ++pair) {
-        convolution.compute(padded, weights, pair, convolved(strip), products);
-        write_pair(products, convolved(strip), pair, outputs_of(strip), out);
-      }
+    BFloat16Products::Convolution convolution(weight, order(), shape_.outputs, shape_.inputs, taps_,
+                                              long(planes()) * plane_, plane_);
+    auto carve = [&](Arena* arena) { return convolution.scratch(arena); };
+    for_each_strip(carve, [&](Strip strip, const BFloat16Products::Convolution::Scratch& scratch) {
+      read_pairs(in, inputs_of(strip), scratch.in);
+      int pixels = convolved(strip);
+      convolution.compute(scratch, {1, pixels, pixels}, [&](int b, const float* products, int) {
+        write_block(products, 0, b, outputs_of(strip), out);
+      });
     });
   }
 
   // out_grad: gradient of the output; in_grad and weight_grad are written.
   void backward(const float* in, const float* weight, const float* out_grad, float* in_grad, float* weight_grad) const {
-    std::lock_guard<std::mutex> lock(mutex);
-    std::vector<PlaneGradient> gradients = plane_gradients(weight);
-    HalfWeightGradient weight_gradient(shape_.outputs, shape_.inputs, taps_);
-    int threads = omp_get_max_threads();
-    float* weight_sums = zeros_per_thread(sums_space.get(weight_gradient.size() * threads), weight_gradient.size());
-    long products_size = 2 * round_up(plane_ + pitch_) * BLOCK * planes(), grads_stride = grads_padded_ * SIDE;
-    long block_stride = padded_ * BLOCK, parity_stride = 2 * pairs_of(shape_.inputs) * block_stride;
-    long grads_size = pairs_of(shape_.outputs) * grads_stride;
-    for_each_strip(products_size + (block_stride + 2 * parity_stride + 2 * grads_size) / 2, [&](Strip strip) {
-      TileRegisters tiles;
-      float* products = strip.scratch;
-      Half* block_space = reinterpret_cast<Half*>(products + products_size);
-      Half* interleaved = block_space + block_stride;
-      Half* out_grads = interleaved + 2 * parity_stride;
-      Half* transposed = out_grads + grads_size;
-      read_pairs(out_grad, gradients_of(strip), out_grads, grads_padded_);
+    std::vector<BFloat16Convolution> convolutions = plane_convolutions(weight);
+    BFloat16WeightGradient gradient(shape_.outputs, shape_.inputs, taps_, long(planes()) * plane_, plane_);
+    auto carve = [&](Arena* arena) {
+      return Scratch{arena->take<float>(2 * round_up(plane_ + pitch_) * BLOCK * planes()),
+                     take_pairs(arena, shape_.outputs, grads_padded_), gradient.scratch(arena)};
+    };
+    for_each_strip(carve, [&](Strip strip, const Scratch& scratch) {
+      read_pairs(out_grad, gradients_of(strip), scratch.out_grads);
       int pixels = convolved(strip) + lead() * pitch_;
+      long block_size = round_up(pixels) * BLOCK;
       for (int pair = 0; pair < pairs_of(shape_.inputs); ++pair) {
-        for (size_t plane = 0; plane < gradients.size(); ++plane)
-          gradients[plane].convolution.compute(out_grads, gradients[plane].weights, pair, pixels,
-                                               products + plane * 2 * round_up(pixels) * BLOCK);
-        write_pair(products, pixels, pair, input_gradients_of(strip), in_grad);
+        for (int plane = 0; plane < planes(); ++plane)
+          convolutions[plane].compute(scratch.out_grads.data, pair, pixels, scratch.products + plane * 2 * block_size);
+        for (int b = 2 * pair; b < std::min(2 * pair + 2, shape_.inputs / BLOCK); ++b)
+          write_block(scratch.products + b % 2 * block_size, 2 * block_size, b, input_gradients_of(strip), in_grad);
       }
-      transpose_strip(out_grads + padding_ * (pitch_ + 1) * SIDE, grads_stride, pairs_of(shape_.outputs),
-                      convolved(strip), transposed);
-      for (int b = 0; b < 2 * pairs_of(shape_.inputs); ++b) {
-        std::fill_n(block_space, block_stride, Half(0));
-        if (b * BLOCK < shape_.inputs) read_block<BLOCK>(in, inputs_of(strip), b, block_space);
-        interleave_strip(block_space, padded_, interleaved + b * block_stride, parity_stride);
-      }
-      weight_gradient.add(transposed, convolved(strip), block_stride, [=](int pair, int tap) {
-        return interleaved + tap % 2 * parity_stride + 2 * pair * block_stride + tap / 2 * SIDE;
-      }, weight_sums + omp_get_thread_num() * weight_gradient.size());
+      long in_pixels = long(planes()) * plane_;
+      for (int b = 0; b < shape_.inputs / BLOCK; ++b)
+        gradient.write_rows(scratch.gradient, b, in_pixels, [&](BFloat16* to) {
+          std::fill_n(to, in_pixels * BLOCK, BFloat16{});
+          read_block<BLOCK>(in, inputs_of(strip), b, to);
+        });
+      gradient.add(scratch.gradient, scratch.out_grads.from_pixel(padding_ * (pitch_ + 1)),
+                   {1, convolved(strip), convolved(strip)});
     });
-    weight_gradient.write(weight_sums, threads, order(), weight_grad);
+    gradient.write(order(), weight_grad);
   }
 
  private:
-  static constexpr int STRIP = 448;  // pixels of outputs that a strip has at most, unless a single row has more
-
-  // Rows of a picture's outputs, or several whole pictures below each other; and the thread's own memory.
+  // Rows of a picture's outputs, or several whole pictures below each other.
   struct Strip {
     int picture, pictures, row, rows;
-    float* scratch;
+  };
+
+  // What a thread needs for a strip in the backward pass. products: of every plane.
+  struct Scratch {
+    float* products;
+    Pairs out_grads;
+    BFloat16WeightGradient::Scratch gradient;
   };
 
   // Where a pixel of a strip is: in which plane, and where there.
@@ -137,12 +126,6 @@ class HalfLayer {
     }
   };
 
-  // How the gradients of the inputs in one plane come from those of the outputs.
-  struct PlaneGradient {
-    HalfConvolution convolution;
-    const Half* weights;
-  };
-
   int planes() const { return stride_ * stride_; }
 
   // Row and column are counted from the padding above and to the left of a strip's inputs.
@@ -158,21 +141,19 @@ class HalfLayer {
   // thread has equally many such groups if possible.
   int pictures_at_once() const {
     int threads = omp_get_max_threads(), share = (shape_.batch + threads - 1) / threads;
-    int count = std::max(1, std::min(share, STRIP / ((height_ + 2 * padding_) * pitch_)));
+    int count = std::max(1, std::min(share, BFLOAT16_STRIP / ((height_ + 2 * padding_) * pitch_)));
     while (share % count) --count;
     return count;
   }
 
-  template <class Work>
-  void for_each_strip(long scratch_size, Work work) const {
+  // Call work(strip, scratch) for all strips, on all threads; carve(arena) takes a thread's scratch.
+  template <class Carve, class Work>
+  void for_each_strip(Carve carve, Work work) const {
     int bands = (height_ + rows_ - 1) / rows_, groups = (shape_.batch + pictures_ - 1) / pictures_;
-    float* scratch = threads_space.get(omp_get_max_threads() * scratch_size);
-#pragma omp parallel for schedule(static)
-    for (int job = 0; job < groups * bands; ++job) {
+    for_each_job<TileRegisters>(groups * bands, carve, [&](int job, const auto& scratch) {
       int picture = job / bands * pictures_, row = job % bands * rows_;
-      work(Strip{picture, std::min(pictures_, shape_.batch - picture), row, std::min(rows_, height_ - row),
-                 scratch + omp_get_thread_num() * scratch_size});
-    }
+      work(Strip{picture, std::min(pictures_, shape_.batch - picture), row, std::min(rows_, height_ - row)}, scratch);
+    });
   }
 
   // Pixels of a strip's outputs, with the padding between them: some rows after each picture but the last.
@@ -215,11 +196,13 @@ class HalfLayer {
 
   // Input (row, column) in the padding's count is read by output ((row - r) / stride, (column - c) / stride) for tap
   // (r, c), if there is such an output. The gradients of outputs lie after a row and a column of padding.
-  std::vector<PlaneGradient> plane_gradients(const float* weight) const {
+  // The convolutions of all planes read them.
+  std::vector<BFloat16Convolution> plane_convolutions(const float* weight) const {
     WeightOrder from_inputs = order();
     WeightOrder from_outputs{from_inputs.input, from_inputs.output, from_inputs.tap, from_inputs.first};
-    Half* weights = weights_space.get(packed_size(shape_.inputs, shape_.outputs, shape_.taps()));
-    std::vector<PlaneGradient> gradients;
+    long size = packed_size(shape_.inputs, shape_.outputs, shape_.taps());
+    BFloat16* weights = carved(&shared.weights, [=](Arena* arena) { return arena->take<BFloat16>(size); });
+    std::vector<BFloat16Convolution> convolutions;
     for (int plane = 0; plane < planes(); ++plane) {
       std::vector<int> numbers, taps;
       for (int tap = 0; tap < shape_.taps(); ++tap)
@@ -227,28 +210,27 @@ class HalfLayer {
           numbers.push_back(tap);
           taps.push_back(margin() + padding_ * (pitch_ + 1) - place_of_tap(tap).pixel);
         }
-      pack_half(weight, from_outputs, shape_.inputs, shape_.outputs, numbers, weights);
-      gradients.push_back({HalfConvolution(shape_.outputs, taps, grads_padded_ * SIDE), weights});
+      pack_bfloat16(weight, from_outputs, shape_.inputs, shape_.outputs, numbers, weights);
+      convolutions.emplace_back(weights, shape_.outputs, taps, grads_padded_ * SIDE);
       weights += packed_size(shape_.inputs, shape_.outputs, int(taps.size()));
     }
-    return gradients;
+    return convolutions;
   }
 
-  // Read all channels of a part, zero-padded; size: pixels of the strip.
-  void read_pairs(const float* plain, Part part, Half* to, long size) const {
-    std::fill_n(to, pairs_of(part.channels) * size * SIDE, Half(0));
-    for (int b = 0; b < part.channels / BLOCK; ++b)
-      read_block<SIDE>(plain, part, b, part_of(to, size * SIDE, b));
+  // Read all channels of a part, zero-padded.
+  void read_pairs(const float* plain, Part part, Pairs to) const {
+    std::fill_n(to.data, pairs_of(part.channels) * to.stride, BFloat16{});
+    for (int b = 0; b < part.channels / BLOCK; ++b) read_block<SIDE>(plain, part, b, to[b]);
   }
 
   // Read a block of channels. PITCH: values from one pixel of the strip to the next.
   template <int PITCH>
-  void read_block(const float* plain, Part part, int block, Half* to) const {
+  void read_block(const float* plain, Part part, int block, BFloat16* to) const {
     long size = part.channel_size();
     int pixels = (part.end - part.first) * part.width;
     for (int n = 0; n < part.strip.pictures; ++n) {
       const float* from = plain + part.first_value(n, block);
-      Half* picture = to + (n * padded_rows() * pitch_ + part.shift) * PITCH;
+      BFloat16* picture = to + (n * padded_rows() * pitch_ + part.shift) * PITCH;
       for (int p = 0; p < pixels; p += BLOCK) {
         Vec tile[BLOCK];
         for (int c = 0; c < BLOCK; ++c)
@@ -262,25 +244,24 @@ class HalfLayer {
     }
   }
 
-  // Write two blocks of channels of a part from the products of every plane.
-  void write_pair(const float* products, int convolved, int pair, Part part, float* plain) const {
-    long size = part.channel_size(), block_size = round_up(convolved);
+  // Write a block of channels of a part from the products of every plane, which are `plane_stride` values apart.
+  void write_block(const float* products, long plane_stride, int block, Part part, float* plain) const {
+    long size = part.channel_size();
     int pixels = (part.end - part.first) * part.width;
-    for (int b = 2 * pair; b < std::min(2 * pair + 2, part.channels / BLOCK); ++b)
-      for (int n = 0; n < part.strip.pictures; ++n) {
-        const float* picture = products + (b % 2 * block_size + n * padded_rows() * pitch_ + part.shift) * BLOCK;
-        float* to = plain + part.first_value(n, b);
-        for (int p = 0; p < pixels; p += BLOCK) {
-          Vec tile[BLOCK];
-          for (int k = 0; k < BLOCK; ++k) {
-            Place place = part.places[std::min(p + k, pixels - 1)];
-            tile[k] = at(picture + (place.plane * 2 * block_size + place.pixel) * BLOCK);
-          }
-          transpose(tile);
-          for (int c = 0; c < BLOCK; ++c)
-            _mm512_mask_storeu_ps(to + c * size + p, mask_of(pixels - p), __m512(tile[c]));
+    for (int n = 0; n < part.strip.pictures; ++n) {
+      const float* picture = products + (n * padded_rows() * pitch_ + part.shift) * BLOCK;
+      float* to = plain + part.first_value(n, block);
+      for (int p = 0; p < pixels; p += BLOCK) {
+        Vec tile[BLOCK];
+        for (int k = 0; k < BLOCK; ++k) {
+          Place place = part.places[std::min(p + k, pixels - 1)];
+          tile[k] = at(picture + place.plane * plane_stride + place.pixel * BLOCK);
         }
+        transpose(tile);
+        for (int c = 0; c < BLOCK; ++c)
+          _mm512_mask_storeu_ps(to + c * size + p, mask_of(pixels - p), __m512(tile[c]));
       }
+    }
   }
 
   static __mmask16 mask_of(int count) { return count >= BLOCK ? 0xffff : (1 << count) - 1; }
@@ -292,20 +273,10 @@ class HalfLayer {
   int pictures_;                 // of a strip
   int rows_;                     // of each of these
   int plane_;                    // pixels of a plane
-  long padded_;                  // pixels of all planes, and what products read after them
-  long grads_padded_;            // the same for the gradients of outputs, which are one plane
+  long grads_padded_;            // pixels of the gradients of outputs, and what products read after them
   std::vector<int> taps_;
   std::vector<Place> input_places_, output_places_;
-
-  // Shared by all layers: one computes at a time, on all cores.
-  static std::mutex mutex;
-  static Array<Half> weights_space;
-  static Buffer sums_space, threads_space;
 };
-
-std::mutex HalfLayer::mutex;
-Array<Half> HalfLayer::weights_space;
-Buffer HalfLayer::sums_space, HalfLayer::threads_space;
 
 }  // namespace
 

@@ -1,15 +1,14 @@
 // Products of matrices of bfloat16 with sums in float32: by AMX where the processor and the system allow it, else by
 // AVX-512. Both read operands in the same order.
 //
-// A product computes 32 x 32 sums in steps of 32 terms. Its left operand has two tiles of 16 rows per step, each row 32
-// values; its right operand two tiles for 16 columns, in which the values of terms 2k and 2k + 1 lie side by side: 16
-// rows of 16 such pairs.
+// A product computes SIDE x SIDE sums in steps of SIDE terms. Its left operand has two tiles of BLOCK rows per step, each
+// row SIDE values; its right operand two tiles for BLOCK columns, in which the values of terms 2k and 2k + 1 lie side by
+// side: BLOCK rows of BLOCK such pairs.
 
 #ifndef DENSEFACE_BFLOAT16_PRODUCTS_H_
 #define DENSEFACE_BFLOAT16_PRODUCTS_H_
 
 #include <cstring>
-#include <vector>
 
 #include "bfloat16.h"
 
@@ -22,17 +21,22 @@
 
 namespace {
 
-constexpr int SIDE = 32, TILE_SIZE = 512;  // of a product; values in a tile of bfloat16
+constexpr int TILE_SIZE = BLOCK * SIDE;   // values in a tile of bfloat16
+constexpr int SUMS_SIZE = BLOCK * BLOCK;  // sums in a tile of float32
+constexpr int TILE_ROW = 64;              // bytes in a row of either
 
+// Distances are in values.
 struct Product {
-  const Half* left;
-  const std::vector<long>* left_steps;  // where the first left tile of each step is
-  long left_half;                       // from there to the second tile
-  const Half* right;
-  long right_step, right_half;
+  const BFloat16* left;
+  const long* left_steps;  // from left to the first tile of each step
+  int steps;
+  long left_next;  // from the first tile of a step to the second, below it
+  const BFloat16* right;
+  long right_step;   // from one step's first tile to the next one's
+  long right_next;  // from the first tile of a step to the second, to its right
   float* sums;
-  long sums_down, sums_right;  // from the first 16 x 16 sums to those below and to the right; their rows are adjacent
-  int halves;                  // 1: only the upper 16 rows of sums are needed
+  long sums_down, sums_right;  // from the first tile of sums to those below and to the right; their rows are adjacent
+  bool both;                   // false: only the upper rows of sums are needed
   bool add;                    // to the sums, instead of writing them
 };
 
@@ -45,21 +49,25 @@ bool has_tiles() {
   return allowed;
 }
 
-// While it exists, this thread's tiles have 16 rows of 64 bytes.
+// While it exists, this thread's tiles have BLOCK rows of TILE_ROW bytes.
 class TileRegisters {
  public:
   TileRegisters() {
     if (!has_tiles()) return;
     struct alignas(64) {
       uint8_t palette = 1, start = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+      uint16_t row_bytes[16] = {};
+      uint8_t rows[16] = {};
     } settings;
+    for (int tile = 0; tile < TILES; ++tile) settings.row_bytes[tile] = TILE_ROW, settings.rows[tile] = BLOCK;
     asm volatile("ldtilecfg %0" ::"m"(settings));
   }
   ~TileRegisters() {
     if (has_tiles()) _tile_release();
   }
+
+ private:
+  static constexpr int TILES = 8;
 };
 
 template <bool BOTH>
@@ -67,35 +75,35 @@ void multiply_tiles(const Product& p) {
   asm volatile("" ::: "memory");  // the compiler does not know what tile loads read
   float *upper = p.sums, *lower = p.sums + p.sums_down;
   if (p.add) {
-    _tile_loadd(0, upper, 64);
-    _tile_loadd(1, upper + p.sums_right, 64);
-    if (BOTH) _tile_loadd(2, lower, 64);
-    if (BOTH) _tile_loadd(3, lower + p.sums_right, 64);
+    _tile_loadd(0, upper, TILE_ROW);
+    _tile_loadd(1, upper + p.sums_right, TILE_ROW);
+    if (BOTH) _tile_loadd(2, lower, TILE_ROW);
+    if (BOTH) _tile_loadd(3, lower + p.sums_right, TILE_ROW);
   } else {
     _tile_zero(0);
     _tile_zero(1);
     if (BOTH) _tile_zero(2);
     if (BOTH) _tile_zero(3);
   }
-  const Half* right = p.right;
-  for (long step : *p.left_steps) {
-    const Half* left = p.left + step;
-    _tile_loadd(4, left, 64);
-    _tile_loadd(6, right, 64);
-    _tile_loadd(7, right + p.right_half, 64);
+  const BFloat16* right = p.right;
+  for (int step = 0; step < p.steps; ++step) {
+    const BFloat16* left = p.left + p.left_steps[step];
+    _tile_loadd(4, left, TILE_ROW);
+    _tile_loadd(6, right, TILE_ROW);
+    _tile_loadd(7, right + p.right_next, TILE_ROW);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (BOTH) {
-      _tile_loadd(5, left + p.left_half, 64);
+      _tile_loadd(5, left + p.left_next, TILE_ROW);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
     right += p.right_step;
   }
-  _tile_stored(0, upper, 64);
-  _tile_stored(1, upper + p.sums_right, 64);
-  if (BOTH) _tile_stored(2, lower, 64);
-  if (BOTH) _tile_stored(3, lower + p.sums_right, 64);
+  _tile_stored(0, upper, TILE_ROW);
+  _tile_stored(1, upper + p.sums_right, TILE_ROW);
+  if (BOTH) _tile_stored(2, lower, TILE_ROW);
+  if (BOTH) _tile_stored(3, lower + p.sums_right, TILE_ROW);
   asm volatile("" ::: "memory");
 }
 
@@ -111,46 +119,38 @@ struct TileRegisters {
 // ROWS rows of sums at a time, which fit in the vector registers with what they need.
 void multiply_vectors(const Product& p) {
   constexpr int ROWS = 8;
-  for (int half = 0; half < p.halves; ++half)
-    for (int row = 0; row < 16; row += ROWS) {
-      float* sums = p.sums + half * p.sums_down + row * BLOCK;
+  for (int down = 0; down < (p.both ? 2 : 1); ++down)
+    for (int row = 0; row < BLOCK; row += ROWS) {
+      float* sums = p.sums + down * p.sums_down + row * BLOCK;
       __m512 total[ROWS][2];
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; ++k)
+      UNROLL(8) for (int r = 0; r < ROWS; ++r)
+        UNROLL(2) for (int k = 0; k < 2; ++k)
           total[r][k] = p.add ? _mm512_load_ps(sums + k * p.sums_right + r * BLOCK) : _mm512_setzero_ps();
-      const Half* right = p.right;
-      for (long step : *p.left_steps) {
-        const Half* left = p.left + step + half * p.left_half + row * SIDE;
-#pragma GCC unroll 1
-        for (int pair = 0; pair < 16; ++pair) {
+      const BFloat16* right = p.right;
+      for (int step = 0; step < p.steps; ++step) {
+        const BFloat16* left = p.left + p.left_steps[step] + down * p.left_next + row * SIDE;
+        UNROLL(1) for (int pair = 0; pair < BLOCK; ++pair) {
           __m512bh columns[2];
-#pragma GCC unroll 2
-          for (int k = 0; k < 2; ++k)
-            columns[k] = __m512bh(_mm512_loadu_si512(right + k * p.right_half + pair * SIDE));
-#pragma GCC unroll 8
-          for (int r = 0; r < ROWS; ++r) {
+          UNROLL(2) for (int k = 0; k < 2; ++k)
+            columns[k] = __m512bh(_mm512_loadu_si512(right + k * p.right_next + pair * SIDE));
+          UNROLL(8) for (int r = 0; r < ROWS; ++r) {
             int terms;
             std::memcpy(&terms, left + r * SIDE + 2 * pair, sizeof terms);
-#pragma GCC unroll 2
-            for (int k = 0; k < 2; ++k)
+            UNROLL(2) for (int k = 0; k < 2; ++k)
               total[r][k] = _mm512_dpbf16_ps(total[r][k], __m512bh(_mm512_set1_epi32(terms)), columns[k]);
           }
         }
         right += p.right_step;
       }
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; ++k) _mm512_store_ps(sums + k * p.sums_right + r * BLOCK, total[r][k]);
+      UNROLL(8) for (int r = 0; r < ROWS; ++r)
+        UNROLL(2) for (int k = 0; k < 2; ++k) _mm512_store_ps(sums + k * p.sums_right + r * BLOCK, total[r][k]);
     }
 }
 
 // The calling thread must have TileRegisters.
 void multiply(const Product& product) {
 #ifdef __AMX_BF16__
-  if (has_tiles()) return product.halves == 2 ? multiply_tiles<true>(product) : multiply_tiles<false>(product);
+  if (has_tiles()) return product.both ? multiply_tiles<true>(product) : multiply_tiles<false>(product);
 #endif
   multiply_vectors(product);
 }

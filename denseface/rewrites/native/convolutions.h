@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "arena.h"
 #include "vectors.h"
 
 namespace {
@@ -20,28 +21,20 @@ template <int OUT_BLOCKS, int PIXELS>
 void convolve_tile(View<const float> in, const std::vector<int>& taps, int in_blocks, const float* weights,
                    View<float> out) {
   Vec sums[OUT_BLOCKS][PIXELS];
-#pragma GCC unroll 2
-  for (int o = 0; o < OUT_BLOCKS; ++o)
-#pragma GCC unroll 16
-    for (int p = 0; p < PIXELS; ++p) sums[o][p] = Vec{};
+  UNROLL(2) for (int o = 0; o < OUT_BLOCKS; ++o)
+    UNROLL(16) for (int p = 0; p < PIXELS; ++p) sums[o][p] = Vec{};
   for (int tap : taps)
     for (int block = 0; block < in_blocks; ++block) {
       const float* values = in[block] + tap * BLOCK;
-#pragma GCC unroll 1
-      for (int i = 0; i < BLOCK; ++i, weights += OUT_BLOCKS * BLOCK) {
+      UNROLL(1) for (int i = 0; i < BLOCK; ++i, weights += OUT_BLOCKS * BLOCK) {
         Vec weight[OUT_BLOCKS];
-#pragma GCC unroll 2
-        for (int o = 0; o < OUT_BLOCKS; ++o) weight[o] = at(weights + o * BLOCK);
-#pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; ++p)
-#pragma GCC unroll 2
-          for (int o = 0; o < OUT_BLOCKS; ++o) sums[o][p] += values[p * BLOCK + i] * weight[o];
+        UNROLL(2) for (int o = 0; o < OUT_BLOCKS; ++o) weight[o] = at(weights + o * BLOCK);
+        UNROLL(16) for (int p = 0; p < PIXELS; ++p)
+          UNROLL(2) for (int o = 0; o < OUT_BLOCKS; ++o) sums[o][p] += values[p * BLOCK + i] * weight[o];
       }
     }
-#pragma GCC unroll 2
-  for (int o = 0; o < OUT_BLOCKS; ++o)
-#pragma GCC unroll 16
-    for (int p = 0; p < PIXELS; ++p) at(out[o] + p * BLOCK) = sums[o][p];
+  UNROLL(2) for (int o = 0; o < OUT_BLOCKS; ++o)
+    UNROLL(16) for (int p = 0; p < PIXELS; ++p) at(out[o] + p * BLOCK) = sums[o][p];
 }
 
 using ConvolveTile = void (*)(View<const float>, const std::vector<int>&, int, const float*, View<float>);
@@ -53,9 +46,13 @@ ConvolveTile tile_of(int pixels, std::index_sequence<INDICES...>) {
 }
 
 constexpr long CACHED = 65536;  // floats of inputs that stay in the cache
+constexpr long STRIP = 224;     // pixels of a strip at most, unless a single row has more
 
 // The number of pixels, in whole tiles, whose channels fit in the cache.
-int cached_pixels(int channels) { return int(std::max<long>(TILE, std::min(224L, CACHED / channels) / TILE * TILE)); }
+int cached_pixels(int channels) { return int(std::max<long>(TILE, std::min(STRIP, CACHED / channels) / TILE * TILE)); }
+
+// The tap of a 1x1 convolution.
+const std::vector<int> ONE_TAP{0};
 
 // A rectangle of pixels; pitch is the distance in pixels from one row to the next.
 struct Strip {
@@ -85,28 +82,20 @@ void convolve(View<const float> in, Strip strip, const std::vector<int>& taps, i
 template <int OUT_BLOCKS, int INPUTS>
 void weight_tile(const float* in, int in_pitch, View<const float> grad, Strip strip, float* gradients) {
   Vec sums[INPUTS][OUT_BLOCKS];
-#pragma GCC unroll 16
-  for (int i = 0; i < INPUTS; ++i)
-#pragma GCC unroll 2
-    for (int o = 0; o < OUT_BLOCKS; ++o) sums[i][o] = at(gradients + (i * OUT_BLOCKS + o) * BLOCK);
+  UNROLL(16) for (int i = 0; i < INPUTS; ++i)
+    UNROLL(2) for (int o = 0; o < OUT_BLOCKS; ++o) sums[i][o] = at(gradients + (i * OUT_BLOCKS + o) * BLOCK);
   for (int row = 0; row < strip.rows; ++row) {
     const float* values = in + row * in_pitch * BLOCK;
     const float* grads = grad.data + row * strip.pitch * BLOCK;
-#pragma GCC unroll 1
-    for (int column = 0; column < strip.width; ++column, values += BLOCK, grads += BLOCK) {
+    UNROLL(1) for (int column = 0; column < strip.width; ++column, values += BLOCK, grads += BLOCK) {
       Vec out_grad[OUT_BLOCKS];
-#pragma GCC unroll 2
-      for (int o = 0; o < OUT_BLOCKS; ++o) out_grad[o] = at(grads + o * grad.stride);
-#pragma GCC unroll 16
-      for (int i = 0; i < INPUTS; ++i)
-#pragma GCC unroll 2
-        for (int o = 0; o < OUT_BLOCKS; ++o) sums[i][o] += values[i] * out_grad[o];
+      UNROLL(2) for (int o = 0; o < OUT_BLOCKS; ++o) out_grad[o] = at(grads + o * grad.stride);
+      UNROLL(16) for (int i = 0; i < INPUTS; ++i)
+        UNROLL(2) for (int o = 0; o < OUT_BLOCKS; ++o) sums[i][o] += values[i] * out_grad[o];
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < INPUTS; ++i)
-#pragma GCC unroll 2
-    for (int o = 0; o < OUT_BLOCKS; ++o) at(gradients + (i * OUT_BLOCKS + o) * BLOCK) = sums[i][o];
+  UNROLL(16) for (int i = 0; i < INPUTS; ++i)
+    UNROLL(2) for (int o = 0; o < OUT_BLOCKS; ++o) at(gradients + (i * OUT_BLOCKS + o) * BLOCK) = sums[i][o];
 }
 
 // Add a strip of outputs' gradients to the gradients of all weights, which are in the order of pack().
@@ -124,9 +113,11 @@ void weight_gradient(View<const float> in, int in_pitch, const std::vector<int>&
   }
 }
 
-// Clear the sums of every thread, each of `size` values.
-float* zeros_per_thread(float* sums, long size) {
-  std::fill(sums, sums + omp_get_max_threads() * size, 0.0f);
+// Sums of `size` values for every thread, which start as zeros. They are valid until the next call.
+float* zeros_per_thread(long size) {
+  long total = omp_get_max_threads() * size;
+  float* sums = carved(&shared.sums, [=](Arena* arena) { return arena->take<float>(total); });
+  std::fill(sums, sums + total, 0.0f);
   return sums;
 }
 

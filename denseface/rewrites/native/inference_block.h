@@ -10,10 +10,10 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <mutex>
 #include <numeric>
 #include <vector>
 
+#include "arena.h"
 #include "barrier.h"
 #include "convolutions.h"
 #include "layer.h"
@@ -39,18 +39,21 @@ class InferenceBlock {
   // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W), or with a transition (N, channels, H/2, W/2).
   // Parameters are read at the first call only.
   void forward(const Parameters& parameters, const float* in, float* out) {
-    std::lock_guard<std::mutex> lock(mutex);
     if (!ready_) prepare(parameters);
-    float* features = features_space.get(batch_ * layout_.size());
-    float* scratch = threads_space.get(omp_get_max_threads() * scratch_size());
+    long values = batch_ * layout_.size();
+    float* features = carved(&shared.arrays, [=](Arena* arena) { return arena->take<float>(values); });
+    size_t size = std::max(measured([this](Arena* arena) { return take_layer(arena); }),
+                           measured([this](Arena* arena) { return take_pooled(arena); }));
+    char* memory = shared.scratch.get(omp_get_max_threads() * size);
     Barrier barrier;
 #pragma omp parallel
     {
       int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+      char* scratch = memory + thread * size;
       if (batch_ % threads == 0)
-        compute_pictures(in, out, features, scratch + thread * scratch_size(), thread, threads);
+        compute_pictures(in, out, features, scratch, thread, threads);
       else
-        compute_bands(in, out, features, scratch + thread * scratch_size(), thread, threads, &barrier);
+        compute_bands(in, out, features, scratch, thread, threads, &barrier);
     }
   }
 
@@ -59,13 +62,26 @@ class InferenceBlock {
 
   struct PackedLayer {
     int channels;
-    Buffer weight1, weight2;
+    Array<float> weight1, weight2;
     Affine affine1, affine2;
   };
 
   struct PackedTransition {
-    Buffer weight;
+    Array<float> weight;
     Affine affine;
+  };
+
+  // What a thread needs to compute a layer for a strip: the 3x3 convolution's input, zero-padded, and its Winograd
+  // tiles; outputs of the 1x1 convolution, and its activated inputs.
+  struct LayerScratch {
+    View<float> padded;
+    float *tile_inputs, *tile_products;
+    float *hidden, *activated;
+  };
+
+  // What it needs for a strip of the transition: its pooled inputs, and outputs.
+  struct PooledScratch {
+    View<float> in, out;
   };
 
   // Rows of Winograd tiles of picture n.
@@ -98,7 +114,7 @@ class InferenceBlock {
   }
 
   // Every thread takes equally many whole pictures, as many at a time as stay in its cache, to read weights less often.
-  void compute_pictures(const float* in, float* out, float* features, float* scratch, int thread, int threads) const {
+  void compute_pictures(const float* in, float* out, float* features, char* scratch, int thread, int threads) const {
     int share = batch_ / threads, group = int(std::max(1L, std::min(long(share), CACHED_FEATURES / layout_.size())));
     for (int first = thread * share; first < (thread + 1) * share; first += group) {
       int end = std::min(first + group, (thread + 1) * share);
@@ -111,7 +127,7 @@ class InferenceBlock {
 
   // Threads share pictures: each is cut into bands of tile rows, so that all threads have as much to do. A layer reads
   // what the one before has computed in the neighboring bands.
-  void compute_bands(const float* in, float* out, float* features, float* scratch, int thread, int threads,
+  void compute_bands(const float* in, float* out, float* features, char* scratch, int thread, int threads,
                      Barrier* barrier) const {
     int bands = std::min(threads / std::gcd(batch_, threads), tile_rows_), jobs = batch_ * bands;
     auto for_each_band = [&](auto work) {
@@ -133,37 +149,36 @@ class InferenceBlock {
     layout_.read_input(in, band.n, features, first, first_pixel(band.last) - first);
   }
 
-  void write(Band band, const float* features, float* out, float* scratch) const {
+  void write(Band band, const float* features, float* out, char* scratch) const {
     if (transition_) return compute_transition(band, features, out, scratch);
     long first = first_pixel(band.first);
     layout_.write_output(features, band.n, out, first, first_pixel(band.last) - first);
   }
 
   // Compute the rows of the transition's output that belong to a band: it pools before it convolves, as both are linear.
-  void compute_transition(Band band, const float* features, float* out, float* scratch) const {
+  void compute_transition(Band band, const float* features, float* out, char* scratch) const {
     int in_blocks = total_ / BLOCK, width = width_ / 2, step = pooled_rows();
-    long size = long(step) * width * BLOCK;
-    View<float> activated(scratch, size), products = activated.from_block(in_blocks);
+    Arena arena(scratch);
+    auto [activated, products] = take_pooled(&arena);
     for (int row = band.first; row < band.last; row += step) {
       int pixels = std::min(step, band.last - row) * width;
       View<const float> in = layout_.picture(features, band.n).from_pixel(first_pixel(row));
       for (int b = 0; b < in_blocks; ++b)
         for (int p = 0; p < pixels; ++p)
           at(activated[b] + p * BLOCK) = pooled(after_.affine.activation(b), in[b], p, width_);
-      convolve(activated, {1, pixels, 0}, {0}, in_blocks, after_.weight.data(), products, 0, transition_blocks());
-      from_blocks(products.data, size, transition_, pixels,
+      convolve(activated, {1, pixels, 0}, ONE_TAP, in_blocks, after_.weight.data(), products, 0, transition_blocks());
+      from_blocks(products.data, products.stride, transition_, pixels,
                   out + band.n * transition_ * (pixels_ / 4) + long(row) * width, pixels_ / 4);
     }
   }
 
   // Compute the features that a layer appends.
-  void compute(const PackedLayer& layer, Band band, float* all_features, float* scratch) const {
+  void compute(const PackedLayer& layer, Band band, float* all_features, char* scratch) const {
     View<float> features = layout_.picture(all_features, band.n);
     int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
-    View<float> padded(scratch, padded_rows() * pitch_ * BLOCK);
-    float* inputs = padded[hidden_blocks];
-    float* products = inputs + POSITIONS * position_inputs();
-    float* hidden_scratch = products + POSITIONS * position_products();
+    Arena arena(scratch);
+    LayerScratch parts = take_layer(&arena);
+    View<float> padded = parts.padded;
     View<float> out = features.from_block(layer.channels / BLOCK);
     const float* weights = layer.weight2.data();
     for (int tile = band.first; tile < band.last; tile += strip_) {
@@ -173,35 +188,33 @@ class InferenceBlock {
         for (int b = 0; b < hidden_blocks; ++b)
           std::copy(padded[b] + 2 * strip_ * pitch_ * BLOCK, padded[b] + padded_rows() * pitch_ * BLOCK, padded[b]);
       }
-      compute_hidden(layer, features, top + known_rows, top + 2 * tiles + 2, padded.from_pixel(known_rows * pitch_),
-                     hidden_scratch);
+      compute_hidden(layer, features, top + known_rows, top + 2 * tiles + 2, padded.from_pixel(known_rows * pitch_), parts);
       int count = tiles * tile_columns_;
-      View<float> tile_inputs(inputs, long(count) * BLOCK), tile_products(products, long(count) * BLOCK);
+      View<float> inputs(parts.tile_inputs, long(count) * BLOCK), products(parts.tile_products, long(count) * BLOCK);
       for (int b = 0; b < hidden_blocks; ++b)
-        winograd_inputs(padded[b], pitch_, tiles, tile_columns_, tile_inputs[b], position_inputs());
+        winograd_inputs(padded[b], pitch_, tiles, tile_columns_, inputs[b], position_inputs());
       for (int position = 0; position < POSITIONS; ++position)
-        convolve({inputs + position * position_inputs(), tile_inputs.stride}, {1, count, 0}, {0}, hidden_blocks,
+        convolve({inputs.data + position * position_inputs(), inputs.stride}, {1, count, 0}, ONE_TAP, hidden_blocks,
                  weights + long(position) * bottleneck_ * growth_,
-                 {products + position * position_products(), tile_products.stride}, 0, out_blocks);
+                 {products.data + position * position_products(), products.stride}, 0, out_blocks);
       for (int b = 0; b < out_blocks; ++b)
-        winograd_outputs(tile_products[b], position_products(), tile_columns_, out.from_pixel(2 * tile * width_)[b],
+        winograd_outputs(products[b], position_products(), tile_columns_, out.from_pixel(2 * tile * width_)[b],
                          std::min(2 * tiles, height_ - 2 * tile), width_);
     }
   }
 
   // Compute rows first to last - 1 of the 3x3 convolution's input, zero-padded.
   void compute_hidden(const PackedLayer& layer, View<const float> features, int first, int last, View<float> padded,
-                      float* scratch) const {
+                      const LayerScratch& scratch) const {
     int in_blocks = layer.channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
     long start = long(std::max(first, 0)) * width_, end = long(std::min(last, height_)) * width_;
     int step = cached_pixels(layer.channels);
-    View<float> hidden(scratch, (end - start) * BLOCK);
-    View<float> activated(scratch + hidden_rows() * width_ * bottleneck_, long(step) * BLOCK);
+    View<float> hidden(scratch.hidden, (end - start) * BLOCK), activated(scratch.activated, long(step) * BLOCK);
     for (long pixel = start; pixel < end; pixel += step) {
       int pixels = int(std::min<long>(step, end - pixel));
       for (int b = 0; b < in_blocks; ++b)
         layer.affine1.apply(b, features.from_pixel(pixel)[b], activated[b], pixels, pixels_);
-      convolve(activated, {1, pixels, 0}, {0}, in_blocks, layer.weight1.data(), hidden.from_pixel(pixel - start), 0,
+      convolve(activated, {1, pixels, 0}, ONE_TAP, in_blocks, layer.weight1.data(), hidden.from_pixel(pixel - start), 0,
                hidden_blocks);
     }
     for (int b = 0; b < hidden_blocks; ++b)
@@ -221,13 +234,20 @@ class InferenceBlock {
   // Floats of one Winograd position of a strip.
   long position_inputs() const { return long(strip_) * tile_columns_ * bottleneck_; }
   long position_products() const { return long(strip_) * tile_columns_ * growth_; }
-  // Floats that a thread needs for itself.
-  long scratch_size() const {
-    long padded = long(padded_rows()) * pitch_ * bottleneck_;
-    long hidden = long(hidden_rows()) * width_ * bottleneck_, activated = std::max<long>(CACHED, long(TILE) * total_);
-    long layer = padded + POSITIONS * (position_inputs() + position_products()) + hidden + activated;
-    long transition = long(pooled_rows()) * (width_ / 2) * (total_ + transition_blocks() * BLOCK);
-    return std::max(layer, transition);
+
+  LayerScratch take_layer(Arena* arena) const {
+    long block_size = long(padded_rows()) * pitch_ * BLOCK;
+    View<float> padded(arena->take<float>(block_size * (bottleneck_ / BLOCK)), block_size);
+    return {padded, arena->take<float>(POSITIONS * position_inputs()),
+            arena->take<float>(POSITIONS * position_products()),
+            arena->take<float>(long(hidden_rows()) * width_ * bottleneck_),
+            arena->take<float>(std::max<long>(CACHED, long(TILE) * total_))};
+  }
+
+  PooledScratch take_pooled(Arena* arena) const {
+    long block_size = long(pooled_rows()) * (width_ / 2) * BLOCK;
+    View<float> in(arena->take<float>(block_size * (total_ / BLOCK)), block_size);
+    return {in, {arena->take<float>(block_size * transition_blocks()), block_size}};
   }
 
   Padding padding_;
@@ -242,14 +262,7 @@ class InferenceBlock {
   bool ready_ = false;
   std::vector<PackedLayer> layers_;
   PackedTransition after_;
-
-  // Shared by all blocks: one computes at a time, on all cores.
-  static std::mutex mutex;
-  static Buffer features_space, threads_space;
 };
-
-std::mutex InferenceBlock::mutex;
-Buffer InferenceBlock::features_space, InferenceBlock::threads_space;
 
 }  // namespace
 

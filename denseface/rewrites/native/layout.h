@@ -100,15 +100,14 @@ struct Layout {
 };
 
 // Write rows first to last - 1 of a block, each between two columns of zeros; rows outside the picture are zeros.
-// fill(row, to) writes the pixels of a row; pitch is that of the padded rows.
-template <class Fill>
-void pad(float* padded, int pitch, int width, int first, int last, int height, Fill fill) {
-  for (int row = first; row < last; ++row, padded += pitch * BLOCK) {
+// fill(row, to) writes the pixels of a row. PITCH: values from one pixel to the next; pitch: pixels of a padded row.
+template <int PITCH = BLOCK, class Value, class Fill>
+void pad(Value* padded, int pitch, int width, int first, int last, int height, Fill fill) {
+  for (int row = first; row < last; ++row, padded += pitch * PITCH) {
     bool inside = row >= 0 && row < height;
-    std::fill(padded, padded + (inside ? 1 : pitch) * BLOCK, 0.0f);
-    if (!inside) continue;
-    std::fill(padded + (1 + width) * BLOCK, padded + pitch * BLOCK, 0.0f);
-    fill(row, padded + BLOCK);
+    for (int column = 0; column < pitch; column = inside && column == 0 ? width + 1 : column + 1)
+      store(padded + column * PITCH, Vec{});
+    if (inside) fill(row, padded + PITCH);
   }
 }
 

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <vector>
 
+#include "arena.h"
 #include "bfloat16.h"
 #include "vectors.h"
 
@@ -114,12 +115,14 @@ struct Affine {
     }
   };
 
-  Buffer buffer;
+  Array<char> memory;
   float *scale, *shift, *slope, *mean, *inverse;  // inverse: 1 / standard deviation
 
   void set(const Norm& norm, const float* means, const float* variances, int channels, float eps) {
-    scale = buffer.get(size_t(5) * channels);
-    shift = scale + channels, slope = shift + channels, mean = slope + channels, inverse = mean + channels;
+    carved(&memory, [=](Arena* arena) {
+      for (float** values : {&scale, &shift, &slope, &mean, &inverse}) *values = arena->take<float>(channels);
+      return 0;
+    });
     for (int c = 0; c < channels; ++c) {
       mean[c] = means[c];
       inverse[c] = 1 / std::sqrt(variances[c] + eps);
@@ -188,8 +191,15 @@ class MeanTerms {
   void subtract(int block, const Vec& scale, const Value* x, const Grad* grads, Out* out, int pixels) const {
     Vec offset, factor;
     for (int k = 0; k < BLOCK; ++k) offset[k] = offset_[block * BLOCK + k], factor[k] = factor_[block * BLOCK + k];
-    for (int p = 0; p < pixels; ++p)
-      store(out + p * PITCH, scale * load(grads + p * BLOCK) - (offset + factor * load(x + p * BLOCK)));
+    for (int p = 0; p < pixels; ++p) {
+      Vec scaled = scale * load(grads + p * BLOCK);
+#ifdef __AMX_BF16__
+      // Compilers fuse this product with the subtraction or not, as the code around it is. It never is with AMX, so that
+      // a run that is resumed finds the same bits.
+      if (PITCH != BLOCK) asm("" : "+v"(scaled));
+#endif
+      store(out + p * PITCH, scaled - (offset + factor * load(x + p * BLOCK)));
+    }
   }
 
  private:

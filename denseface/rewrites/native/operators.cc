@@ -1,14 +1,21 @@
 // Dense blocks, normalizations, PReLU, and convolutions in bfloat16, as operators of MXNet.
+//
+// This is the only source file. The headers are its parts, so their functions are not inline but in anonymous
+// namespaces: nothing of them meets other libraries of the process. A header includes those that it needs.
 
 #include <algorithm>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
-#include "bfloat16_block.h"
+#include "arena.h"
+#include "bfloat16_convolutions.h"
 #include "bfloat16_layer.h"
+#include "float_products.h"
 #include "inference_block.h"
 #include "layer.h"
 #include "mxnet/lib_api.h"
@@ -27,15 +34,34 @@ bool has_slopes(const Attributes& attributes) { return attributes.at("slopes") =
 int inputs_per_unit(const Attributes& attributes) { return has_slopes(attributes) ? 6 : 5; }
 int units_of(const Attributes& attributes) { return 2 * layers_of(attributes) + (attributes.at("transition") == "1"); }
 
-template <class Compute>
-MXReturnValue without_exceptions(Compute compute) {
+void tell(const char* reason) {
   try {
-    compute();
+    MX_ERROR_MSG << reason;
+  } catch (...) {  // no memory for a reason: MXNet names the operator
+  }
+}
+
+// Call an entry of an operator. MXNet is told what went wrong: an exception would end the process.
+template <class Entry>
+MXReturnValue guarded(Entry entry) {
+  try {
+    entry();
     return MX_SUCCESS;
   } catch (const std::bad_alloc&) {
-    MX_ERROR_MSG << "not enough memory";
-    return MX_FAIL;
+    tell("not enough memory");
+  } catch (const std::exception& error) {
+    tell(error.what());
   }
+  return MX_FAIL;
+}
+
+// The same for an entry that computes: one at a time, as all use all cores and the same memory.
+template <class Entry>
+MXReturnValue guarded_alone(Entry entry) {
+  return guarded([&] {
+    std::lock_guard<std::mutex> lock(shared.mutex);
+    entry();
+  });
 }
 
 // Takes parameters, and where their gradients go if there are any, one after the other.
@@ -82,14 +108,25 @@ Parameters read_parameters(const Attributes& attributes, MXTensor* parameters, M
   return read;
 }
 
+float number(const Attributes& attributes, const char* name) { return std::stof(attributes.at(name)); }
+
+std::unique_ptr<TrainingBlock> training_block(const Attributes& attributes, const BlockShape& shape) {
+  float eps = number(attributes, "eps"), momentum = number(attributes, "momentum");
+#ifdef DENSEFACE_HAS_BFLOAT16
+  if (attributes.at("bfloat16") == "1") return std::make_unique<TrainingBlockOf<BFloat16Products>>(shape, eps, momentum);
+#endif
+  return std::make_unique<TrainingBlockOf<FloatProducts>>(shape, eps, momentum);
+}
+
 // Inputs: near 1 in inference and 0 in training; the data; parameters of the layers.
 class TrainingOperator : public CustomStatefulOp {
  public:
-  TrainingOperator(DenseBlock* block, const Attributes& attributes) : block_(block), attributes_(attributes) {}
+  TrainingOperator(const Attributes& attributes, const BlockShape& shape)
+      : block_(training_block(attributes, shape)), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    bool training = inputs->at(0).data<float>()[0] < 0.5f;
-    return without_exceptions([&] {
+    return guarded_alone([&] {
+      bool training = inputs->at(0).data<float>()[0] < 0.5f;
       block_->forward(read_parameters(attributes_, &inputs->at(2), nullptr), inputs->at(1).data<float>(),
                       outputs->at(0).data<float>(), training);
     });
@@ -97,42 +134,45 @@ class TrainingOperator : public CustomStatefulOp {
 
   // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
   MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    return without_exceptions([&] {
+    return guarded_alone([&] {
       block_->backward(read_parameters(attributes_, &inputs->at(3), &outputs->at(2)), inputs->at(0).data<float>(),
                        outputs->at(1).data<float>());
     });
   }
 
  private:
-  std::unique_ptr<DenseBlock> block_;
+  std::unique_ptr<TrainingBlock> block_;
   Attributes attributes_;
 };
 
 // Inputs: the data; parameters of the layers.
 class InferenceOperator : public CustomStatefulOp {
  public:
-  InferenceOperator(InferenceBlock* block, const Attributes& attributes) : block_(block), attributes_(attributes) {}
+  InferenceOperator(const Attributes& attributes, const BlockShape& shape)
+      : block_(shape, number(attributes, "eps")), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    return without_exceptions([&] {
-      block_->forward(read_parameters(attributes_, &inputs->at(1), nullptr), inputs->at(0).data<float>(),
-                      outputs->at(0).data<float>());
+    return guarded_alone([&] {
+      block_.forward(read_parameters(attributes_, &inputs->at(1), nullptr), inputs->at(0).data<float>(),
+                     outputs->at(0).data<float>());
     });
   }
 
  private:
-  std::unique_ptr<InferenceBlock> block_;
+  InferenceBlock block_;
   Attributes attributes_;
 };
 
 // The number of inputs before the layers' parameters; the last of them is the data.
 constexpr int TRAINING = 2, INFERENCE = 1;
+constexpr int MOVING[] = {2, 3};  // where moving averages are in the parameters of a normalization
 
 template <int FIRST>
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
-  *inputs = FIRST + units_of(attributes) * inputs_per_unit(attributes);
-  *outputs = 1;
-  return MX_SUCCESS;
+  return guarded([&] {
+    *inputs = FIRST + units_of(attributes) * inputs_per_unit(attributes);
+    *outputs = 1;
+  });
 }
 
 MXReturnValue infer_type(const Attributes&, std::vector<int>* inputs, std::vector<int>* outputs) {
@@ -153,45 +193,40 @@ BlockShape block_shape(const Attributes& attributes, const Shapes& inputs) {
   return shape;
 }
 
+std::vector<unsigned> shape_of(const std::vector<int>& sizes) { return {sizes.begin(), sizes.end()}; }
+
 template <int FIRST>
 MXReturnValue infer_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
-  BlockShape shape = block_shape<FIRST>(attributes, *inputs);
-  auto number = [](int value) { return unsigned(value); };
-  if (shape.transition)
-    outputs->at(0) = {number(shape.batch), number(shape.transition), number(shape.height / 2), number(shape.width / 2)};
-  else
-    outputs->at(0) = {number(shape.batch), number(shape.channels + shape.layers * shape.growth), number(shape.height),
-                      number(shape.width)};
-  return MX_SUCCESS;
+  return guarded([&] {
+    BlockShape shape = block_shape<FIRST>(attributes, *inputs);
+    if (shape.transition)
+      outputs->at(0) = shape_of({shape.batch, shape.transition, shape.height / 2, shape.width / 2});
+    else
+      outputs->at(0) =
+          shape_of({shape.batch, shape.channels + shape.layers * shape.growth, shape.height, shape.width});
+  });
 }
 
 // Moving averages, by the index of the input.
 MXReturnValue mutated_inputs(const Attributes& attributes, std::vector<int>* indices) {
-  for (int unit = 0; unit < units_of(attributes); ++unit)
-    for (int moving : {2, 3}) indices->push_back(TRAINING + unit * inputs_per_unit(attributes) + moving);
-  return MX_SUCCESS;
+  return guarded([&] {
+    for (int unit = 0; unit < units_of(attributes); ++unit)
+      for (int moving : MOVING) indices->push_back(TRAINING + unit * inputs_per_unit(attributes) + moving);
+  });
 }
-
-float number(const Attributes& attributes, const char* name) { return std::stof(attributes.at(name)); }
 
 MXReturnValue create_training(const Attributes& attributes, const MXContext&, const Shapes& inputs,
                               const std::vector<int>, CustomStatefulOp** created) {
-  BlockShape shape = block_shape<TRAINING>(attributes, inputs);
-  float eps = number(attributes, "eps"), momentum = number(attributes, "momentum");
-  DenseBlock* block = nullptr;
-#ifdef DENSEFACE_HAS_BFLOAT16
-  if (attributes.at("bfloat16") == "1") block = new HalfBlock(shape, eps, momentum);
-#endif
-  if (!block) block = new TrainingBlock(shape, eps, momentum);
-  *created = CustomStatefulOp::create<TrainingOperator>(block, attributes);
-  return MX_SUCCESS;
+  return guarded([&] {
+    *created = CustomStatefulOp::create<TrainingOperator>(attributes, block_shape<TRAINING>(attributes, inputs));
+  });
 }
 
 MXReturnValue create_inference(const Attributes& attributes, const MXContext&, const Shapes& inputs,
                                const std::vector<int>, CustomStatefulOp** created) {
-  auto* block = new InferenceBlock(block_shape<INFERENCE>(attributes, inputs), number(attributes, "eps"));
-  *created = CustomStatefulOp::create<InferenceOperator>(block, attributes);
-  return MX_SUCCESS;
+  return guarded([&] {
+    *created = CustomStatefulOp::create<InferenceOperator>(attributes, block_shape<INFERENCE>(attributes, inputs));
+  });
 }
 
 REGISTER_OP(denseface_dense_block)
@@ -207,58 +242,61 @@ REGISTER_OP(denseface_dense_block_inference)
     .setInferShape(infer_shape<INFERENCE>)
     .setCreateOpState(create_inference, "cpu");
 
-// Inputs: near 1 in inference and 0 in training; the data (N, C, H, W); gamma, beta, moving mean, moving variance,
-// [slope].
-class NormOperator : public CustomStatefulOp {
- public:
-  explicit NormOperator(NormLayer* layer) : layer_(layer) {}
-
-  MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    bool training = inputs->at(0).data<float>()[0] < 0.5f;
-    Norm norm = ParameterReader{&inputs->at(2), nullptr}.take_norm(inputs->size() == 7);
-    layer_->forward(norm, inputs->at(1).data<float>(), outputs->at(0).data<float>(), training);
-    return MX_SUCCESS;
-  }
-
-  // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
-  MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    Norm norm = ParameterReader{&inputs->at(3), &outputs->at(2)}.take_norm(outputs->size() == 7);
-    layer_->backward(norm, inputs->at(2).data<float>(), inputs->at(0).data<float>(), outputs->at(1).data<float>());
-    return MX_SUCCESS;
-  }
-
- private:
-  std::unique_ptr<NormLayer> layer_;
-};
-
 NormLayer::Activation activation_of(const Attributes& attributes) {
   const std::string& name = attributes.at("activation");
   return name == "prelu" ? NormLayer::PRELU : name == "relu" ? NormLayer::RELU : NormLayer::NONE;
 }
 
+// Inputs: near 1 in inference and 0 in training; the data (N, C, H, W); gamma, beta, moving mean, moving variance,
+// [slope].
+class NormOperator : public CustomStatefulOp {
+ public:
+  NormOperator(const Attributes& attributes, const std::vector<unsigned>& data)
+      : layer_(data.at(0), data.at(1), long(data.at(2)) * data.at(3), activation_of(attributes),
+               number(attributes, "eps"), number(attributes, "momentum")),
+        has_slopes_(activation_of(attributes) == NormLayer::PRELU) {}
+
+  MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
+    return guarded_alone([&] {
+      bool training = inputs->at(0).data<float>()[0] < 0.5f;
+      Norm norm = ParameterReader{&inputs->at(2), nullptr}.take_norm(has_slopes_);
+      layer_.forward(norm, inputs->at(1).data<float>(), outputs->at(0).data<float>(), training);
+    });
+  }
+
+  // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
+  MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
+    return guarded_alone([&] {
+      Norm norm = ParameterReader{&inputs->at(3), &outputs->at(2)}.take_norm(has_slopes_);
+      layer_.backward(norm, inputs->at(2).data<float>(), inputs->at(0).data<float>(), outputs->at(1).data<float>());
+    });
+  }
+
+ private:
+  NormLayer layer_;
+  bool has_slopes_;
+};
+
 MXReturnValue parse_norm(const Attributes& attributes, int* inputs, int* outputs) {
-  *inputs = activation_of(attributes) == NormLayer::PRELU ? 7 : 6;
-  *outputs = 1;
-  return MX_SUCCESS;
+  return guarded([&] {
+    *inputs = TRAINING + (activation_of(attributes) == NormLayer::PRELU ? 5 : 4);
+    *outputs = 1;
+  });
 }
 
 MXReturnValue infer_norm(const Attributes&, Shapes* inputs, Shapes* outputs) {
-  outputs->at(0) = inputs->at(1);
-  return MX_SUCCESS;
+  return guarded([&] { outputs->at(0) = inputs->at(1); });
 }
 
 MXReturnValue mutated_norm(const Attributes&, std::vector<int>* indices) {
-  *indices = {4, 5};
-  return MX_SUCCESS;
+  return guarded([&] {
+    for (int moving : MOVING) indices->push_back(TRAINING + moving);
+  });
 }
 
 MXReturnValue create_norm(const Attributes& attributes, const MXContext&, const Shapes& inputs, const std::vector<int>,
                           CustomStatefulOp** created) {
-  const auto& data = inputs.at(1);
-  auto* layer = new NormLayer(data.at(0), data.at(1), long(data.at(2)) * data.at(3), activation_of(attributes),
-                              number(attributes, "eps"), number(attributes, "momentum"));
-  *created = CustomStatefulOp::create<NormOperator>(layer);
-  return MX_SUCCESS;
+  return guarded([&] { *created = CustomStatefulOp::create<NormOperator>(attributes, inputs.at(1)); });
 }
 
 REGISTER_OP(denseface_norm)
@@ -276,16 +314,17 @@ PReLUShape prelu_shape(const MXTensor& data, const MXTensor& slopes) {
 
 MXReturnValue compute_prelu(const Attributes&, std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs,
                             const OpResource&) {
-  MXTensor &data = inputs->at(0), &slopes = inputs->at(1);
-  prelu_forward(prelu_shape(data, slopes), data.data<float>(), slopes.data<float>(), outputs->at(0).data<float>());
-  return MX_SUCCESS;
+  return guarded_alone([&] {
+    MXTensor &data = inputs->at(0), &slopes = inputs->at(1);
+    prelu_forward(prelu_shape(data, slopes), data.data<float>(), slopes.data<float>(), outputs->at(0).data<float>());
+  });
 }
 
 // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
 MXReturnValue differentiate_prelu(const Attributes&, std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs,
                                   const OpResource&) {
-  MXTensor &data = inputs->at(1), &slopes = inputs->at(2);
-  return without_exceptions([&] {
+  return guarded_alone([&] {
+    MXTensor &data = inputs->at(1), &slopes = inputs->at(2);
     prelu_backward(prelu_shape(data, slopes), data.data<float>(), slopes.data<float>(), inputs->at(0).data<float>(),
                    outputs->at(0).data<float>(), outputs->at(1).data<float>());
   });
@@ -298,8 +337,7 @@ MXReturnValue parse_two_inputs(const Attributes&, int* inputs, int* outputs) {
 }
 
 MXReturnValue infer_same_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
-  outputs->at(0) = inputs->at(0);
-  return MX_SUCCESS;
+  return guarded([&] { outputs->at(0) = inputs->at(0); });
 }
 
 REGISTER_OP(denseface_prelu)
@@ -314,24 +352,24 @@ REGISTER_OP(denseface_prelu)
 // Inputs: the data; the weight.
 class ConvolutionOperator : public CustomStatefulOp {
  public:
-  explicit ConvolutionOperator(HalfLayer* layer) : layer_(layer) {}
+  explicit ConvolutionOperator(const ConvolutionShape& shape) : layer_(shape) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    return without_exceptions([&] {
-      layer_->forward(inputs->at(0).data<float>(), inputs->at(1).data<float>(), outputs->at(0).data<float>());
+    return guarded_alone([&] {
+      layer_.forward(inputs->at(0).data<float>(), inputs->at(1).data<float>(), outputs->at(0).data<float>());
     });
   }
 
   // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
   MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
-    return without_exceptions([&] {
-      layer_->backward(inputs->at(1).data<float>(), inputs->at(2).data<float>(), inputs->at(0).data<float>(),
-                       outputs->at(0).data<float>(), outputs->at(1).data<float>());
+    return guarded_alone([&] {
+      layer_.backward(inputs->at(1).data<float>(), inputs->at(2).data<float>(), inputs->at(0).data<float>(),
+                      outputs->at(0).data<float>(), outputs->at(1).data<float>());
     });
   }
 
  private:
-  std::unique_ptr<HalfLayer> layer_;
+  BFloat16Layer layer_;
 };
 
 ConvolutionShape convolution_shape(const Attributes& attributes, const Shapes& inputs) {
@@ -344,16 +382,16 @@ ConvolutionShape convolution_shape(const Attributes& attributes, const Shapes& i
 }
 
 MXReturnValue infer_convolution(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
-  ConvolutionShape shape = convolution_shape(attributes, *inputs);
-  auto number = [](int value) { return unsigned(value); };
-  outputs->at(0) = {number(shape.batch), number(shape.outputs), number(shape.out_height()), number(shape.out_width())};
-  return MX_SUCCESS;
+  return guarded([&] {
+    ConvolutionShape shape = convolution_shape(attributes, *inputs);
+    outputs->at(0) = shape_of({shape.batch, shape.outputs, shape.out_height(), shape.out_width()});
+  });
 }
 
 MXReturnValue create_convolution(const Attributes& attributes, const MXContext&, const Shapes& inputs,
                                  const std::vector<int>, CustomStatefulOp** created) {
-  *created = CustomStatefulOp::create<ConvolutionOperator>(new HalfLayer(convolution_shape(attributes, inputs)));
-  return MX_SUCCESS;
+  return guarded(
+      [&] { *created = CustomStatefulOp::create<ConvolutionOperator>(convolution_shape(attributes, inputs)); });
 }
 
 REGISTER_OP(denseface_convolution)

@@ -6,9 +6,9 @@
 #define DENSEFACE_PADDING_H_
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
+#include "arena.h"
 #include "layer.h"
 #include "vectors.h"
 
@@ -25,36 +25,32 @@ class Padding {
   // Copies of the layers whose parameters are zero-padded like the input; the layers themselves if nothing is padded.
   std::vector<Layer> padded(const std::vector<Layer>& layers) {
     if (gap_ == 0) return layers;
-    std::vector<Layer> copies(layers);
-    values_.resize(layers.size());
-    for (size_t l = 0; l < layers.size(); ++l) {
-      const Layer& from = layers[l];
-      Layer& to = copies[l];
-      int channels = input_ + int(l) * growth_, width = channels + gap_;
-      float* next = values_[l].get(size_t(width) * (8 + 2 * bottleneck_));
-      auto allocate = [&](int rows) { return std::exchange(next, next + long(rows) * width); };
-      auto copy = [&](const float* values, int rows) { return widen(values, rows, channels, allocate(rows)); };
-      copy_norm(from.norm1, &to.norm1, copy);
-      to.norm1.gamma_grad = allocate(1), to.norm1.beta_grad = allocate(1);
-      if (from.norm1.slopes > 1) to.norm1.slope_grad = allocate(1);
-      to.weight1 = copy(from.weight1, bottleneck_), to.weight1_grad = allocate(bottleneck_);
-    }
-    return copies;
+    return carved(&layers_, [&](Arena* arena) {
+      std::vector<Layer> copies(layers);
+      for (size_t l = 0; l < layers.size(); ++l) {
+        int channels = input_ + int(l) * growth_;
+        auto copy = [&](const float* values, int rows) { return widened(values, rows, channels, rows, arena); };
+        auto take = [&](int rows) { return arena->take<float>(long(rows) * (channels + gap_)); };
+        Layer& to = copies[l];
+        copy_norm(&to.norm1, copy);
+        to.norm1.gamma_grad = take(1), to.norm1.beta_grad = take(1);
+        if (to.norm1.slopes > 1) to.norm1.slope_grad = take(1);
+        to.weight1 = copy(to.weight1, bottleneck_), to.weight1_grad = take(bottleneck_);
+      }
+      return copies;
+    });
   }
 
   // A copy of the transition after some layers that is zero-padded like the input, and to whole blocks of outputs. It
   // has no room for gradients.
-  Transition padded(const Transition& from, int layers, int outputs) {
-    int channels = input_ + layers * growth_, width = channels + gap_, rows = (outputs + BLOCK - 1) / BLOCK * BLOCK;
-    float* next = after_.get(size_t(width) * (5 + rows));
-    auto copy = [&](const float* values, int count) {
-      return widen(values, count, channels, std::exchange(next, next + long(count) * width));
-    };
-    Transition to(from);
-    copy_norm(from.norm, &to.norm, copy);
-    to.weight = copy(from.weight, outputs);
-    std::fill_n(next, long(rows - outputs) * width, 0.0f);
-    return to;
+  Transition padded(const Transition& transition, int layers, int outputs) {
+    int channels = input_ + layers * growth_, rows = (outputs + BLOCK - 1) / BLOCK * BLOCK;
+    return carved(&transition_, [&](Arena* arena) {
+      Transition copied(transition);
+      copy_norm(&copied.norm, [&](const float* values, int) { return widened(values, 1, channels, 1, arena); });
+      copied.weight = widened(transition.weight, outputs, channels, rows, arena);
+      return copied;
+    });
   }
 
   void write_moving_averages(const std::vector<Layer>& copies, const std::vector<Layer>& layers) const {
@@ -70,26 +66,30 @@ class Padding {
   }
 
  private:
-  // Copy rows of channels with the padding.
-  float* widen(const float* values, int rows, int channels, float* copied) const {
+  // A copy of rows of channels with the padding, and with rows of zeros up to a number of rows.
+  float* widened(const float* values, int rows, int channels, int all_rows, Arena* arena) const {
+    int width = channels + gap_;
+    float* copied = arena->take<float>(long(all_rows) * width);
+    if (arena->measures()) return nullptr;
+    std::fill_n(copied, long(all_rows) * width, 0.0f);
     for (int r = 0; r < rows; ++r) {
       const float* row = values + long(r) * channels;
-      float* appended = std::fill_n(std::copy_n(row, input_, copied + long(r) * (channels + gap_)), gap_, 0.0f);
-      std::copy(row + input_, row + channels, appended);
+      float* to = copied + long(r) * width;
+      std::copy(row + input_, row + channels, std::copy_n(row, input_, to) + gap_);
     }
     return copied;
   }
 
   template <class Copy>
-  static void copy_norm(const Norm& from, Norm* to, Copy copy) {
-    to->gamma = copy(from.gamma, 1), to->beta = copy(from.beta, 1);
-    to->moving_mean = copy(from.moving_mean, 1), to->moving_variance = copy(from.moving_variance, 1);
-    if (from.slopes > 1) to->slope = copy(from.slope, 1);
+  static void copy_norm(Norm* norm, Copy copy) {
+    norm->gamma = copy(norm->gamma, 1), norm->beta = copy(norm->beta, 1);
+    norm->moving_mean = copy(norm->moving_mean, 1), norm->moving_variance = copy(norm->moving_variance, 1);
+    if (norm->slopes > 1) norm->slope = copy(norm->slope, 1);
   }
 
   // Copy one array of every layer back, without the padding. Arrays that were not copied are left alone.
-  template <class Array>
-  void write(const std::vector<Layer>& copies, const std::vector<Layer>& layers, Array array, int rows) const {
+  template <class ArrayOf>
+  void write(const std::vector<Layer>& copies, const std::vector<Layer>& layers, ArrayOf array, int rows) const {
     for (size_t l = 0; l < layers.size(); ++l) {
       const float* from = array(copies[l]);
       float* to = array(layers[l]);
@@ -100,8 +100,7 @@ class Padding {
   }
 
   int input_, gap_, bottleneck_, growth_;  // channels
-  std::vector<Buffer> values_;             // per layer
-  Buffer after_;                           // of the transition
+  Array<char> layers_, transition_;        // their parameters
 };
 
 }  // namespace

@@ -1,4 +1,17 @@
-// A dense block in training in float32.
+// A dense block in training as one operator of MXNet: every layer of
+//   BN - activation - 1x1 convolution - BN - activation - 3x3 convolution, appended to its input.
+// How products are computed, and in which precision values are kept, is told by a template's argument.
+//
+// What it saves, compared with one operator per step:
+// - Features are in one array that every layer reads and appends to; nothing is concatenated.
+// - A feature's batch statistics are computed once, not by every later layer.
+// - Normalized and activated values exist for one strip of a picture at a time, in the cache, and are computed again in
+//   the backward pass. Only the features are kept, and in float32 the outputs of the 1x1 convolutions.
+// - Gradients of features are summed in one array; the terms of batch means (see MeanTerms) are summed apart, and
+//   subtracted from a feature's gradient once all layers that read the feature have added theirs.
+//
+// In bfloat16, features, the outputs of the 1x1 convolutions, and the gradients of the latter are rounded, while sums of
+// features' gradients are float32. Statistics are those of the rounded values, which later layers read.
 
 #ifndef DENSEFACE_TRAINING_BLOCK_H_
 #define DENSEFACE_TRAINING_BLOCK_H_
@@ -8,216 +21,410 @@
 #include <algorithm>
 #include <vector>
 
+#include "arena.h"
 #include "convolutions.h"
-#include "dense_block.h"
+#include "layer.h"
+#include "layout.h"
+#include "normalization.h"
+#include "padding.h"
+#include "pooling.h"
+#include "vectors.h"
 
 namespace {
 
-class TrainingBlock : public StoredBlock<float> {
+const Vec ONES = Vec{} + 1.0f;
+
+class TrainingBlock {
  public:
-  TrainingBlock(const BlockShape& shape, float eps, float momentum)
-      : StoredBlock(shape, eps, momentum, true), rows_(std::max(1, std::min(height_, 224 / width_))) {}
+  virtual ~TrainingBlock() = default;
+
+  // in: (N, channels, H, W), out: (N, channels + layers * growth, H, W), or with a transition (N, channels, H/2, W/2).
+  virtual void forward(const Parameters& given, const float* in, float* out, bool training) = 0;
+
+  // out_grad: gradient of the output; in_grad: gradient of the input, which is written.
+  virtual void backward(const Parameters& given, const float* out_grad, float* in_grad) = 0;
+};
+
+// Products: FloatProducts or BFloat16Products.
+template <class Products>
+class TrainingBlockOf : public TrainingBlock {
+ public:
+  TrainingBlockOf(const BlockShape& shape, float eps, float momentum)
+      : padding_(shape.channels, shape.bottleneck, shape.growth), batch_(shape.batch), height_(shape.height),
+        width_(shape.width), channels_(padding_.channels()), bottleneck_(shape.bottleneck), growth_(shape.growth),
+        layers_(shape.layers),
+        transition_(shape.transition), total_(channels_ + layers_ * growth_), pixels_(long(height_) * width_),
+        layout_{shape.channels, channels_, total_, pixels_}, eps_(eps), momentum_(momentum),
+        count_(double(batch_) * pixels_), pitch_(width_ + 2),
+        rows_(std::max(1, std::min(height_, Products::strip_rows(width_)))), hidden_moments_(layers_),
+        hidden_(Products::KEEPS_HIDDEN ? layers_ : 0) {
+    feature_moments_.resize(total_);
+    for (auto& moments : hidden_moments_) moments.resize(bottleneck_);
+    for (int row = 0; row < 3; ++row)
+      for (int column = 0; column < 3; ++column) taps_3x3_.push_back(row * pitch_ + column);
+  }
+
+  void forward(const Parameters& given, const float* in, float* out, bool training) override {
+    Value* features = features_.get(batch_ * layout_.size());
+    Value* hidden_space = carved(&shared.arrays, [this](Arena* arena) { return take_hidden(arena); });
+    std::vector<Layer> layers = padding_.padded(given.layers);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, features);
+    if (training) measure_input(features);
+    for (int l = 0; l < layers_; ++l)
+      forward_layer(layers[l], l, features, hidden_of(l, hidden_space), training);
+    if (training) padding_.write_moving_averages(layers, given.layers);
+    if (transition_) return forward_transition(given.transition, features, out, training);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < batch_; ++n) layout_.write_output(features, n, out);
+  }
+
+  void backward(const Parameters& given, const float* out_grad, float* in_grad) override {
+    const Value* features = features_.data();
+    Backward arrays = carved(&shared.arrays, [this](Arena* arena) {
+      return Backward{arena->take<float>(batch_ * layout_.size()), arena->take<Value>(batch_ * hidden_size()),
+                      take_hidden(arena)};
+    });
+    std::vector<Layer> layers = padding_.padded(given.layers);
+    feature_terms_ = MeanTerms(total_);
+    if (transition_) {
+      backward_transition(given.transition, features, out_grad, arrays.feature_grads);
+    } else {
+#pragma omp parallel for schedule(static)
+      for (int n = 0; n < batch_; ++n) layout_.read_output(out_grad, n, arrays.feature_grads);
+    }
+    for (int l = layers_ - 1; l >= 0; --l) backward_layer(layers[l], l, features, arrays);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < batch_; ++n) {
+      View<float> grads = layout_.picture(arrays.feature_grads, n);
+      for (int b = 0; b < channels_ / BLOCK; ++b)
+        feature_terms_.subtract(b, ONES, layout_.picture(features, n)[b], grads[b], grads[b], int(pixels_));
+      layout_.write_input(arrays.feature_grads, n, in_grad);
+    }
+    padding_.write_gradients(layers, given.layers);
+  }
 
  private:
-  void forward_1x1(const Layer& layer, int index, const Affine& affine1, const float* features, float* hidden,
-                   MomentSums* sums) override {
-    int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
-    float* weights = weights_space.get(size_t(bottleneck_) * channels);
-    pack(layer.weight1, order_1x1(channels), hidden_blocks, in_blocks, 1, weights);
-    int step = pixels_at_once(channels);
-    for_each_strip(int(pixels_), step, long(step) * channels, [&](Job job) {
-      View<const float> in = layout_.picture(features, job.n).from_pixel(job.first);
-      View<float> out = picture(hidden, job.n).from_pixel(job.first), activated(job.scratch, long(step) * BLOCK);
-      for (int b = 0; b < in_blocks; ++b) affine1.apply(b, in[b], activated[b], job.count, pixels_);
-      convolve(activated, {1, job.count, 0}, {0}, in_blocks, weights, out, 0, hidden_blocks);
-      if (sums)
-        for (int b = 0; b < hidden_blocks; ++b) sums->add_strip(b, out[b], 1, job.count, 0);
+  using Value = typename Products::Value;
+  using Convolution = typename Products::Convolution;
+  using WeightGradient = typename Products::WeightGradient;
+  static constexpr int PITCH = Products::PITCH;
+
+  // Arrays of the backward pass, of all pictures: gradients of the features, and of the second normalization's output in
+  // one layer; and the hidden array, if it is computed again.
+  struct Backward {
+    float* feature_grads;
+    Value *hidden_grads, *hidden;
+  };
+
+  // What a thread needs for a strip in the backward pass. spread: gradients before the pooling of a transition.
+  struct Scratch {
+    typename Convolution::Scratch convolution;
+    typename WeightGradient::Scratch gradient;
+    float* spread;
+  };
+
+  // Part of the work of a layer: pixels of picture n from the first on, or rows.
+  struct Job {
+    int n, first, count;
+  };
+
+  void measure_input(const Value* features) {
+    MomentSums sums(channels_);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < batch_; ++n)
+      for (int b = 0; b < channels_ / BLOCK; ++b)
+        for (long first = 0; first < pixels_; first += MEASURED) {
+          int pixels = int(std::min(MEASURED, pixels_ - first));
+          sums.add_strip(b, layout_.picture(features, n).from_pixel(first)[b], 1, pixels, 0);
+        }
+    feature_moments_.set(sums, 0, channels_, count_);
+  }
+
+  void forward_layer(const Layer& layer, int index, Value* features, Value* hidden, bool training) {
+    Affine affine1, affine2;
+    MomentSums hidden_sums(bottleneck_), sums(growth_);
+    set_forward(&affine1, layer.norm1, feature_moments_, inputs(index), training);
+    forward_1x1(layer, index, affine1, features, hidden, training ? &hidden_sums : nullptr);
+    if (training) hidden_moments_[index].set(hidden_sums, 0, bottleneck_, count_);
+    set_forward(&affine2, layer.norm2, hidden_moments_[index], bottleneck_, training);
+    forward_3x3(layer, index, affine2, hidden, features, training ? &sums : nullptr);
+    if (training) feature_moments_.set(sums, inputs(index), growth_, count_);
+  }
+
+  // Add to the gradients of the features that a layer reads, and write the gradients of its parameters.
+  void backward_layer(const Layer& layer, int index, const Value* features, const Backward& arrays) {
+    const Moments& moments = hidden_moments_[index];
+    Affine affine1, affine2;
+    affine1.set(layer.norm1, feature_moments_.mean.data(), feature_moments_.variance.data(), inputs(index), eps_);
+    affine2.set(layer.norm2, moments.mean.data(), moments.variance.data(), bottleneck_, eps_);
+    Value* hidden = hidden_of(index, arrays.hidden);
+    if (!Products::KEEPS_HIDDEN) forward_1x1(layer, index, affine1, features, hidden, nullptr);
+    MeanTerms terms = backward_3x3(layer, index, affine2, features, hidden, arrays);
+    backward_1x1(layer, index, affine1, affine2, terms, features, hidden, arrays);
+  }
+
+  // From features to the hidden array, the outputs of the 1x1 convolution, which are added to the sums if there are any.
+  void forward_1x1(const Layer& layer, int index, const Affine& affine, const Value* features, Value* hidden,
+                   MomentSums* sums) const {
+    int channels = inputs(index), step = strip_pixels(channels);
+    Convolution convolution(layer.weight1, order_1x1(channels), bottleneck_, channels, ONE_TAP, step, step);
+    auto carve = [&](Arena* arena) { return convolution.scratch(arena); };
+    for_each_strip(int(pixels_), step, carve, [&](Job job, const typename Convolution::Scratch& scratch) {
+      View<const Value> in = layout_.picture(features, job.n).from_pixel(job.first);
+      View<Value> out = picture(hidden, job.n).from_pixel(job.first);
+      for (int b = 0; b < channels / BLOCK; ++b)
+        affine.template apply<PITCH>(b, in[b], scratch.in[b], job.count, pixels_);
+      convolution.compute(scratch, {1, job.count, job.count}, [&](int b, const float* products, int) {
+        keep(b, products, {1, job.count, job.count}, out[b], sums);
+      });
     });
   }
 
-  void forward_3x3(const Layer& layer, int index, const Affine& affine2, const float* hidden, float* features,
-                   MomentSums* sums) override {
-    int appended = inputs(index), hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK;
-    float* weights = weights_space.get(9L * bottleneck_ * growth_);
-    pack(layer.weight2, order_3x3(bottleneck_), out_blocks, hidden_blocks, 9, weights);
-    for_each_strip(height_, rows_, padded_size() * hidden_blocks, [&](Job job) {
-      long first_pixel = long(job.first) * width_;
-      View<float> activated(job.scratch, padded_size());
-      activate_padded(affine2, picture(hidden, job.n), job, activated);
-      View<float> out = layout_.picture(features, job.n).from_pixel(first_pixel).from_block(appended / BLOCK);
-      convolve(activated, {job.count, width_, pitch_}, taps_3x3_, hidden_blocks, weights, out, width_, out_blocks);
-      if (sums)
-        for (int b = 0; b < out_blocks; ++b) sums->add_strip(b, out[b], job.count, width_, width_);
+  // From the hidden array to the features that the layer appends.
+  void forward_3x3(const Layer& layer, int index, const Affine& affine, const Value* hidden, Value* features,
+                   MomentSums* sums) const {
+    Convolution convolution(layer.weight2, order_3x3(bottleneck_), growth_, bottleneck_, taps_3x3_, padded_pixels(),
+                            long(rows_) * pitch_);
+    auto carve = [&](Arena* arena) { return convolution.scratch(arena); };
+    for_each_strip(height_, rows_, carve, [&](Job job, const typename Convolution::Scratch& scratch) {
+      View<const Value> in = picture(hidden, job.n);
+      View<Value> out = appended(layout_.picture(features, job.n), index).from_pixel(long(job.first) * width_);
+      for (int b = 0; b < bottleneck_ / BLOCK; ++b)
+        pad_rows<PITCH>(scratch.in[b], job, [&](int row, Value* to) {
+          affine.template apply<PITCH>(b, in.from_pixel(long(row) * width_)[b], to, width_, width_);
+        });
+      convolution.compute(scratch, {job.count, width_, pitch_}, [&](int b, const float* products, int pitch) {
+        keep(b, products, {job.count, width_, pitch}, out[b], sums);
+      });
     });
   }
 
-  MeanTerms backward_3x3(const Layer& layer, int index, const Affine& affine2, const float* features,
-                         const float* hidden, const float* feature_grads, float* hidden_grads) override {
-    int hidden_blocks = bottleneck_ / BLOCK, out_blocks = growth_ / BLOCK, appended = inputs(index) / BLOCK;
-    long weights_size = 9L * bottleneck_ * growth_;
+  // From the gradients of the appended features, through the 3x3 convolution, to hidden_grads: those of the second
+  // normalization's output. The terms of its batch means are returned.
+  MeanTerms backward_3x3(const Layer& layer, int index, const Affine& affine, const Value* features,
+                         const Value* hidden, const Backward& arrays) const {
+    long out_pixels = long(rows_) * pitch_;
     WeightOrder order = order_3x3(bottleneck_);
-    float* weights = weights_space.get(weights_size * (1 + omp_get_max_threads()));
-    pack(layer.weight2, order.transposed(9), hidden_blocks, out_blocks, 9, weights);
-    float* weight_sums = zeros_per_thread(weights + weights_size, weights_size);
+    Convolution convolution(layer.weight2, order.transposed(9), bottleneck_, growth_, taps_3x3_, padded_pixels(),
+                            out_pixels);
+    WeightGradient gradient(growth_, bottleneck_, taps_3x3_, padded_pixels(), out_pixels);
     NormSums sums(bottleneck_);
-    for_each_strip(height_, rows_, padded_size() * (hidden_blocks + out_blocks), [&](Job job) {
-      long first_pixel = long(job.first) * width_;
-      View<float> activated(job.scratch, padded_size());
-      View<float> out_grads = activated.from_block(hidden_blocks);
-      activate_padded(affine2, picture(hidden, job.n), job, activated);
-      for (int b = appended; b < appended + out_blocks; ++b)
-        pad_rows(out_grads[b - appended], job, [&](int row, float* to) {
+    auto carve = [&](Arena* arena) { return Scratch{convolution.scratch(arena), gradient.scratch(arena), nullptr}; };
+    for_each_strip(height_, rows_, carve, [&](Job job, const Scratch& scratch) {
+      View<const Value> in = picture(hidden, job.n);
+      for (int b = 0; b < bottleneck_ / BLOCK; ++b)
+        gradient.write_rows(scratch.gradient, b, long(job.count + 2) * pitch_, [&](Value* padded) {
+          pad_rows<BLOCK>(padded, job, [&](int row, Value* to) {
+            affine.apply(b, in.from_pixel(long(row) * width_)[b], to, width_, width_);
+          });
+        });
+      View<const Value> out = appended(layout_.picture(features, job.n), index);
+      View<const float> out_grads = appended(layout_.picture(arrays.feature_grads, job.n), index);
+      for (int b = 0; b < growth_ / BLOCK; ++b)
+        pad_rows<PITCH>(scratch.convolution.in[b], job, [&](int row, Value* to) {
           long pixel = long(row) * width_;
-          feature_terms_.subtract(b, ONES, layout_.picture(features, job.n).from_pixel(pixel)[b],
-                                  layout_.picture(feature_grads, job.n).from_pixel(pixel)[b], to, width_);
+          feature_terms_.template subtract<PITCH>(inputs(index) / BLOCK + b, ONES, out.from_pixel(pixel)[b],
+                                                  out_grads.from_pixel(pixel)[b], to, width_);
         });
       Strip strip{job.count, width_, pitch_};
-      weight_gradient(activated, pitch_, taps_3x3_, hidden_blocks, out_grads.from_pixel(pitch_ + 1), strip, out_blocks,
-                      weight_sums + omp_get_thread_num() * weights_size);
-      View<const float> in = picture(hidden, job.n).from_pixel(first_pixel);
-      View<float> in_grads = picture(hidden_grads, job.n).from_pixel(first_pixel);
-      convolve(out_grads, strip, taps_3x3_, out_blocks, weights, in_grads, width_, hidden_blocks);
-      for (int b = 0; b < hidden_blocks; ++b) {
-        float* grads = in_grads[b];
-        affine2.backward(b, in[b], grads, 1, job.count * width_, 0, &sums,
-                         [=](int pixel, const Vec& grad) { at(grads + pixel * BLOCK) = grad; });
-      }
+      gradient.add(scratch.gradient, scratch.convolution.in.from_pixel(pitch_ + 1), strip);
+      long first_pixel = long(job.first) * width_;
+      View<Value> in_grads = picture(arrays.hidden_grads, job.n).from_pixel(first_pixel);
+      convolution.compute(scratch.convolution, strip, [&](int b, const float* products, int pitch) {
+        affine.backward(b, in.from_pixel(first_pixel)[b], products, job.count, width_, pitch, &sums,
+                        [to = in_grads[b]](int pixel, const Vec& grad) { store(to + pixel * BLOCK, grad); });
+      });
     });
     sums.write_gradients(layer.norm2, bottleneck_);
-    write_weight_gradient(weight_sums, weights_size, layer.weight2_grad, order, out_blocks, hidden_blocks, 9);
+    gradient.write(order, layer.weight2_grad);
     MeanTerms terms(bottleneck_);
-    terms.add(sums, affine2, bottleneck_, count_);
+    terms.add(sums, affine, bottleneck_, count_);
     return terms;
   }
 
-  void backward_1x1(const Layer& layer, int index, const Affine& affine1, const Affine& affine2,
-                    const MeanTerms& hidden_terms, const float* features, const float* hidden, const float* hidden_grads,
-                    float* feature_grads) override {
-    int channels = inputs(index), in_blocks = channels / BLOCK, hidden_blocks = bottleneck_ / BLOCK;
-    long weights_size = long(bottleneck_) * channels;
+  // From hidden_grads, through the second normalization, the 1x1 convolution and the first normalization, to the
+  // gradients of the features that the layer reads; the first normalization's terms go to feature_terms_.
+  void backward_1x1(const Layer& layer, int index, const Affine& affine1, const Affine& affine2, const MeanTerms& terms,
+                    const Value* features, const Value* hidden, const Backward& arrays) {
+    int channels = inputs(index), step = strip_pixels(2 * channels);
     WeightOrder order = order_1x1(channels);
-    float* weights = weights_space.get(weights_size * (1 + omp_get_max_threads()));
-    pack(layer.weight1, order.transposed(1), in_blocks, hidden_blocks, 1, weights);
-    float* weight_sums = zeros_per_thread(weights + weights_size, weights_size);
+    Convolution convolution(layer.weight1, order.transposed(1), channels, bottleneck_, ONE_TAP, step, step);
+    WeightGradient gradient(bottleneck_, channels, ONE_TAP, step, step);
     NormSums sums(channels);
-    int step = pixels_at_once(2 * channels);
-    for_each_strip(int(pixels_), step, long(step) * (2 * channels + bottleneck_), [&](Job job) {
-      View<float> activated(job.scratch, long(step) * BLOCK);
-      View<float> activated_grads = activated.from_block(in_blocks);
-      View<float> out_grads = activated_grads.from_block(in_blocks);
-      for (int b = 0; b < hidden_blocks; ++b)
-        hidden_terms.subtract(b, at(affine2.scale + b * BLOCK), picture(hidden, job.n).from_pixel(job.first)[b],
-                              picture(hidden_grads, job.n).from_pixel(job.first)[b], out_grads[b], job.count);
-      View<const float> in = layout_.picture(features, job.n).from_pixel(job.first);
-      for (int b = 0; b < in_blocks; ++b) affine1.apply(b, in[b], activated[b], job.count, pixels_);
-      Strip strip{1, job.count, 0};
-      weight_gradient(activated, 0, {0}, in_blocks, out_grads, strip, hidden_blocks,
-                      weight_sums + omp_get_thread_num() * weights_size);
-      convolve(out_grads, strip, {0}, hidden_blocks, weights, activated_grads, 0, in_blocks);
-      for (int b = 0; b < in_blocks; ++b) {
-        Vec scale = at(affine1.scale + b * BLOCK);
-        float* in_grads = layout_.picture(feature_grads, job.n).from_pixel(job.first)[b];
-        affine1.backward(b, in[b], activated_grads[b], 1, job.count, 0, &sums, [=](int pixel, const Vec& grad) {
-          __builtin_prefetch(in_grads + (pixels_ + pixel) * BLOCK, 1);  // of the next block
-          at(in_grads + pixel * BLOCK) += scale * grad;
-        });
-      }
+    auto carve = [&](Arena* arena) { return Scratch{convolution.scratch(arena), gradient.scratch(arena), nullptr}; };
+    for_each_strip(int(pixels_), step, carve, [&](Job job, const Scratch& scratch) {
+      View<const Value> out = picture(hidden, job.n).from_pixel(job.first);
+      View<const Value> out_grads = picture(arrays.hidden_grads, job.n).from_pixel(job.first);
+      for (int b = 0; b < bottleneck_ / BLOCK; ++b)
+        terms.template subtract<PITCH>(b, at(affine2.scale + b * BLOCK), out[b], out_grads[b],
+                                       scratch.convolution.in[b], job.count);
+      View<const Value> in = layout_.picture(features, job.n).from_pixel(job.first);
+      for (int b = 0; b < channels / BLOCK; ++b)
+        gradient.write_pixels(scratch.gradient, b, job.count,
+                              [this, activate = affine1.activation(b), values = in[b]](int p) {
+                                __builtin_prefetch(values + (pixels_ + p) * BLOCK);  // of the next block
+                                return activate(load(values + p * BLOCK));
+                              });
+      Strip strip{1, job.count, job.count};
+      gradient.add(scratch.gradient, scratch.convolution.in, strip);
+      View<float> in_grads = layout_.picture(arrays.feature_grads, job.n).from_pixel(job.first);
+      convolution.compute(scratch.convolution, strip, [&](int b, const float* products, int) {
+        affine1.backward(b, in[b], products, 1, job.count, 0, &sums,
+                         [this, scale = at(affine1.scale + b * BLOCK), to = in_grads[b]](int pixel, const Vec& grad) {
+                           __builtin_prefetch(to + (pixels_ + pixel) * BLOCK, 1);  // of the next block
+                           at(to + pixel * BLOCK) += scale * grad;
+                         });
+      });
     });
     sums.write_gradients(layer.norm1, channels);
-    write_weight_gradient(weight_sums, weights_size, layer.weight1_grad, order, hidden_blocks, in_blocks, 1);
+    gradient.write(order, layer.weight1_grad);
     feature_terms_.add(sums, affine1, channels, count_);
   }
 
-  void forward_transition(const Transition& transition, const float* features, float* out, bool training) override {
-    int in_blocks = total_ / BLOCK, out_blocks = transition_ / BLOCK, step = pooled_rows(), width = width_ / 2;
-    float* weights = weights_space.get(size_t(total_) * transition_);
-    pack(transition.weight, order_1x1(total_), out_blocks, in_blocks, 1, weights);
+  // From all features to the output of the transition, which pools before it convolves: both are linear.
+  void forward_transition(const Transition& transition, const Value* features, float* out, bool training) const {
+    int step = pooled_rows() * (width_ / 2);
+    Convolution convolution(transition.weight, order_1x1(total_), transition_, total_, ONE_TAP, step, step);
     Affine affine;
     set_forward(&affine, transition.norm, feature_moments_, total_, training);
-    long size = long(step) * width * BLOCK;
-    for_each_strip(height_ / 2, step, size * (in_blocks + out_blocks), [&](Job job) {
-      View<float> activated(job.scratch, size), products = activated.from_block(in_blocks);
-      View<const float> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
-      int pixels = job.count * width;
-      for (int b = 0; b < in_blocks; ++b)
-        for (int p = 0; p < pixels; ++p) at(activated[b] + p * BLOCK) = pooled(affine.activation(b), in[b], p, width_);
-      convolve(activated, {1, pixels, 0}, {0}, in_blocks, weights, products, 0, out_blocks);
-      from_blocks(products.data, size, transition_, pixels, pooled_part(out, job), pixels_ / 4);
+    auto carve = [&](Arena* arena) { return convolution.scratch(arena); };
+    for_each_strip(height_ / 2, pooled_rows(), carve, [&](Job job, const typename Convolution::Scratch& scratch) {
+      View<const Value> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
+      int pixels = job.count * (width_ / 2);
+      for (int b = 0; b < total_ / BLOCK; ++b)
+        for (int p = 0; p < pixels; ++p)
+          store(scratch.in[b] + p * PITCH, pooled(affine.activation(b), in[b], p, width_));
+      convolution.compute(scratch, {1, pixels, pixels}, [&](int b, const float* products, int) {
+        from_blocks(products, 0, BLOCK, pixels, pooled_block(out, job, b), pixels_ / 4);
+      });
     });
   }
 
-  void backward_transition(const Transition& transition, const float* features, const float* out_grad,
-                           float* feature_grads) override {
-    int in_blocks = total_ / BLOCK, out_blocks = transition_ / BLOCK, step = pooled_rows(), width = width_ / 2;
-    long weights_size = long(total_) * transition_;
+  // From the output's gradient to those of all features, which are written, and to feature_terms_.
+  void backward_transition(const Transition& transition, const Value* features, const float* out_grad,
+                           float* feature_grads) {
+    int step = pooled_rows() * (width_ / 2);
     WeightOrder order = order_1x1(total_);
-    float* weights = weights_space.get(weights_size * (1 + omp_get_max_threads()));
-    pack(transition.weight, order.transposed(1), in_blocks, out_blocks, 1, weights);
-    float* weight_sums = zeros_per_thread(weights + weights_size, weights_size);
+    Convolution convolution(transition.weight, order.transposed(1), total_, transition_, ONE_TAP, step, step);
+    WeightGradient gradient(transition_, total_, ONE_TAP, step, step);
     Affine affine;
     affine.set(transition.norm, feature_moments_.mean.data(), feature_moments_.variance.data(), total_, eps_);
     NormSums sums(total_);
-    long size = long(step) * width * BLOCK;
-    for_each_strip(height_ / 2, step, size * (2 * in_blocks + out_blocks + 4), [&](Job job) {
-      View<float> activated(job.scratch, size), grads = activated.from_block(in_blocks);
-      View<float> out_grads = grads.from_block(in_blocks), spread = out_grads.from_block(out_blocks);
-      View<const float> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
-      int pixels = job.count * width;
-      for (int b = 0; b < in_blocks; ++b)
-        for (int p = 0; p < pixels; ++p) at(activated[b] + p * BLOCK) = pooled(affine.activation(b), in[b], p, width_);
-      to_blocks(pooled_part(out_grad, job), pixels_ / 4, transition_, pixels, out_grads.data, size);
-      weight_gradient(activated, 0, {0}, in_blocks, out_grads, {1, pixels, 0}, out_blocks,
-                      weight_sums + omp_get_thread_num() * weights_size);
-      convolve(out_grads, {1, pixels, 0}, {0}, out_blocks, weights, grads, 0, in_blocks);
+    auto carve = [&](Arena* arena) {
+      return Scratch{convolution.scratch(arena), gradient.scratch(arena), arena->take<float>(4L * step * BLOCK)};
+    };
+    for_each_strip(height_ / 2, pooled_rows(), carve, [&](Job job, const Scratch& scratch) {
+      View<const Value> in = layout_.picture(features, job.n).from_pixel(2L * job.first * width_);
+      int pixels = job.count * (width_ / 2);
+      for (int b = 0; b < transition_ / BLOCK; ++b)
+        to_blocks<PITCH>(pooled_block(out_grad, job, b), pixels_ / 4, BLOCK, pixels, scratch.convolution.in[b], 0);
+      for (int b = 0; b < total_ / BLOCK; ++b)
+        gradient.write_pixels(scratch.gradient, b, pixels,
+                              [&](int p) { return pooled(affine.activation(b), in[b], p, width_); });
+      Strip strip{1, pixels, pixels};
+      gradient.add(scratch.gradient, scratch.convolution.in, strip);
       View<float> in_grads = layout_.picture(feature_grads, job.n).from_pixel(2L * job.first * width_);
-      for (int b = 0; b < in_blocks; ++b) {
-        unpool(grads[b], 2 * job.count, width_, spread.data);
-        Vec scale = at(affine.scale + b * BLOCK);
-        float* to = in_grads[b];
-        affine.backward(b, in[b], spread.data, 1, 4 * pixels, 0, &sums,
-                        [=](int pixel, const Vec& grad) { at(to + pixel * BLOCK) = scale * grad; });
-      }
+      convolution.compute(scratch.convolution, strip, [&](int b, const float* products, int) {
+        unpool(products, 2 * job.count, width_, scratch.spread);
+        affine.backward(b, in[b], scratch.spread, 1, 4 * pixels, 0, &sums,
+                        [scale = at(affine.scale + b * BLOCK), to = in_grads[b]](int pixel, const Vec& grad) {
+                          at(to + pixel * BLOCK) = scale * grad;
+                        });
+      });
     });
     sums.write_gradients(transition.norm, total_);
-    write_weight_gradient(weight_sums, weights_size, transition.weight_grad, order, out_blocks, in_blocks, 1);
+    gradient.write(order, transition.weight_grad);
     feature_terms_.add(sums, affine, total_, count_);
   }
 
-  // Rows of a strip of the transition's output.
-  int pooled_rows() const { return std::max(1, std::min(height_ / 2, cached_pixels(2 * total_) / (width_ / 2))); }
-
-  // Normalize and activate the rows of a job, with one row and one column of neighbors, or zeros, around them.
-  void activate_padded(const Affine& affine, View<const float> hidden, Job job, View<float> activated) const {
-    for (int b = 0; b < bottleneck_ / BLOCK; ++b)
-      pad_rows(activated[b], job, [&](int row, float* to) {
-        affine.apply(b, hidden.from_pixel(long(row) * width_)[b], to, width_, width_);
-      });
+  // Statistics for a normalization in the forward pass; in training the moving averages follow those of the batch.
+  void set_forward(Affine* affine, const Norm& norm, const Moments& moments, int channels, bool training) const {
+    if (!training) return affine->set(norm, norm.moving_mean, norm.moving_variance, channels, eps_);
+    affine->set(norm, moments.mean.data(), moments.variance.data(), channels, eps_);
+    for (int c = 0; c < channels; ++c) {
+      norm.moving_mean[c] = momentum_ * norm.moving_mean[c] + (1 - momentum_) * moments.mean[c];
+      norm.moving_variance[c] = momentum_ * norm.moving_variance[c] + (1 - momentum_) * moments.variance[c];
+    }
   }
 
-  template <class Fill>
-  void pad_rows(float* padded, Job job, Fill fill) const {
-    pad(padded, pitch_, width_, job.first - 1, job.first + job.count + 1, height_, fill);
+  // Write a block of outputs of a convolution, and add it to the sums if there are any.
+  static void keep(int block, const float* products, Strip strip, Value* to, MomentSums* sums) {
+    for (int row = 0; row < strip.rows; ++row)
+      for (int column = 0; column < strip.width; ++column)
+        store(to + (row * strip.width + column) * BLOCK, at(products + (row * strip.pitch + column) * BLOCK));
+    if (sums) sums->add_strip(block, to, strip.rows, strip.width, strip.width);
   }
 
-  static void write_weight_gradient(const float* sums, long size, float* gradients, WeightOrder order, int out_blocks,
-                                    int in_blocks, int taps) {
-    int threads = omp_get_max_threads();
-    for_each_weight(order, out_blocks, in_blocks, taps, [=](long from, long to) {
-      float sum = 0;
-      for (int thread = 0; thread < threads; ++thread) sum += sums[thread * size + from];
-      gradients[to] = sum;
+  // Fill the rows of a job, with one row and one column of neighbors, or zeros, around them. DISTANCE: values from
+  // one pixel to the next.
+  template <int DISTANCE, class Fill>
+  void pad_rows(Value* padded, Job job, Fill fill) const {
+    pad<DISTANCE>(padded, pitch_, width_, job.first - 1, job.first + job.count + 1, height_, fill);
+  }
+
+  // Cut every picture into strips of `step` out of `length` rows or pixels, and call work(job, scratch) for each, on all
+  // threads; carve(arena) takes a thread's scratch.
+  template <class Carve, class Work>
+  void for_each_strip(int length, int step, Carve carve, Work work) const {
+    int strips = (length + step - 1) / step;
+    for_each_job<typename Products::Registers>(batch_ * strips, carve, [&](int job, const auto& scratch) {
+      int first = job % strips * step;
+      work(Job{job / strips, first, std::min(step, length - first)}, scratch);
     });
   }
 
-  int pixels_at_once(int channels) const { return int(std::min<long>(cached_pixels(channels), pixels_)); }
-  long padded_size() const { return long(rows_ + 2) * pitch_ * BLOCK; }  // of one block of a padded strip
+  // Where a strip of a block of the transition is in MXNet's array (N, transition, H/2, W/2).
+  template <class Float>
+  Float* pooled_block(Float* plain, Job job, int block) const {
+    return plain + (job.n * transition_ + block * BLOCK) * (pixels_ / 4) + job.first * (width_ / 2);
+  }
 
-  int rows_;  // of a strip of the 3x3 convolution
+  int strip_pixels(int channels) const { return int(std::min<long>(Products::strip_pixels(channels), pixels_)); }
+  // Rows of a strip of the transition's output.
+  int pooled_rows() const { return std::max(1, std::min(height_ / 2, Products::pooled_pixels(total_) / (width_ / 2))); }
+  // Pixels of a strip of the 3x3 convolution, with its padding.
+  long padded_pixels() const { return long(rows_ + 2) * pitch_; }
 
-  static Buffer weights_space;
+  int inputs(int layer) const { return channels_ + layer * growth_; }
+  long hidden_size() const { return bottleneck_ * pixels_; }  // of one picture
+
+  // A picture of the hidden array.
+  template <class Element>
+  View<Element> picture(Element* hidden, int n) const {
+    return {hidden + n * hidden_size(), pixels_ * BLOCK};
+  }
+
+  // The features that a layer appends to a picture.
+  template <class Element>
+  View<Element> appended(View<Element> features, int layer) const {
+    return features.from_block(inputs(layer) / BLOCK);
+  }
+
+  // The hidden array is the layer's own if it is kept, else one for all layers.
+  Value* take_hidden(Arena* arena) const {
+    return Products::KEEPS_HIDDEN ? nullptr : arena->take<Value>(batch_ * hidden_size());
+  }
+  Value* hidden_of(int layer, Value* space) { return space ? space : hidden_[layer].get(batch_ * hidden_size()); }
+
+  static constexpr long MEASURED = 256;  // pixels whose sums are in single precision
+
+  Padding padding_;
+  int batch_, height_, width_;
+  int channels_, bottleneck_, growth_, layers_, transition_, total_;  // channels_ and total_ include the padding
+  long pixels_;
+  Layout layout_;
+  float eps_, momentum_;
+  double count_;  // values per channel
+  int pitch_;     // pixels of a zero-padded row
+  int rows_;      // of a strip of the 3x3 convolution
+  std::vector<int> taps_3x3_;
+  Moments feature_moments_;
+  std::vector<Moments> hidden_moments_;
+  MeanTerms feature_terms_;
+  Array<Value> features_;
+  std::vector<Array<Value>> hidden_;  // outputs of the 1x1 convolutions, per layer, if they are kept
 };
-
-Buffer TrainingBlock::weights_space;
 
 }  // namespace
 

@@ -26,6 +26,11 @@ constexpr int BLOCK = 8, TILE = 6;  // 2 x 6 sums, 2 weights and 1 input take 15
 #error "without vectors and fused multiply-add, MXNet's own operators are faster"
 #endif
 
+constexpr size_t ALIGNMENT = 64;  // bytes
+
+#define DENSEFACE_PRAGMA(text) _Pragma(#text)
+#define UNROLL(count) DENSEFACE_PRAGMA(GCC unroll count)  // a loop whose arrays have to be registers
+
 typedef float Vec __attribute__((vector_size(4 * BLOCK)));
 const Vec& at(const float* values) { return *reinterpret_cast<const Vec*>(values); }
 Vec& at(float* values) { return *reinterpret_cast<Vec*>(values); }
@@ -85,12 +90,14 @@ struct Free {
 template <class Value>
 class Array {
  public:
-  Value* get(size_t size) {
-    if (size > size_) {
+  Value* get(size_t count) {
+    if (count > count_) {
+      count_ = 0;
       values_.reset();
-      values_.reset(static_cast<Value*>(std::aligned_alloc(64, (sizeof(Value) * size + 63) / 64 * 64)));
+      size_t bytes = (sizeof(Value) * count + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+      values_.reset(static_cast<Value*>(std::aligned_alloc(ALIGNMENT, bytes)));
       if (!values_) throw std::bad_alloc();
-      size_ = size;
+      count_ = count;
     }
     return values_.get();
   }
@@ -99,9 +106,8 @@ class Array {
 
  private:
   std::unique_ptr<Value, Free> values_;
-  size_t size_ = 0;
+  size_t count_ = 0;
 };
-using Buffer = Array<float>;
 
 }  // namespace
 

@@ -41,14 +41,12 @@ void winograd_inputs(const float* in, int pitch, int tile_rows, int tile_columns
     for (int column = 0; column < tile_columns; ++column, out += BLOCK) {
       const float* d = in + (2 * row * pitch + 2 * column) * BLOCK;
       Vec m[4][4];
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
+      UNROLL(4) for (int k = 0; k < 4; ++k) {
         Vec d0 = at(d + k * BLOCK), d1 = at(d + (pitch + k) * BLOCK), d2 = at(d + (2 * pitch + k) * BLOCK);
         Vec d3 = at(d + (3 * pitch + k) * BLOCK);
         m[0][k] = d0 - d2, m[1][k] = d1 + d2, m[2][k] = d2 - d1, m[3][k] = d1 - d3;
       }
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
+      UNROLL(4) for (int k = 0; k < 4; ++k) {
         float* to = out + 4 * k * stride;
         at(to) = m[k][0] - m[k][2];
         at(to + stride) = m[k][1] + m[k][2];
@@ -63,15 +61,13 @@ void winograd_outputs(const float* in, long stride, int tile_columns, float* out
   for (int row = 0; row < rows; row += 2)
     for (int column = 0; column < 2 * tile_columns; column += 2, in += BLOCK) {
       Vec m[2][4];
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
+      UNROLL(4) for (int k = 0; k < 4; ++k) {
         const float* from = in + k * stride;
         Vec m1 = at(from + 4 * stride), m2 = at(from + 8 * stride);
         m[0][k] = at(from) + m1 + m2, m[1][k] = m1 - m2 - at(from + 12 * stride);
       }
       float* to = out + (row * width + column) * BLOCK;
-#pragma GCC unroll 2
-      for (int k = 0; k < 2; ++k) {
+      UNROLL(2) for (int k = 0; k < 2; ++k) {
         if (row + k == rows) break;
         at(to + k * width * BLOCK) = m[k][0] + m[k][1] + m[k][2];
         if (column + 1 < width) at(to + (k * width + 1) * BLOCK) = m[k][1] - m[k][2] - m[k][3];
