@@ -19,8 +19,8 @@ from denseface.core.errors import InputError
 from denseface.core.streams import drop_output, finish_output, log_to
 
 COMMANDS = (
-    "dataset", "detect", "verify", "identify", "match", "embed", "gallery", "search", "cluster", "export", "summary",
-    "plot", "compare", "plot-run", "launch",
+    "dataset", "detect", "verify", "report", "identify", "match", "embed", "gallery", "search", "cluster", "export",
+    "summary", "plot", "compare", "plot-run", "launch",
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from denseface.evaluation.groups import Group
     from denseface.evaluation.metrics import VerificationResult
     from denseface.report.comparison import Measured
     from denseface.verification.verify import VerificationReport
@@ -153,6 +154,7 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
             reliability.plot(report.checks[way].predicted, report.checks[way].observed, "o-", color=color, markersize=3)
         first = _draw_scores(figure.add_subplot(grid[row, 2], sharex=first), name, result, color)
     roc.set(xscale="log", xlabel="false accept rate (logarithmic)", ylabel="true accept rate", ylim=(0, 1.02))
+    roc.xaxis.set_major_formatter("{x:g}")
     roc.set_title("ROC with 95 % intervals: genuine against impostor pairs accepted", fontsize=10, loc="left")
     roc.legend(fontsize=8, frameon=False, loc="lower right")
     det.set_title("DET: errors of both kinds, on axes of normal scores", fontsize=10, loc="left")
@@ -163,6 +165,43 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
     for axes in (roc, det, reliability):
         axes.grid(color="#dddddd", linewidth=0.6)
     first.set_xlabel("score: cosine similarity")
+    return figure
+
+
+def draw_groups(groups: Mapping[str, Group], column: str) -> Figure:
+    """Draw the error rates of groups of people with their 95 % intervals, one panel per kind of error.
+
+    Parameters
+    ----------
+    groups : mapping of str to Group
+        As from :func:`denseface.verification.groups.measure_groups`.
+    column : str
+        What groups them, for the axis.
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
+    titles = list(next(iter(groups.values())).rates)
+    names = [f"{shortened(name, 24)}\n{group.people} people" for name, group in groups.items()]
+    figure = lay_out(9, 3.6)
+    for axes, kind, label in zip(figure.subplots(1, 2), ("fmr", "fnmr"), ("false match rate", "false non-match rate")):
+        for index, (title, color) in enumerate(zip(titles, _cycled(len(titles)))):
+            measured = [
+                (position + 0.8 * (index + 0.5) / len(titles) - 0.4, getattr(group.rates[title], kind))
+                for position, group in enumerate(groups.values())
+            ]
+            known = [(at, rate.value, *rate.interval) for at, rate in measured if rate]
+            if known:
+                at, values, low, high = np.array(known).T
+                axes.bar(at, values, 0.8 / len(titles), color=color, label=f"threshold of {title}")
+                spread = np.clip([values - low, high - values], 0, None)
+                axes.errorbar(at, values, spread, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+        axes.set_xticks(range(len(names)), names, fontsize=8)
+        axes.set(ylabel=label, ylim=(0, None), xlabel=column)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[1].legend(fontsize=8, frameon=False)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,24 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """
     ending = check_format(path)
     with replacing(path) as file:
-        figure.savefig(file, format=ending[1:], dpi=_DOTS)
+        file.write(rendered(figure, ending[1:]))
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """Return a figure as the content of a file.
+
+    Parameters
+    ----------
+    figure : Figure
+        Its texts are written as they are: a name such as ``a$b$`` is not a formula.
+    kind : {"png", "pdf", "svg"}
+    """
+    text = require("matplotlib.text", "matplotlib").Text
+    for label in figure.findobj(text):
+        label.set_parse_math(False)
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=_DOTS)
+    return content.getvalue()
 
 
 def check_drawable(path: str | Path) -> None:

@@ -12,6 +12,8 @@ from denseface.evaluation import groups as evaluation
 from denseface.evaluation.groups import Group
 from denseface.verification.verify import VerificationReport
 
+GROUP_FARS = (1e-2, 1e-3)
+
 
 def read_groups(path: str | Path) -> dict[str, dict[str, str]]:
     """Read a table of people: a column ``person``, and one for each way to group them.
@@ -51,7 +53,7 @@ def read_groups(path: str | Path) -> dict[str, dict[str, str]]:
 
 
 def measure_groups(
-    report: VerificationReport, way: str, groups: dict[str, str], fars: tuple[float, ...]
+    report: VerificationReport, way: str, groups: dict[str, str], fars: tuple[float, ...] = GROUP_FARS
 ) -> dict[str, Group]:
     """Measure groups of people at the thresholds of all people.
 
