@@ -6,11 +6,21 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# What network storage and desktops put beside pictures: thumbnails of them, and those that were deleted.
+_NOT_PICTURES = {"@eaDir", "@Recycle", "#recycle", "__MACOSX", "Thumbs"}
 
-def walk(folder: str | Path) -> Iterator[tuple[str, os.DirEntry[str], OSError | None]]:
+
+def walk(folder: str | Path, links: bool = False) -> Iterator[tuple[str, os.DirEntry[str], OSError | None]]:
     """Yield the files and folders below a folder, sorted by name.
 
-    Hidden files and folders are left out, links are not followed, and deep folders do not exhaust the recursion limit.
+    Hidden files and folders are left out, and so are folders of thumbnails. Deep folders do not exhaust the recursion
+    limit.
+
+    Parameters
+    ----------
+    folder : path-like
+    links : bool
+        Follow links to folders, unless they leave ``folder`` or lead in a circle.
 
     Yields
     ------
@@ -29,7 +39,7 @@ def walk(folder: str | Path) -> Iterator[tuple[str, os.DirEntry[str], OSError | 
     while waiting:
         path, entry = waiting.pop()
         error = None
-        if entry.is_dir(follow_symlinks=False):
+        if entry.is_dir(follow_symlinks=False) or (links and entry.is_symlink() and _is_followed(entry, folder)):
             path += "/"
             try:
                 waiting += _entries(entry.path, path)
@@ -38,8 +48,19 @@ def walk(folder: str | Path) -> Iterator[tuple[str, os.DirEntry[str], OSError | 
         yield path, entry, error
 
 
+def _is_followed(link, root):
+    """Whether a link leads to a folder inside the root that is not one of those around the link."""
+    try:
+        target, inside, around = (
+            os.path.join(os.path.realpath(path), "") for path in (link.path, root, os.path.dirname(link.path))
+        )
+        return link.is_dir() and target.startswith(inside) and not around.startswith(target)
+    except OSError:
+        return False
+
+
 def _entries(folder, prefix):
-    """Return the entries that are not hidden, the last name first."""
+    """Return the entries that are neither hidden nor thumbnails, the last name first."""
     with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    return [(prefix + entry.name, entry) for entry in reversed(found)]
+        found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _NOT_PICTURES]
+    return [(prefix + entry.name, entry) for entry in sorted(found, key=lambda entry: entry.name, reverse=True)]

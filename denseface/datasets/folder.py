@@ -6,14 +6,16 @@ import contextlib
 import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.text import counted
+from denseface.core.text import counted, listed
 from denseface.data.cropping import Cropper
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
@@ -21,7 +23,7 @@ from denseface.datasets.faces import ONE_FACE, Face, encode_faces
 from denseface.datasets.manifest import write_manifest
 from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 from denseface.datasets.pairing import draw_pairs
-from denseface.datasets.people import Person, find_people
+from denseface.datasets.people import Person, find_people, read_names
 
 DEFAULT_PAIRS = 3000  # of each kind, as LFW has
 
@@ -38,8 +40,14 @@ class Summary:
         The numbers of people and of pairs of the verification set; 0 without one.
     left_out : list of str
         The people with too few usable pictures.
+    num_few : int
+        The number of their pictures, listed in ``few.csv``.
     num_bad : int
         The number of files listed in ``bad.csv``.
+    reasons : dict of (str, str or None) to int
+        How many of those have the same kind of fault; with the parameter by which such pictures can be used.
+    num_absent : dict of str to int
+        By the parameters that are lists, how many of their names nobody has.
     """
 
     num_classes: int
@@ -48,7 +56,10 @@ class Summary:
     num_genuine: int
     num_impostor: int
     left_out: list[str]
+    num_few: int
     num_bad: int
+    reasons: dict[tuple[str, str | None], int]
+    num_absent: dict[str, int]
 
 
 def build_from_folder(
@@ -60,7 +71,9 @@ def build_from_folder(
     crop: Cropper = ONE_FACE,
     min_pictures: int = 1,
     unlabeled: bool = False,
-    holdout: int | float = 0,
+    people: str | Path | None = None,
+    holdout: int | float | str | Path = 0,
+    exclude: str | Path | None = None,
     max_pairs: int | None = DEFAULT_PAIRS,
     seed: int = 0,
     processes: int = 1,
@@ -78,12 +91,15 @@ def build_from_folder(
     ``holdout.bin``, ``holdout.csv``
         With ``holdout``: the verification set, and the two files of each pair, with 1 for a genuine pair.
     ``bad.csv``
-        All other files but hidden ones, and the reasons why they are not used; written only if there are any.
+        The files that cannot be used, and the reasons; written only if there are any. Hidden files, thumbnails, and
+        people who are not selected are not in it.
+    ``few.csv``
+        The usable pictures of people with too few of them; written only if there are any.
 
     Parameters
     ----------
     source : path-like
-        The folder of people. Links to files inside it are followed; links to folders, or out of it, are not.
+        The folder of people. Links that stay inside it are followed.
     out : path-like
         The folder to make, outside ``source``. It may exist if it is empty.
     size, quality, crop, processes
@@ -93,9 +109,14 @@ def build_from_folder(
     unlabeled : bool
         The pictures have no identities: those in ``source`` and its subfolders become one class, for a network that
         learns from a teacher. Without ``holdout``.
-    holdout : int or float
+    people : path-like, optional
+        A list of the people to train on, see `denseface.datasets.people.read_names`; by default everybody.
+    holdout : int, float or path-like
         The number of people in the verification set, or their fraction as a float below 1. They are drawn from the
-        people with at least two pictures, and at least ``min_pictures``; nobody trains on them.
+        people with at least two pictures, and at least ``min_pictures``. Or a list of these people, who need not be in
+        that of ``people``. Nobody trains on them.
+    exclude : path-like, optional
+        A list of people who are left out; some of them may not be there.
     max_pairs : int, optional
         The largest number of genuine and of impostor pairs; None for all.
     seed : int
@@ -110,14 +131,27 @@ def build_from_folder(
     Raises
     ------
     InputError
-        If there is no picture to train on, ``holdout`` cannot be met, or ``out`` cannot be made.
+        If there is no picture to train on, somebody in the list of ``people`` or ``holdout`` is not there, ``holdout``
+        cannot be met, or ``out`` cannot be made.
     """
     source = Path(source)
     _check_apart(source, out)
     if unlabeled and holdout:
         raise InputError("pictures without identities make no pairs to verify on; leave it out", option="holdout")
-    people, bad = find_people(source, unlabeled)
-    held_out, training = _draw_people(people, holdout, max(2, min_pictures), seed)
+    if unlabeled and (people or exclude):
+        option = "people" if people else "exclude"
+        raise InputError("pictures without identities have nobody to choose; leave it out", option=option)
+    everybody, faults = find_people(source, unlabeled)
+    number, listing = (holdout, None) if isinstance(holdout, (int, float)) else (0, holdout)
+    lists = {"people": people, "exclude": exclude, "holdout": listing}
+    chosen, num_absent = _read_lists(source, lists, [person.name for person in everybody])
+    if "holdout" in chosen:
+        held_out = [person for person in everybody if person.name in chosen["holdout"]]
+        training = [person for person in _selected(everybody, chosen) if person.name not in chosen["holdout"]]
+    else:
+        held_out, training = _draw_people(_selected(everybody, chosen), number, max(2, min_pictures), seed)
+    bad = {file: _Fault(reason, reason) for file, reason in faults.items()}
+    few: dict[str, str] = {}
     # People held out come first: pairs are drawn before training records are written, and from usable pictures only.
     files = [file for person in held_out + training for file in person.files]
     left_out: list[str] = []
@@ -126,11 +160,14 @@ def build_from_folder(
             faces = _counted(encoded, len(files), on_progress)
             held_faces = dict(_usable(held_out, faces, bad))
             issame = _write_holdout(folder, held_faces, max_pairs, seed) if held_out else np.zeros(0, bool)
-            enough = _with_enough(_usable(training, faces, bad), min_pictures, bad, left_out)
-            num_classes, num_images = _write_training(folder, enough, size, source, bad)
+            enough = _with_enough(_usable(training, faces, bad), min_pictures, few, left_out)
+            num_classes, num_images = _write_training(folder, enough, size, source, bad, few)
         if bad:
             with replacing_csv(folder / "bad.csv", ("file", "reason")) as table:
-                table.writerows(sorted(bad.items()))
+                table.writerows((file, fault.reason) for file, fault in sorted(bad.items()))
+        if few:
+            with replacing_csv(folder / "few.csv", ("file", "person")) as table:
+                table.writerows(few.items())
     return Summary(
         num_classes=num_classes,
         num_images=num_images,
@@ -138,8 +175,51 @@ def build_from_folder(
         num_genuine=int(issame.sum()),
         num_impostor=int((~issame).sum()),
         left_out=left_out,
+        num_few=len(few),
         num_bad=len(bad),
+        reasons=dict(Counter((fault.kind, fault.remedy) for fault in bad.values()).most_common()),
+        num_absent=num_absent,
     )
+
+
+class _Fault(NamedTuple):
+    """Why a file cannot be used: a reason, its kind, and the parameter that helps."""
+
+    reason: str
+    kind: str
+    remedy: str | None = None
+
+
+def _read_lists(
+    source: Path, lists: Mapping[str, str | Path | None], names: list[str]
+) -> tuple[dict[str, set[str]], dict[str, int]]:
+    """Read the lists that are given: who is in each, and how many of each are not there."""
+    chosen: dict[str, set[str]] = {}
+    num_absent: dict[str, int] = {}
+    for option, path in lists.items():
+        if path is None:
+            continue
+        found, absent = read_names(path, names)
+        if absent and option != "exclude":
+            raise InputError(
+                f"{path}: {counted(len(absent), 'person')} without a folder in {source}: {listed(absent)}",
+                option=option,
+            )
+        chosen[option], num_absent[option] = set(found), len(absent)
+    both = sorted(chosen.get("holdout", set()) & chosen.get("exclude", set()))
+    if both:
+        raise InputError(f"{listed(both)}: in the list of people held out, too", option="exclude")
+    return chosen, num_absent
+
+
+def _selected(everybody: list[Person], chosen: Mapping[str, set[str]]) -> list[Person]:
+    """Return the people to train on or to draw from."""
+    excluded = chosen.get("exclude", set())
+    return [
+        person
+        for person in everybody
+        if person.name not in excluded and ("people" not in chosen or person.name in chosen["people"])
+    ]
 
 
 def _check_apart(source, out):
@@ -175,28 +255,37 @@ def _counted(faces: Iterable[Face], total: int, on_progress: Progress) -> Iterat
         yield face
 
 
-def _usable(people: Iterable[Person], faces: Iterator[Face], bad: dict[str, str]) -> Iterator[tuple[str, list[Face]]]:
+def _usable(
+    people: Iterable[Person], faces: Iterator[Face], bad: dict[str, _Fault]
+) -> Iterator[tuple[str, list[Face]]]:
     """Yield the usable faces of each person, and add the others to ``bad``."""
     for person in people:
         found = list(itertools.islice(faces, len(person.files)))
-        bad.update((face.file, face.reason) for face in found if face.reason is not None)
+        bad.update(
+            (face.file, _Fault(face.reason, face.kind, face.remedy)) for face in found if face.reason is not None
+        )
         yield person.name, [face for face in found if face.payload is not None]
 
 
 def _with_enough(
-    people: Iterable[tuple[str, list[Face]]], min_pictures: int, bad: dict[str, str], left_out: list[str]
+    people: Iterable[tuple[str, list[Face]]], min_pictures: int, few: dict[str, str], left_out: list[str]
 ) -> Iterator[tuple[str, list[Face]]]:
-    """Yield the people with enough faces; add the others to ``left_out`` and their files to ``bad``."""
+    """Yield the people with enough faces; add the others to ``left_out`` and their files to ``few``."""
     for name, faces in people:
         if len(faces) >= min_pictures:
             yield name, faces
         else:
             left_out.append(name)
-            bad.update((face.file, f"{name} has only {counted(len(faces), 'usable picture')}") for face in faces)
+            few.update((face.file, name) for face in faces)
 
 
 def _write_training(
-    folder: Path, people: Iterable[tuple[str, list[Face]]], size: int, source: Path, bad: dict[str, str]
+    folder: Path,
+    people: Iterable[tuple[str, list[Face]]],
+    size: int,
+    source: Path,
+    bad: dict[str, _Fault],
+    few: dict[str, str],
 ) -> tuple[int, int]:
     """Write the records and the manifest; return the numbers of people and of pictures."""
     num_images = 0
@@ -209,7 +298,9 @@ def _write_training(
                 manifest.writerow((num_images, label, person, face.file))
                 yield label, face.payload
         if not num_images:
-            reasons = "".join(f"; {file}: {reason}" for file, reason in list(bad.items())[-1:])
+            faults = [f"{file}: {fault.reason}" for file, fault in bad.items()]
+            faults += [f"{file}: {person} has too few" for file, person in few.items()]
+            reasons = "".join(f"; {fault}" for fault in faults[-1:])
             raise InputError(f"{source}: no person has enough usable pictures to train on{reasons}")
 
     with write_manifest(folder) as manifest:

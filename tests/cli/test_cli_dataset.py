@@ -43,8 +43,10 @@ def test_folder_says_what_it_made(here, capsys):
         "out: 15 pictures of 4 people to train on",
         "out/holdout.bin: 7 genuine and 7 impostor pairs of the 2 people held out",
         "out/holdout.bin: too few pairs for the 10 folds of verification; raise --pairs",
-        "1 person left out, with fewer than 2 usable pictures: p06",
-        "out/bad.csv: 3 files left out, with the reasons",
+        "1 person left out, with fewer than 2 usable pictures: p06; --min-pictures 1 keeps 1 picture",
+        "out/bad.csv: 2 files left out, with the reasons",
+        "1 file: not a picture",
+        "1 file: cannot be read",
     ]
     folder.build_from_folder("people", "same", size=16, min_pictures=2, holdout=2, max_pairs=7, seed=1)
     assert contents(here / "out") == contents(here / "same")
@@ -231,7 +233,7 @@ def test_pairs_counts_the_pictures_that_cannot_be_cut_and_says_what_helps(here, 
     assert out.splitlines() == [
         "out.bin: 1 genuine and 1 impostor pairs",
         "out.bad.csv: 3 pictures without a face that can be cut out, 2 pairs left out; --unfound keeps them",
-        "3 pictures: no face found; --landmarks takes what you or another detector found",
+        "3 files: no face found; --landmarks takes what you or another detector found",
     ]
     for choice in ("center", "fail"):
         code, out, _ = run(capsys, *command, "--unfound", choice)

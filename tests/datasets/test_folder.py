@@ -47,7 +47,7 @@ def training_set(path):
 
 def test_people_become_records(people, tmp_path):
     made = build(people)
-    assert made == folder.Summary(4, 10, 0, 0, 0, [], 0)
+    assert made == folder.Summary(4, 10, 0, 0, 0, [], 0, 0, {}, {})
     with FaceRecords(tmp_path / "out") as records:
         assert (records.num_classes, records.image_shape) == (4, (16, 16))
         assert records.identities.tolist() == [[1, 4], [4, 5], [5, 9], [9, 11]]
@@ -105,6 +105,12 @@ def test_every_file_that_is_left_out_is_listed(people, tmp_path):
     os.mkfifo(people / "p03" / "pipe.png")
     made = build(people, min_pictures=1)
     assert (made.num_classes, made.num_images, made.left_out, made.num_bad) == (3, 9, ["empty", "p01"], 6)
+    assert made.reasons == {
+        ("not a picture", None): 2,
+        ("cannot be read", None): 2,
+        ("not in a person's folder", None): 1,
+        ("not a regular file", None): 1,
+    }
     heading, *rows = read_table(tmp_path / "out" / "bad.csv")
     assert heading == ["file", "reason"]
     assert rows == [
@@ -125,7 +131,7 @@ def test_pictures_without_identities_become_one_class(people, tmp_path):
     save_face(people / "loose.png", 0, 9)
     (people / "readme.txt").write_text("text")
     made = build(people, unlabeled=True)
-    assert made == folder.Summary(1, 11, 0, 0, 0, [], 1)
+    assert made == folder.Summary(1, 11, 0, 0, 0, [], 0, 1, {("not a picture", None): 1}, {})
     assert [label for label, _ in training_set(tmp_path / "out")] == [0] * 11
     rows = read_table(tmp_path / "out" / "manifest.csv")[1:]
     assert rows[0] == ["1", "0", "", "loose.png"] and rows[1] == ["2", "0", "", "p00/01.png"]
@@ -160,10 +166,11 @@ def test_links_that_leave_the_folder_are_not_followed(people, tmp_path):
     made = build(people)
     assert (made.num_images, made.num_bad) == (11, 4)
     folder_link, leaving = (
-        f"a link {kind}; these are not followed" for kind in ("to a folder", "that leaves the folder of all people")
+        f"a link {kind}; these are not followed"
+        for kind in ("to a folder around it", "that leaves the folder of all people")
     )
     assert dict(read_table(tmp_path / "out" / "bad.csv")[1:]) == {
-        "p00/out.png": leaving, "p00/up.png": leaving, "p01/loop": folder_link, "p09": folder_link,
+        "p00/out.png": leaving, "p00/up.png": leaving, "p01/loop": folder_link, "p09": leaving,
     }  # fmt: skip
     assert all(who(payload)[0] != 7 for _, payload in training_set(tmp_path / "out"))
 
@@ -217,12 +224,11 @@ def test_people_with_few_pictures_are_left_out(people, tmp_path):
     (people / "p03" / "02.png").write_bytes(b"broken")
     made = build(people, min_pictures=2)
     assert (made.num_classes, made.left_out) == (2, ["p01", "p03"])
-    reasons = dict(read_table(tmp_path / "out" / "bad.csv")[1:])
-    assert list(reasons) == ["p01/01.png", "p03/01.png", "p03/02.png"]
-    assert reasons["p01/01.png"] == "p01 has only 1 usable picture"
+    assert [row[0] for row in read_table(tmp_path / "out" / "bad.csv")[1:]] == ["p03/02.png"]
+    assert read_table(tmp_path / "out" / "few.csv")[1:] == [["p01/01.png", "p01"], ["p03/01.png", "p03"]]
     assert [row[2] for row in read_table(tmp_path / "out" / "manifest.csv")[1:]] == ["p00"] * 3 + ["p02"] * 4
     with pytest.raises(
-        InputError, match=r"no person has enough usable pictures to train on; p03/01\.png: p03 has only 1"
+        InputError, match=r"no person has enough usable pictures to train on; p03/01\.png: p03 has too few"
     ):
         folder.build_from_folder(people, tmp_path / "other", size=16, min_pictures=5)
     assert not (tmp_path / "other").exists()
@@ -358,3 +364,94 @@ def test_orl_faces_come_back_from_png_folders(tmp_path):
             found = np.asarray(Image.open(io.BytesIO(payload))).astype(int)
             assert found.shape == (112, 112, 3)
             assert np.abs(found - originals[file]).mean() < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["p00\np02/\n", "2\np00\t3\np02\t4\n", "2\n1\np02 4\n1\np00 3\n", "\ufeff\np00  3\r\np02\r\n"],
+)
+def test_people_are_selected_by_a_list(people, tmp_path, text):
+    (tmp_path / "list.txt").write_text(text, newline="")
+    build(people, people=tmp_path / "list.txt")
+    assert [who(payload)[0] for _, payload in training_set(tmp_path / "out")] == [0] * 3 + [2] * 4
+
+
+def test_lists_hold_out_and_exclude(people, tmp_path):
+    save_face(people / "p10" / "1.png", 10, 1)
+    (tmp_path / "train.txt").write_text("p0*")
+    (tmp_path / "test.txt").write_text("p02\np10\n")
+    (tmp_path / "no.txt").write_text("p03\nelsewhere\n")
+    lists = {"people": tmp_path / "train.txt", "holdout": tmp_path / "test.txt", "exclude": tmp_path / "no.txt"}
+    made = build(people, **lists)
+    assert [who(payload)[0] for _, payload in training_set(tmp_path / "out")] == [0] * 3 + [1]
+    pairs = read_pairs(tmp_path / "out" / "holdout.bin")
+    assert {who(image)[0] for image in pairs.images} == {2, 10}
+    assert (made.num_holdout, made.num_absent) == (2, {"people": 0, "exclude": 1, "holdout": 0})
+    (tmp_path / "no.txt").write_text("p02\n")
+    with pytest.raises(InputError) as caught:
+        build(people, **lists)
+    assert caught.value.option == "exclude"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("p00\np77\n", r"list\.txt: 1 person without a folder in .*people: p77"),
+        ("3\np00\t3\np02\t4\n", "announces 3 people, but has 2 names"),
+        ("\n", "contains no name"),
+    ],
+)
+def test_a_list_that_cannot_be_met_is_refused(people, tmp_path, text, reason):
+    (tmp_path / "list.txt").write_text(text)
+    for option in ("people", "holdout"):
+        with pytest.raises(InputError, match=reason):
+            build(people, **{option: tmp_path / "list.txt"})
+    with pytest.raises(InputError) as caught:
+        build(people, unlabeled=True, people=tmp_path / "list.txt")
+    assert caught.value.option == "people"
+
+
+def test_names_are_the_same_however_their_accents_are_written(tmp_path):
+    people = tmp_path / "people"
+    for name in ("Zoe\u0308", "Rene\u0301", "Bo"):
+        save_face(people / name / "1.png", 1, 1)
+    (tmp_path / "list.txt").write_text("Zo\u00eb\nRen\u00e9 1\n", encoding="utf-8")
+    assert build(people, people=tmp_path / "list.txt").num_classes == 2
+
+
+def test_a_folder_that_is_called_as_a_number_is_a_person(tmp_path):
+    for name in ("0001", "0002", "0003"):
+        save_face(tmp_path / "people" / name / "1.png", 1, 1)
+    (tmp_path / "list.txt").write_text("0001\n0003\n")
+    assert build(tmp_path / "people", people=tmp_path / "list.txt").num_classes == 2
+
+
+def test_people_with_too_few_pictures_are_not_files_that_failed(people, tmp_path):
+    made = build(people, min_pictures=3)
+    assert (made.left_out, made.num_few, made.num_bad) == (["p01", "p03"], 3, 0)
+    assert not (tmp_path / "out" / "bad.csv").exists()
+    assert read_table(tmp_path / "out" / "few.csv") == [
+        ["file", "person"], ["p01/01.png", "p01"], ["p03/01.png", "p03"], ["p03/02.png", "p03"],
+    ]  # fmt: skip
+
+
+def test_thumbnails_of_other_programs_are_passed_over(people, tmp_path):
+    before = build(people)
+    (tmp_path / "out").rename(tmp_path / "before")
+    for name in ("@eaDir/01.png/SYNOPHOTO_THUMB_M.png", "Thumbs/01.png", "__MACOSX/01.png", ".thumbnails/01.png"):
+        save_face(people / "p00" / name, 0, 1)
+        save_face(people / name, 0, 1)
+    assert build(people) == before
+    assert contents(tmp_path / "out") == contents(tmp_path / "before")
+
+
+def test_links_to_folders_inside_are_followed(people, tmp_path):
+    (people / "p01" / "more").symlink_to("../p03")
+    (people / "p05").symlink_to(people / "p00")
+    (people / "p02" / "one").symlink_to("../p03/two")
+    (people / "p03" / "two").symlink_to("../p02")
+    made = build(people)
+    found = read_table(tmp_path / "out" / "manifest.csv")[1:]
+    assert [row[3] for row in found if row[2] == "p05"] == ["p05/01.png", "p05/02.png", "p05/03.png"]
+    assert {"p01/01.png", "p01/more/01.png", "p01/more/two/04.png", "p03/two/04.png"} <= {row[3] for row in found}
+    assert made.num_bad > 0  # the circle between p02 and p03 ends

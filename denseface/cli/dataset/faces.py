@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
 
 from denseface.cli.console import print_line
 from denseface.cli.options import add_face_options, load_cropper, positive
 from denseface.core.cpus import usable_cpus
 from denseface.core.text import counted
-
-if TYPE_CHECKING:
-    from denseface.datasets.faces import Face
-
 
 _ADVICE = {
     "face": "; --face center or --face largest chooses one",
@@ -56,11 +50,10 @@ def encoding_options(args: argparse.Namespace) -> dict:
     }
 
 
-def print_reasons(bad: Iterable[Face]) -> None:
-    """Print how many pictures no face could be cut out of, a line for each reason, with the option that helps."""
-    counts = Counter((face.kind, face.remedy) for face in bad)
-    for (kind, remedy), count in counts.most_common():
-        print_line(f"{counted(count, 'picture')}: {kind}{_ADVICE.get(remedy, '')}")
+def print_reasons(reasons: Mapping[tuple[str, str | None], int]) -> None:
+    """Print how many files have the same kind of fault, a line for each kind, with the option that helps."""
+    for (kind, remedy), count in reasons.items():
+        print_line(f"{counted(count, 'file')}: {kind}{_ADVICE.get(remedy, '')}")
 
 
 @contextlib.contextmanager

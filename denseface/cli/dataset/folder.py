@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 
 from denseface.cli.console import OK, print_line
-from denseface.cli.dataset.faces import add_encoding_options, encoding_options, progress
+from denseface.cli.dataset.faces import add_encoding_options, encoding_options, print_reasons, progress
 from denseface.cli.options import add_example, positive
 
 
@@ -17,7 +18,9 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         help="build a training set from one folder of pictures per person",
         description="Build a training set from a folder that contains one folder of pictures per person, and with "
         "--holdout a verification set of the people held out, OUT/holdout.bin. OUT/manifest.csv lists the file of each "
-        "record. Files that cannot be used are left out and listed in OUT/bad.csv.",
+        "record. Files that cannot be used are left out and listed in OUT/bad.csv. A list of people has one name per "
+        "line, or is one of LFW's, with a number of pictures behind each name; a name that ends in * stands for all "
+        "that start so.",
     )
     parser.add_argument("source", metavar="DIR", help="folder of folders of pictures")
     parser.add_argument("out", metavar="OUT", help="folder to make")
@@ -33,13 +36,15 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         action="store_true",
         help="DIR contains pictures without identities, for train.py --loss teacher; with or without subfolders",
     )
+    parser.add_argument("--people", metavar="FILE", help="train on the people in this list only")
     parser.add_argument(
         "--holdout",
         type=_holdout,
         default=0,
         metavar="PEOPLE",
-        help="people to hold out for the verification set, a number or a fraction such as 0.1 (default: 0)",
+        help="people to hold out for the verification set: a number, a fraction such as 0.1, or a list (default: 0)",
     )
+    parser.add_argument("--exclude", metavar="FILE", help="leave out the people in this list; they need not be there")
     parser.add_argument(
         "--pairs",
         type=_pairs,
@@ -55,6 +60,7 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
         parser,
         "denseface dataset folder photos datasets/mine --holdout 0.1",
         "denseface dataset folder photos datasets/mine --landmarks landmarks.txt",
+        "denseface dataset folder lfw view1 --people peopleDevTrain.txt --face center --min-pictures 2",
     )
     parser.set_defaults(run=run)
 
@@ -71,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             min_pictures=args.min_pictures,
             unlabeled=args.unlabeled,
+            people=args.people,
             holdout=args.holdout,
+            exclude=args.exclude,
             max_pairs=args.pairs,
             seed=args.seed,
             on_progress=show,
@@ -89,9 +97,13 @@ def run(args: argparse.Namespace) -> int:
             print_line(f"{args.out}/holdout.bin: too few pairs for the {FOLDS} folds of verification; {advice}")
     if made.left_out:
         too_few = f"fewer than {counted(args.min_pictures, 'usable picture')}"
-        print_line(f"{counted(len(made.left_out), 'person')} left out, with {too_few}: {listed(made.left_out)}")
+        kept = f"; --min-pictures 1 keeps {counted(made.num_few, 'picture')}" if made.num_few else ""
+        print_line(f"{counted(len(made.left_out), 'person')} left out, with {too_few}: {listed(made.left_out)}{kept}")
+    if made.num_absent.get("exclude"):
+        print_line(f"{args.exclude}: {counted(made.num_absent['exclude'], 'person')} without a folder in {args.source}")
     if made.num_bad:
         print_line(f"{args.out}/bad.csv: {counted(made.num_bad, 'file')} left out, with the reasons")
+        print_reasons(made.reasons)
     return OK
 
 
@@ -100,7 +112,11 @@ def _holdout(text):
         return int(text)
     if re.fullmatch(r"0?\.[0-9]{1,8}", text):
         return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a number of people nor a fraction such as 0.1")
+    if re.fullmatch(r"-?[0-9.]+", text) or not os.path.exists(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of people, nor a fraction such as 0.1, nor a file with their names"
+        )
+    return text
 
 
 def _pairs(text):

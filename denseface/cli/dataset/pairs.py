@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 
 from denseface.cli.console import FAILED, OK, print_line
 from denseface.cli.dataset.faces import add_encoding_options, encoding_options, print_reasons, progress
@@ -54,5 +55,5 @@ def run(args: argparse.Namespace) -> int:
         omitted = f"{counted(made.num_omitted, 'pair')} left out; --unfound keeps them"
         said = omitted if made.num_omitted else fates[args.unfound]
         print_line(f"{made.bad_file}: {counted(len(made.bad), 'picture')} without a face that can be cut out, {said}")
-        print_reasons(made.bad)
+        print_reasons(Counter((face.kind, face.remedy) for face in made.bad))
     return FAILED if made.num_omitted else OK
