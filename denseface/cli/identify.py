@@ -36,7 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "found: the fraction of searches within ranks (closed set), and the false negative identification rate (FNIR) "
         "at false positive identification rates (FPIR), with thresholds (open set), in the terms of NIST's FRTE 1:N. "
         "Each is a folder with one folder of pictures per person, which is embedded first, or what denseface embed "
-        "made of one. Probes of people who are not in the gallery count for FPIR, and so do those of --unknown.",
+        "made of one; folders below a person's are that person's, too. Probes of people who are not in the gallery "
+        "count for FPIR, and so do those of --unknown.",
     )
     for name, explained in (("gallery", "the people enrolled"), ("probes", "the pictures to search for")):
         parser.add_argument(f"--{name}", required=True, metavar="DIR", help=f"{explained}: a folder, or a file .npz")
@@ -86,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
             f"{counted(searches.num_enrolled, 'probe')} left out, whose embeddings are in the gallery: they would find "
             "themselves"
         )
+    if not len(searches.ranks):
+        report_warning(
+            f"no probe's person is enrolled: the folders in {args.probes} have other names than those in {args.gallery}"
+        )
     open_set = searches.open_set(args.rank)
     points = _points(open_set, len(searches.top_scores), args)
     threshold = (
@@ -121,8 +126,12 @@ def _open(args, folder):
             with Sources([paths[name]]) as sources:
                 out = folder / f"{name}.npz"
                 with ProgressBar(total=len(sources), desc=name, unit="picture", leave=False) as bar:
-                    embed_all(embedder, sources, out, on_progress=bar.update)
+                    try:
+                        embed_all(embedder, sources, out, on_progress=bar.update)
+                    except InputError as error:
+                        raise InputError(str(error).replace(str(out), paths[name])) from error
             ready[name] = Gallery(out)
+            ready[name].path = Path(paths[name])  # for messages: nobody knows the file
     return ready["gallery"], ready["probes"], ready.get("unknown")
 
 

@@ -72,6 +72,9 @@ class Sources:
 
     Attributes
     ----------
+    roots : list of str
+        The folders among the paths that pictures are searched in. A person's pictures are in the first folder below
+        one, see `denseface.galleries.people.PeopleFolders`.
     left_out : list of str
         The files in the folders that are not pictures, and the links to folders, as far as the last iteration came.
 
@@ -82,6 +85,7 @@ class Sources:
     """
 
     def __init__(self, paths: Iterable[str | Path]):
+        self.roots: list[str] = []
         self._left_out: dict[str, None] = {}
         self._open_files = contextlib.ExitStack()
         try:
@@ -120,6 +124,7 @@ class Sources:
             path = path / "train.rec"
         if path.is_dir():
             group = partial(_walk, path, self._left_out)
+            self.roots.append(str(path))
         elif path.suffix == ".rec":
             reader = self._open_files.enter_context(open_records(path))
             group = partial(_records, reader, _picture_keys(reader))

@@ -124,7 +124,7 @@ def embed_all(
             raise
         if not work.counts.embedded and part is None:
             raise InputError(f"{out}: not written, because no picture could be read")
-        work.write(out)
+        work.write(out, getattr(sources, "roots", []))
     shutil.rmtree(folder)
     return work.counts
 
@@ -199,10 +199,11 @@ class _Work:
             entries.append([source.name, *stamp, results, others])
         self._log.append(entries)
 
-    def write(self, out: Path) -> None:
-        """Write the file of embeddings."""
+    def write(self, out: Path, roots: list[str]) -> None:
+        """Write the file of embeddings, with the folders that say whose pictures they are."""
+        model = {**self._model, "roots": roots} if roots else self._model
         shape = (self.counts.embedded, self._embedder.emb_size)
-        write_gallery(out, self._blocks(), shape, self._names(), self._name_width, self._model)
+        write_gallery(out, self._blocks(), shape, self._names(), self._name_width, model)
 
     def _blocks(self):
         """Yield the rows written so far, some at a time."""

@@ -153,6 +153,12 @@ class Gallery:
         return _crop_of(self.model)
 
     @property
+    def roots(self) -> list[str]:
+        """The folders that were searched for its pictures; none if nothing is said."""
+        said = self.model.get("roots")
+        return [root for root in said if isinstance(root, str)] if isinstance(said, list) else []
+
+    @property
     def scaling(self) -> tuple[float, float, bool] | None:
         """How the pixels of a network from elsewhere were scaled (mean, scale, blue first); None if nothing is said."""
         said = self.model.get("scaling")

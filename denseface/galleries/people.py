@@ -1,7 +1,7 @@
 """Templates: several pictures of a person as one entry of a gallery, in memory that does not grow with the gallery.
 
-A picture belongs to the person whose folder it is in. The pictures of a person stand together in a gallery that was
-made of folders, so that templates are fused block by block, each time they are needed.
+A picture belongs to the person whose folder it is in, see :class:`PeopleFolders`. The pictures of a person stand
+together in a gallery that was made of folders, so that templates are fused block by block, each time they are needed.
 
 Templates are fused in one of two ways: ``mean`` compares the mean of their embeddings, each scaled to length 1, and
 ``max`` takes the highest score of all their pictures.
@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -29,38 +29,66 @@ _CELLS = 1 << 22  # numbers in a block of embeddings
 _IN_ONE_FILE = re.compile(r"\.(rec|bin):\d+$")  # the name of a picture in a record file or a verification set
 
 
-def folder_of(name: str) -> str:
-    """Return the folder that a picture is in, which is that of one person.
+class PeopleFolders:
+    """Tells which folder is that of a picture's person, by the picture's name.
 
-    Raises
-    ------
-    InputError
-        If the picture is in no folder, or in a file of many people.
-    """
-    folder = os.path.dirname(name)
-    if _IN_ONE_FILE.search(name):
-        raise InputError(
-            f"{name}: in a file, which has no folder per person; make folders of it (denseface dataset unpack)"
-        )
-    if os.path.basename(folder) in ("", ".", ".."):
-        raise InputError(f"{name}: in no folder, so nobody says whose picture it is; make one folder per person")
-    return folder
+    It is the first folder below the one that was searched for pictures, ``people/anna`` for ``people/anna/2011/1.jpg``.
+    Where several folders were searched, and their pictures are not in folders, each is that of a person. Where nothing
+    is known of a search, it is the folder that the picture is in.
 
-
-def person_of(name: str) -> str:
-    """Return the person of a picture: the name of its folder.
-
-    Raises
-    ------
-    InputError
-        As from :func:`folder_of`.
+    Parameters
+    ----------
+    roots : sequence of str
+        The folders that were searched, as :attr:`denseface.galleries.gallery.Gallery.roots`.
 
     Examples
     --------
-    >>> person_of("people/anna/1.jpg"), person_of("people/anna/photo.jpg#1")
-    ('anna', 'anna')
+    >>> people = PeopleFolders(["people"])
+    >>> people("people/anna/2011/1.jpg"), people.person("people/anna/photo.jpg#1")
+    ('people/anna', 'anna')
     """
-    return os.path.basename(folder_of(name))
+
+    def __init__(self, roots: Sequence[str]):
+        self._prefixes = sorted((os.path.join(root, "") for root in roots), key=len, reverse=True)
+        self._has_folders: dict[str, bool] = {}
+
+    def __call__(self, name: str) -> str:
+        """Return the folder of a picture's person.
+
+        Raises
+        ------
+        InputError
+            If the picture is in no folder, or beside folders of people, or in a file of many people.
+        """
+        if _IN_ONE_FILE.search(name):
+            raise InputError(
+                f"{name}: in a file, which has no folder per person; make folders of it (denseface dataset unpack)"
+            )
+        for prefix in self._prefixes:
+            if name.startswith(prefix):
+                first, below, _ = name[len(prefix) :].partition("/")
+                if self._has_folders.setdefault(prefix, bool(below)) != bool(below) or not (
+                    below or self._prefixes[1:]
+                ):
+                    raise InputError(
+                        f"{name}: not in a person's folder, so nobody says whose picture it is; make one folder per "
+                        f"person in {prefix[:-1]}"
+                    )
+                return prefix + first if below else prefix[:-1]
+        folder = os.path.dirname(name)
+        if os.path.basename(folder) in ("", ".", ".."):
+            raise InputError(f"{name}: in no folder, so nobody says whose picture it is; make one folder per person")
+        return folder
+
+    def person(self, name: str) -> str:
+        """Return the person of a picture: the name of the folder.
+
+        Raises
+        ------
+        InputError
+            As for a call.
+        """
+        return os.path.basename(self(name))
 
 
 class Templates:
@@ -73,8 +101,9 @@ class Templates:
     fusion : {"mean", "max"}
         How the score of a probe is computed for several pictures: of the mean of their embeddings, each scaled to
         length 1, or the highest of all.
-    folder : callable
-        Returns the folder of a picture's person by its name; the person is called as the folder.
+    folder : callable, optional
+        Returns the folder of a picture's person by its name; the person is called as the folder. By default
+        :class:`PeopleFolders` of the gallery.
 
     Attributes
     ----------
@@ -96,8 +125,9 @@ class Templates:
     [[Match(name='anna', score=0.87)]]
     """
 
-    def __init__(self, gallery: Gallery, fusion: str = "mean", folder: Callable[[str], str] = folder_of):
+    def __init__(self, gallery: Gallery, fusion: str = "mean", folder: Callable[[str], str] | None = None):
         _check_fusion(fusion)
+        folder = folder or PeopleFolders(gallery.roots)
         self._gallery, self._folder, self._is_mean = gallery, folder, fusion == "mean"
         self.num_pictures = len(gallery)
         starts, digests = array("q"), array("Q")

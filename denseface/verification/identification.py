@@ -13,7 +13,7 @@ from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
 from denseface.evaluation.identification import Ranked, Searches, collect, rank_mates
 from denseface.galleries.gallery import Gallery
-from denseface.galleries.people import Templates, person_of
+from denseface.galleries.people import PeopleFolders, Templates
 
 _PROBES = 1024  # searched at a time
 _ROWS = 1 << 13  # hashed at a time
@@ -63,6 +63,7 @@ def identify(
     numbers: dict[str, int] = {}
     num_enrolled = 0
     for source in filter(None, (probes, unknown)):
+        person_of = PeopleFolders(source.roots).person
         for start, rows in source.blocks(_PROBES):
             names = source.names(range(start, start + len(rows)))
             people = [person_of(names[row]) for row in sorted(names)]

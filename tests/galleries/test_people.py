@@ -7,7 +7,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
-from denseface.galleries.people import FUSIONS, Templates, compare, person_of
+from denseface.galleries.people import FUSIONS, PeopleFolders, Templates, compare
 from support.galleries import made
 
 
@@ -150,7 +150,7 @@ def test_what_tells_no_person_is_refused(tmp_path):
     assert "x/anna/1.png#2 is one of several faces, and its folder names one person" in refused(
         group, crop={"by": "detector", "face": "all"}
     )
-    assert person_of(group[0]) == "anna"
+    assert PeopleFolders([]).person(group[0]) == "anna"
 
 
 def test_what_cannot_be_searched_is_refused(odd_picture):
@@ -165,3 +165,28 @@ def test_what_cannot_be_searched_is_refused(odd_picture):
         compare(np.ones((1, 3)), np.ones((1, 3)), "median")
     with pytest.raises(InputError, match="a template has no picture"):
         compare(np.ones((1, 3)), np.ones((0, 3)))
+
+
+def test_the_first_folder_below_the_one_searched_is_the_persons(tmp_path):
+    names = ["gal/anna/2011/1.jpg", "gal/anna/2013/2.jpg", "gal/bo/2013/3.jpg", "gal/cy/4.jpg"]
+    for roots, expected in ((["gal"], ["anna", "bo", "cy"]), (["gal/anna", "gal"], ["2011", "2013", "bo", "cy"])):
+        gallery = made(tmp_path / "g.npz", names, np.eye(4), roots=roots)
+        templates = Templates(gallery)
+        assert (templates.find(expected) >= 0).all() and templates.count == len(expected)
+    assert PeopleFolders(["."]).person("./anna/2011/1.jpg") == "anna"
+    assert PeopleFolders(["gal"]).person("galaxy/1.jpg") == "galaxy"  # elsewhere
+
+
+def test_several_folders_of_pictures_are_a_person_each(tmp_path):
+    names = ["gal/anna/1.jpg", "gal/bo/1.jpg", "gal/bo/2.jpg"]
+    templates = Templates(made(tmp_path / "g.npz", names, np.ones((3, 2)), roots=["gal/anna", "gal/bo"]))
+    assert templates.find(["anna", "bo", "gal"]).tolist() == [0, 1, -1]
+
+
+@pytest.mark.parametrize(
+    "names", [["gal/1.jpg", "gal/2.jpg"], ["gal/1.jpg", "gal/anna/2.jpg"], ["gal/anna/2.jpg", "gal/z.jpg"]]
+)
+def test_pictures_beside_folders_of_people_are_refused(tmp_path, names):
+    gallery = made(tmp_path / "g.npz", names, np.ones((2, 2)), roots=["gal"])
+    with pytest.raises(InputError, match=r"gal/\w\.jpg: not in a person's folder.*one folder per person in gal$"):
+        Templates(gallery)
