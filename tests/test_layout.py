@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "importing": "core models embedding",
     "galleries": "core data embedding",
     "verification": "core data evaluation embedding galleries",
-    "deciding": "core evaluation embedding galleries verification",
+    "deciding": "core data models evaluation embedding galleries verification",
     "training": "core data rewrites models distributed embedding importing evaluation",
     "datasets": "core data",
     "report": "core data models rewrites embedding evaluation verification training",

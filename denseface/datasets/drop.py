@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ def write_without(
     """Write a training set with the other pictures, byte for byte.
 
     Labels are numbered again, because people may have lost all of their pictures. ``dropped.csv`` lists what was
-    dropped, and ``manifest.csv``, if the set has one, what was kept.
+    dropped, and ``manifest.csv``, if the set has one, what was kept. The verification sets in the folder are copied.
 
     Parameters
     ----------
@@ -60,6 +61,10 @@ def write_without(
                 for number, key in enumerate(kept, 1):
                     if key in entries:
                         manifest.writerow((number, numbers[labels[key]], entries[key].person, entries[key].file))
+        for path in sorted(Path(records.folder).glob("*.bin")):
+            for file in (path, path.with_suffix(".people.csv"), path.with_suffix(".csv")):
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
         with replacing_csv(folder / "dropped.csv", ("key", "label", measure, "reason", "file")) as table:
             for key in sorted(dropped):
                 table.writerow(

@@ -19,7 +19,9 @@ from denseface.evaluation.calibration import fit
 from denseface.galleries.gallery import Gallery
 from denseface.galleries.people import Templates
 
-NO_FACE, DUPLICATE, OTHER, TWO, SPLIT, HELD_OUT = KINDS = (
+UNREADABLE, FAR, NO_FACE, DUPLICATE, OTHER, TWO, SPLIT, HELD_OUT = KINDS = (
+    "cannot be read",
+    "far from its person",
     "no face",
     "duplicate",
     "another person",
@@ -49,7 +51,8 @@ class Suspect(NamedTuple):
         One of ``KINDS``.
     reason : str
     probability : float
-        That the picture belongs where it is, by the network; for a duplicate the similarity of the two.
+        That the picture belongs where it is, by the network; for a duplicate the similarity of the two; for one that is
+        far from its person the angle in degrees.
     """
 
     name: str
@@ -61,7 +64,8 @@ class Suspect(NamedTuple):
 class _Set:
     """A set with what is measured of it: centers, and for each picture the similarity to its own and to other ones."""
 
-    def __init__(self, gallery: Gallery, on_progress: Callable[[int], object]):
+    def __init__(self, gallery: Gallery, shown: Callable[[str], str], on_progress: Callable[[int], object]):
+        self.shown = shown
         self.gallery, self.templates = gallery, Templates(gallery, folder=owner_of)
         count, pictures = self.templates.count, len(gallery)
         self.owner = np.repeat(np.arange(count), np.diff(self.templates.starts))
@@ -93,7 +97,7 @@ class _Set:
     def person(self, number: int) -> str:
         """Return the name of a person."""
         row = int(self.templates.starts[number])
-        return owner_of(self.gallery.names([row])[row])
+        return owner_of(self.shown(self.gallery.names([row])[row]))
 
 
 def audit(
@@ -102,6 +106,7 @@ def audit(
     is_duplicate: Callable[[str, str], bool],
     has_face: Callable[[str], bool] | None = None,
     held_out: Gallery | None = None,
+    shown: Callable[[str], str] = lambda name: name,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> list[Suspect]:
     """Find the suspects of a set.
@@ -116,6 +121,8 @@ def audit(
         Whether there is a face in a picture; asked of suspects only.
     held_out : Gallery, optional
         Embeddings of pictures whose people should not be in the set.
+    shown : callable
+        Returns the ``PERSON/PICTURE`` by which reasons name a picture of the gallery.
     on_progress : callable
         Called with numbers of pictures, which add up to twice those of the set.
 
@@ -129,7 +136,7 @@ def audit(
     InputError
         If there are fewer than two people with two pictures each, or a file is broken.
     """
-    measured = _Set(gallery, on_progress)
+    measured = _Set(gallery, shown, on_progress)
     known = measured.own[~np.isnan(measured.own)]
     if measured.templates.count < 2 or len(known) < 4:
         raise InputError(f"{gallery.path}: an audit needs two people, and several pictures of each")
@@ -200,6 +207,9 @@ def _wrong(measured, line):
                 kind, reason = OTHER, f"looks like {measured.person(int(measured.nearest[row]))}"
             else:
                 kind, reason = OTHER, "looks like nobody in the set"
+                if line.probability(measured.other[row]) >= 0.5:
+                    nearest = measured.person(int(measured.nearest[row]))
+                    reason = f"another person; nearest {nearest}, {measured.other[row]:.2f}"
             yield row, Suspect(names[row], kind, reason, float(belongs[row]))
 
 
@@ -278,7 +288,7 @@ def _duplicates(measured, wrong, is_duplicate):
                 names = names or measured.gallery.names(range(first, first + len(rows)))
                 if is_duplicate(names[first + row], names[first + other]):
                     found.add(row)
-                    reason = f"nearly the same pixels as {names[first + other]}"
+                    reason = f"nearly the same pixels as {measured.shown(names[first + other])}"
                     yield first + row, Suspect(names[first + row], DUPLICATE, reason, float(scores[row - start, other]))
 
 

@@ -2,14 +2,18 @@
 
 import csv
 import io
+import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from denseface import cli
+from denseface.data.pairs import write_pairs
 from denseface.data.records import FaceRecords, write_face_records
-from denseface.datasets.people_set import PeopleSet
+from denseface.datasets.folder import build_from_folder
+from denseface.datasets.people_set import PeopleSet, distinct_pictures
 from support.photographs import orl_faces
 
 import mxnet as mx
@@ -112,3 +116,53 @@ def test_pictures_encoded_again_are_duplicates_and_others_of_the_person_are_not(
         for one in range(10):
             assert pictures.is_duplicate(f"s1/{one}.png", f"s1/{one}-again.jpg")
             assert not any(pictures.is_duplicate(f"s1/{one}.png", f"s1/{other}.png") for other in range(one))
+
+
+def test_an_audit_answers_from_the_pictures_that_are_there(people, colors, tmp_path, capsys):
+    """A copy keeps its old date, here the one before the first audit, and the size may be the same."""
+    out, wrong = tmp_path / "audit", people / "p09" / "3.png"
+    assert run(people, *colors, "-o", out, "--aligned") == 0
+    content, stamp = (people / "p02" / "1.png").read_bytes(), wrong.stat()
+    wrong.write_bytes(content)
+    os.utime(wrong, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert run(people, *colors, "-o", out, "--aligned") == 0
+    assert "p09/3.png" in [row[0] for row in rows_of(out / "suspects.csv")]
+
+
+def test_two_sets_may_have_one_folder_of_results(people, colors, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(people, other)
+    shutil.rmtree(other / "p04")
+    out = tmp_path / "audit"
+    for source, expected in ((people, ["p04/wrong.png", "p07/copy.jpg"]), (other, ["p07/copy.jpg"])):
+        assert run(source, *colors, "-o", out, "--aligned") == 0
+        assert [row[0] for row in rows_of(out / "suspects.csv")[1:]] == expected
+
+
+def test_pictures_held_out_are_embedded_once_and_named_by_their_table(people, colors, tmp_path, capsys):
+    first, second, third = (people / name for name in ("p05/0.png", "p05/1.png", "p06/0.png"))
+    (people / "notes.txt").write_text("")
+    images = [path.read_bytes() for path in (first, second, first, third, second, third)]
+    write_pairs(tmp_path / "held.bin", images, [True, False, False])
+    files = [("x/a.png", "x/b.png", 1), ("x/a.png", "y/c.png", 0), ("x/b.png", "y/c.png", 0)]
+    with open(tmp_path / "held.csv", "w", newline="") as table:
+        csv.writer(table).writerows([("file1", "file2", "same"), *files])
+    assert [source.name for source in distinct_pictures(tmp_path / "held.bin")] == ["x/a.png", "x/b.png", "y/c.png"]
+    out = tmp_path / "audit"
+    assert run(people, *colors, "-o", out, "--aligned", "--held-out", tmp_path / "held.bin") == 0
+    said, warned = capsys.readouterr()
+    assert f"{out / 'suspects.csv'}: 2 of 73 pictures\n" in said
+    assert "held.bin: people of the set are in 3 of 3 pictures\n" in said
+    assert "1 file left out, such as notes.txt: not" in warned
+    assert [row[0] for row in rows_of(out / "suspects.csv")[-3:]] == ["x/a.png", "x/b.png", "y/c.png"]
+    (tmp_path / "held.csv").write_text("another table")
+    names = [source.name for source in distinct_pictures(tmp_path / "held.bin")]
+    assert names == [f"{tmp_path}/held.bin:{index}" for index in (0, 1, 3)]
+
+
+def test_records_are_named_by_their_manifest(people, colors, tmp_path, capsys):
+    build_from_folder(people, tmp_path / "set", size=16)
+    assert run(tmp_path / "set", *colors, "-o", tmp_path / "audit") == 0
+    found = rows_of(tmp_path / "audit" / "suspects.csv")[1:]
+    assert [row[0] for row in found] == ["p04/wrong.png", "p07/copy.jpg"]
+    assert found[1][3] == "nearly the same pixels as p07/2.png"

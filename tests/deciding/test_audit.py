@@ -93,3 +93,12 @@ def test_single_pictures_are_no_evidence(tmp_path):
     faulty.rows = {name: row for name, row in faulty.rows.items() if name.endswith("/0")}
     with pytest.raises(InputError, match="an audit needs two people, and several pictures of each"):
         found_in(faulty, tmp_path)
+
+
+def test_a_picture_near_to_somebody_is_not_said_to_be_of_nobody(tmp_path):
+    """It is between two people: too far from either to be theirs, and much nearer than strangers are."""
+    faulty = Faulty()
+    faulty.rows["p01/between"] = faulty.people[7] + 1.3 * faulty.people[PEOPLE]
+    found = found_in(faulty, tmp_path, shown=lambda name: name.replace("p0", "anna"))
+    assert found["p01/between"].kind == OTHER
+    assert found["p01/between"].reason == "another person; nearest anna7, 0.60"

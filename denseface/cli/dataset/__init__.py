@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-KINDS = ("orl", "folder", "pairs", "info", "unpack", "drop", "audit")
+KINDS = ("orl", "folder", "pairs", "info", "unpack", "audit")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
