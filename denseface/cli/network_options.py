@@ -86,5 +86,4 @@ def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:
         shape = shape if size else (1, *model.file.input_shape)
     else:
         model = load_model(*parse_model(text))
-    symbol, _ = checked_embedding(model, shape)
-    return Network(model.name, symbol, shape[1:])
+    return Network(model.name, checked_embedding(model, shape).graph.symbol(), shape[1:])

@@ -163,8 +163,8 @@ def export(
     """
     require("onnxruntime")
     path = Path(path)
-    symbol, emb_size = checked_embedding(model, input_shape)
-    network = dataclasses.replace(model, symbol=symbol)
+    graph, emb_size = checked_embedding(model, input_shape)
+    network = dataclasses.replace(model, symbol=graph.symbol())
     _, channels, height, width = input_shape
     metadata = write_metadata(model.fingerprint, (height, width, channels), emb_size, metrics)
     proto = convert(network, input_shape, dynamic_batch=dynamic_batch, opset=opset, metadata=metadata)

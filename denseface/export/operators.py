@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Callable, NoReturn, Union
 
 import numpy as np
 
@@ -97,7 +99,7 @@ class OnnxGraph:
         return name
 
 
-def _unique(name, taken):
+def _unique(name: str, taken: set[str]) -> str:
     """MXNet lets two nodes, and so their outputs, share a name; ONNX Runtime does not."""
     while name in taken:
         name += "_"
@@ -109,27 +111,28 @@ def _refuse(node: Node, reason: str) -> NoReturn:
     raise InputError(f"{node.op} {node.name}: {reason} cannot be exported to ONNX")
 
 
-CONVERTERS: dict[str, Callable] = {}
+Converter = Callable[[OnnxGraph, Node], Union[str, list[str]]]
+CONVERTERS: dict[str, Converter] = {}
 
 
-def _converts(*ops):
-    def register(converter):
+def _converts(*ops: str) -> Callable[[Converter], Converter]:
+    def register(converter: Converter) -> Converter:
         CONVERTERS.update(dict.fromkeys(ops, converter))
         return converter
 
     return register
 
 
-def _renames(table, converter):
+def _renames(table: Mapping[str, str], converter: Callable[..., str]) -> None:
     for op, onnx_op in table.items():
-        CONVERTERS[op] = lambda graph, node, onnx_op=onnx_op: converter(graph, node, onnx_op)
+        CONVERTERS[op] = partial(converter, onnx_op=onnx_op)
 
 
-def _same_inputs(graph, node, onnx_op):
+def _same_inputs(graph: OnnxGraph, node: Node, onnx_op: str) -> str:
     return graph.add(onnx_op, graph.inputs(node), node.name)
 
 
-def _with_scalar(graph, node, onnx_op):
+def _with_scalar(graph: OnnxGraph, node: Node, onnx_op: str) -> str:
     scalar = graph.constant(f"{node.name}_scalar", node.number("scalar"))
     inputs = [scalar, *graph.inputs(node)] if node.op.startswith("_r") else [*graph.inputs(node), scalar]
     return graph.add(onnx_op, inputs, node.name)
@@ -171,14 +174,14 @@ _renames(
 
 
 @_converts("_copy", "BlockGrad", "Dropout", "Cast", "amp_cast")
-def _identity(graph, node):
+def _identity(graph: OnnxGraph, node: Node) -> str:
     if node.text("mode", "training") != "training":
         _refuse(node, f"mode={node.text('mode', '')}")
     return graph.inputs(node)[0]
 
 
 @_converts("Convolution")
-def _convolution(graph, node):
+def _convolution(graph: OnnxGraph, node: Node) -> str:
     _require_channels_first(node)
     kernel = node.ints("kernel")
     return graph.add(
@@ -193,14 +196,14 @@ def _convolution(graph, node):
     )
 
 
-def _require_channels_first(node):
+def _require_channels_first(node: Node) -> None:
     layout = node.text("layout", "None")
     if layout not in ("None", "NCW", "NCHW", "NCDHW"):
         _refuse(node, f"layout={layout}")
 
 
 @_converts("BatchNorm")
-def _batch_norm(graph, node):
+def _batch_norm(graph: OnnxGraph, node: Node) -> str:
     if node.integer("axis", 1) % graph.rank(node) != 1:
         _refuse(node, f"axis={node.integer('axis')}")
     data, gamma, beta, mean, var = graph.inputs(node)
@@ -210,7 +213,7 @@ def _batch_norm(graph, node):
 
 
 @_converts("Activation")
-def _activation(graph, node):
+def _activation(graph: OnnxGraph, node: Node) -> str:
     act_type = node.text("act_type", "")
     if act_type not in _ACTIVATIONS:
         _refuse(node, f"act_type={act_type}")
@@ -218,7 +221,7 @@ def _activation(graph, node):
 
 
 @_converts("LeakyReLU")
-def _leaky_relu(graph, node):
+def _leaky_relu(graph: OnnxGraph, node: Node) -> str:
     act_type = node.text("act_type", "leaky")
     slope = node.number("slope", 0.25)
     if act_type == "leaky":
@@ -234,7 +237,7 @@ def _leaky_relu(graph, node):
     _refuse(node, f"act_type={act_type}")
 
 
-def _gelu(graph, node):
+def _gelu(graph: OnnxGraph, node: Node) -> str:
     """x * (1 + erf(x / sqrt(2))) * 0.5"""
     (data,) = graph.inputs(node)
     root = graph.constant(f"{node.name}_root", math.sqrt(2))
@@ -247,7 +250,7 @@ def _gelu(graph, node):
     return graph.add("Mul", [product, half], node.name)
 
 
-def _prelu(graph, node):
+def _prelu(graph: OnnxGraph, node: Node) -> str:
     data, slopes = graph.inputs(node)
     if slopes not in graph.params:
         _refuse(node, "a slope that is computed")
@@ -262,12 +265,12 @@ def _prelu(graph, node):
 
 
 @_converts("Concat")
-def _concat(graph, node):
+def _concat(graph: OnnxGraph, node: Node) -> str:
     return graph.add("Concat", graph.inputs(node), node.name, axis=node.integer("dim", 1))
 
 
 @_converts("Pooling")
-def _pooling(graph, node):
+def _pooling(graph: OnnxGraph, node: Node) -> str:
     _require_channels_first(node)
     pool_type, convention = node.text("pool_type", "max"), node.text("pooling_convention", "valid")
     if pool_type not in ("max", "avg"):
@@ -300,7 +303,7 @@ def _pooling(graph, node):
     return graph.add("Mul", [mean, share], node.name)
 
 
-def _share_counted(windows):
+def _share_counted(windows: list[tuple[int, int, int, int, int]]) -> np.ndarray:
     """By how much a mean over whole windows falls short, where the last ones reach past the padding."""
     share = np.ones((1, 1))
     for size, count, kernel, step, pad in windows:
@@ -310,7 +313,7 @@ def _share_counted(windows):
 
 
 @_converts("FullyConnected")
-def _fully_connected(graph, node):
+def _fully_connected(graph: OnnxGraph, node: Node) -> str:
     rank = graph.rank(node)
     data, weight, *bias = graph.inputs(node)
     if rank > 2 and not node.flag("flatten", True):
@@ -325,13 +328,13 @@ def _fully_connected(graph, node):
 
 
 @_converts("clip")
-def _clip(graph, node):
+def _clip(graph: OnnxGraph, node: Node) -> str:
     low, high = (graph.constant(f"{node.name}_{end}", node.number(end)) for end in ("a_min", "a_max"))
     return graph.add("Clip", [*graph.inputs(node), low, high], node.name)
 
 
 @_converts("softmax", "log_softmax")
-def _softmax(graph, node):
+def _softmax(graph: OnnxGraph, node: Node) -> str:
     if len(graph.inputs(node)) > 1:
         _refuse(node, "use_length")
     (data,) = graph.inputs(node)
@@ -344,14 +347,14 @@ def _softmax(graph, node):
 
 
 @_converts("SoftmaxActivation")
-def _softmax_activation(graph, node):
+def _softmax_activation(graph: OnnxGraph, node: Node) -> str:
     # The mode "instance" runs over the last axis, not over the whole instance as MXNet's documentation has it.
     axis = 1 if node.text("mode", "instance") == "channel" else -1
     return graph.add("Softmax", graph.inputs(node), node.name, axis=axis)
 
 
 @_converts("SoftmaxOutput")
-def _softmax_output(graph, node):
+def _softmax_output(graph: OnnxGraph, node: Node) -> str:
     rank = graph.rank(node)
     if node.flag("multi_output", False):
         axis = 1
@@ -364,12 +367,12 @@ def _softmax_output(graph, node):
 
 
 @_converts("square")
-def _square(graph, node):
+def _square(graph: OnnxGraph, node: Node) -> str:
     return graph.add("Mul", graph.inputs(node) * 2, node.name)
 
 
 @_converts("L2Normalization")
-def _l2_normalization(graph, node):
+def _l2_normalization(graph: OnnxGraph, node: Node) -> str:
     rank = graph.rank(node)
     (data,) = graph.inputs(node)
     axes = {"instance": range(1, rank), "channel": [1], "spatial": range(2, rank)}
@@ -381,7 +384,7 @@ def _l2_normalization(graph, node):
     return graph.add("Div", [data, norm], node.name)
 
 
-def _reduction(graph, node, onnx_op):
+def _reduction(graph: OnnxGraph, node: Node, onnx_op: str) -> str:
     rank = graph.rank(node)
     axes = {axis % rank for axis in node.ints("axis")}
     if not axes:
@@ -399,7 +402,7 @@ def _reduction(graph, node, onnx_op):
 _renames({"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin"}, _reduction)
 
 
-def _reduce(graph, onnx_op, data, name, axes, keepdims):
+def _reduce(graph: OnnxGraph, onnx_op: str, data: str, name: str, axes: Iterable[int], keepdims: bool) -> str:
     # Opset 18 made the axes an input; ReduceSum had it so before.
     if graph.opset < 18 and onnx_op != "ReduceSum":
         return graph.add(onnx_op, [data], name, axes=list(axes), keepdims=int(keepdims))
@@ -407,29 +410,31 @@ def _reduce(graph, onnx_op, data, name, axes, keepdims):
 
 
 @_converts("slice_axis")
-def _slice_axis(graph, node):
+def _slice_axis(graph: OnnxGraph, node: Node) -> str:
     begin, end = node.integer("begin", 0), node.integer("end")
-    return _slice(graph, node, [node.integer("axis")], [begin], [_INT64.max if end is None else end], [1])
+    return _slice(graph, node, [node.integer("axis", 0)], [begin], [_INT64.max if end is None else end], [1])
 
 
 @_converts("slice")
-def _slice_all(graph, node):
-    begin, end = node.ints("begin"), node.ints("end")
-    steps = [step or 1 for step in node.ints("step", [1] * len(begin))]
+def _slice_all(graph: OnnxGraph, node: Node) -> str:
+    begin, end = node.bounds("begin"), node.bounds("end")
+    steps = [step or 1 for step in node.bounds("step") or [1] * len(begin)]
     starts = [(0 if step > 0 else _INT64.max) if i is None else i for i, step in zip(begin, steps)]
     ends = [(_INT64.max if step > 0 else _INT64.min) if i is None else i for i, step in zip(end, steps)]
     return _slice(graph, node, range(len(begin)), starts, ends, steps)
 
 
-def _slice(graph, node, axes, starts, ends, steps):
+def _slice(
+    graph: OnnxGraph, node: Node, axes: Sequence[int], starts: list[int], ends: list[int], steps: list[int]
+) -> str:
     bounds = {"starts": starts, "ends": ends, "axes": axes, "steps": steps}
     constants = [graph.constant(f"{node.name}_{name}", value, np.int64) for name, value in bounds.items()]
     return graph.add("Slice", [*graph.inputs(node), *constants], node.name)
 
 
 @_converts("SliceChannel")
-def _split(graph, node):
-    axis, n_outputs = node.integer("axis", 1), node.integer("num_outputs")
+def _split(graph: OnnxGraph, node: Node) -> list[str]:
+    axis, n_outputs = node.integer("axis", 1), node.integer("num_outputs", 1)
     outputs = [f"{node.name}_output{i}" for i in range(n_outputs)] if n_outputs > 1 else [f"{node.name}_output"]
     attributes = {"num_outputs": n_outputs} if graph.opset >= 18 else {}
     if not node.flag("squeeze_axis", False):
@@ -441,25 +446,25 @@ def _split(graph, node):
 
 
 @_converts("Reshape", "Flatten", "expand_dims", "squeeze")
-def _reshape(graph, node):
+def _reshape(graph: OnnxGraph, node: Node) -> str:
     if graph.input_shape(node).count(None) != graph.output_shape(node).count(None):
         _refuse(node, "with dynamic_batch, a shape that fixes the batch size")
     return _reshape_to_output(graph, node, graph.inputs(node)[0])
 
 
-def _reshape_to_output(graph, node, data):
+def _reshape_to_output(graph: OnnxGraph, node: Node, data: str) -> str:
     """Reshape to the shape that MXNet inferred for the node, whatever its codes or axes."""
     shape = [-1 if size is None else size for size in graph.output_shape(node)]
     return graph.add("Reshape", [data, graph.constant(f"{node.name}_shape", shape, np.int64)], node.name)
 
 
 @_converts("transpose")
-def _transpose(graph, node):
+def _transpose(graph: OnnxGraph, node: Node) -> str:
     return graph.add("Transpose", graph.inputs(node), node.name, perm=node.ints("axes", range(graph.rank(node))[::-1]))
 
 
 @_converts("SwapAxis")
-def _swap_axes(graph, node):
+def _swap_axes(graph: OnnxGraph, node: Node) -> str:
     perm = list(range(graph.rank(node)))
     first, second = node.integer("dim1", 0), node.integer("dim2", 0)
     perm[first], perm[second] = perm[second], perm[first]
@@ -467,12 +472,12 @@ def _swap_axes(graph, node):
 
 
 @_converts("tile")
-def _tile(graph, node):
+def _tile(graph: OnnxGraph, node: Node) -> str:
     rank = graph.rank(node)
-    reps = node.ints("reps")
+    reps = list(node.ints("reps"))
     (data,) = graph.inputs(node)
     if len(reps) > rank:
         axes = graph.constant(f"{node.name}_axes", range(len(reps) - rank), np.int64)
         data = graph.add("Unsqueeze", [data, axes], f"{node.name}_unsqueezed")
-    reps = [1] * (rank - len(reps)) + list(reps)
+    reps = [1] * (rank - len(reps)) + reps
     return graph.add("Tile", [data, graph.constant(f"{node.name}_reps", reps, np.int64)], node.name)

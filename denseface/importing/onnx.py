@@ -14,7 +14,7 @@ from denseface.core.errors import InputError
 from denseface.core.onnx_format import read_model, to_array
 from denseface.embedding.engines.onnx_check import infer_tensors
 from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
-from denseface.embedding.engines.onnx_shapes import OnnxNode, Unusable, constant_value
+from denseface.embedding.engines.onnx_shapes import OnnxNode, UnusableError, constant_value
 from denseface.embedding.scaling import Scaling
 from denseface.importing.operators import CONVERTERS, Importer
 from denseface.models.checkpoint import Model
@@ -96,7 +96,7 @@ def import_onnx(
             raise InputError(f"{place}: this operator has no counterpart in MXNet, so the network cannot be imported")
         try:
             importer.convert(node, described, [array.shape for array in found])
-        except Unusable as problem:
+        except UnusableError as problem:
             raise InputError(f"{place}: {problem}, which has no counterpart in MXNet") from problem
     (output,) = graph.output
     symbol = make_symbol([importer.edge(output.name)])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from denseface.embedding.engines.onnx_shapes import OnnxNode, Unusable, parts_of
+from denseface.embedding.engines.onnx_shapes import OnnxNode, UnusableError, parts_of
 from denseface.models.graph import Edge, Node, Shape
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Importer:
 
         Raises
         ------
-        Unusable
+        UnusableError
             If one of its settings has no counterpart.
         """
         layer = Layer(self, proto, described, shapes)
@@ -76,7 +76,7 @@ class Importer:
     def edge(self, name: str) -> Edge:
         """Return the output that a computed tensor has become."""
         if name not in self._edges:
-            raise Unusable(f"it reads the constant {name[:80]}")
+            raise UnusableError(f"it reads the constant {name[:80]}")
         return self._edges[name]
 
     def variable(self, name: str, array: np.ndarray, attrs: Mapping[str, str], alone: bool = False) -> Edge:
@@ -133,7 +133,7 @@ class Layer:
     def constant(self, index: int) -> np.ndarray:
         """Return the values of an input that must be a constant."""
         if not self.is_constant(index):
-            raise Unusable(f"its input {self.inputs[index][:80]} is computed")
+            raise UnusableError(f"its input {self.inputs[index][:80]} is computed")
         return self.importer.values[self.inputs[index]]
 
     def scalar(self, index: int, default: float) -> float:
@@ -190,12 +190,12 @@ def _pooling(layer: Layer) -> Node:
     _require_pictures(layer)
     is_mean = layer.op == "AveragePool"
     if set(layer.get("dilations", (1,))) != {1}:
-        raise Unusable("windows with gaps (dilations)")
+        raise UnusableError("windows with gaps (dilations)")
     kernel = tuple(layer.get("kernel_shape"))
     counts_padding = bool(layer.get("count_include_pad", 0))
     data, stride, pad = _windows(layer, kernel, (1, 1), fill=0.0 if is_mean else float(_FLOAT32.min))
     if is_mean and data != layer.data() and (not counts_padding or layer.get("ceil_mode", 0)):
-        raise Unusable("a mean over windows of different sizes (pads, ceil_mode)")
+        raise UnusableError("a mean over windows of different sizes (pads, ceil_mode)")
     return layer.make(
         "Pooling",
         [data],
@@ -209,7 +209,7 @@ def _pooling(layer: Layer) -> Node:
 
 def _require_pictures(layer: Layer) -> None:
     if len(layer.input_shape()) != 4:
-        raise Unusable(f"an input of {len(layer.input_shape())} dimensions")
+        raise UnusableError(f"an input of {len(layer.input_shape())} dimensions")
 
 
 def _windows(
@@ -258,13 +258,13 @@ def _prelu(layer: Layer) -> Node:
     slopes, shape = layer.constant(1), layer.input_shape()
     channels = slopes.shape[-(len(shape) - 1) :][0] if slopes.ndim >= len(shape) - 1 else 1
     if slopes.size not in (1, channels):
-        raise Unusable(f"slopes of the shape {slopes.shape}")
+        raise UnusableError(f"slopes of the shape {slopes.shape}")
     return layer.make("LeakyReLU", [layer.data(), layer.parameter(1, slopes.reshape(-1))], act_type="prelu")
 
 
 def _selu(layer: Layer) -> Node:
     if any(name in layer.described.attributes for name in ("alpha", "gamma")):
-        raise Unusable("other numbers than those of the paper")
+        raise UnusableError("other numbers than those of the paper")
     return layer.make("LeakyReLU", [layer.data()], act_type="selu")
 
 
@@ -301,7 +301,7 @@ _ARITHMETIC = {
 
 def _arithmetic(layer: Layer) -> Node:
     if len(layer.inputs) != 2:
-        raise Unusable(f"{len(layer.inputs)} inputs")
+        raise UnusableError(f"{len(layer.inputs)} inputs")
     with_number, number_first, equal, broadcast = _ARITHMETIC[layer.op]
     constants = [index for index in (0, 1) if layer.is_constant(index)]
     if constants:
@@ -322,7 +322,7 @@ def _arithmetic(layer: Layer) -> Node:
             full = layer.constant(index).reshape((1,) * (rank - len(shape)) + shape)
             edges.append(layer.parameter(index, full, **_FIXED))
         elif len(shape) < rank:
-            raise Unusable(f"inputs of {len(shape)} and {rank} dimensions")
+            raise UnusableError(f"inputs of {len(shape)} and {rank} dimensions")
         else:
             edges.append(layer.data(index))
     shapes = {layer.input_shape(index) for index in (0, 1)}
@@ -341,13 +341,13 @@ def _bias_of(layer: Layer, index: int, bias: np.ndarray) -> Node | None:
 
 def _sum(layer: Layer) -> Node:
     if {layer.input_shape(index) for index in range(len(layer.inputs))} != {layer.shape}:
-        raise Unusable("inputs of different shapes")
+        raise UnusableError("inputs of different shapes")
     return layer.make("add_n", [layer.data(index) for index in range(len(layer.inputs))], num_args=len(layer.inputs))
 
 
 def _gemm(layer: Layer) -> Node:
     if layer.get("transA", 0):
-        raise Unusable("transA")
+        raise UnusableError("transA")
     weight = layer.constant(1)
     if not layer.get("transB", 0):
         weight = weight.T
@@ -363,7 +363,7 @@ def _gemm(layer: Layer) -> Node:
 def _matrix_product(layer: Layer) -> Node:
     weight = layer.constant(1)
     if weight.ndim != 2:
-        raise Unusable(f"a matrix of the shape {weight.shape}")
+        raise UnusableError(f"a matrix of the shape {weight.shape}")
     inputs = [layer.data(), layer.parameter(1, weight.T)]
     return layer.make("FullyConnected", inputs, num_hidden=weight.shape[1], no_bias=True, flatten=False)
 
@@ -371,7 +371,7 @@ def _matrix_product(layer: Layer) -> Node:
 def _reshaped(layer: Layer) -> Node:
     before, after = layer.input_shape(), layer.shape
     if after[:1] != before[:1]:
-        raise Unusable("a shape that mixes pictures")
+        raise UnusableError("a shape that mixes pictures")
     return layer.make("Reshape", [layer.data()], shape=(0, *after[1:]))
 
 
@@ -395,7 +395,7 @@ def _padded(layer: Layer) -> Node | list[Edge]:
         return [layer.data()]
     mode = layer.get("mode", b"constant").decode(errors="replace")
     if rank != 4 or any(widths[:4]) or mode not in ("constant", "edge", "reflect"):
-        raise Unusable(f"padding of {tuple(widths)} by {mode}")
+        raise UnusableError(f"padding of {tuple(widths)} by {mode}")
     value = layer.scalar(2, float(layer.get("value", 0.0)))
     return layer.make("Pad", [layer.data()], mode=mode, pad_width=tuple(widths), constant_value=value)
 
@@ -421,14 +421,14 @@ def _reduced(layer: Layer) -> Node | list[Edge]:
         return [layer.data()]
     axes = tuple(sorted(layer.described.axes(given or None, rank)))
     if 0 in axes:
-        raise Unusable("a reduction over pictures")
+        raise UnusableError("a reduction over pictures")
     return layer.make(_REDUCTIONS[layer.op], [layer.data()], axis=axes, keepdims=bool(layer.get("keepdims", 1)))
 
 
 def _l2_normalized(layer: Layer) -> Node:
     axis = layer.described.axis(-1, len(layer.shape))
     if layer.get("p", 2) != 2 or axis != 1:
-        raise Unusable("a normalization other than by the length of features")
+        raise UnusableError("a normalization other than by the length of features")
     length = layer.edge("norm", [layer.data()], "_length", axis=(axis,), keepdims=True)
     return layer.make("broadcast_div", [layer.data(), length])
 
@@ -461,13 +461,13 @@ def _gathered(layer: Layer) -> Node:
     shape, indices = layer.input_shape(), layer.constant(1)
     axis = layer.described.axis(0, len(shape))
     if indices.tolist() != [*range(shape[axis])][::-1]:
-        raise Unusable("a choice by indices other than the reverse order")
+        raise UnusableError("a choice by indices other than the reverse order")
     return layer.make("reverse", [layer.data()], axis=(axis,))
 
 
 def _cast(layer: Layer) -> list[Edge]:
     if layer.get("to") not in (1, 10, 11):
-        raise Unusable("a cast to whole numbers")
+        raise UnusableError("a cast to whole numbers")
     return [layer.data()]
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from denseface.core.errors import InputError
 from denseface.models.graph import Graph, Shape
 from denseface.models.symbol_file import embedding_output, infer_shapes
-
-import mxnet as mx
 
 if TYPE_CHECKING:
     from denseface.models.checkpoint import Model
@@ -20,7 +18,22 @@ _COMMON_SIZES = ((112, 112), (112, 96), (64, 64), (96, 96), (128, 128), (160, 16
 _DEPTHWISE = {"conv_6dw7_7_conv2d_weight": "GDC", "convf_weight": "SFC"}
 
 
-def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tuple[mx.sym.Symbol, int]:
+class Embedding(NamedTuple):
+    """The part of a model that computes embeddings.
+
+    Attributes
+    ----------
+    graph : Graph
+        From ``data`` to the embeddings (B, emb_size), with all shapes.
+    emb_size : int
+        Number of values in an embedding.
+    """
+
+    graph: Graph
+    emb_size: int
+
+
+def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> Embedding:
     """Cut a model at its embedding, and check that the parameters fit.
 
     Parameters
@@ -32,10 +45,7 @@ def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tu
 
     Returns
     -------
-    symbol : Symbol
-        From ``data`` to the embeddings (B, emb_size).
-    emb_size : int
-        Number of values in an embedding.
+    Embedding
 
     Raises
     ------
@@ -59,7 +69,7 @@ def checked_embedding(model: Model, data_shape: tuple[int, int, int, int]) -> tu
             f"{model.name}: its output has the shape {output_shape}, which is not a list of embeddings; "
             "a network for embeddings ends in fc1"
         )
-    return symbol, output_shape[1]
+    return Embedding(graph, output_shape[1])
 
 
 def explain_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:

@@ -66,10 +66,14 @@ class Node:
         text = self.text(attribute)
         return default if text is None else float(text)
 
-    def ints(self, attribute: str, default: Sequence[int | None] = ()) -> tuple[int | None, ...]:
-        """Return an attribute such as ``(3, 3)`` or ``3``, whose members may be None; the default if it is empty."""
+    def ints(self, attribute: str, default: Sequence[int] = ()) -> tuple[int, ...]:
+        """Return an attribute such as ``(3, 3)`` or ``3``; the default if it is empty."""
+        return tuple(map(int, re.findall(r"-?\d+", self.text(attribute, "")))) or tuple(default)
+
+    def bounds(self, attribute: str) -> tuple[int | None, ...]:
+        """Return an attribute such as ``(None, -1)``: bounds of a slice."""
         found = re.findall(r"-?\d+|None", self.text(attribute, ""))
-        return tuple(None if number == "None" else int(number) for number in found) or tuple(default)
+        return tuple(None if number == "None" else int(number) for number in found)
 
     @overload
     def integer(self, attribute: str, default: int) -> int: ...
@@ -79,7 +83,8 @@ class Node:
 
     def integer(self, attribute: str, default: int | None = None) -> int | None:
         """Return an attribute that is a whole number."""
-        return self.ints(attribute, [default])[0]
+        found = self.ints(attribute)
+        return found[0] if found else default
 
 
 Edge = tuple[Node, int]

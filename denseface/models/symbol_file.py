@@ -96,7 +96,7 @@ _ATTRIBUTE_KEYS = ("param", "attr", "attrs")  # from the oldest to today's
 _HANDED_ON = ("ctx_group", "lr_mult", "wd_mult", "force_mirroring", "mirror_stage")
 
 
-class _Unusable(Exception):  # noqa: N818
+class _UnusableError(Exception):
     """The file describes something that cannot be used."""
 
 
@@ -148,7 +148,7 @@ def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
 
     try:
         description = _checked_graph(text)
-    except _Unusable as problem:
+    except _UnusableError as problem:
         raise InputError(f"{name}: {problem}") from problem
     try:
         return mx.sym.load_json(json.dumps(description, ensure_ascii=False))
@@ -222,7 +222,7 @@ def infer_shapes(graph: Graph, name: str, **shapes: Shape) -> None:
             raise InputError(f"{name}: the shape of {unknown[0][:80]} does not follow from {_written(shapes)}")
         graph.infer_shapes(**shapes)
         _compare(graph, found)
-    except _Unusable as problem:
+    except _UnusableError as problem:
         raise InputError(f"{name}: with {_written(shapes)}: {problem}") from problem
     except mx.base.MXNetError as error:
         raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {mxnet_reason(error)}") from error
@@ -257,10 +257,10 @@ def _infer_node(node: Node, n_outputs: int, found: dict[Edge, Shape]) -> None:
     for edge, has, wants in zip(node.inputs, given, wanted):
         source, _ = edge
         if _is_known(has) and has != wants:
-            raise _Unusable(f"{place} needs an input of {wants}, but {source.name[:80]} is {has}")
+            raise _UnusableError(f"{place} needs an input of {wants}, but {source.name[:80]} is {has}")
         if source.op == "null" and wants:
             if not _fits(found[edge], wants):  # one variable may be two of its inputs
-                raise _Unusable(f"{place} needs {source.name[:80]} in two shapes")
+                raise _UnusableError(f"{place} needs {source.name[:80]} in two shapes")
             found[edge] = wants
     inputs = [found[edge] for edge in node.inputs]
     if all(map(_is_known, inputs)):
@@ -274,11 +274,11 @@ def _check_use(node: Node, inputs: list[Shape], outputs: list[Shape]) -> None:
     """Refuse shapes that MXNet infers and then computes outside of."""
     op, place = node.op, node.name[:80]
     if op == "Reshape" and math.prod(inputs[0]) != math.prod(outputs[0]):
-        raise _Unusable(f"{place} makes {outputs[0]} of {inputs[0]}, which has another size")
+        raise _UnusableError(f"{place} makes {outputs[0]} of {inputs[0]}, which has another size")
     if op == "batch_take" and (len(inputs[0]) != 2 or math.prod(inputs[1]) != inputs[0][0]):
-        raise _Unusable(f"{place} takes one number of each row, but has {inputs[0]} and {inputs[1]}")
+        raise _UnusableError(f"{place} takes one number of each row, but has {inputs[0]} and {inputs[1]}")
     if op == "where" and inputs[0] not in (inputs[1], inputs[1][:1]):
-        raise _Unusable(f"{place} chooses from {inputs[1]} by conditions of {inputs[0]}; both must have one shape")
+        raise _UnusableError(f"{place} chooses from {inputs[1]} by conditions of {inputs[0]}; both must have one shape")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -301,7 +301,9 @@ def _compare(graph: Graph, found: Mapping[Edge, Shape]) -> None:
     for edge in graph.uses():
         inferred = graph.shapes.get(edge, ())
         if found[edge] != inferred:
-            raise _Unusable(f"the shape of {edge[0].name[:80]} is {found[edge]}, but MXNet takes it for {inferred}")
+            raise _UnusableError(
+                f"the shape of {edge[0].name[:80]} is {found[edge]}, but MXNet takes it for {inferred}"
+            )
 
 
 def _declared_shape(node: Node) -> Shape:
@@ -323,9 +325,9 @@ def _fits(declared: Shape, shape: Shape) -> bool:
 def _check_sizes(shapes: list[Shape], but_unknown: bool = False) -> None:
     for shape in shapes:  # () if nothing is known of it, 0 for an unknown length
         if any(length < (0 if but_unknown else 1) for length in shape):
-            raise _Unusable(f"an array of the shape {shape} has no elements, or no size that follows")
+            raise _UnusableError(f"an array of the shape {shape} has no elements, or no size that follows")
         if math.prod(shape) > _MAX_ELEMENTS:
-            raise _Unusable(f"an array of the shape {shape} has more than {_MAX_ELEMENTS} elements")
+            raise _UnusableError(f"an array of the shape {shape} has more than {_MAX_ELEMENTS} elements")
 
 
 def _written(shapes: Mapping[str, Shape]) -> str:
@@ -336,12 +338,12 @@ def _checked_graph(text: str) -> dict:
     try:
         graph = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _Unusable("not JSON") from error
+        raise _UnusableError("not JSON") from error
     if not isinstance(graph, dict):
-        raise _Unusable("not a network: JSON, but not an object with nodes")
+        raise _UnusableError("not a network: JSON, but not an object with nodes")
     listed = _list(graph, "nodes", "the network")
     if len(listed) > _MAX_NODES:
-        raise _Unusable(f"it has {len(listed)} nodes; up to {_MAX_NODES} are read")
+        raise _UnusableError(f"it has {len(listed)} nodes; up to {_MAX_NODES} are read")
     nodes: list[dict] = []
     for listed_node in listed:
         nodes.append(_checked_node(listed_node, nodes))
@@ -349,18 +351,18 @@ def _checked_graph(text: str) -> dict:
     _check_variables(graph, nodes, variables)
     heads = [_checked_edge(head, nodes, "heads") for head in _list(graph, "heads", "the network")]
     if not heads:
-        raise _Unusable("the network has no heads, so it computes nothing")
+        raise _UnusableError("the network has no heads, so it computes nothing")
     return {"nodes": nodes, "arg_nodes": variables, "heads": heads, **_version(graph)}
 
 
 def _checked_node(node: object, earlier: list[dict]) -> dict:
     place = f"node {len(earlier)}"
     if not isinstance(node, dict):
-        raise _Unusable(f"{place} is not an object")
+        raise _UnusableError(f"{place} is not an object")
     op, name = (_text(node.get(key), f"{place}: its {key}") for key in ("op", "name"))
     place = f"{place} ({name[:80]})"
     if not set(node) <= _NODE_KEYS:
-        raise _Unusable(f"{place}: unknown key {min(set(node) - _NODE_KEYS)[:80]!a}")
+        raise _UnusableError(f"{place}: unknown key {min(set(node) - _NODE_KEYS)[:80]!a}")
     op, attributes = for_inference(op, _attributes(node, place))
     inputs = [_checked_edge(edge, earlier, place) for edge in _list(node, "inputs", place)]
     if op == "null":
@@ -368,7 +370,7 @@ def _checked_node(node: object, earlier: list[dict]) -> dict:
     else:
         _check_operator(op, attributes, len(inputs), place)
     if op == "BatchNorm" and any(earlier[source]["op"] != "null" for source, *_ in inputs[3:]):
-        raise _Unusable(f"{place}: BatchNorm's mean and variance are not variables")  # it writes to them
+        raise _UnusableError(f"{place}: BatchNorm's mean and variance are not variables")  # it writes to them
     return {"op": op, "name": name, "attrs": attributes, "inputs": inputs}
 
 
@@ -377,45 +379,47 @@ def _attributes(node: dict, place: str) -> dict[str, str]:
     for kind in _ATTRIBUTE_KEYS:
         attributes = node.get(kind, {})
         if not isinstance(attributes, dict):
-            raise _Unusable(f"{place}: its {kind} is not an object")
+            raise _UnusableError(f"{place}: its {kind} is not an object")
         for key, value in attributes.items():
             _text(key, f"{place}: the name of an attribute")
             if not isinstance(value, str) or not value.isprintable():
-                raise _Unusable(f"{place}: the attribute {key[:80]} is not printable text")
+                raise _UnusableError(f"{place}: the attribute {key[:80]} is not printable text")
             merged[key] = value
     return merged
 
 
 def _check_variable(attributes: dict[str, str], n_inputs: int, place: str) -> None:
     if n_inputs:
-        raise _Unusable(f"{place}: a variable has no inputs")
+        raise _UnusableError(f"{place}: a variable has no inputs")
     if "__shape__" in attributes:
         _numbers(attributes, "__shape__", place)
     if attributes.get("__dtype__", "0") not in _FLOAT_CODES:
-        raise _Unusable(f"{place}: __dtype__ is {attributes['__dtype__'][:80]}; only floating-point types are read")
+        raise _UnusableError(
+            f"{place}: __dtype__ is {attributes['__dtype__'][:80]}; only floating-point types are read"
+        )
 
 
 def _check_operator(op: str, attributes: dict[str, str], n_inputs: int, place: str) -> None:
     if op not in _OPERATORS:
-        raise _Unusable(f"{place}: refused: the operator {op[:80]} is not one that image networks need")
+        raise _UnusableError(f"{place}: refused: the operator {op[:80]} is not one that image networks need")
     least, most = _OPERATORS[op]
     if not least <= n_inputs <= most:
         wanted = least if least == most else f"{least} to {most}"
-        raise _Unusable(f"{place}: {op} takes {wanted} inputs, not {n_inputs}")
+        raise _UnusableError(f"{place}: {op} takes {wanted} inputs, not {n_inputs}")
     for key in attributes:
         # MXNet would pass "weight_lr_mult" on to the input of that name, even if there is none.
         if key.endswith(_HANDED_ON) and key not in _HANDED_ON:
-            raise _Unusable(f"{place}: {key[:80]} was written by MXNet before 0.9; load and save it with MXNet 1")
+            raise _UnusableError(f"{place}: {key[:80]} was written by MXNet before 0.9; load and save it with MXNet 1")
         if key in _LIMITS:
             _numbers(attributes, key, place)
         if key in ("dtype", "out_dtype") and attributes[key] not in _FLOATS:
-            raise _Unusable(f"{place}: {key} is {attributes[key][:80]}; only floating-point types are read")
+            raise _UnusableError(f"{place}: {key} is {attributes[key][:80]}; only floating-point types are read")
     if "num_args" in attributes and _numbers(attributes, "num_args", place) != [n_inputs]:
-        raise _Unusable(f"{place}: num_args is not {n_inputs}, the number of its inputs")
+        raise _UnusableError(f"{place}: num_args is not {n_inputs}, the number of its inputs")
     if op == "SliceChannel" and len(_numbers(attributes, "num_outputs", place)) != 1:
-        raise _Unusable(f"{place}: num_outputs is not one number")
+        raise _UnusableError(f"{place}: num_outputs is not one number")
     if op == "UpSampling" and attributes.get("sample_type") == "bilinear" and "num_filter" not in attributes:
-        raise _Unusable(f"{place}: bilinear UpSampling needs num_filter")  # MXNet divides by it
+        raise _UnusableError(f"{place}: bilinear UpSampling needs num_filter")  # MXNet divides by it
     if op == "Reshape":
         _check_reshape(attributes, place)
 
@@ -427,12 +431,12 @@ def _numbers(attributes: dict[str, str], key: str, place: str) -> list[int]:
         return []
     numbers = [int(digits) for digits in re.findall(r"-?[0-9]{1,20}", value)]
     if not re.fullmatch(r"[-0-9L,()\[\] ]*", value) or len(numbers) > _MAX_NUMBERS:  # L from Python 2
-        raise _Unusable(f"{place}: {key} is {value[:80]}; expected up to {_MAX_NUMBERS} whole numbers")
+        raise _UnusableError(f"{place}: {key} is {value[:80]}; expected up to {_MAX_NUMBERS} whole numbers")
     least, most = _LIMITS[key]
     if not all(least <= number <= most for number in numbers):
-        raise _Unusable(f"{place}: {key} is {value[:80]}; expected numbers from {least} to {most}")
+        raise _UnusableError(f"{place}: {key} is {value[:80]}; expected numbers from {least} to {most}")
     if key in _SHAPES and math.prod(number for number in numbers if number > 0) > _MAX_ELEMENTS:
-        raise _Unusable(f"{place}: {key} is {value[:80]}, more than {_MAX_ELEMENTS} elements")
+        raise _UnusableError(f"{place}: {key} is {value[:80]}, more than {_MAX_ELEMENTS} elements")
     return numbers
 
 
@@ -451,7 +455,7 @@ def _check_reshape(attributes: dict[str, str], place: str) -> None:
         parts = codes[position + 1 : position + 3] if code == -4 else []
         # MXNet keeps the index of -1 among the codes, and uses it as the index among the dimensions.
         if (code == -1 and moved) or not all(part == -1 or part > 0 for part in parts):
-            raise _Unusable(f"{place}: cannot be reshaped to {attributes['shape'][:80]}")
+            raise _UnusableError(f"{place}: cannot be reshaped to {attributes['shape'][:80]}")
         moved = moved or code in (-2, -4)
         position += 1 + len(parts)
 
@@ -459,12 +463,12 @@ def _check_reshape(attributes: dict[str, str], place: str) -> None:
 def _checked_edge(edge: object, nodes: list[dict], place: str) -> list[int]:
     """Check [node, output] or [node, output, version]."""
     if not isinstance(edge, list) or not 2 <= len(edge) <= 3 or not all(map(_is_index, edge)):
-        raise _Unusable(f"{place}: an edge is a list of a node, an output and a version, all numbers")
+        raise _UnusableError(f"{place}: an edge is a list of a node, an output and a version, all numbers")
     source, output = edge[:2]
     if source >= len(nodes):
-        raise _Unusable(f"{place}: it takes its input from node {source}, which does not come before it")
+        raise _UnusableError(f"{place}: it takes its input from node {source}, which does not come before it")
     if output >= _n_outputs(nodes[source]["op"], nodes[source]["attrs"]):
-        raise _Unusable(f"{place}: node {source} ({nodes[source]['name'][:80]}) has no output {output}")
+        raise _UnusableError(f"{place}: node {source} ({nodes[source]['name'][:80]}) has no output {output}")
     return edge
 
 
@@ -480,12 +484,12 @@ def _n_outputs(op: str, attributes: dict[str, str]) -> int:
 def _check_variables(graph: dict, nodes: list[dict], variables: list[int]) -> None:
     listed = _list(graph, "arg_nodes", "the network")
     if listed != variables:
-        raise _Unusable("arg_nodes does not list the variables (the nodes whose op is null)")
+        raise _UnusableError("arg_nodes does not list the variables (the nodes whose op is null)")
     names = set()
     for number in variables:
         name = nodes[number]["name"]
         if name in names:
-            raise _Unusable(f"node {number} ({name[:80]}): there is a variable of this name already")
+            raise _UnusableError(f"node {number} ({name[:80]}): there is a variable of this name already")
         names.add(name)
 
 
@@ -497,18 +501,18 @@ def _version(graph: dict) -> dict:
         return {}
     known = isinstance(entry, list) and len(entry) == 2 and entry[0] == "int" and type(entry[1]) is int
     if not known or not 0 <= entry[1] < _NEXT_VERSION:
-        raise _Unusable("its attrs do not name the MXNet, 0.8 to 1.9, that wrote it")
+        raise _UnusableError("its attrs do not name the MXNet, 0.8 to 1.9, that wrote it")
     return {"attrs": {"mxnet_version": entry}}
 
 
 def _list(parent: dict, key: str, place: str) -> list:
     value = parent.get(key)
     if not isinstance(value, list):
-        raise _Unusable(f"{place}: {key} is missing or not a list")
+        raise _UnusableError(f"{place}: {key} is missing or not a list")
     return value
 
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _MAX_NAME:
-        raise _Unusable(f"{what} is not printable text of 1 to {_MAX_NAME} characters")
+        raise _UnusableError(f"{what} is not printable text of 1 to {_MAX_NAME} characters")
     return value

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from denseface.embedding.engines.onnx_shapes import OPERATORS, Array, Unusable, infer
+from denseface.embedding.engines.onnx_shapes import OPERATORS, Array, UnusableError, infer
 
 X = (2, 4, 7, 6)
 
@@ -145,5 +145,5 @@ def test_a_shape_that_is_computed_from_the_pictures_is_followed():
 )
 def test_what_does_not_fit_is_refused(op, others, attributes, reason):
     inputs = [Array(X), *(Array(value.shape, value) for value in others)]
-    with pytest.raises(Unusable, match=reason):
+    with pytest.raises(UnusableError, match=reason):
         ours(op, inputs, attributes, 1)

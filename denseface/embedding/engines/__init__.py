@@ -82,20 +82,19 @@ def make_engine(
     InputError
         If there is no such engine, a package is missing, or the model does not fit.
     """
-    is_onnx = model.default_engine == "onnxruntime"
+    from denseface.embedding.engines.onnx_model import OnnxModel, converted
+
     if name not in ENGINES:
         raise InputError(f"{name} is not one of {', '.join(ENGINES)}", option="engine")
     if name == "mxnet":
         from denseface.embedding.engines.mxnet_engine import MXNetEngine
 
-        if is_onnx:
+        if isinstance(model, OnnxModel):
             raise InputError(f"MXNet cannot run {model.name}, an ONNX file; choose onnxruntime", option="engine")
         return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context)
     if context is not None:
         raise InputError(f"{name} computes on the CPU; only mxnet takes a GPU", option="engine")
-    if not is_onnx:
-        from denseface.embedding.engines.onnx_model import converted
-
+    if not isinstance(model, OnnxModel):
         model = converted(model, (batch_size, *(input_shape or _INPUT_SHAPE)))
     elif input_shape not in (None, model.input_shape):
         raise InputError(f"{model.name}: it takes pictures of (C, H, W) = {model.input_shape}, not {input_shape}")

@@ -56,10 +56,8 @@ class MXNetEngine:
         self.input_shape = input_shape
         self.batch_size = batch_size
         data_shape = (batch_size, *input_shape)
-        symbol, self.emb_size = checked_embedding(model, data_shape)
-        graph = Graph(symbol)
+        graph, self.emb_size = checked_embedding(model, data_shape)
         if (context is None or context.device_type == "cpu") and load_operators():
-            graph.infer_shapes(data=data_shape)
             fuse_dense_blocks_for_inference(graph)
         values = freeze(graph, {**model.arguments, **model.auxiliary})
         flatten_inputs(graph)

@@ -15,7 +15,7 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.onnx_format import message, read_model, to_array
-from denseface.embedding.engines.onnx_shapes import OPERATORS, Array, Shape, Unusable, infer
+from denseface.embedding.engines.onnx_shapes import OPERATORS, Array, Shape, UnusableError, infer
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -85,7 +85,7 @@ def check_onnx(content: bytes, name: str, input_shape: tuple[int, int, int] | No
     try:
         _check_model(model, input_shape)
         _check_computation(model)
-    except Unusable as problem:
+    except UnusableError as problem:
         raise InputError(f"{name}: refused: {problem}") from problem
     return model
 
@@ -94,19 +94,19 @@ def _check_model(model: Message, input_shape: tuple[int, int, int] | None) -> No
     """Check everything that is written in the file."""
     versions = {entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAINS}
     if len(versions) != 1:
-        raise Unusable("it does not name one version of ONNX's operators")
+        raise UnusableError("it does not name one version of ONNX's operators")
     (version,) = versions
     if not _OLDEST_OPSET <= version <= _NEWEST_OPSET:
-        raise Unusable(f"its opset is not between {_OLDEST_OPSET} and {_NEWEST_OPSET}")
+        raise UnusableError(f"its opset is not between {_OLDEST_OPSET} and {_NEWEST_OPSET}")
     del model.opset_import[:]  # others may be listed that no node uses
     model.opset_import.add(version=version)
     if not _OLDEST_IR <= model.ir_version <= _NEWEST_IR:
-        raise Unusable(f"its format is not one of {_OLDEST_IR} to {_NEWEST_IR}")
+        raise UnusableError(f"its format is not one of {_OLDEST_IR} to {_NEWEST_IR}")
     graph = model.graph
     if model.functions or model.training_info or graph.sparse_initializer:
-        raise Unusable("it defines functions, training steps or sparse tensors")
+        raise UnusableError("it defines functions, training steps or sparse tensors")
     if len(graph.node) > _MAX_NODES:
-        raise Unusable(f"it has {len(graph.node)} nodes; up to {_MAX_NODES} are read")
+        raise UnusableError(f"it has {len(graph.node)} nodes; up to {_MAX_NODES} are read")
     for tensor in graph.initializer:
         _check_tensor(tensor)
     for node in graph.node:
@@ -119,25 +119,25 @@ def _check_ends(graph: Message, input_shape: tuple[int, int, int] | None) -> Non
     values = {tensor.name for tensor in graph.initializer}
     inputs = [entry for entry in graph.input if entry.name not in values]
     if len(inputs) != 1 or not 1 <= len(graph.output) <= _MAX_OUTPUTS:
-        raise Unusable(f"it does not have one input and 1 to {_MAX_OUTPUTS} outputs")
+        raise UnusableError(f"it does not have one input and 1 to {_MAX_OUTPUTS} outputs")
     del graph.input[:]  # which may list parameters as well
     graph.input.extend(inputs)
     if graph.input[0].type.tensor_type.elem_type != _FLOAT:
-        raise Unusable("its input is not float32")
+        raise UnusableError("its input is not float32")
     shape = graph.input[0].type.tensor_type.shape
     sizes = [size.dim_value for size in shape.dim]
     if len(sizes) != 4 or not 0 <= sizes[0] <= 1 << 16:
-        raise Unusable(f"its input has the shape {tuple(sizes)}, which pictures do not have")
+        raise UnusableError(f"its input has the shape {tuple(sizes)}, which pictures do not have")
     batch, *picture = sizes
     if 0 in picture:
         if input_shape is None:
-            raise Unusable("it leaves the size of its pictures open; give their height and width (image_shape)")
+            raise UnusableError("it leaves the size of its pictures open; give their height and width (image_shape)")
         picture = [size or given for size, given in zip(picture, input_shape)]
         sizes = [batch, *picture]
         _write_shape(graph.input[0], sizes)
     channels, height, width = picture
     if channels not in (1, 3) or not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
-        raise Unusable(f"its input has the shape (N, {channels}, {height}, {width}), which pictures do not have")
+        raise UnusableError(f"its input has the shape (N, {channels}, {height}, {width}), which pictures do not have")
 
 
 def _write_shape(end: Message, sizes: Sequence[int]) -> None:
@@ -154,28 +154,30 @@ def _check_tensor(tensor: Message) -> None:
     name = tensor.name[:80]
     # An engine would read any file that such a tensor names.
     if tensor.external_data or tensor.data_location:
-        raise Unusable(
+        raise UnusableError(
             "its weights are in other files; put them into one with onnx.save(onnx.load(FILE), FILE), or export with "
             "torch.onnx.export(..., external_data=False)"
         )
     if min(tensor.dims, default=1) < 1 or len(tensor.dims) > 8 or math.prod(tensor.dims) > _MAX_ELEMENTS:
-        raise Unusable(f"the tensor {name} has the shape {tuple(tensor.dims)[:9]}")
+        raise UnusableError(f"the tensor {name} has the shape {tuple(tensor.dims)[:9]}")
     try:
         values = to_array(tensor)
     except (ValueError, OverflowError) as error:
-        raise Unusable(f"the tensor {name} does not have as many values as its shape {tuple(tensor.dims)}") from error
+        raise UnusableError(
+            f"the tensor {name} does not have as many values as its shape {tuple(tensor.dims)}"
+        ) from error
     finite = values.dtype.kind not in "fc" or (np.isfinite(values).all() if values.size > 1 else not np.isnan(values))
     if not finite:
-        raise Unusable(f"the tensor {name} contains NaN or infinity")
+        raise UnusableError(f"the tensor {name} contains NaN or infinity")
 
 
 def _check_node(node: Message) -> None:
     what = f"{node.op_type[:80]} {node.name[:80]}"
     if node.op_type not in OPERATORS or node.domain not in _OWN_DOMAINS:
         domain = "" if node.domain in _OWN_DOMAINS else f"{node.domain[:80]}."
-        raise Unusable(f"the operator {domain}{node.op_type[:80]} is not one that image networks need")
+        raise UnusableError(f"the operator {domain}{node.op_type[:80]} is not one that image networks need")
     if any(len(name) > _MAX_NAME for name in (node.name, *node.input, *node.output)):
-        raise Unusable(f"{what}: a name has more than {_MAX_NAME} characters")
+        raise UnusableError(f"{what}: a name has more than {_MAX_NAME} characters")
     for attribute in node.attribute:
         _check_attribute(attribute, f"{what}: {attribute.name[:80]}")
 
@@ -183,13 +185,13 @@ def _check_node(node: Message) -> None:
 def _check_attribute(attribute: Message, what: str) -> None:
     kinds = {1: [attribute.f], 2: [attribute.i], 3: [], 4: [], 6: attribute.floats, 7: attribute.ints}
     if attribute.type not in kinds or attribute.ref_attr_name:
-        raise Unusable(f"{what} is of a kind that image networks do not need")
+        raise UnusableError(f"{what} is of a kind that image networks do not need")
     if attribute.type == _TENSOR:
         _check_tensor(attribute.t)
     numbers = kinds[attribute.type]
     least, most = _RANGES.get(attribute.name, _ANY)
     if len(numbers) > _MAX_NUMBERS or not all(least <= number <= most for number in numbers):
-        raise Unusable(f"{what} is not between {least} and {most}")
+        raise UnusableError(f"{what} is not between {least} and {most}")
 
 
 def _check_computation(model: Message) -> None:
@@ -200,11 +202,13 @@ def _check_computation(model: Message) -> None:
     tensors = infer_tensors(graph, (pictures, *picture))
     output, found = _embedding(graph.output, tensors)
     if output.type.tensor_type.elem_type != _FLOAT:
-        raise Unusable("its output is not float32")
+        raise UnusableError("its output is not float32")
     declared = [size.dim_value for size in output.type.tensor_type.shape.dim]
     fits = len(found) == 2 and found[0] == pictures and found[1] <= _MAX_EMB_SIZE
     if not fits or (declared and declared[1:] not in ([found[1]], [0])):
-        raise Unusable(f"its output has the shape {found}, which is not one embedding per picture of the size declared")
+        raise UnusableError(
+            f"its output has the shape {found}, which is not one embedding per picture of the size declared"
+        )
     kept = message("ValueInfoProto")
     kept.CopyFrom(output)
     del graph.output[:]
@@ -221,7 +225,7 @@ def _embedding(outputs: Sequence[Message], tensors: Mapping[str, Array]) -> tupl
         return lists[0]
     if len(shapes) > 1:
         described = ", ".join(f"{output.name[:80]} {shape}" for output, shape in shapes)
-        raise Unusable(
+        raise UnusableError(
             f"which of its outputs is the embedding is not clear: {described}; keep one with "
             "onnx.utils.extract_model(FILE, OUT, [INPUT], [OUTPUT])"
         )
@@ -240,7 +244,7 @@ def infer_tensors(graph: Message, shape: Shape) -> dict[str, Array]:
 
     Raises
     ------
-    Unusable
+    UnusableError
         If the graph is not consistent, or computes too much.
     """
     known = {tensor.name: Array.of(tensor) for tensor in graph.initializer}
@@ -250,34 +254,35 @@ def infer_tensors(graph: Message, shape: Shape) -> dict[str, Array]:
         what = f"{node.op_type} {node.name[:80]}"
         missing = [name for name in node.input if name and name not in known]
         if missing:
-            raise Unusable(f"{what} reads {missing[0][:80]}, which does not come before it")
+            raise UnusableError(f"{what} reads {missing[0][:80]}, which does not come before it")
         inputs = [known.get(name) for name in node.input]
         try:
             outputs = infer(node, inputs)
         except Exception as error:  # NumPy and Python have several, for attributes of another kind
-            raise Unusable(f"it is not consistent: {what}: {' '.join(str(error).split())[:200]}") from error
+            raise UnusableError(f"it is not consistent: {what}: {' '.join(str(error).split())[:200]}") from error
         if len(outputs) != len(node.output):
-            raise Unusable(f"it is not consistent: {what} does not have {len(node.output)} outputs")
+            raise UnusableError(f"it is not consistent: {what} does not have {len(node.output)} outputs")
         for name, array in zip(node.output, outputs):
             if name in known:
-                raise Unusable(f"it is not consistent: {name[:80]} is computed twice")
+                raise UnusableError(f"it is not consistent: {name[:80]} is computed twice")
             if min(array.shape, default=1) < 1:
-                raise Unusable(f"{name[:80]} has the shape {array.shape}, so it has no values")
+                raise UnusableError(f"{name[:80]} has the shape {array.shape}, so it has no values")
             known[name] = array
             computed += math.prod(array.shape)
             products += math.prod(array.shape) * _products_per_element(node, inputs)
         if computed > _MAX_COMPUTED * shape[0] or products > _MAX_PRODUCTS * shape[0]:
-            raise Unusable("it computes more than any network for faces does")
+            raise UnusableError("it computes more than any network for faces does")
     if any(output.name not in known for output in graph.output):
-        raise Unusable("it is not consistent: no node computes its output")
+        raise UnusableError("it is not consistent: no node computes its output")
     return known
 
 
 def _products_per_element(node: Message, inputs: list[Array | None]) -> int:
+    shapes = [array.shape if array else () for array in inputs]
     if node.op_type == "Conv":
-        return math.prod(inputs[1].shape[1:])
+        return math.prod(shapes[1][1:])
     if node.op_type in ("Gemm", "MatMul"):
-        return max(inputs[0].shape, default=1)
+        return max(shapes[0], default=1)
     if node.op_type in ("AveragePool", "MaxPool"):
         return math.prod(next((attribute.ints for attribute in node.attribute if attribute.name == "kernel_shape"), ()))
     return 1

@@ -166,7 +166,7 @@ def converted(model: Model, shape: tuple[int, int, int, int]) -> OnnxModel:
     from denseface.export.onnx import convert
     from denseface.models.embedding_network import checked_embedding
 
-    symbol, _ = checked_embedding(model, shape)
+    symbol = checked_embedding(model, shape).graph.symbol()
     proto = convert(dataclasses.replace(model, symbol=symbol), shape, dynamic_batch=False)
     return _described(proto, model.name, model.fingerprint, {})
 

@@ -37,7 +37,7 @@ class OpenVINOEngine:
 
     def __init__(self, model: OnnxModel, batch_size: int, bf16: bool = False):
         # With this package, importing OpenVINO reports to its vendor over the network, from a forked process.
-        sys.modules.setdefault("openvino_telemetry", None)
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         core = _core(require("openvino"))
         self.input_shape = model.input_shape
         self.batch_size = model.batch_size or batch_size
