@@ -292,7 +292,9 @@ def make_network(args: argparse.Namespace, config: dict, workers: Workers) -> mx
     """Build the network that the configuration describes, or read that of the pretrained model."""
     if args.network != families.PRETRAINED:
         return families.embedding_symbol(config, args.symbol_path)
-    return mx.sym.load_json(workers.from_first(lambda: pretrained_network(args.pretrained).tojson()))
+    return mx.sym.load_json(
+        workers.from_first(lambda: pretrained_network(args.pretrained, config.image_shape).tojson())
+    )
 
 
 def make_verify(config: dict, embedding: mx.sym.Symbol) -> Callable[[dict, dict], dict]:
@@ -327,7 +329,7 @@ def start(run: Run, args: argparse.Namespace, config: dict, embedding: mx.sym.Sy
         return
     run.learner.initialize(families.initializer(config), args.seed)
     if args.pretrained:
-        workers.from_first(lambda: start_from(run, embedding, args.pretrained, args.pretrained_epoch))
+        workers.from_first(lambda: start_from(run, config, embedding, args.pretrained, args.pretrained_epoch))
     if args.warm_centers:
         workers.from_first(lambda: warm_centers(run.learner, run.loader.reader, run.loader.batch_size))
     run.learner.broadcast()
@@ -342,9 +344,9 @@ def refuse_to_overwrite(prefix: str) -> None:
         )
 
 
-def start_from(run: Run, embedding: mx.sym.Symbol, pretrained: str, epoch: int | None) -> None:
+def start_from(run: Run, config: dict, embedding: mx.sym.Symbol, pretrained: str, epoch: int | None) -> None:
     """Copy the parameters that another model has in common with the run's."""
-    adopt(run.learner, embedding, pretrained_model(pretrained, epoch))
+    adopt(run.learner, embedding, pretrained_model(pretrained, epoch, config.image_shape))
 
 
 def rehearse(run: Run, config: dict) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from denseface.core.errors import InputError
+from denseface.data.pictures import PictureShape
 from denseface.importing.onnx import import_onnx
 from denseface.models.checkpoint import Model, load_model, parse_model
 from denseface.models.embedding_network import explain_shape
@@ -31,15 +32,15 @@ class Role(NamedTuple):
     shape: tuple[int, ...]
 
 
-def pretrained_network(pretrained: str) -> mx.sym.Symbol:
-    """Read the network of a model, up to its embedding; of an ONNX file, as MXNet has it."""
+def pretrained_network(pretrained: str, image_shape: tuple[int, int, int] | None = None) -> mx.sym.Symbol:
+    """Read the network of a model, up to its embedding; parameters as of `pretrained_model`."""
     if pretrained.endswith(".onnx"):
-        return embedding_output(import_onnx(pretrained).symbol)
+        return embedding_output(pretrained_model(pretrained, None, image_shape).symbol)
     prefix, _ = parse_model(pretrained)
     return embedding_output(read_symbol(Path(f"{prefix}-symbol.json")))
 
 
-def pretrained_model(pretrained: str, epoch: int | None) -> Model:
+def pretrained_model(pretrained: str, epoch: int | None, image_shape: tuple[int, int, int] | None = None) -> Model:
     """Read a model.
 
     Parameters
@@ -48,6 +49,8 @@ def pretrained_model(pretrained: str, epoch: int | None) -> Model:
         ``PREFIX,EPOCH``, ``PREFIX``, or a file ``.onnx``.
     epoch : int, optional
         EPOCH, where it is not in the text.
+    image_shape : tuple (height, width, channels), optional
+        Shape of the pictures, for an ONNX file that leaves it open.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def pretrained_model(pretrained: str, epoch: int | None) -> Model:
     if pretrained.endswith(".onnx"):
         if epoch is not None:
             raise InputError(f"{pretrained} is one model, without epochs; leave it out", option="pretrained_epoch")
-        return import_onnx(pretrained)
+        return import_onnx(pretrained, input_shape=image_shape and PictureShape(*image_shape).nchw(1)[1:])
     prefix, named = parse_model(pretrained)
     if named is not None and epoch not in (None, named):
         raise InputError(f"{pretrained}: its epoch is {named}, not {epoch}; give one", option="pretrained_epoch")

@@ -20,8 +20,10 @@ from denseface.distributed.workers import connect
 from denseface.models import losses
 from denseface.models.adaface import adaface
 from denseface.models.distillation import with_teacher
+from denseface.models.graph import Graph
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
+from denseface.training.frozen import fix_statistics
 from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
@@ -36,11 +38,9 @@ CLASS_LOSSES = {"arcface": partial(losses.margin_softmax, m2=0.2), "adaface": pa
 
 def with_fixed_statistics(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """Let batch normalization use its moving averages, so that no picture's result depends on the others beside it."""
-    graph = json.loads(symbol.tojson())
-    for node in graph["nodes"]:
-        if node["op"] == "BatchNorm":
-            node["attrs"]["use_global_stats"] = "True"
-    return mx.sym.load_json(json.dumps(graph))
+    graph = Graph(symbol)
+    fix_statistics(graph, symbol.list_auxiliary_states())
+    return graph.symbol()
 
 
 def embedding_symbol(dropout: float) -> mx.sym.Symbol:

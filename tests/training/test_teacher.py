@@ -13,6 +13,7 @@ from denseface.training.teacher import Teacher
 from support.distributed_run import embedding_symbol, with_fixed_statistics
 from support.tiny_models import as_ndarrays, tiny_model
 from support.tiny_runs import SIZE, assert_same_state, make_run
+from support.torch_like import mobilefacenet
 
 import mxnet as mx
 
@@ -58,6 +59,15 @@ def test_a_teacher_in_an_onnx_file_teaches_the_same(tmp_path):
     batch = batch_of(6)
     np.testing.assert_allclose(exported(batch.data), original(batch.data), atol=1e-5)
     assert exported.identity == original.identity.replace(" in mxnet,", " in onnxruntime,")
+
+
+def test_a_network_of_pytorch_teaches(tmp_path):
+    path = tmp_path / "face.onnx"
+    path.write_bytes(mobilefacenet(False).SerializeToString())
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32)).astype(np.float32)
+    expected = Embedder.load(str(path), flip=False, batch_size=3).compute(pictures)[0]
+    found = Teacher(str(path), (32, 32, 3), 3, mx.cpu())(pictures)
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
 
 
 @pytest.mark.parametrize("emb_size", [5, 7])

@@ -21,9 +21,11 @@ from denseface.core.errors import InputError
 from denseface.core.lock import locked
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
+from denseface.importing.onnx import import_onnx
 from denseface.models import checkpoint
 from denseface.rewrites.native import bfloat16_instructions
 from support.tiny_models import as_model, as_ndarrays
+from support.torch_like import iresnet
 
 import mxnet as mx
 
@@ -226,6 +228,24 @@ def test_the_network_of_another_model_is_fine_tuned(data, stranger, tmp_path, ca
     assert "--network: pretrained (graph " in capsys.readouterr().err
 
 
+def test_a_network_from_onnx_is_fine_tuned_and_resumed(data, tmp_path, caplog):
+    file = tmp_path / "face.onnx"
+    proto = iresnet(False, blocks=(1,), side=SIZE)
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"  # which image_shape then decides
+    file.write_bytes(proto.SerializeToString())
+    options = ("--network", "pretrained", "--pretrained", str(file), "--freeze", "conv1*", "--freeze", "bn1*")
+    assert train.main(flags(data, tmp_path, "--max-steps", "2", *options, keys=())) == 0
+    assert "1 start fresh: fc7_weight" in caplog.text
+    given = import_onnx(file, input_shape=(3, SIZE, SIZE))
+    for model, moved in ((given, False), (checkpoint.load_model(prefix(tmp_path, "pretrained-arcface-orl")), True)):
+        changed = [name for name, array in model.arguments.items() if (array != given.arguments[name]).any()]
+        assert ("fc.weight" in changed) == moved and "conv1.weight" not in changed
+    assert (model.auxiliary["bn1.running_var"] == given.auxiliary["bn1.running_var"]).all()
+    assert (model.auxiliary["bn2.running_var"] != given.auxiliary["bn2.running_var"]).any()
+    assert train.main(flags(data, tmp_path, "--max-steps", "3", "--resume", *options, keys=())) == 0
+    assert checkpoint.Checkpoint.newest(prefix(tmp_path, "pretrained-arcface-orl")).step == 3
+
+
 def test_resume_without_a_run_starts_one(data, tmp_path):
     assert train.main(flags(data, tmp_path, "--max-steps", "1", "--resume", *REAL)) == 0
     assert checkpoint.complete_steps(prefix(tmp_path)) == [1]
@@ -322,7 +342,7 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
             ["--loss", "triplet", "--per-batch-size", "3", "--freeze", "*"],
             "--freeze: the loss triplet has no parameters of its own",
         ),
-        (["--pretrained", "a,7", "--pretrained-epoch", "8"], "--pretrained: a,7: --pretrained-epoch 8 says something"),
+        (["--pretrained", "a,7", "--pretrained-epoch", "8"], "--pretrained-epoch: a,7: its epoch is 7, not 8"),
         ([*REAL, "--set", "net_output=Z"], "this network could not be verified, so it is not trained: "),
         (
             ["--loss", "triplet", "--per-batch-size", "3", "--sample-rate", "0.5"],
