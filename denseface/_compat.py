@@ -10,7 +10,6 @@ import importlib.machinery
 import importlib.util
 import os
 import re
-import resource
 import sys
 from pathlib import Path
 
@@ -109,6 +108,8 @@ def check_environment() -> None:
     text = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
         raise InputError(f"OMP_NUM_THREADS={text}: MXNet needs one whole number here, from 1 to {_MOST_THREADS}")
+    import resource  # which Windows does not have, nor MXNet
+
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     needed = _ADDRESS_SPACE + int(text) * _ADDRESS_SPACE_OF_A_THREAD
     if limit != resource.RLIM_INFINITY and limit < needed << 10:

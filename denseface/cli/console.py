@@ -6,9 +6,9 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from denseface.core.errors import describe
+from denseface.core.errors import InputError, describe
 from denseface.core.text import printable
 
 OK, FAILED = 0, 1
@@ -29,6 +29,13 @@ def report_interrupt(error: BaseException) -> None:
 def report_warning(message: str) -> None:
     """Print a warning as one line on stderr."""
     print("denseface: warning:", printable(message), file=sys.stderr)
+
+
+def report_unreadable(folders: Mapping[str, str]) -> bool:
+    """Print the folders that could not be read, with the reasons, as errors; return whether there are any."""
+    for folder, reason in folders.items():
+        report_error(InputError(f"{folder}: {reason}; the folder is left out"))
+    return bool(folders)
 
 
 def print_line(text: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import FAILED, OK, print_line
+from denseface.cli.console import FAILED, OK, print_line, report_unreadable
 from denseface.cli.dataset.faces import add_processes
 from denseface.cli.options import add_example, add_limits, load_limits
 from denseface.core.text import counted
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     print_line(f"{args.out}: {', '.join(said)}")
     if args.sheet and counts.faces:
         _write_sheet(args.out, args.sheet)
-    return FAILED if counts.without else OK
+    return FAILED if report_unreadable(sources.unreadable) or counts.without else OK
 
 
 def _bar(total):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import FAILED, OK, print_line
+from denseface.cli.console import FAILED, OK, print_line, report_unreadable
 from denseface.cli.options import (
     add_example,
     add_face_options,
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if sources.left_out:
         said.append(f"{counted(len(sources.left_out), 'file')} left out, not pictures: {listed(sources.left_out)}")
     print_line(f"{args.out}: {', '.join(said)}")
-    return FAILED if counts.skipped else OK
+    return FAILED if report_unreadable(sources.unreadable) or counts.skipped else OK
 
 
 def _part(text):

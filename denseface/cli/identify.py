@@ -7,8 +7,9 @@ import contextlib
 import math
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from denseface.cli.console import OK, print_json, print_line, print_table, report_warning
+from denseface.cli.console import FAILED, OK, print_json, print_line, print_table, report_unreadable, report_warning
 from denseface.cli.options import (
     add_example,
     add_face_options,
@@ -25,6 +26,9 @@ from denseface.cli.options import (
 )
 from denseface.core.errors import InputError
 from denseface.core.text import counted
+
+if TYPE_CHECKING:
+    from denseface.galleries.gallery import Gallery
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -78,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         check_drawable(args.out)
     with contextlib.ExitStack() as opened:
-        gallery, probes, unknown = _open(args, Path(opened.enter_context(tempfile.TemporaryDirectory())))
+        unreadable: dict[str, str] = {}
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        gallery, probes, unknown = _open(args, folder, unreadable)
         total = len(probes) + (len(unknown) if unknown else 0)
         with ProgressBar(total=total, desc="searching", unit="probe", leave=False) as bar:
             searches = identify(gallery, probes, unknown, fusion=args.fuse, on_progress=bar.update)
@@ -105,11 +111,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_line(f"enrolled: {searches.num_people} people with {searches.num_pictures} pictures")
         print_table(_rows(searches, points, threshold, args))
-    return OK
+    return FAILED if report_unreadable(unreadable) else OK
 
 
-def _open(args, folder):
-    """Open the three files of embeddings; folders are embedded into files in a folder for the time being."""
+def _open(
+    args: argparse.Namespace, folder: Path, unreadable: dict[str, str]
+) -> tuple[Gallery, Gallery, Gallery | None]:
+    """Open the three files of embeddings; folders are embedded into files in a folder for the time being.
+
+    Folders in them that cannot be read are added to ``unreadable``.
+    """
     from denseface.core.progress_bar import ProgressBar
     from denseface.data.sources import Sources
     from denseface.galleries.bulk import embed_all
@@ -130,6 +141,7 @@ def _open(args, folder):
                         embed_all(embedder, sources, out, on_progress=bar.update)
                     except InputError as error:
                         raise InputError(str(error).replace(str(out), paths[name])) from error
+                unreadable.update(sources.unreadable)
             ready[name] = Gallery(out)
             ready[name].path = Path(paths[name])  # for messages: nobody knows the file
     return ready["gallery"], ready["probes"], ready.get("unknown")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from denseface.cli.console import FAILED, OK, print_json, print_line, report_warning
+from denseface.cli.console import FAILED, OK, print_json, print_line, report_unreadable, report_warning
 from denseface.cli.faces import embed_picture, embed_pictures
 from denseface.cli.options import (
     add_example,
@@ -111,14 +111,18 @@ def _embed(embedder, path, args):
     """Embed a picture, or those of a folder that can be used; return also how many cannot."""
     if not os.path.isdir(path):
         return embed_picture(embedder, path, args), 0
-    faces = embed_pictures(embedder, _pictures_in(path), args)
+    pictures, num_unreadable = _pictures_in(path)
+    faces = embed_pictures(embedder, pictures, args)
     if not faces.names:
         raise InputError(f"{path}: none of its pictures can be used")
-    return faces.rows, faces.num_failures
+    return faces.rows, faces.num_failures + num_unreadable
 
 
 def _pictures_in(folder):
-    """Return the paths of the pictures of a person; refuse a folder that may have those of several."""
+    """Return the paths of the pictures of a person, and how many folders in it cannot be read.
+
+    A folder that may have pictures of several people is refused.
+    """
     from denseface.data.sources import Sources
 
     with Sources([folder]) as sources:
@@ -137,7 +141,8 @@ def _pictures_in(folder):
             f"{folder}: its pictures are in several folders, such as {one or '.'} and {more[0]}, which may be several "
             "people; name the folder of one person"
         )
-    return [source.name for source in found]
+    report_unreadable(sources.unreadable)
+    return [source.name for source in found], len(sources.unreadable)
 
 
 def _probability(text):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
+from pathlib import Path
 
 from denseface.core.text import printable
 
@@ -41,7 +43,7 @@ def describe(error: Exception) -> str:
     """Return any error as one printable line, as a command shows it: an option is written as its flag."""
     if isinstance(error, InputError) and error.option:
         return printable(f"--{error.option.replace('_', '-')}: {error.args[0]}")
-    text = str(error) or type(error).__name__
+    text = str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     return printable(" ".join(text.split()))
@@ -57,6 +59,19 @@ def mxnet_reason(error: Exception) -> str:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory is the cause, in the words of Python or of a library that computes."""
     return isinstance(error, MemoryError) or _MEMORY.search(str(error)) is not None
+
+
+def is_lack(error: BaseException | None) -> bool:
+    """Whether an error says that the system lacks files or memory: nothing is known of the file then."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def check_resources(error: Exception, path: str | Path) -> None:
+    """Raise an InputError if the system lacked something, before an error while a file was read is taken for damage."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise InputError(f"{path}: it cannot be read ({error.strerror})") from error
+    if is_out_of_memory(error):
+        raise InputError(f"{path}: there is not enough memory to read it") from error
 
 
 def warn_of_many(count: int, one: str, so_far: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from denseface.core.errors import InputError
 from denseface.core.signals import postponed
 
 _CHUNK = 16
+_logger = logging.getLogger("denseface")
 _CHUNKS_AHEAD = 4  # of each process
 
 Item = TypeVar("Item")
@@ -45,7 +47,7 @@ def ordered_map(
 
     def results():
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(_submitted(pool, function, item))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -88,11 +90,17 @@ def parallel_map(
     items = iter(items)
     waiting: deque = deque()
     # A forked process could inherit locked locks; a spawned one starts from nothing.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+    try:
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+    except (OSError, ImportError, NotImplementedError) as error:  # no semaphores, for which Linux needs /dev/shm
+        reason = getattr(error, "strerror", None) or error
+        _logger.warning("one process does the work, since %d need a writable /dev/shm (%s)", processes, reason)
+        yield from map(function, items)
+        return
     try:
         while chunk := list(itertools.islice(items, _CHUNK)):
             with _interrupts_postponed():
-                waiting.append(pool.submit(_apply, function, chunk))
+                waiting.append(_submitted(pool, _apply, function, chunk))
             if len(waiting) > _CHUNKS_AHEAD * processes:
                 yield from waiting.popleft().result()
         while waiting:
@@ -102,6 +110,17 @@ def parallel_map(
         raise InputError(reason, option="processes") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool: Executor, function: Callable[..., Result], *arguments: object) -> Future[Result]:
+    """Submit a call, which may start a thread or a process."""
+    try:
+        return pool.submit(function, *arguments)
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, BrokenProcessPool):
+            raise
+        kind = "thread" if isinstance(pool, ThreadPoolExecutor) else "process"
+        raise InputError(f"no further {kind} can be started ({error}); the system limits their number") from error
 
 
 def _apply(function, chunk):
@@ -115,6 +134,9 @@ def _interrupts_postponed():
     They inherit which signals are blocked. Those are blocked in one thread only: where another thread receives the
     signal, Python would still interrupt this one, halfway through a start.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     with postponed():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

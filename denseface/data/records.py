@@ -7,6 +7,7 @@ is an image, whatever its labels are. The first label of an image is its identit
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import logging
 import os
@@ -307,7 +308,7 @@ def _read_property(folder: str | Path) -> tuple[Property, int | None]:
     path = Path(folder) / "property"
     with open_input(path) as file:
         text = file.read(256)
-    match = _PROPERTY.fullmatch(text)
+    match = _PROPERTY.fullmatch(text.removeprefix(codecs.BOM_UTF8))  # editors on Windows write the mark
     found = Property(*map(int, match.groups()[:3])) if match else None
     if match is None or found is None or 0 in found or found.num_classes > _EXACT_LIMIT:
         raise InputError(f"{path}: it must be one line num_classes,height,width, as in 85742,112,112")

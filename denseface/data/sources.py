@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, is_lack
 from denseface.core.files import open_input, read_input, read_lines
 from denseface.core.text import counted
 from denseface.data.folders import walk
@@ -77,6 +77,8 @@ class Sources:
         one, see `denseface.galleries.people.PeopleFolders`.
     left_out : list of str
         The files in the folders that are not pictures, and the links to folders, as far as the last iteration came.
+    unreadable : dict of str to str
+        The folders in them that cannot be read, with the reasons, as far as the last iteration came.
 
     Raises
     ------
@@ -87,6 +89,7 @@ class Sources:
     def __init__(self, paths: Iterable[str | Path]):
         self.roots: list[str] = []
         self._left_out: dict[str, None] = {}
+        self._unreadable: dict[str, str] = {}
         self._open_files = contextlib.ExitStack()
         try:
             self._groups = [self._group(Path(path)) for path in paths]
@@ -114,6 +117,10 @@ class Sources:
     def left_out(self) -> list[str]:
         return list(self._left_out)
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        return dict(self._unreadable)
+
     def close(self) -> None:
         """Close the record files."""
         self._open_files.close()
@@ -123,7 +130,7 @@ class Sources:
         if (path / "train.rec").is_file():
             path = path / "train.rec"
         if path.is_dir():
-            group = partial(_walk, path, self._left_out)
+            group = partial(_walk, path, self._left_out, self._unreadable)
             self.roots.append(str(path))
         elif path.suffix == ".rec":
             reader = self._open_files.enter_context(open_records(path))
@@ -136,7 +143,7 @@ class Sources:
             open_input(path).close()
             group = partial(_single, path)
         if next(group(), None) is None:
-            raise InputError(f"{path}: there is no picture in it{_excuse(self._left_out)}")
+            raise InputError(f"{path}: there is no picture in it{_excuse(self._left_out, self._unreadable)}")
         return group
 
 
@@ -144,14 +151,18 @@ def _single(path):
     yield Source.of_file(path)
 
 
-def _excuse(left_out):
+def _excuse(left_out, unreadable):
+    for folder, reason in unreadable.items():
+        return f"; {folder}: {reason}"
     return f"; {counted(len(left_out), 'file')} of other kinds, such as {next(iter(left_out))}" if left_out else ""
 
 
-def _walk(folder, left_out):
+def _walk(folder, left_out, unreadable):
     for path, entry, error in walk(folder):
         if error:
-            raise error
+            if is_lack(error):
+                raise error
+            unreadable[entry.path] = f"cannot be read ({error.strerror})"
         if path.endswith("/"):
             continue
         if is_picture(entry.path):

@@ -44,6 +44,8 @@ class PeopleSet:
     ----------
     left_out : dict of str to str
         Files of the folder that belong to nobody, or cannot be used, with the reasons.
+    unreadable : dict of str to str
+        The folders in it that cannot be read, with the reasons.
 
     Raises
     ------
@@ -64,6 +66,10 @@ class PeopleSet:
         else:
             people, self.left_out = find_people(self.path)
             self._names = [file for person in people for file in person.files]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        return {str(self.path / file): reason for file, reason in self.left_out.items() if file.endswith("/")}
 
     def __enter__(self) -> PeopleSet:
         return self

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, check_resources
 from denseface.core.files import open_input
 
 _MAX_TEXT = 1 << 20
@@ -188,6 +188,7 @@ class ArrayFile:
         except InputError:
             raise
         except Exception as error:  # zipfile, zlib, mmap, NumPy and struct have many for a broken file
+            check_resources(error, self.path)
             raise InputError(f"{self.path}: not a file that denseface embed wrote, or broken; make it again") from error
 
 

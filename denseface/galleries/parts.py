@@ -113,7 +113,7 @@ def merge(
     InputError
         If one is missing, comes twice, is not a part, or was computed otherwise or from other pictures.
     """
-    galleries = sorted((Gallery(path) for path in paths), key=lambda gallery: _described(gallery)["index"])
+    galleries = sorted(map(_seen, paths), key=lambda gallery: _described(gallery)["index"])
     first = galleries[0]
     for gallery in galleries:
         _check_alike(gallery, first)
@@ -127,7 +127,7 @@ def merge(
             f"{out}: not written, because part {missing[0]} of {count} is missing ({len(missing)} in all); make it "
             f"with denseface embed --part {missing[0]}/{count}"
         )
-    shape = (sum(map(len, galleries)), first.shape[1])
+    shape = (sum(gallery.shape[0] for gallery in galleries), first.shape[1])
     if not shape[0]:
         raise InputError(f"{out}: not written, because no picture could be read")
     model = {key: value for key, value in first.model.items() if key != "part"}
@@ -136,22 +136,43 @@ def merge(
     return shape
 
 
-def _blocks(galleries: Sequence[Gallery], on_progress: Callable[[int], object]) -> Iterator[np.ndarray]:
+class _Seen(NamedTuple):
+    """What a gallery says about itself, which is closed again: a process may have few files open at once."""
+
+    path: Path
+    shape: tuple[int, int]
+    name_width: int
+    model: dict
+
+    def open(self) -> Gallery:
+        """Open it again."""
+        gallery = Gallery(self.path)
+        if (gallery.shape, gallery.name_width, gallery.model) != self[1:]:
+            raise InputError(f"{self.path}: has been replaced meanwhile; merge again")
+        return gallery
+
+
+def _seen(path: str | Path) -> _Seen:
+    gallery = Gallery(path)
+    return _Seen(gallery.path, gallery.shape, gallery.name_width, gallery.model)
+
+
+def _blocks(galleries: Sequence[_Seen], on_progress: Callable[[int], object]) -> Iterator[np.ndarray]:
     """Yield the embeddings of some galleries, one after the other."""
     step = max(1, _BLOCK // (4 * galleries[0].shape[1]))
     for gallery in galleries:
-        for _, rows in gallery.blocks(step):
+        for _, rows in gallery.open().blocks(step):
             yield rows
             on_progress(len(rows))
 
 
-def _names(galleries):
-    for gallery in galleries:
+def _names(galleries: Sequence[_Seen]) -> Iterator[str]:
+    for gallery in map(_Seen.open, galleries):
         for start in range(0, len(gallery), _NAMES):
             yield from gallery.names(range(start, min(start + _NAMES, len(gallery)))).values()
 
 
-def _described(gallery: Gallery) -> dict:
+def _described(gallery: _Seen) -> dict:
     said = gallery.model.get("part")
     kinds = {"index": int, "count": int, "batch_size": int, "pictures": int, "names": str}
     if not isinstance(said, dict) or any(type(said.get(key)) is not kind for key, kind in kinds.items()):
@@ -161,7 +182,7 @@ def _described(gallery: Gallery) -> dict:
     return said
 
 
-def _check_alike(gallery: Gallery, first: Gallery) -> None:
+def _check_alike(gallery: _Seen, first: _Seen) -> None:
     """Refuse a part that was computed otherwise than the first, or of other pictures."""
     ours, theirs = _described(gallery), _described(first)
     for key, what in (

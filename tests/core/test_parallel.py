@@ -1,3 +1,6 @@
+import errno
+import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -132,3 +135,33 @@ def test_an_interrupt_waits_until_the_processes_have_started(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         list(parallel_map(str, range(100), 2))
     assert steps == ["interrupted", "started"] * (len(steps) // 2)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EROFS, errno.EACCES])
+def test_without_shared_memory_one_process_does_the_work(monkeypatch, caplog, number):
+    def none(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(multiprocessing.synchronize, "SemLock", none)
+    monkeypatch.setattr(multiprocessing.synchronize.Lock, "__init__", none)
+    assert list(parallel_map(abs, [-1, -2, -3], processes=2)) == [1, 2, 3]
+    assert len(caplog.records) == 1 and os.strerror(number) in caplog.text
+
+
+def test_a_limit_of_threads_is_one_line(monkeypatch):
+    def full(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    with pytest.raises(InputError, match="no further thread can be started"):  # noqa: SIM117
+        with ordered_map(abs, [1, 2], threads=2, ahead=2) as results:
+            list(results)
+
+
+def test_a_limit_of_processes_is_one_line(monkeypatch):
+    def full(*arguments, **options):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(BaseProcess, "start", full)
+    with pytest.raises(InputError, match="no further process can be started"):
+        list(parallel_map(abs, [1, 2], processes=2))

@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import pwd
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -408,3 +409,11 @@ def test_a_face_without_landmarks_in_its_box_is_none(staged):
     patch = 160 / 2.6
     assert not len(staged(far, [((80, 80), patch, 0.9, far)], [], [], []).scores)
     assert len(staged(far, [((80, 80), patch, 0.9, PROFILE)], [], [], []).scores) == 1
+
+
+def test_without_a_home_folder_a_pack_is_not_found_in_one_line(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
+    with pytest.raises(InputError) as caught:
+        detection._pack_file("buffalo_l")
+    assert caught.value.option == "detector"

@@ -315,3 +315,8 @@ def test_a_missing_index_of_any_other_set_is_named(tmp_path):
     (tmp_path / "train.idx").unlink()
     with pytest.raises(InputError, match=r"train\.idx: it cannot be read"):
         FaceRecords(tmp_path)
+
+
+def test_a_byte_order_mark_before_property_is_not_part_of_it(tmp_path):
+    (tmp_path / "property").write_bytes(b"\xef\xbb\xbf12,112,96\r\n")
+    assert tuple(read_property(tmp_path)) == (12, 112, 96)

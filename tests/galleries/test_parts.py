@@ -1,10 +1,13 @@
 """Embeddings in parts, killed and resumed, merge into the file that one machine writes."""
 
+import contextlib
+import errno
 import functools
 import importlib.util
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ from denseface.core.errors import InputError
 from denseface.data.records import write_face_records
 from denseface.data.sources import Sources
 from denseface.embedding.embedder import Embedder
+from denseface.galleries import array_file
 from denseface.galleries.bulk import embed_all
 from denseface.galleries.gallery import Gallery
 from denseface.galleries.parts import Part, merge
@@ -222,3 +226,36 @@ cluster.add_node(num_cpus=1)
     run([sys.executable, "-m", "denseface", *whole])
     run([sys.executable, "-c", program])
     assert (tmp_path / "photos.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_few_files_are_open_at_once_and_a_lack_of_them_is_not_told_as_damage(embedder, faces, tmp_path):
+    embed(embedder, faces, tmp_path / "whole.npz")
+    paths = in_parts(embedder, faces, 6)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 5, limits[1]))
+        merge(paths, tmp_path / "merged.npz")
+        held = []
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(InputError, match=r"part-1\.npz: it cannot be read \(Too many open files\)$"):
+            Gallery(paths[0])
+        for descriptor in held:
+            os.close(descriptor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (tmp_path / "merged.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENODEV, errno.EMFILE])
+def test_a_file_that_cannot_be_mapped_is_not_called_broken(embedder, faces, tmp_path, monkeypatch, number):
+    def none(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    embed(embedder, faces, tmp_path / "whole.npz")
+    monkeypatch.setattr(array_file, "_Mapping", none)
+    with pytest.raises(InputError) as caught:
+        Gallery(tmp_path / "whole.npz")
+    assert str(caught.value) == f"{tmp_path / 'whole.npz'}: it cannot be read ({os.strerror(number)})"

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from denseface.cli.console import OK, print_line, print_table, report_warning
+from denseface.cli.console import FAILED, OK, print_line, print_table, report_unreadable, report_warning
 from denseface.cli.options import add_example, add_face_options, add_model_options, load_cropper, load_embedder
 from denseface.core.errors import InputError
 from denseface.core.text import counted
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             }
             num_kept = people.write_without(dropped, args.apply, measure)
             print_line(f"{args.apply}: {counted(num_kept, 'picture')}, {len(dropped)} left out")
-    return OK
+    return FAILED if report_unreadable(people.unreadable) else OK
 
 
 def _by_angles(args, people):
