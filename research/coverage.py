@@ -14,11 +14,17 @@ from statistics import NormalDist
 import numpy as np
 
 from denseface.evaluation.influence import measure_intervals, order_people
+from denseface.evaluation.intervals import clopper_pearson
 from denseface.evaluation.metrics import VerificationResult, score_pairs
+from denseface.evaluation.operating_points import operating_points
+from denseface.evaluation.people import MOST_PAIRS, all_pairs
 
 FARS = (1e-1, 1e-2)
 DISTANCE = 2.5  # between the means, in standard deviations
 DESIGNS = ((10, 10, 2000), (40, 5, 1000), (100, 3, 500))  # people, pictures of each, sets
+
+THRESHOLD_FARS = (1e-1, 1e-2, 1e-3)
+THRESHOLDS = ((10, 10, 20_000), (40, 5, 20_000), (200, 3, 20_000), (2000, 2, 20_000))  # people, pictures, most pairs
 
 _PERSON, _PICTURE = 0.25, 0.2  # shares of the variance of genuine scores: of the person, of each picture
 _IMPOSTOR = 0.15  # and of impostor scores: of each person, of the couple, of each picture
@@ -31,6 +37,9 @@ def main() -> None:
     for people, pictures, sets in DESIGNS:
         found = cover(people, pictures, sets, seed=0)
         print(json.dumps({"people": people, "pictures": pictures, "sets": sets, **found}), flush=True)
+    for people, pictures, most in THRESHOLDS:
+        found = cover_thresholds(people, pictures, most, 2000, seed=0)
+        print(json.dumps({"people": people, "pictures": pictures, "pairs at most": most, **found}), flush=True)
 
 
 def cover(people: int, pictures: int, sets: int, seed: int, bootstrapped: int = 100) -> dict[str, dict[str, float]]:
@@ -55,6 +64,25 @@ def cover(people: int, pictures: int, sets: int, seed: int, bootstrapped: int = 
     return {way: {name: 100 * float(np.mean(each)) for name, each in by_name.items()} for way, by_name in hits.items()}
 
 
+def cover_thresholds(people: int, pictures: int, most: int, sets: int, seed: int) -> dict[str, dict[str, float]]:
+    """Return in what percentage of sets the interval of a threshold's false accept rate contains the true one.
+
+    Each set chooses the thresholds at false accept rates. Beside the interval of verification is that of as many
+    independent pairs.
+    """
+    random, normal = np.random.default_rng(seed), NormalDist()
+    hits: dict[str, dict[str, list[bool]]] = {"denseface": {}, "independent pairs": {}}
+    for _ in range(sets):
+        owners, issame, scores = simulate(random, people, pictures, most)
+        result = score_pairs(scores, issame, 2, THRESHOLD_FARS)
+        for far, point in operating_points(result, order_people(owners, issame), THRESHOLD_FARS).items():
+            truth = 1 - normal.cdf(point.threshold / _SCALE)
+            naive = clopper_pearson(point.fmr, result.n_impostor)
+            for way, (low, high) in (("denseface", point.fmr_interval), ("independent pairs", naive)):
+                hits[way].setdefault(f"FAR {far:g}", []).append(low <= truth <= high)
+    return {way: {name: 100 * float(np.mean(each)) for name, each in by_name.items()} for way, by_name in hits.items()}
+
+
 def truths() -> dict[str, float]:
     """Return the metrics of infinitely many people."""
     normal = NormalDist()
@@ -62,10 +90,13 @@ def truths() -> dict[str, float]:
     return {"auc": normal.cdf(DISTANCE / 2**0.5), "eer": normal.cdf(-DISTANCE / 2), **tar}
 
 
-def simulate(random: np.random.Generator, people: int, pictures: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw the people, whether they are the same, and the score, of all pairs of pictures."""
+def simulate(
+    random: np.random.Generator, people: int, pictures: int, most: int = MOST_PAIRS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw the people, whether they are the same, and the score, of all pairs of pictures, or of some of very many."""
     owner = np.repeat(np.arange(people), pictures)
-    first, second = np.triu_indices(len(owner), 1)
+    pairs, _ = all_pairs(owner, most, seed=int(random.integers(1 << 30)) if most < MOST_PAIRS else 0)
+    first, second = pairs.T
     owners = np.stack([owner[first], owner[second]], axis=1)
     one, other = owners.T
     issame = one == other
@@ -80,7 +111,8 @@ def simulate(random: np.random.Generator, people: int, pictures: int) -> tuple[n
         drawn(_PERSON, people)[one] + ends(drawn(_PICTURE, len(owner))) + drawn(1 - _PERSON - 2 * _PICTURE, len(one))
     )
     of_people = drawn(_IMPOSTOR, people)
-    impostor = of_people[one] + of_people[other] + drawn(_IMPOSTOR, people, people)[one, other]
+    couples, couple = np.unique(one * people + other, return_inverse=True)
+    impostor = of_people[one] + of_people[other] + drawn(_IMPOSTOR, len(couples))[couple]
     impostor += ends(drawn(_IMPOSTOR, len(owner))) + drawn(1 - 5 * _IMPOSTOR, len(one))
     return owners, issame, _SCALE * np.where(issame, DISTANCE + genuine, impostor)
 

@@ -5,7 +5,8 @@ from denseface.core.errors import InputError
 from denseface.evaluation.influence import METRICS, compare, measure_intervals, order_people, tar_intervals
 from denseface.evaluation.intervals import SharedPeople, clopper_pearson, difference_interval, t_quantile, wilson
 from denseface.evaluation.metrics import score_pairs
-from denseface.evaluation.people import find_people
+from denseface.evaluation.operating_points import measure_at
+from denseface.evaluation.people import all_pairs, find_people
 from research import coverage
 
 
@@ -109,6 +110,12 @@ def test_intervals_cover_and_a_bootstrap_over_pairs_does_not():
         assert found["bootstrap over pairs"][name] <= 85, found
 
 
+def test_intervals_of_chosen_thresholds_cover_and_those_of_independent_pairs_do_not():
+    found = coverage.cover_thresholds(40, 3, 20_000, 150, seed=3)
+    assert found["denseface"]["FAR 0.1"] >= 88 and found["denseface"]["FAR 0.01"] >= 88, found
+    assert found["independent pairs"]["FAR 0.1"] <= 60 and found["independent pairs"]["FAR 0.01"] <= 60, found
+
+
 @pytest.mark.torture
 def test_intervals_cover_95_percent():
     found = coverage.cover(100, 3, 500, seed=0)["denseface"]
@@ -128,6 +135,31 @@ def test_names_are_people_and_must_fit_the_pairs():
     assert numbers.tolist() == [[0, 0], [0, 1]] and names == ["anna", "bert"]
     with pytest.raises(InputError, match="pair 1 is said to show two people, but its pictures are of anna and anna"):
         find_people(pairs, issame, ["anna"] * 3)
+
+
+def test_all_pairs_are_of_all_pictures():
+    people = np.random.default_rng(0).integers(0, 9, 60)
+    pairs, issame = all_pairs(people)
+    assert len(np.unique(pairs, axis=0)) == len(pairs) == 60 * 59 // 2 and (pairs[:, 0] < pairs[:, 1]).all()
+    assert (issame == (people[pairs[:, 0]] == people[pairs[:, 1]])).all()
+    drawn = all_pairs(people, most=700)
+    assert len(np.unique(drawn.pairs, axis=0)) == len(drawn.pairs) == 700
+    assert (drawn.issame == (people[drawn.pairs[:, 0]] == people[drawn.pairs[:, 1]])).all()
+    assert drawn.issame.sum() == issame.sum() and (drawn.pairs[:, 0] < drawn.pairs[:, 1]).all()
+    of_two = all_pairs(np.arange(3000) // 1500, most=1000)  # nearly all genuine
+    assert of_two.issame.sum() == 500 and len(of_two.pairs) == 1000
+
+
+def test_a_threshold_from_elsewhere_is_measured():
+    _, issame, scores, shared = a_set()
+    found = measure_at(score_pairs(scores, issame), shared, 0.15)
+    accepted = scores >= 0.15
+    assert found.threshold == 0.15
+    assert found.accuracy.value == np.mean(accepted == issame)
+    assert found.fmr.value == np.mean(accepted[~issame]) and found.fnmr.value == np.mean(~accepted[issame])
+    assert found.balanced_accuracy.value == pytest.approx(1 - (found.fmr.value + found.fnmr.value) / 2)
+    for rate in found[1:]:
+        assert rate.interval.low <= rate.value <= rate.interval.high
 
 
 def test_a_difference_without_variance_has_no_width():
