@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import io
 import sys
@@ -17,6 +18,7 @@ from denseface.cli.console import FAILED, report_error, report_interrupt
 from denseface.core import signals
 from denseface.core.errors import InputError
 from denseface.core.streams import drop_output, finish_output, log_to
+from denseface.core.text import printable
 
 COMMANDS = (
     "dataset", "detect", "verify", "report", "identify", "match", "embed", "gallery", "search", "cluster", "export",
@@ -80,8 +82,21 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         return error.exit_code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses an unknown option with the usage of its own command, and names the nearest option."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
+        """Parse arguments; subparsers are of this class, so the innermost one is the first to refuse."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            option = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(option, self._option_string_actions, 1) if option.startswith("-") else []
+            self.error(f"unknown argument {printable(unknown[0])}{f'; is it {near[0]}?' if near else ''}")
+        return namespace, unknown
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="denseface",
         description="Face recognition with DenseNet: data sets, verification, embeddings and export.",
         epilog="Each command has its own help: denseface COMMAND --help",

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -203,6 +204,12 @@ def face_lines(picture: str, faces: Faces, size: tuple[int, int]) -> str:
         numbers = [f"{value:.2f}" for value in (*np.ravel(landmarks), *box)]
         lines.append("\t".join([_escaped(picture), *numbers, f"{score:.4f}", *map(str, size)]) + "\n")
     return "".join(lines)
+
+
+def are_face_lines(lines: str, picture: str, count: int) -> bool:
+    """Whether text is what `face_lines` returns for some number of faces of a picture."""
+    line = re.escape(_escaped(picture)) + r"(\t-?\d{1,6}\.\d\d){14}\t-?\d\.\d{4}\t\d{1,6}\t\d{1,6}\n"
+    return count < 1000 and re.fullmatch(f"({line}){{{count}}}", lines, re.ASCII) is not None
 
 
 def reason_line(picture: str, reason: str) -> str:

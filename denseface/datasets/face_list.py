@@ -22,7 +22,7 @@ from denseface.core.parallel import parallel_map
 from denseface.data.align import align
 from denseface.data.cropping import Cropper
 from denseface.data.detection import load_detector
-from denseface.data.landmarks import LandmarkFile, face_lines, heading, reason_line, relative_name
+from denseface.data.landmarks import LandmarkFile, are_face_lines, face_lines, heading, reason_line, relative_name
 from denseface.data.pictures import decode, load_picture
 from denseface.data.sources import Source
 
@@ -117,8 +117,8 @@ def list_faces(
     with Journal(partial_path, {"out": str(out.absolute()), **crop.description}) as journal:
 
         def holds(values: list, source: Source) -> bool:
-            *key, lines, faces, reason = values
-            if key != [source.name, *source.stamp()] or not isinstance(lines, str):
+            *key, lines, faces, reason = values if len(values) > 2 else (None, None, None)
+            if key != [source.name, *source.stamp()] or not _is_entry(source, out, lines, faces, reason):
                 return False
             _count(counts, source, faces, reason)
             counts.taken_over += 1
@@ -196,6 +196,19 @@ def _search(crop, out, source):
         return _Found(stamp, reason_line(name, str(error)), 0, str(error))
     height, width = picture.shape[:2]
     return _Found(stamp, face_lines(name, faces, (width, height)), len(faces.scores), None)
+
+
+def _is_entry(source: Source, out: Path, lines: object, faces: object, reason: object) -> bool:
+    """Whether a journal, which somebody may have edited, has lines that a run writes about a picture."""
+    try:
+        name = relative_name(source.file, out)
+    except InputError as error:
+        return (lines, faces, reason) == ("", 0, str(error))
+    if not isinstance(lines, str) or type(faces) is not int:
+        return False
+    if reason is not None:
+        return isinstance(reason, str) and faces == 0 and lines == reason_line(name, reason)
+    return faces > 0 and are_face_lines(lines, name, faces)
 
 
 def _count(counts, source, faces, reason):

@@ -214,15 +214,11 @@ class _Work:
 
     def _results_of(self, values, source):
         """Faces and number of other faces of a line of the log, if it agrees with a source and with the next rows."""
-        try:
-            *key, results, others = values
-            crcs = [result for _, result in results if not isinstance(result, str)]
-        except (ValueError, TypeError):
-            return None
-        if key != [source.name, *source.stamp()]:
+        *key, results, others = values if len(values) > 1 else (None, None)
+        if key != [source.name, *source.stamp()] or not _are_results(results, source) or type(others) is not int:
             return None
         size = 4 * self._embedder.emb_size
-        for crc in crcs:
+        for crc in (result for _, result in results if not isinstance(result, str)):
             row = self._rows.read(size)
             if len(row) != size or zlib.crc32(row) != crc:
                 return None
@@ -246,6 +242,18 @@ class _Work:
     def _names(self):
         for *_, results, _ in self._log:
             yield from (name for name, result in results if not isinstance(result, str))
+
+
+def _are_results(results: object, source: Source) -> bool:
+    """Whether a log, which somebody may have edited, has the faces of a source: names, each with a CRC or a reason."""
+    return isinstance(results, list) and all(
+        isinstance(result, list)
+        and len(result) == 2
+        and isinstance(result[0], str)
+        and result[0].startswith(source.name)
+        and type(result[1]) in (int, str)
+        for result in results
+    )
 
 
 def _cut(embedder: Embedder, source: Source) -> CutPicture[_Stamped]:

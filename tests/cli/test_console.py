@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 import denseface.cli
 from denseface.cli.console import print_line, print_table
 from denseface.core.streams import log_to
@@ -51,3 +53,18 @@ def test_a_name_forges_no_second_line(capsys, monkeypatch):
     printed = capsys.readouterr()
     assert printed.out == "a\\n\\x1b]0;b\\x07\n"
     assert printed.err == "denseface: WARNING: skipped: a\\ndenseface: error: b\\x1b[2J\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "error"),
+    [
+        (["embed", "a", "-o", "b", "--model", "m", "--imagesize", "3"], "denseface embed", "; is it --image-size?"),
+        (["dataset", "folder", "a", "b", "--hold-out=3"], "denseface dataset folder", "; is it --holdout?"),
+        (["match", "a", "b", "c", "--model", "m"], "denseface match", "unknown argument c"),
+    ],
+)
+def test_an_unknown_argument_is_told_with_the_usage_of_its_command(capsys, arguments, usage, error):
+    with pytest.raises(SystemExit) as ended:
+        denseface.cli.main(arguments)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.startswith(f"usage: {usage} ") and printed.rstrip().endswith(error)

@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -162,3 +163,28 @@ def test_a_sheet_shows_them():
 def test_long_names_do_not_widen_a_sheet():
     faces = [ListedFace("x" * 300 + ".png", 0.9, np.zeros((112, 112, 3), np.uint8))] * 8
     assert sheet_of_faces(faces).width < 8 * 120 + 40
+
+
+EDITS = ([None], "x", {"a": 1}, 3, -1, 1e400, True, [["x", 1]], "\ud800", None)
+
+
+@pytest.mark.parametrize("place", [*range(6), "short", "long"])
+def test_an_edited_journal_is_done_again_where_it_is_in_doubt(photos, tmp_path, place):
+    run(photos, tmp_path / "whole.txt")
+    out, journal = tmp_path / "faces.txt", tmp_path / "faces.txt.partial"
+    detector = Detector()
+    detector.die_after = 2
+    with pytest.raises(Killed):
+        run(photos, out, detector)
+    heading, *lines = journal.read_bytes().splitlines(keepends=True)
+    for edit in EDITS:
+        for number in range(len(lines)):
+            values = json.loads(lines[number])
+            if isinstance(place, int):
+                values[place] = edit
+            else:
+                values = values[: EDITS.index(edit) % 5] if place == "short" else [*values, edit]
+            edited = json.dumps(values).encode() + b"\n"
+            journal.write_bytes(heading + b"".join([*lines[:number], edited, *lines[number + 1 :]]))
+            run(photos, out)
+            assert out.read_bytes() == (tmp_path / "whole.txt").read_bytes(), (edit, number)

@@ -275,3 +275,23 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
     with pytest.raises(InputError, match=r"a link.* is in the way; remove it"):
         embed_all(embedder, Sources([tmp_path / "a.png"]), tmp_path / "out.npz")
     assert not list(precious.iterdir()) if not name else precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("place", [*range(5), "short", "long"])
+@pytest.mark.parametrize(
+    "edit", [[None], "x", 1e400, True, [["x", 1]], [[1, 2]], [["x"]], [[None, "y"]], "\ud800", None]
+)
+def test_an_edited_log_is_done_again_where_it_is_in_doubt(embedder, faces, tmp_path, place, edit):
+    whole, out = tmp_path / "whole.npz", tmp_path / "out.npz"
+    run(embedder, faces, whole)
+    run(embedder, faces, out, die_after=12)
+    log = tmp_path / "out.npz.partial" / "log"
+    heading, *lines = log.read_bytes().splitlines(keepends=True)
+    values = json.loads(lines[5])
+    if isinstance(place, int):
+        values[place] = edit
+    else:
+        values = values[:1] if place == "short" else [*values, edit]
+    log.write_bytes(heading + b"".join([*lines[:5], json.dumps(values).encode() + b"\n", *lines[6:]]))
+    counts, _ = run(embedder, faces, out)
+    assert counts.taken_over == 4 and out.read_bytes() == whole.read_bytes()
