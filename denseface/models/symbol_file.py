@@ -176,7 +176,12 @@ def embedding_output(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
         return symbol[0]
     while head[0].op in _LOSSES:
         head = head[0].inputs[0]
-    return make_symbol([head[0].inputs[0] if head[0].op == "FullyConnected" else head])
+    if head[0].op == "FullyConnected":
+        head = head[0].inputs[0]
+    # A part of the same symbol, not a new one: a run that is resumed knows a pretrained network by its JSON.
+    everything = Graph(internals)
+    same = dict(zip(everything.nodes, graph.nodes))
+    return internals[[(same[node], output) for node, output in everything.heads].index(head)]
 
 
 def with_input_called_data(symbol: mx.sym.Symbol, values: Collection[str]) -> mx.sym.Symbol:

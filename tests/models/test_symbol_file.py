@@ -11,7 +11,7 @@ import pytest
 import denseface  # noqa: F401
 from denseface.core.errors import InputError
 from denseface.models.graph import Graph
-from denseface.models.symbol_file import _OPERATORS, infer_shapes, parse_symbol, read_symbol
+from denseface.models.symbol_file import _OPERATORS, embedding_output, infer_shapes, parse_symbol, read_symbol
 
 import mxnet as mx
 
@@ -215,6 +215,16 @@ def test_shapes_are_those_that_mxnet_infers():
     found = {name: read.shapes[variable, 0] for name, variable in read.variables.items()}
     assert found == dict(zip(names, [*arguments, *states]))
     assert [read.shapes[head] for head in read.heads] == outputs
+
+
+def test_the_embedding_of_a_classifier_is_a_part_of_its_symbol():
+    """A resumed run knows a pretrained network by its JSON, edges' versions included."""
+    data = mx.sym.Variable("data")
+    features = mx.sym.BatchNorm(mx.sym.FullyConnected(data, num_hidden=6, name="vector"), name="features")
+    whole = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(features, num_hidden=9, name="classes"), name="softmax")
+    found = embedding_output(whole)
+    assert found.tojson() == whole.get_internals()["features_output"].tojson()
+    assert found.tojson() != Graph(found).symbol().tojson()
 
 
 def doubled(times):
