@@ -15,12 +15,13 @@ from denseface.core.cpus import usable_cpus
 from denseface.core.parallel import ordered_map
 from denseface.core.text import counted, listed
 from denseface.data.pairs import read_pairs
+from denseface.data.pictures import decode
 from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
 from denseface.datasets.manifest import read_manifest
 from denseface.datasets.output import Progress, no_progress
 from denseface.datasets.pairing import FOLDS
-from denseface.datasets.picture_checks import Checked, Pictures, Tally, check_picture
+from denseface.datasets.picture_checks import Checked, Pictures, Tally, are_near, check_picture, reduced
 
 _MOST_THREADS = 4
 _AHEAD = 64
@@ -47,6 +48,9 @@ class RecordsReport:
         "min", "median" and "max" of the number of pictures per person; empty if no picture has a label.
     histogram : dict of str to int
         The number of people with "1", "2-3", "4-7" and so on pictures.
+    near_copies : list of str
+        The pictures that are nearly the same as an earlier one of their person, with that one. Those of a set without
+        identities are not looked for.
     problems : list of str
         One line per problem; empty for a sound set.
     """
@@ -60,6 +64,7 @@ class RecordsReport:
     width: int
     per_person: dict[str, float]
     histogram: dict[str, int]
+    near_copies: list[str]
     problems: list[str]
 
     def to_dict(self) -> dict:
@@ -119,7 +124,8 @@ def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> 
                     labels[index] = found.label
                 on_progress(index + 1, len(keys))
         copies = tally.copies()
-        named = [*tally.blank, *tally.enlarged, *itertools.chain.from_iterable(copies)]
+        near = tally.near_copies(labels, partial(_are_near, records, keys)) if records.num_classes > 1 else []
+        named = [*tally.blank, *tally.enlarged, *itertools.chain.from_iterable([*copies, *near])]
         manifest = read_manifest(folder, (keys[index] for index in named))
         pictures = tally.pictures(lambda index: _record_name(keys[index], labels[index], manifest))
         shared = [len({labels[index] for index in group} - {-1}) > 1 for group in copies]
@@ -144,6 +150,11 @@ def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> 
             width=width,
             per_person=_quantiles(counts),
             histogram=_histogram(counts),
+            near_copies=[
+                f"{_record_name(keys[later], labels[later], manifest)} ~ "
+                f"{_record_name(keys[earlier], labels[earlier], manifest)}"
+                for earlier, later in near
+            ],
             problems=problems,
         )
 
@@ -191,6 +202,10 @@ def _check_record(records, key):
         return _CheckedRecord(picture, records.label(record))
     except RecordError as error:
         return _CheckedRecord(picture, label_fault=str(error))
+
+
+def _are_near(records, keys, one, other):
+    return are_near(*(reduced(decode(records.reader.read(keys[index]).payload)) for index in (one, other)))
 
 
 def _record_name(key, label, manifest):

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, read_input
@@ -27,9 +26,7 @@ from denseface.datasets.drop import write_without
 from denseface.datasets.manifest import read_manifest
 from denseface.datasets.output import fresh_folder, replacing_csv
 from denseface.datasets.people import find_people
-
-_SIDE = 32
-_MOST_DIFFERENCE = 2.0  # gray levels on average; JPEG of quality 50 changes a reduced picture by less than 1
+from denseface.datasets.picture_checks import are_near, reduced
 
 
 class PeopleSet:
@@ -110,7 +107,7 @@ class PeopleSet:
 
     def is_duplicate(self, one: str, other: str) -> bool:
         """Whether two pictures are nearly the same, pixel by pixel, as one that was encoded again is."""
-        return float(np.abs(self._small(one) - self._small(other)).mean()) <= _MOST_DIFFERENCE
+        return are_near(self._small(one), self._small(other))
 
     def write_without(
         self, dropped: Mapping[str, tuple[str, str]], out: str | Path, measure: str = "probability"
@@ -149,8 +146,7 @@ class PeopleSet:
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019 - a set lives as long as its audit
     def _small(self, name: str) -> np.ndarray:
-        gray = Image.fromarray(decode(self.load(name))).convert("L")
-        return np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
+        return reduced(decode(self.load(name)))
 
     def _file(self, name: str) -> Path:
         return self.path / ("train.rec" if self.records is not None else name)

@@ -14,6 +14,10 @@ from PIL import Image, ImageChops
 from denseface.core.errors import InputError
 from denseface.data.pictures import Header, decode, read_header
 
+_SIDE, _COARSE_SIDE = 32, 8
+_MOST_DIFFERENCE = 2.0  # gray levels on average; JPEG of quality 50 changes a reduced picture by less than 1
+_ROUNDING = 1.0  # gray levels that rounding adds to a difference
+
 _BLANK_DEVIATION = 2  # gray levels; JPEG's noise on one color stays below 1, photographs taken in the dark above 5
 _SCALE = 4
 _SMALLEST_SIDE = 64  # a smaller picture has too few pixels for the test of detail
@@ -39,6 +43,8 @@ class Checked(NamedTuple):
         Whether the picture has one color.
     is_enlarged : bool
         Whether the picture has no more detail than one of a quarter of its size.
+    coarse : bytes
+        Its 8 x 8 gray levels, by which pictures are found that may be nearly the same; empty if the picture is broken.
     """
 
     header: Header | None
@@ -46,6 +52,7 @@ class Checked(NamedTuple):
     digest: bytes = b""
     is_blank: bool = False
     is_enlarged: bool = False
+    coarse: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class Tally:
         self.blank: list[int] = []
         self.enlarged: list[int] = []
         self._digests: list[bytes] = []
+        self._coarse: list[bytes] = []
         self._sizes: Counter[str] = Counter()
         self._formats: Counter[str] = Counter()
 
@@ -99,6 +107,7 @@ class Tally:
         """Add the next picture."""
         index = len(self._digests)
         self._digests.append(checked.digest)
+        self._coarse.append(checked.coarse)
         if checked.header is None:
             self.broken[index] = checked.fault or ""
             return
@@ -117,6 +126,36 @@ class Tally:
             if self._digests[index]:
                 members.setdefault(int(groups[index]), []).append(index)
         return list(members.values())
+
+    def near_copies(self, owners: np.ndarray, is_near: Callable[[int, int], bool]) -> list[tuple[int, int]]:
+        """Find pictures that are nearly the same as an earlier one of their person, but not equal.
+
+        Parameters
+        ----------
+        owners : ndarray of int
+            The person of each picture; -1 for nobody.
+        is_near : callable
+            Whether two pictures are nearly the same, by their indices; asked only where they seem to be.
+
+        Returns
+        -------
+        list of (int, int)
+            The indices of the earlier and the later picture.
+        """
+        found = []
+        usable = np.array([index for index, coarse in enumerate(self._coarse) if coarse and owners[index] >= 0], int)
+        usable = usable[np.argsort(owners[usable], kind="stable")]
+        for person in np.split(usable, _changes(owners[usable])):
+            coarse = b"".join(self._coarse[index] for index in person.tolist())
+            levels = np.frombuffer(coarse, np.uint8).reshape(-1, _COARSE_SIDE**2).astype(np.int16)
+            for later in range(1, len(person)):
+                differences = np.abs(levels[:later] - levels[later]).mean(axis=1)
+                for earlier in np.flatnonzero(differences <= _MOST_DIFFERENCE + _ROUNDING).tolist():
+                    one, other = int(person[earlier]), int(person[later])
+                    if self._digests[one] != self._digests[other] and is_near(one, other):
+                        found.append((one, other))
+                        break
+        return found
 
     def pictures(self, name: Callable[[int], str]) -> Pictures:
         """Return all there is; ``name`` returns the name of a picture by its index."""
@@ -143,7 +182,25 @@ def check_picture(payload: bytes) -> Checked:
     gray = Image.fromarray(pixels).convert("L")
     is_blank = _deviation(pixels) < _BLANK_DEVIATION
     is_enlarged = not is_blank and _detail(gray) < _LEAST_DETAIL * _deviation(gray)
-    return Checked(header, None, digest.digest(), is_blank, is_enlarged)
+    return Checked(header, None, digest.digest(), is_blank, is_enlarged, _shrunk(gray, _COARSE_SIDE).tobytes())
+
+
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """Return the gray levels of a picture reduced to 32 x 32, float32."""
+    return np.asarray(_shrunk(Image.fromarray(pixels).convert("L"), _SIDE), np.float32)
+
+
+def are_near(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures, as `reduced` returns them, are nearly the same, as one that was encoded again is."""
+    return float(np.abs(one - other).mean()) <= _MOST_DIFFERENCE
+
+
+def _shrunk(gray, side):
+    return gray.resize((side, side), Image.Resampling.BOX)
+
+
+def _changes(values):
+    return np.flatnonzero(np.diff(values)) + 1
 
 
 def _detail(gray: Image.Image) -> float:

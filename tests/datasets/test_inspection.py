@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -226,3 +227,25 @@ def test_blank_and_enlarged_pictures_are_named(tmp_path, resample):
         "1 picture of one color: key 6 (label 5)",
         "1 picture blurred, or enlarged from less than a quarter of its size: key 4 (label 3)",
     ]
+
+
+def test_near_copies_within_a_person_are_counted(tmp_path):
+    """Encoded again, and reduced and enlarged again; the same picture of another person is not one."""
+    random = np.random.RandomState(0)
+    people = [
+        np.asarray(Image.fromarray(random.randint(0, 256, (6, 6, 3)).astype(np.uint8)).resize((64, 64)))
+        for _ in range(3)
+    ]
+    again = io.BytesIO()
+    Image.fromarray(people[0]).save(again, "JPEG", quality=50)
+    small = np.asarray(Image.fromarray(people[1]).resize((40, 40)).resize((64, 64)))
+    entries = [
+        (0, encode(people[0])), (0, encode(people[2])), (0, again.getvalue()),
+        (1, encode(people[1])), (1, encode(people[1])), (1, encode(small)), (1, again.getvalue()),
+    ]  # fmt: skip
+    write_face_records(tmp_path, entries, (64, 64))
+    report = inspect_records(tmp_path)
+    assert report.near_copies == ["key 3 (label 0) ~ key 1 (label 0)", "key 6 (label 1) ~ key 4 (label 1)"]
+    assert len(report.pictures.copies) == 2
+    write_face_records(tmp_path, [(0, payload) for _, payload in entries], (64, 64))
+    assert not inspect_records(tmp_path).near_copies  # pictures without identities

@@ -10,7 +10,7 @@ from pathlib import Path
 from denseface.cli.console import FAILED, OK, print_json, print_line
 from denseface.cli.dataset.faces import progress
 from denseface.cli.options import add_example
-from denseface.core.text import printable
+from denseface.core.text import counted, listed, printable
 
 _SHOWN = 5
 
@@ -53,8 +53,13 @@ def _records_rows(report):
         ("people", str(report.num_people)),
         ("pictures per person", ", ".join(f"{name} {value:g}" for name, value in per_person.items()) or "-"),
         ("people by pictures", _join(report.histogram)),
+        *([("near copies", _near(report.near_copies))] if report.near_copies else []),
         ("property", f"{report.num_classes} classes, {report.width}x{report.height}"),
     ]
+
+
+def _near(copies):
+    return f"{counted(len(copies), 'picture')} nearly the same as another of the person: {listed(copies)}"
 
 
 def _pairs_rows(report):
