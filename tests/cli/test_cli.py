@@ -639,6 +639,29 @@ def test_search_for_people_needs_a_folder_of_each(capsys, model, faces, tmp_path
     assert (code, err) == (1, f"denseface: error: a.png: {reason}\n")
 
 
+def test_an_open_search_may_find_nobody(capsys, model, figures, sets_of_people, faces, tmp_path):
+    run(capsys, "embed", faces, *model, "-o", tmp_path / "faces.npz")
+    run(capsys, "verify", sets_of_people[1], *model)
+    command = ("search", tmp_path / "faces.npz", faces / "a.png", *model, "--json")
+    everything = json.loads(run(capsys, *command)[1])[0]["found"]
+    at_far = expected_report(sets_of_people[1]).points["flip"][0.1].threshold
+    for options, threshold in (
+        (("--open",), at_far), (("--far", "0.1"), at_far), (("--fpir", "0.6"), at_far),
+        (("--threshold", "0.999"), 0.999),
+    ):  # fmt: skip
+        code, out, _ = run(capsys, *command, *options)
+        (entry,) = json.loads(out)
+        assert (code, entry["threshold"]) == (0, threshold)
+        assert entry["found"] == [match for match in everything if match["score"] >= threshold]
+    code, _, err = run(capsys, *command, "--fpir", "0.5")  # a sixth of it for each of six pictures
+    assert code == 1 and err.startswith(
+        "denseface: error: --fpir: 0.5 among 6 pictures needs a false accept rate of 0.01"
+    )
+    (faces / "a.png").write_bytes(encode(pictures(9)[8]))
+    _, out, _ = run(capsys, *command[:-1], "--threshold", "0.9999")
+    assert out.splitlines()[1].split() == [f"{faces}/a.png", "-", "<", "0.9999", "nobody"]
+
+
 def test_search_follows_how_the_gallery_was_made(capsys, model, faces, tmp_path):
     run(capsys, "embed", faces, *model, "--no-flip", "-o", tmp_path / "plain.npz")
     _, out, _ = run(capsys, "search", tmp_path / "plain.npz", faces / "a.png", *model, "--json")
@@ -794,7 +817,7 @@ def test_no_file_takes_the_place_of_a_folder(capsys, model, faces, tmp_path, mon
     assert [path.name for path in tmp_path.rglob("*") if path.name.endswith((".partial", ".tmp"))] == []
 
 
-def test_identify_folders_and_galleries(capsys, model, tmp_path):
+def test_identify_folders_and_galleries(capsys, model, figures, sets_of_people, tmp_path):
     made = iter(pictures(16))
     for person in range(4):
         for number, part in enumerate(("enrolled", "enrolled", "probes", "probes")):
@@ -815,3 +838,38 @@ def test_identify_folders_and_galleries(capsys, model, tmp_path):
     assert (content["people"], content["mated"], content["others"], content["fuse"]) == (3, 6, 4, "max")
     code, _, err = run(capsys, "identify", "--gallery", tmp_path / "enrolled.npz", "--probes", tmp_path / "probes")
     assert code == 1 and err.startswith("denseface: error: --model: needed to embed ")
+    run(capsys, "verify", sets_of_people[1], *model)
+    threshold = expected_report(sets_of_people[1]).points["flip"][0.1].threshold
+    code, out, _ = run(capsys, *command, "--gallery", tmp_path / "enrolled.npz", "--json", "--far", "0.1")
+    at = json.loads(out)["at_far"]
+    assert (code, at["threshold"], at["threshold_of"]) == (0, threshold, "eight")
+    assert 0 <= at["fnir"][0] <= 1 and at["fpir"][1][0] <= at["fpir"][0] <= at["fpir"][1][1]
+    code, out, _ = run(capsys, *command, "--gallery", tmp_path / "enrolled.npz", "--json", "--fpir", "0.5")
+    (found,) = json.loads(out)["fnir"].values()
+    assert code == 0 and found["fpir"] <= 0.5
+    code, _, err = run(capsys, *command, "--gallery", tmp_path / "enrolled.npz", "--fpir", "0.1")
+    assert code == 1 and err.startswith(
+        "denseface: error: --fpir: 0.1 needs 10 searches for people who are not enrolled"
+    )
+    code, out, err = run(capsys, *command, "--gallery", tmp_path / "probes", "--json")
+    assert (code, json.loads(out)["mated"], json.loads(out)["enrolled_probes"]) == (0, 0, 6)
+    assert err.startswith("denseface: warning: 6 probes left out")
+
+
+def test_cluster_takes_the_threshold_of_the_model(capsys, model, figures, sets_of_people, faces, tmp_path):
+    run(capsys, "embed", faces, *model, "-o", tmp_path / "faces.npz")
+    run(capsys, "verify", sets_of_people[1], *model)
+    command = ("cluster", tmp_path / "faces.npz", "-o", tmp_path / "groups.csv", "--json")
+    code, out, _ = run(capsys, *command, *model[:2])
+    content = json.loads(out)
+    assert (code, content["faces"], content["threshold_of"], content["far"]) == (0, 6, "eight", 0.1)
+    assert content["threshold"] == expected_report(sets_of_people[1]).points["flip"][0.1].threshold
+    other = tiny_model()
+    other.arguments["conv0_bias"][:] += 1
+    mx.model.save_checkpoint(str(tmp_path / "other"), 2, other.symbol, *as_ndarrays(other))
+    for options, option in (
+        (("--model", tmp_path / "other"), "model"), (("--far", "0.1"), "far"), (("--set", "eight"), "set"),
+        ((*model[:2], "--threshold", "0.5"), "threshold"), ((*model[:2], "--far", "1e-4"), "far"),
+    ):  # fmt: skip
+        code, _, err = run(capsys, *command, *options)
+        assert code == 1 and err.startswith(f"denseface: error: --{option}: ")
