@@ -17,8 +17,6 @@ REUSED := $(filter $(READY),$(FINISHED))
 DATASET := datasets/orl
 PEOPLE := $(DATASET)/holdout
 MODEL := models/d15-arcface-orl/model
-# docs/orl.md says how it was chosen.
-RECIPE := --network d15 --dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128
 
 .PHONY: help demo test torture bench lint clean set-up ready always
 
@@ -33,7 +31,7 @@ help:
 
 demo: set-up
 	$(RUN) -m denseface dataset orl $(DATASET) --holdout 31-40
-	$(RUN) train.py $(RECIPE) --resume
+	$(RUN) train.py --recipe small --dataset orl --resume
 	$(RUN) -m denseface verify --model $(MODEL) $(DATASET)/orl.bin
 	@echo
 	@echo "Next, with people whom the model has never seen:"

@@ -39,7 +39,7 @@ def batch_loader(folder, threads):
     stream = loader.batches()
 
     def run():
-        return _means(next(stream) for _ in range(loader.steps_per_epoch))
+        return _means(next(stream) for _ in range(loader.batches_per_epoch))
 
     return run
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from denseface.models import families, losses
 from denseface.models.checkpoint import Model
+from denseface.options.names import Names
+from denseface.options.spec import RunSpec
 from denseface.report.summary import summarize
 
 import mxnet as mx
@@ -39,10 +41,10 @@ def macs_of(model: Model) -> int:
     return summarize(model.symbol, FACE, model.prefix).total.macs
 
 
-def configured(network: str, activation: str, head: str, emb_size: int = 512) -> dict:
-    """The configuration of a network of the table."""
+def configured(network: str, activation: str, head: str, emb_size: int = 512) -> RunSpec:
+    """Return the options of a network of the table."""
     settings = [f"net_act={activation}", f"net_output={head}", f"emb_size={emb_size}"]
-    return families.configure(network, "orl", "softmax", settings)[0]
+    return families.configure(Names(network, "orl", "softmax"), settings)
 
 
 def training_symbol(model: Model) -> mx.sym.Symbol:

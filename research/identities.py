@@ -64,20 +64,18 @@ def main() -> None:
 
 def steps(network: str, batch_size: int, num_classes: int, rate: float) -> Callable[[], np.ndarray]:
     """Return the learner of ``train.py``; every call takes a step with its own labels."""
-    import train
     from denseface.data.loader import Batch
     from denseface.distributed.workers import OneWorker
+    from denseface.options.names import Names
     from denseface.training.assembly import make_learner
 
     import mxnet as mx
 
-    settings = ["net_act=relu", f"emb_size={_EMBEDDING}"]
-    flags = ["--network", network, "--dataset", "orl", "--loss", "arcface", "--wd", "0.0005"]
-    flags += ["--per-batch-size", str(batch_size), "--sample-rate", str(rate)]
-    args, config = train.parse_args([*flags, *(word for setting in settings for word in ("--set", setting))])
-    config.num_classes = num_classes  # which the data set says otherwise
-    learner = make_learner(config, args, OneWorker(), families.embedding_symbol(config))
-    learner.initialize(families.initializer(config), seed=0)
+    names = Names(network, "orl", "arcface")
+    spec = families.configure(names, ["net_act=relu", f"emb_size={_EMBEDDING}", "loss_s=32", "wd=0.0005"])
+    spec = spec.replace(per_batch_size=batch_size, sample_rate=rate, num_classes=num_classes)
+    learner = make_learner(spec, OneWorker(), families.embedding_symbol(spec))
+    learner.initialize(families.initializer(spec.network.net_name), seed=0)
     random = np.random.default_rng(0)
     pictures = faces(batch_size)
 

@@ -27,15 +27,15 @@ from research.recipes import aligned_set, train, trained_model
 _ROOT = Path(__file__).parents[1]
 # A small network on small pictures, because there are many runs; otherwise the recipe of the demo.
 _FLAGS = (
-    "--network light --networks research/networks/networks.json --symbol-path research/networks --dataset orl "
+    "--network light --networks research/networks/networks.json --symbol-path research/networks --recipe small --dataset orl "
     "--lr-schedule cosine --lr 0.05 --max-steps 600 --verbose 600 "
     "--set emb_size=128 --set image_shape=32,32,3 --set data_cutoff=12"
 )
 _LOSSES = {
-    "arcface": "--loss arcface --set loss_m2=0.3",
-    "subcenter": "--loss subcenter --set loss_m2=0.3",
-    "adaface": "--loss adaface --set loss_m=0.3",
-    "arcface, filtered": "--loss arcface --set loss_m2=0.3 --set interclass_filtering_threshold=0.4",
+    "arcface": "--loss arcface",
+    "subcenter": "--loss subcenter --set loss_m2=0.3 --set loss_s=32",
+    "adaface": "--loss adaface --set loss_m=0.3 --set loss_s=32",
+    "arcface, filtered": "--loss arcface --set interclass_filtering_threshold=0.4",
 }
 _COLUMNS = {"balanced accuracy": "balanced_accuracy", "TAR at FAR 1e-2": "tar_1e-2"}
 _KINDS = ("clean", "20%", "40%", "degraded")

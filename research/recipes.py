@@ -33,18 +33,17 @@ class Recipe(NamedTuple):
     data: str = "aligned"
 
 
-_MARGIN = "--dataset orl --loss arcface --set loss_m2=0.3 --set emb_size=128"
-DEMO = f"--network d15 {_MARGIN}"
+DEMO = "--recipe small --dataset orl"
 _FINE_TUNING = (
-    "--network pretrained --pretrained {model} --dataset orl --loss arcface --set loss_m2=0.3 --max-steps 300 "
+    "--recipe small --network pretrained --pretrained {model} --dataset orl --max-steps 300 "
     "--set data_color=0 --set data_cutoff=0"
 )
-_TEACHER = "--network d15 --dataset orl --teacher {model} --set emb_size=256"
+_TEACHER = "--recipe small --dataset orl --teacher {model} --set emb_size=256"
 RECIPES = {
     "demo": Recipe(DEMO),
     "demo-ema": Recipe(f"{DEMO} --ema 0.99"),
-    "d63": Recipe(f"--network d63 {_MARGIN}"),
-    "r18": Recipe(f"--network r18 {_MARGIN} --max-steps 160"),  # in the time of 600 steps of d63
+    "d63": Recipe(f"{DEMO} --network d63 --set emb_size=128"),
+    "r18": Recipe(f"{DEMO} --network r18 --set emb_size=128 --max-steps 160"),  # in the time of 600 steps of d63
     "model": Recipe(""),
     "model-degraded": Recipe("", "degraded"),
     "fine-tuned": Recipe(f"{_FINE_TUNING} --warm-centers --lr 0.0005"),
@@ -59,7 +58,7 @@ RECIPES = {
         "--set data_mix=0.8 --set data_yaw=15 --set data_pitch=6 --set data_color=0 --set data_cutoff=0 "
         "--set data_downsample=0 --set data_blur=0"
     ),
-    "taught-beside-arcface": Recipe(f"{_TEACHER} --loss arcface --set loss_m2=0.3"),
+    "taught-beside-arcface": Recipe(_TEACHER),
 }
 
 

@@ -12,6 +12,7 @@ import mxnet as mx
 # Behind the two first layers: (stage, its channels, width of the bottleneck that halves the picture, width of others).
 STAGES = ((3, 64, 128, 128), (4, 128, 256, 256), (5, 128, 512, 256))
 CHANNELS = 512  # of the body's output
+initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)  # InsightFace's choice for it
 
 
 def mobilefacenet(data, num_blocks, act_type):

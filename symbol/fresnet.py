@@ -37,6 +37,7 @@ UNITS = {
     269: (3, 30, 48, 8),
 }
 CHANNELS = (64, 128, 256, 512)  # of the four stages
+initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)  # InsightFace's choice for it
 
 # net_input: (kernel, stride) of the first convolution. 1 keeps the resolution of 112x112 faces; 0 is for 224x224.
 STEMS = {0: (7, 2), 1: (3, 1)}

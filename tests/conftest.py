@@ -5,6 +5,8 @@ import pytest
 
 import config as configuration
 from denseface.data.records import FaceRecords
+from denseface.models import families
+from denseface.options.names import Names, fill
 from support import tiny_runs, tiny_triplets
 
 
@@ -17,14 +19,14 @@ def pytest_configure():
 
 @pytest.fixture
 def configured():
-    """Configure a network, single keys by name; the configuration is put back afterwards."""
+    """Choose options, single ones by name, and put them on the globals of config.py, which are restored afterwards."""
     tables = (configuration.config, configuration.default)
     before = copy.deepcopy(tables)
 
     def configure(network="d63", dataset="orl", loss="arcface", **settings):
-        configuration.generate_config(network, dataset, loss)
-        configuration.config.update(settings)
-        return configuration.config
+        spec = families.configure(Names(network, dataset, loss)).replace(**settings)
+        fill(configuration.config, configuration.default, spec)
+        return spec
 
     yield configure
     for table, values in zip(tables, before):

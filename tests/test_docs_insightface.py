@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 import config as tables
-import train
+from denseface.cli.training_flags import parse
+from denseface.options import insightface
+from denseface.options.spec import BY_KEY
 
 PAGE = (Path(__file__).parents[1] / "docs" / "insightface.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`(?:--)?([\w-]+)[^`]*`", PAGE))
 
-ENTRIES = [entry for table in (tables.network, tables.dataset, tables.loss) for entry in table.values()]
-KEYS = {key for table in (*tables.PRISTINE, *ENTRIES) for key in table}
+KEYS = {*BY_KEY}
 ENTRY_NAMES = {name for table in (tables.network, tables.dataset, tables.loss) for name in table}
 
 
 @pytest.mark.parametrize(
     "names",
-    [KEYS, ENTRY_NAMES, set(tables.ABSENT_KEYS), set(tables.INSIGHTFACE_NETWORKS)],
+    [KEYS, ENTRY_NAMES, {*insightface.KEYS}, {*insightface.NETWORKS}],
     ids=["keys", "entries", "absent keys", "networks of InsightFace"],
 )
 def test_the_page_names_all(names):
@@ -28,7 +29,7 @@ def test_the_page_names_all(names):
 @pytest.mark.usefixtures("configured")
 def test_the_page_names_every_flag(capsys):
     with pytest.raises(SystemExit):
-        train.main(["--help"])
+        parse(["--help"], "")
     flags = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help"}
     assert "--sample-rate" in flags
-    assert {flag for flag in flags | set(train.INSIGHTFACE_FLAGS) if f"`{flag}`" not in PAGE} == set()
+    assert {flag for flag in flags | {*insightface.FLAGS} if f"`{flag}`" not in PAGE} == set()

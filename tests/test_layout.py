@@ -11,8 +11,9 @@ ROOT = Path(denseface.__file__).parent
 MAY_IMPORT = {
     "core": "",
     "data": "core",
+    "options": "core data",
     "rewrites": "core models",
-    "models": "core",
+    "models": "core options",
     "distributed": "core",
     "evaluation": "core",
     "export": "core rewrites models",
@@ -21,14 +22,14 @@ MAY_IMPORT = {
     "galleries": "core data embedding",
     "verification": "core data evaluation embedding galleries",
     "deciding": "core data models evaluation embedding galleries verification",
-    "training": "core data rewrites models distributed embedding importing evaluation",
+    "training": "core data options rewrites models distributed embedding importing evaluation",
     "datasets": "core data",
     "report": "core data models rewrites embedding evaluation verification training",
-    "cli": "core data models rewrites distributed export embedding importing galleries evaluation verification "
+    "cli": "core data options models rewrites distributed export embedding importing galleries evaluation verification "
     "deciding training datasets report",
 }
 SCRIPTS = {"__init__", "__main__", "_compat"}
-LIGHT = ("core", "data", "datasets")
+LIGHT = ("core", "data", "options", "datasets")
 
 
 def imports_of(folder):

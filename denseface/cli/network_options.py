@@ -66,11 +66,12 @@ def network_by_name(name: str, args: argparse.Namespace) -> Network:
     """Build a network of ``config.py``, or of the files that the options name."""
     from denseface.data.pictures import PictureShape
     from denseface.models import families
+    from denseface.options.names import Names
 
     shape = [f"image_shape={','.join(map(str, args.size))}"] if args.size else []
-    config, _ = families.configure(name, "emore", "arcface", [*args.set, *shape], args.networks_file)
-    shape = PictureShape(*config.image_shape)
-    return Network(name, families.embedding_symbol(config, args.symbol_path), shape.nchw(1)[1:])
+    spec = families.configure(Names(name), [*args.set, *shape], args.networks_file)
+    symbol = families.embedding_symbol(spec.replace(symbol_path=args.symbol_path))
+    return Network(name, symbol, PictureShape(*spec.data.image_shape).nchw(1)[1:])
 
 
 def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:

@@ -4,42 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from denseface.core.errors import InputError
+from denseface.core.option import Options, option
 from denseface.data.pose import turn_head
 from denseface.data.warp import from_pillow, pad_for, to_pillow
-
-_CONFIG_KEYS = {
-    "mirror": "data_rand_mirror",
-    "color": "data_color",
-    "cutoff": "data_cutoff",
-    "rotate": "data_rotate",
-    "scale": "data_scale",
-    "shift": "data_shift",
-    "yaw": "data_yaw",
-    "pitch": "data_pitch",
-    "crop": "data_crop",
-    "downsample": "data_downsample",
-    "blur": "data_blur",
-}
-
-# Beyond these limits a face leaves its picture, or cannot be recognized.
-_LIMITS = {
-    "rotate": 180.0,
-    "scale": 0.5,
-    "shift": 0.5,
-    "yaw": 45.0,
-    "pitch": 30.0,
-    "crop": 0.95,
-    "downsample": 16.0,
-    "blur": 10.0,
-}
 
 _JITTER = 0.125
 _WORST_QUALITY, _BEST_QUALITY = 2, 20
@@ -51,81 +23,75 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Options):
     """Random augmentation; calling it applies it.
 
     The order is: yaw and pitch, rotation, scale and shift as one warp, mirror, crop, downsampling, blur, JPEG
     compression, color, cutoff. Crop and downsampling are those with which AdaFace was trained (Kim et al. 2022),
     whose crop is black outside.
 
-    Parameters
-    ----------
-    mirror : bool
-        Mirror left and right with probability 0.5 (``data_rand_mirror``).
-    color : int
-        From 1: brightness, contrast and saturation each change by a factor of up to 1 +- 0.125, in random order. From
-        2: before that, with probability 0.5, the picture goes through JPEG at a quality of 2 to 20 (``data_color``).
-    cutoff : int
-        Side in pixels of a square that is set to 128, around a random center, with probability 0.5; 0 for no square
-        (``data_cutoff``).
-    rotate : float
-        Largest rotation about the center to either side, in degrees, up to 180 (``data_rotate``).
-    scale : float
-        Largest change of size as a fraction: 0.1 gives factors in [0.9, 1.1]; up to 0.5 (``data_scale``).
-    shift : float
-        Largest shift along each axis as a fraction of that side, up to 0.5 (``data_shift``).
-    yaw, pitch : float
-        Largest angles in degrees by which the head turns to either side, up to 45, and up or down, up to 30
-        (``data_yaw``, ``data_pitch``). The picture must be an aligned face; see :mod:`denseface.data.pose`.
-    crop : float
-        Largest fraction of the picture's area outside a random rectangle that is set to 128, with probability 0.2, up
-        to 0.95; AdaFace has 0.8 (``data_crop``).
-    downsample : float
-        Largest factor by which the picture is reduced and enlarged again, by random interpolation, with probability
-        0.2, up to 16; AdaFace has 5 (``data_downsample``).
-    blur : float
-        Largest standard deviation of a Gaussian blur in pixels, with probability 0.2, up to 10 (``data_blur``).
+    Each field says what it does, in which unit and within which limits, and its key in ``config.py``. Beyond the limits
+    a face leaves its picture, or cannot be recognized. For yaw and pitch the picture must be an aligned face; see
+    :mod:`denseface.data.pose`.
 
     Raises
     ------
     InputError
-        A value is negative, too large or of the wrong kind; the message names its configuration key.
+        A value is out of its limits or of the wrong kind.
     """
 
-    mirror: bool = True
-    color: int = 0
-    cutoff: int = 0
-    rotate: float = 0.0
-    scale: float = 0.0
-    shift: float = 0.0
-    yaw: float = 0.0
-    pitch: float = 0.0
-    crop: float = 0.0
-    downsample: float = 0.0
-    blur: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.mirror not in (False, True):
-            raise InputError(f"{_CONFIG_KEYS['mirror']} must be True or False, got {self.mirror!r}")
-        for name in ("color", "cutoff"):
-            value = getattr(self, name)
-            if value is True or not isinstance(value, Integral) or value < 0:
-                raise InputError(f"{_CONFIG_KEYS[name]} must be a whole number, 0 (off) or more, got {value!r}")
-        for name, limit in _LIMITS.items():
-            value = getattr(self, name)
-            if value is True or not isinstance(value, Real) or not 0 <= float(value) <= limit:
-                raise InputError(f"{_CONFIG_KEYS[name]} must be a number from 0 (off) to {limit:g}, got {value!r}")
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> Augmentation:
-        """Read the ``data_*`` keys of a configuration; a key that is missing or False is off.
-
-        Raises
-        ------
-        InputError
-            A value is negative, too large or of the wrong kind.
-        """
-        return cls(**{field.name: config.get(_CONFIG_KEYS[field.name], False) for field in fields(cls)})
+    mirror: bool = option(True, "mirror left and right with probability 0.5", key="data_rand_mirror")
+    color: int = option(
+        0,
+        "from 1, brightness, contrast and saturation each change by a factor of up to 1 +- 0.125, in random order; "
+        "from 2, before that, JPEG compression at a quality of 2 to 20 with probability 0.5",
+        key="data_color",
+        bounds=(0, math.inf),
+    )
+    cutoff: int = option(
+        0,
+        "side of a square that becomes gray, around a random center, with probability 0.5; 0 for none",
+        key="data_cutoff",
+        bounds=(0, 4096),
+        unit="pixels",
+        advice={"true": "write the side of the square in pixels, as in data_cutoff=40"},
+    )
+    rotate: float = option(
+        0.0, "largest rotation about the center, to either side", key="data_rotate", bounds=(0, 180), unit="degrees"
+    )
+    scale: float = option(
+        0.0, "largest change of size: 0.1 gives factors from 0.9 to 1.1", key="data_scale", bounds=(0, 0.5)
+    )
+    shift: float = option(
+        0.0, "largest shift along each axis, as a fraction of that side", key="data_shift", bounds=(0, 0.5)
+    )
+    yaw: float = option(
+        0.0, "largest angle by which the head turns to either side", key="data_yaw", bounds=(0, 45), unit="degrees"
+    )
+    pitch: float = option(
+        0.0, "largest angle by which the head turns up or down", key="data_pitch", bounds=(0, 30), unit="degrees"
+    )
+    crop: float = option(
+        0.0,
+        "largest fraction of the area that becomes gray, outside a random rectangle, with probability 0.2; AdaFace has "
+        "0.8",
+        key="data_crop",
+        bounds=(0, 0.95),
+    )
+    downsample: float = option(
+        0.0,
+        "largest factor by which the picture is reduced and enlarged again, by random interpolations, with probability "
+        "0.2; 0 for none; AdaFace has 5",
+        key="data_downsample",
+        bounds=(0, 16),
+    )
+    blur: float = option(
+        0.0,
+        "largest standard deviation of a Gaussian blur, with probability 0.2",
+        key="data_blur",
+        bounds=(0, 10),
+        unit="pixels",
+    )
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Change one picture at random.

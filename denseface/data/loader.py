@@ -29,7 +29,7 @@ _MAX_ATTEMPTS = 100
 
 
 class Batch(NamedTuple):
-    """One step's pictures and classes.
+    """Pictures and their classes.
 
     Attributes
     ----------
@@ -52,15 +52,15 @@ class Loader(Protocol):
         Reads the pictures, and knows which were unreadable.
     batch_size : int
         Pictures per batch of this worker.
-    steps_per_epoch : int
+    batches_per_epoch : int
         Batches per pass through the training set, the same for every worker.
     """
 
     reader: PictureReader
     batch_size: int
-    steps_per_epoch: int
+    batches_per_epoch: int
 
-    def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
+    def batches(self, start_batch: int = 0) -> Generator[Batch, None, None]:
         """Yield batches without end, from this one on."""
 
     def state(self) -> dict:
@@ -229,7 +229,7 @@ class BatchLoader:
 
     Attributes
     ----------
-    steps_per_epoch : int
+    batches_per_epoch : int
         The same for every part.
 
     Raises
@@ -260,7 +260,7 @@ class BatchLoader:
         self.mix = mix
         self.num_parts = num_parts
         self.part_index = part_index
-        self.steps_per_epoch = max(1, len(reader.records.keys) // (batch_size * num_parts))
+        self.batches_per_epoch = max(1, len(reader.records.keys) // (batch_size * num_parts))
 
     def state(self) -> dict:
         """Return nothing: a batch depends on its number alone."""
@@ -269,14 +269,14 @@ class BatchLoader:
     def restore(self, state: dict) -> None:
         """Restore nothing."""
 
-    def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield batches without end; step s belongs to epoch ``s // steps_per_epoch``.
+    def batches(self, start_batch: int = 0) -> Generator[Batch, None, None]:
+        """Yield batches without end; batch b belongs to epoch ``b // batches_per_epoch``.
 
         The threads run from the first batch until the generator is closed or fails.
 
         Parameters
         ----------
-        start_step : int
+        start_batch : int
             Where to start, 0 or more. Nothing before it is read, and what follows is what an uninterrupted run gives.
 
         Raises
@@ -285,11 +285,11 @@ class BatchLoader:
             More than ``max_bad`` pictures are broken, 100 replacements of one picture were broken too, or a label is
             not one of the classes.
         """
-        _check_range("start_step", start_step, 0)
+        _check_range("start_batch", start_batch, 0)
         pending: deque[tuple[Batch, list[Future]]] = deque()
         executor = ThreadPoolExecutor(self.reader.threads, thread_name_prefix="denseface-batches")
         try:
-            for epoch, first, keys in self._steps(start_step):
+            for epoch, first, keys in self._numbered(start_batch):
                 pending.append(self._start(executor, epoch, first, keys))
                 if len(pending) > _PREFETCH:
                     batch, parts = pending.popleft()
@@ -299,16 +299,16 @@ class BatchLoader:
         finally:
             executor.shutdown(cancel_futures=True)
 
-    def _steps(self, start_step: int) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yield the epoch of each step, its first position in that epoch, and its keys."""
-        epoch, first_step = divmod(start_step, self.steps_per_epoch)
+    def _numbered(self, start_batch: int) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield the epoch of each batch, its first position in that epoch, and its keys."""
+        epoch, first_batch = divmod(start_batch, self.batches_per_epoch)
         while True:
             order = _generator(self.seed, epoch).permutation(self.reader.records.keys)
-            order = np.resize(order, self.steps_per_epoch * self.num_parts * self.batch_size)
-            for step in range(first_step, self.steps_per_epoch):
-                first = (step * self.num_parts + self.part_index) * self.batch_size
+            order = np.resize(order, self.batches_per_epoch * self.num_parts * self.batch_size)
+            for number in range(first_batch, self.batches_per_epoch):
+                first = (number * self.num_parts + self.part_index) * self.batch_size
                 yield epoch, first, order[first : first + self.batch_size]
-            epoch, first_step = epoch + 1, 0
+            epoch, first_batch = epoch + 1, 0
 
     def _start(
         self, executor: ThreadPoolExecutor, epoch: int, first: int, keys: np.ndarray

@@ -1,4 +1,4 @@
-"""Network families and network entries from outside the project.
+"""Network families from outside the project.
 
 A family's file follows InsightFace's conventions: ``import symbol_utils``, ``from config import config``,
 and a ``get_symbol()`` without arguments. InsightFace's own ``symbol`` folder has such files.
@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import logging
-import math
-import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from denseface.core.errors import InputError
-from denseface.core.files import read_input
 from denseface.models.symbol_file import parse_symbol
 
 import mxnet as mx
 
 logger = logging.getLogger(__name__)
-
-_MAX_BYTES = 1 << 20  # of a file of networks
 
 
 def python_files(folder: str | Path) -> dict[str, Path]:
@@ -88,61 +81,6 @@ def build(path: Path) -> mx.sym.Symbol:
     return symbol
 
 
-def read_networks(
-    path: str | Path,
-    known: Mapping[str, object],
-    bounds: Mapping[str, tuple[float, float]],
-    absent: Mapping[str, tuple[object, str]],
-) -> dict[str, dict]:
-    """Read network entries, ``{"NAME": {"net_name": FAMILY, KEY: VALUE, ...}, ...}``, from a JSON file.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file, at most 1 MB.
-    known : mapping
-        The configuration's keys with their usual values. A known key takes only values of the same type; other keys
-        are for the family's file to read, and take numbers, texts, true, false, null, and lists of these.
-    bounds : mapping
-        Least and greatest value of known keys.
-    absent : mapping
-        InsightFace's keys that are not supported: the one value that is taken, and the advice for others.
-
-    Returns
-    -------
-    dict
-        The entries by name.
-
-    Raises
-    ------
-    InputError
-        If the file is not such JSON, or a name, a key or a value cannot be used.
-    """
-    content = read_input(path, _MAX_BYTES)
-    try:
-        networks = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON file: {error}") from error
-    if not isinstance(networks, dict) or not all(isinstance(settings, dict) for settings in networks.values()):
-        raise InputError(f'{path}: write it as {{"NAME": {{"net_name": "FAMILY", "KEY": VALUE}}}}')
-    for name, settings in networks.items():
-        if not re.fullmatch(r"[\w-]+", name):
-            raise InputError(f"{path}: {name!r}: a network's name is made of letters, digits, _ and -")
-        if not isinstance(settings.get("net_name"), str):
-            raise InputError(f"{path}: {name}: net_name must name the family, the file without .py")
-        for key, value in settings.items():
-            place = f"{path}: {name}: {key[:80]}"
-            if not re.fullmatch(r"[a-zA-Z]\w*", key) or hasattr(dict, key):
-                raise InputError(f"{place}: not a name for a key; take a word of letters, digits and _")
-            if key in absent:
-                _check_absent(place, value, *absent[key])
-            elif key in known:
-                settings[key] = _checked(place, known[key], value, *bounds.get(key, (-math.inf, math.inf)))
-            elif not _is_plain(value):
-                raise InputError(f"{place}: expected a number, a text, true, false, null, or a list of these")
-    return networks
-
-
 @contextlib.contextmanager
 def _imports_from(folder: Path) -> Iterator[None]:
     """Prefer the folder's modules, all except ``config``, to all others for the time of the block."""
@@ -170,40 +108,3 @@ def _complaint(error: BaseException, folder: Path) -> str:
     kind = type(error).__name__
     message = " ".join(str(error).split()).removeprefix(f"{kind}: ")
     return f"{kind}: {message}{where}"
-
-
-def _check_absent(place: str, value: object, usual: object, advice: str) -> None:
-    if value != usual:
-        raise InputError(f"{place} is {json.dumps(value)[:80]}: not supported: {advice}; leave it out")
-
-
-def _checked(place: str, usual: object, value: Any, low: float, high: float) -> object:
-    """The value in the type of the usual one; InputError if it does not fit."""
-    written = json.dumps(value)[:80]
-    try:
-        value = _like(usual, value)
-    except (TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{place} is {written}; expected {type(usual).__name__}, as in {json.dumps(usual)}") from error
-    numbers = [one for one in (value if isinstance(value, (list, tuple)) else [value]) if type(one) in (int, float)]
-    if not all(low <= number <= high for number in numbers):
-        raise InputError(f"{place} is {written}; it must be from {low:.9g} to {high:.9g}")
-    return value
-
-
-def _like(usual: object, value: Any) -> Any:
-    if isinstance(usual, list) and isinstance(value, list):
-        return [_like(usual[0], item) for item in value]
-    if isinstance(usual, tuple) and isinstance(value, list) and len(value) == len(usual):
-        return tuple(map(_like, usual, value))
-    if isinstance(usual, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(usual) or (isinstance(value, float) and not math.isfinite(value)):
-        raise TypeError
-    return value
-
-
-def _is_plain(value: object) -> bool:
-    return all(
-        one is None or isinstance(one, (bool, int, str)) or (isinstance(one, float) and math.isfinite(one))
-        for one in (value if isinstance(value, list) else [value])
-    )

@@ -81,7 +81,6 @@ def draw_run(folder: str | Path) -> Figure:
     ----------
     folder : path-like
         Contains ``PREFIX-training.csv`` and ``PREFIX-verification.csv``, as :mod:`denseface.training.log` writes them.
-        The norm of the gradient, which earlier versions did not log, is drawn where it is known.
 
     Raises
     ------

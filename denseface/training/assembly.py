@@ -1,44 +1,38 @@
-"""Put a run together from its configuration: data, loader, network, learner and plan."""
+"""Put a run together from its options: data, loader, network, learner and plan."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from easydict import EasyDict
-
 from denseface.core.errors import InputError
-from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, Loader, PictureReader
 from denseface.data.pictures import PictureShape
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import Workers
 from denseface.models import families
-from denseface.models.distillation import INPUTS
+from denseface.models.distillation import INPUTS, with_teacher
 from denseface.models.graph import Graph
+from denseface.options.spec import PRETRAINED, TRIPLETS, OptimizerSpec, RunSpec
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.averages import Averages
 from denseface.training.decay import set_decay_multipliers
 from denseface.training.devices import contexts
 from denseface.training.frozen import fix_statistics, frozen_names, set_rates
-from denseface.training.learner import Learner
+from denseface.training.learner import Descent, Devices, Learner, Task
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
+from denseface.training.saved_options import repeated
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher
 from denseface.training.triplets import METRICS, Mining, TripletLoader, check_share
 
 import mxnet as mx
 
-RECIPE = ("dtype", "ema", "freeze", "lr_mult")  # options that a resumed run has to repeat, if set
-
 
 def assemble(
-    config: EasyDict,
-    args: argparse.Namespace,
+    spec: RunSpec,
     workers: Workers,
     records: FaceRecords,
     embedding: mx.sym.Symbol,
@@ -49,10 +43,8 @@ def assemble(
 
     Parameters
     ----------
-    config : EasyDict
-        From :func:`denseface.models.families.configure`, with the ``num_classes`` of the records.
-    args : argparse.Namespace
-        The flags of ``train.py``, as its ``parse_args`` returns them.
+    spec : RunSpec
+        The options, with the ``num_classes`` of the records.
     workers : OneWorker or ServerWorkers
         The processes that train together.
     records : FaceRecords
@@ -67,111 +59,126 @@ def assemble(
     Raises
     ------
     InputError
-        If configuration, flags, devices and records do not go together.
+        If options, devices and records do not go together.
     """
-    if records.num_classes == 1 and config.loss_name != "teacher":
+    if records.num_classes == 1 and spec.loss.loss_name != "teacher":
         raise InputError(
-            f"{config.loss} tells identities apart, but {config.dataset_path} has only one; take teacher", option="loss"
+            f"{spec.loss.loss} tells identities apart, but {spec.data.dataset_path} has only one; take teacher",
+            option="loss",
         )
-    learner = make_learner(config, args, workers, embedding)
-    loader = make_loader(config, args, workers, records, learner)
-    whole = not config.ckpt_embedding and config.loss_name != "teacher"
-    deployed = families.training_symbol(config, embedding) if whole else embedding
-    averages = make_averages(args.ema, learner, embedding) if args.ema and workers.is_first else None
-    plan = make_plan(args, loader, make_recipe(args, embedding, learner, loader))
-    return Run(learner, loader, plan, prefix, deployed, verify, averages)
+    learner = make_learner(spec, workers, embedding)
+    loader = make_loader(spec, workers, records, learner)
+    whole = not spec.keeping.ckpt_embedding and spec.loss.loss_name != "teacher"
+    deployed = families.training_symbol(spec, embedding) if whole else embedding
+    ema = spec.optimizer.ema
+    averages = make_averages(ema, learner, embedding) if ema and workers.is_first else None
+    plan = make_plan(spec, prefix, loader, options_to_repeat(spec, embedding, learner, loader))
+    return Run(learner, loader, plan, deployed, verify, averages)
 
 
-def make_learner(config: EasyDict, args: argparse.Namespace, workers: Workers, embedding: mx.sym.Symbol) -> Learner:
-    """Put the loss on a network, and bind it on the devices; with a sample rate, with room for a sample of the classes.
-
-    Parameters
-    ----------
-    config, args, workers
-        As for :func:`assemble`.
-    embedding : Symbol
-        The network.
-    """
-    if config.loss_name in METRICS:
-        check_share(args.per_batch_size)
-    devices = contexts(args.gpus)
-    batch_size = args.per_batch_size * len(devices)
-    classes = config.num_classes
-    if args.sample_rate != 1:
-        if config.loss_name in (*METRICS, "teacher"):
-            raise InputError(
-                f"the loss {config.loss_name} has no classes to sample; leave it out", option="sample_rate"
-            )
-        classes = sample_size(classes, args.sample_rate, batch_size * args.accumulate * workers.size)
-    teacher = None
-    if args.teacher:
-        teacher = Teacher(args.teacher, config.image_shape, batch_size, devices[0])
-        symbol = families.taught_symbol(config, embedding, teacher.emb_size, args.teacher_weight, classes)
-    else:
-        symbol = families.training_symbol(config, embedding, classes)
-    graph = Graph(symbol)
+def make_learner(spec: RunSpec, workers: Workers, embedding: mx.sym.Symbol) -> Learner:
+    """Put the loss on a network, and bind it on the devices."""
+    optimizer = spec.optimizer
+    if spec.loss.loss_name in TRIPLETS:
+        check_share(optimizer.per_batch_size)
+    devices = Devices(tuple(contexts(spec.devices.gpus)), spec.devices.kvstore, workers)
+    batch_size = optimizer.per_batch_size * len(devices.contexts)
+    data_shape = PictureShape(*spec.data.image_shape).nchw(batch_size)
+    classes = classes_per_step(spec, batch_size * optimizer.accumulate * workers.size)
+    teacher = make_teacher(spec, batch_size, devices.contexts[0])
+    graph = Graph(make_symbol(spec, embedding, classes, teacher))
     set_decay_multipliers(graph)
-    if args.lr_mult:
-        set_rates(graph, args.lr_mult)
-    data_shape = PictureShape(*config.image_shape).nchw(batch_size)
-    on_cpu = all(device.device_type == "cpu" for device in devices)
-    bfloat16 = args.dtype == "bfloat16"
-    if bfloat16 and not on_cpu:
-        raise InputError("GPUs are trained on in float32 only; leave it out", option="dtype")
-    frozen = frozen_names(args.freeze, embedding)
-    above = {*graph.arguments} - {*embedding.list_arguments(), *INPUTS}
-    if not above and frozen >= {*embedding.list_arguments()} - {"data"}:
-        raise InputError(
-            f"the loss {config.loss_name} has no parameters of its own, so nothing is left to train", option="freeze"
-        )
-    if frozen:
-        fix_statistics(graph, frozen)
-    if on_cpu:
-        accelerate(graph, data_shape, bfloat16=bfloat16)
-    return Learner(
+    set_rates(graph, optimizer.lr_mult)
+    frozen = frozen_names(optimizer.freeze, embedding)
+    check_that_something_learns(spec, graph, embedding, frozen)
+    fix_statistics(graph, frozen)
+    make_faster(graph, data_shape, devices, spec.devices.dtype)
+    task = Task(
         graph.symbol(),
-        data_shape,
-        devices,
-        momentum=args.mom,
-        wd=args.wd,
-        accumulate=args.accumulate,
-        kvstore=args.kvstore,
-        workers=workers,
-        clip_norm=args.clip_norm,
-        num_classes=config.num_classes if classes < config.num_classes else None,
-        teacher=teacher,
-        frozen=frozen,
+        frozen,
+        teacher,
+        sampled_from=spec.data.num_classes if classes < spec.data.num_classes else None,
     )
+    return Learner(task, data_shape, make_descent(optimizer), devices)
 
 
-def make_loader(
-    config: EasyDict, args: argparse.Namespace, workers: Workers, records: FaceRecords, learner: Learner
-) -> Loader:
+def classes_per_step(spec: RunSpec, pictures: int) -> int:
+    """Number of classes that a step of so many pictures trains on: all, or with a sample rate a sample."""
+    if spec.loss.sample_rate == 1:
+        return spec.data.num_classes
+    if spec.loss.loss_name in (*TRIPLETS, "teacher"):
+        raise InputError(f"the loss {spec.loss.loss_name} has no classes to sample; leave it out", option="sample_rate")
+    return sample_size(spec.data.num_classes, spec.loss.sample_rate, pictures)
+
+
+def make_teacher(spec: RunSpec, batch_size: int, context: mx.Context) -> Teacher | None:
+    """Load the teacher, if there is one."""
+    if spec.loss.teacher:
+        return Teacher(spec.loss.teacher, spec.data.image_shape, batch_size, context)
+    if spec.loss.loss_name == "teacher":
+        raise InputError("the loss teacher needs a model that teaches; name it", option="teacher")
+    return None
+
+
+def make_symbol(spec: RunSpec, embedding: mx.sym.Symbol, classes: int, teacher: Teacher | None) -> mx.sym.Symbol:
+    """Put the loss on a network: that of classes, or the distance to a teacher, or both."""
+    alone = spec.loss.loss_name == "teacher"
+    class_loss = None if alone else families.training_symbol(spec, embedding, classes)
+    if not teacher:
+        return class_loss
+    size = families.embedding_size(embedding, spec.data.image_shape)
+    return with_teacher(embedding, size, teacher.emb_size, weight=spec.loss.teacher_weight, class_loss=class_loss)
+
+
+def check_that_something_learns(spec: RunSpec, graph: Graph, embedding: mx.sym.Symbol, frozen: set[str]) -> None:
+    """Raise InputError if the whole network is frozen, and the loss has no parameters."""
+    below = {*embedding.list_arguments()}
+    if frozen >= below - {"data"} and not {*graph.arguments} - {*below, *INPUTS}:
+        raise InputError(
+            f"the loss {spec.loss.loss_name} has no parameters of its own, so nothing is left to train", option="freeze"
+        )
+
+
+def make_faster(graph: Graph, data_shape: tuple[int, int, int, int], devices: Devices, dtype: str) -> None:
+    """Replace operators by faster ones, where the devices are processors."""
+    if all(device.device_type == "cpu" for device in devices.contexts):
+        accelerate(graph, data_shape, bfloat16=dtype == "bfloat16")
+    elif dtype != "float32":
+        raise InputError("GPUs are trained on in float32 only; leave it out", option="dtype")
+
+
+def make_descent(optimizer: OptimizerSpec) -> Descent:
+    """Say how parameters follow their gradients."""
+    return Descent(optimizer.mom, optimizer.wd, optimizer.clip_norm, optimizer.accumulate)
+
+
+def make_loader(spec: RunSpec, workers: Workers, records: FaceRecords, learner: Learner) -> Loader:
     """Choose the loader: all pictures in random order or, for a loss on triplets, mined ones."""
-    reader = PictureReader(records, config.image_shape, max_bad=args.max_bad)
-    augmentation = Augmentation.from_config(config)
-    batch_size = args.per_batch_size * len(learner.devices)
-    if config.data_mix and config.loss_name != "teacher":
-        raise InputError("data_mix: a mixture of two people has no identity; take --loss teacher", option="set")
-    if config.loss_name not in METRICS:
+    data, loss, seed = spec.data, spec.loss, spec.optimizer.seed
+    if data.data_mix and loss.loss_name != "teacher":
+        raise InputError("data_mix: a mixture of two people has no identity; take the loss teacher", option="set")
+    reader = PictureReader(records, data.image_shape, max_bad=data.max_bad)
+    num_devices = len(learner.devices)
+    batch_size = spec.optimizer.per_batch_size * num_devices
+    if loss.loss_name not in TRIPLETS:
         share = {"num_parts": workers.size, "part_index": workers.rank}
-        return BatchLoader(reader, batch_size, augmentation, args.seed, mix=config.data_mix, **share)
+        return BatchLoader(reader, batch_size, data.augmentation, seed, mix=data.data_mix, **share)
     mining = Mining(
-        METRICS[config.loss_name],
-        alpha=config.triplet_alpha,
-        bag_size=config.triplet_bag_size,
-        images_per_identity=config.images_per_identity,
-        max_ap=config.triplet_max_ap,
+        METRICS[loss.loss_name],
+        alpha=loss.triplet_alpha,
+        bag_size=loss.triplet_bag_size,
+        images_per_identity=loss.images_per_identity,
+        max_ap=loss.triplet_max_ap,
     )
     return TripletLoader(
         reader,
         learner.embed,
         mining,
         batch_size,
-        augmentation,
-        args.seed,
-        num_devices=len(learner.devices),
-        accumulate=args.accumulate,
+        data.augmentation,
+        seed,
+        num_devices=num_devices,
+        accumulate=spec.optimizer.accumulate,
         workers=workers,
     )
 
@@ -183,40 +190,40 @@ def make_averages(decay: float, learner: Learner, embedding: mx.sym.Symbol) -> A
     return Averages(decay, *bound)
 
 
-def make_plan(args: argparse.Namespace, loader: Loader, recipe: dict[str, Any]) -> Plan:
-    """Turn epochs into steps, and flags into a plan."""
-    batches = args.epochs * loader.steps_per_epoch
-    if batches < args.accumulate:
-        raise InputError(f"{args.accumulate}: the run has only {batches} batches; use fewer", option="accumulate")
-    steps = batches // args.accumulate
-    steps = min(steps, args.max_steps) if args.max_steps > 0 else steps
-    warmup = args.warmup_steps
-    if args.warmup_epochs is not None:
-        warmup = round(args.warmup_epochs * loader.steps_per_epoch / args.accumulate)
+def make_plan(spec: RunSpec, prefix: str, loader: Loader, options: Mapping[str, Any]) -> Plan:
+    """Turn epochs into steps, and options into a plan."""
+    optimizer, keeping = spec.optimizer, spec.keeping
+    batches = optimizer.epochs * loader.batches_per_epoch
+    if batches < optimizer.accumulate:
+        raise InputError(f"{optimizer.accumulate}: the run has only {batches} batches; use fewer", option="accumulate")
+    steps = batches // optimizer.accumulate
+    steps = min(steps, optimizer.max_steps) if optimizer.max_steps > 0 else steps
+    warmup = optimizer.warmup_steps
+    if optimizer.warmup_epochs is not None:
+        warmup = round(optimizer.warmup_epochs * loader.batches_per_epoch / optimizer.accumulate)
     return Plan(
+        prefix,
         steps=steps,
-        schedule=Schedule(args.lr_schedule, args.lr, steps, warmup, args.lr_steps),
-        frequent=args.frequent,
-        verbose=args.verbose,
-        keep=args.ckpt,
-        accumulate=args.accumulate,
-        seed=args.seed,
-        recipe=recipe,
+        schedule=Schedule(optimizer.lr_schedule, optimizer.lr, steps, warmup, optimizer.lr_steps),
+        frequent=keeping.frequent,
+        verbose=keeping.verbose,
+        keep=keeping.ckpt,
+        accumulate=optimizer.accumulate,
+        seed=optimizer.seed,
+        options=options,
     )
 
 
-def make_recipe(args: argparse.Namespace, embedding: mx.sym.Symbol, learner: Learner, loader: Loader) -> dict[str, Any]:
-    """Collect the options that a resumed run has to repeat, as plain values.
-
-    They decide which pictures a step sees, how it computes, or what a checkpoint contains. Rates, lengths, losses and
-    augmentation are not among them: these may change within a run.
-    """
-    recipe = {name: vars(args)[name] for name in RECIPE if vars(args)[name]}
-    pictures = loader.batch_size * args.accumulate * learner.workers.size
-    recipe.update(seed=args.seed, per_batch_size=f"{pictures} pictures per step")
+def options_to_repeat(spec: RunSpec, embedding: mx.sym.Symbol, learner: Learner, loader: Loader) -> dict[str, Any]:
+    """Collect what a resumed run has to repeat, where it matters in another form than that of the option."""
+    found = repeated(spec)
+    pictures = loader.batch_size * found.pop("accumulate") * learner.workers.size
+    found.update(seed=spec.optimizer.seed, per_batch_size=f"{pictures} pictures per step")
     if learner.teacher:
-        recipe.update(teacher=learner.teacher.identity, teacher_weight=args.teacher_weight)
-    if args.network == families.PRETRAINED:
+        found["teacher"] = learner.teacher.identity  # wherever its files are
+    else:
+        found.pop("teacher_weight")
+    if spec.network.network == PRETRAINED:
         digest = hashlib.sha256(embedding.tojson().encode()).hexdigest()
-        recipe["network"] = f"{families.PRETRAINED} (graph {digest[:12]})"
-    return json.loads(json.dumps(recipe))
+        found["network"] = f"{PRETRAINED} (graph {digest[:12]})"
+    return found

@@ -41,6 +41,66 @@ class StepResult(NamedTuple):
     gradient_norm: float
 
 
+class Task(NamedTuple):
+    """What is learned.
+
+    Attributes
+    ----------
+    symbol : Symbol
+        Group of embedding, prediction and loss; its inputs are those of :mod:`denseface.models.distillation`.
+    frozen : collection of str
+        Parameters and moving averages that never change.
+    teacher : Teacher or None
+        Embeds the pictures of each batch for a symbol of :mod:`denseface.models.distillation`.
+    sampled_from : int or None
+        For Partial FC: the number of all classes, if the symbol's classifier has room for a sample of them. Each
+        step draws its own sample, the same on every device and worker. By default all classes are trained.
+    """
+
+    symbol: mx.sym.Symbol
+    frozen: Collection[str] = ()
+    teacher: Teacher | None = None
+    sampled_from: int | None = None
+
+
+class Descent(NamedTuple):
+    """How parameters follow their gradients.
+
+    Attributes
+    ----------
+    momentum, wd : float
+        Momentum and weight decay. A parameter's attribute ``__wd_mult__`` multiplies the decay; see
+        :mod:`denseface.training.decay`.
+    clip_norm : float
+        Longer gradients are shortened to this norm; 0 leaves them as they are.
+    accumulate : int
+        Batches per step; their gradients are averaged.
+    """
+
+    momentum: float
+    wd: float
+    clip_norm: float = 0
+    accumulate: int = 1
+
+
+class Devices(NamedTuple):
+    """What computes.
+
+    Attributes
+    ----------
+    contexts : tuple of Context
+        Devices of this process.
+    kvstore : str
+        Type of the MXNet key-value store that sums gradients over several devices; several workers have their own.
+    workers : OneWorker or ServerWorkers
+        The processes that train together.
+    """
+
+    contexts: tuple[mx.Context, ...]
+    kvstore: str
+    workers: Workers
+
+
 class Learner:
     """Stochastic gradient descent with momentum on a symbol of :mod:`denseface.models.losses`.
 
@@ -50,39 +110,23 @@ class Learner:
 
     Parameters
     ----------
-    symbol : Symbol
-        Group of embedding, prediction and loss; its inputs are ``data`` and ``softmax_label``.
+    task : Task
+        What is learned.
     data_shape : tuple of int
         (N, C, H, W) of a whole batch; the number of devices divides N.
-    contexts : sequence of Context
-        Devices to train on.
-    momentum, wd : float
-        Momentum and weight decay. A parameter's attribute ``__wd_mult__`` multiplies the decay; see
-        :mod:`denseface.training.decay`.
-    accumulate : int
-        Batches per step; their gradients are averaged.
-    kvstore : str
-        Type of the MXNet key-value store that sums gradients over several devices; several workers have their own.
-    workers : OneWorker or ServerWorkers, optional
-        The processes that train together; by default this one alone.
-    clip_norm : float
-        Longer gradients are shortened to this norm; 0 leaves them as they are.
-    num_classes : int, optional
-        For Partial FC: the number of all classes, if the symbol's classifier has room for a sample of them. Each
-        step draws its own sample, the same on every device and worker. By default all classes are trained.
-    teacher : Teacher, optional
-        Embeds the pictures of each batch for a symbol of :mod:`denseface.models.distillation`.
-    frozen : collection of str
-        Parameters and moving averages that never change.
+    descent : Descent
+        How parameters are updated.
+    devices : Devices, optional
+        What computes; by default the CPU, for this process alone.
 
     Attributes
     ----------
     devices : tuple of Context
         Devices that it trains on.
     frozen : collection of str
-        As given.
+        As of the task.
     centers : Centers or None
-        The parameters of all classes, with ``num_classes``.
+        The parameters of all classes, if steps train on a sample of them.
 
     Raises
     ------
@@ -92,57 +136,50 @@ class Learner:
 
     def __init__(
         self,
-        symbol: mx.sym.Symbol,
+        task: Task,
         data_shape: tuple[int, int, int, int],
-        contexts: Sequence[mx.Context],
-        *,
-        momentum: float,
-        wd: float,
-        accumulate: int = 1,
-        kvstore: str = "device",
-        workers: Workers | None = None,
-        clip_norm: float = 0,
-        num_classes: int | None = None,
-        teacher: Teacher | None = None,
-        frozen: Collection[str] = (),
+        descent: Descent,
+        devices: Devices | None = None,
     ):
-        self.symbol = symbol
-        self.teacher = teacher
-        self.devices = tuple(contexts)
-        self.accumulate = accumulate
-        self.workers = workers or OneWorker()
-        share = data_shape[0] // len(contexts)
-        self.parameter_names = [name for name in symbol.list_arguments() if name not in INPUTS]
+        self.devices, kvstore, self.workers = devices or Devices((mx.cpu(),), "device", OneWorker())
+        self.symbol, self.frozen, self.teacher, sampled_from = task
+        self.accumulate = descent.accumulate
+        self.parameter_names = [name for name in self.symbol.list_arguments() if name not in INPUTS]
         self._numbers = {name: number for number, name in enumerate(self.parameter_names)}
-        shapes = {"data": (share, *data_shape[1:]), "softmax_label": (share,)}
-        if teacher:
-            shapes[TEACHER_INPUT] = (share, teacher.emb_size)
-        self.frozen = frozen
-        self._learning = [name for name in self.parameter_names if name not in frozen]
-        self._executors = bind(symbol, contexts, shapes, self._learning, "write" if accumulate == 1 else "add")
+        self._learning = [name for name in self.parameter_names if name not in self.frozen]
+        grad_req = "write" if self.accumulate == 1 else "add"
+        self._executors = bind(self.symbol, self.devices, self._input_shapes(data_shape), self._learning, grad_req)
         self._exchange = Exchange(self._executors, self.parameter_names, self.workers, kvstore)
-        self._scale = 1 / (self._exchange.shares * accumulate)  # of the summed gradient, to that of the mean loss
-        self._clip_norm = clip_norm
+        self._scale = 1 / (self._exchange.shares * self.accumulate)  # of the summed gradient, to that of the mean loss
+        self._clip_norm = descent.clip_norm
         self._optimizer = mx.optimizer.SGD(
-            momentum=momentum,
-            wd=wd,
+            momentum=descent.momentum,
+            wd=descent.wd,
             rescale_grad=self._scale,
-            sym=symbol,
+            sym=self.symbol,
             param_idx2name=dict(enumerate(self.parameter_names)),
         )
-        self.centers = None
-        if num_classes is not None:
-            bound = self._executors[0].arg_dict
-            shapes = {name: bound[name].shape for name in CLASS_PARAMETERS if name in bound}
-            self.centers = Centers(num_classes, shapes, momentum > 0)
+        self.centers = self._make_centers(sampled_from, descent.momentum > 0) if sampled_from else None
         self._momenta = [
             {
                 name: None if self._is_sampled(name) else self._optimizer.create_state(index, executor.arg_dict[name])
                 for name, index in self._numbers.items()
-                if name not in frozen
+                if name not in self.frozen
             }
             for executor in self._executors
         ]
+
+    def _input_shapes(self, data_shape: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs on each device."""
+        share = data_shape[0] // len(self.devices)
+        shapes: dict[str, tuple[int, ...]] = {"data": (share, *data_shape[1:]), "softmax_label": (share,)}
+        if self.teacher:
+            shapes[TEACHER_INPUT] = (share, self.teacher.emb_size)
+        return shapes
+
+    def _make_centers(self, num_classes: int, momentum: bool) -> Centers:
+        bound = self._executors[0].arg_dict
+        return Centers(num_classes, {name: bound[name].shape for name in CLASS_PARAMETERS if name in bound}, momentum)
 
     def initialize(self, initializer: mx.init.Initializer, seed: int) -> None:
         """Draw every parameter; a variable's own ``init`` attribute takes precedence over ``initializer``."""
@@ -189,22 +226,30 @@ class Learner:
         StepResult
             Averages over the batches, with the parameters from before the update.
         """
-        executors, learning = self._executors, self._learning
+        sample, batches = self._draw(batches, seed)
+        loss, accuracy = self._forward_backward(batches)
+        self._exchange.sum_gradients(self._learning)
+        norm = self._clip()
+        self._update(learning_rate, sample)
+        self._exchange.average_statistics(self.frozen)
+        return StepResult(loss, accuracy, norm)
 
-        # draw
+    def _draw(self, batches: Sequence[Batch], seed: int) -> tuple[np.ndarray | None, Sequence[Batch]]:
+        """Return the sample of classes, if there is one, and the batches with labels that count within it."""
         mx.random.seed((seed * self.workers.size + self.workers.rank) % 2**31)
-        sample = None
-        if self.centers:
-            labels = self._all_labels(batches)
-            sample = draw_sample(labels, self.centers.num_classes, self.centers.size, seed)
-            batches = [Batch(batch.data, np.searchsorted(sample, batch.label)) for batch in batches]
-            for executor in executors:
-                self.centers.load(sample, executor.arg_dict)
+        if not self.centers:
+            return None, batches
+        sample = draw_sample(self._all_labels(batches), self.centers.num_classes, self.centers.size, seed)
+        for executor in self._executors:
+            self.centers.load(sample, executor.arg_dict)
+        return sample, [Batch(batch.data, np.searchsorted(sample, batch.label)) for batch in batches]
 
-        # forward and backward
+    def _forward_backward(self, batches: Sequence[Batch]) -> tuple[float, float | None]:
+        """Add up the gradients of batches; return the mean loss and accuracy."""
+        executors = self._executors
         if self.accumulate > 1:
             for executor in executors:
-                for name in learning:
+                for name in self._learning:
                     executor.grad_dict[name][:] = 0
         losses, accuracies = [], []
         for batch in batches:
@@ -219,30 +264,28 @@ class Learner:
             losses.append(np.mean([executor.outputs[-1].asnumpy().mean() for executor, _ in shares]))
             if executors[0].outputs[1].ndim == 2:  # a prediction, which triplets have none of
                 accuracies.append(np.mean([_is_right(executor.outputs[1], label) for executor, label in shares]))
+        return float(np.mean(losses)), float(np.mean(accuracies)) if accuracies else None
 
-        # sum
-        self._exchange.sum_gradients(learning)
-
-        # clip
-        norm = self._scale * math.sqrt(sum(_squared_norm(executors[0].grad_dict[name]) for name in learning))
+    def _clip(self) -> float:
+        """Let the optimizer shorten a gradient that is too long; return its norm before."""
+        gradients = self._executors[0].grad_dict
+        norm = self._scale * math.sqrt(sum(_squared_norm(gradients[name]) for name in self._learning))
         clipped = 0 < self._clip_norm < norm
         self._optimizer.rescale_grad = self._scale * (self._clip_norm / norm if clipped else 1)
+        return norm
 
-        # update, with one call per parameter: MXNet's aggregated kernel writes past its fixed number of arrays
+    def _update(self, learning_rate: float, sample: np.ndarray | None) -> None:
+        """Change parameters, with one call for each: MXNet's aggregated kernel writes past its number of arrays."""
         self._optimizer.lr = learning_rate
-        for executor, momenta in zip(executors, self._momenta):
-            for name in learning:
+        for executor, momenta in zip(self._executors, self._momenta):
+            for name in self._learning:
                 if not self._is_sampled(name):
                     arrays = executor.arg_dict[name], executor.grad_dict[name], momenta[name]
                     self._optimizer.update(self._numbers[name], *arrays)
-        for name in learning:
+        for name in self._learning:
             if self._is_sampled(name):
-                gradient = executors[0].grad_dict[name]
+                gradient = self._executors[0].grad_dict[name]
                 self.centers.update(name, sample, gradient, partial(self._optimizer.update, self._numbers[name]))
-
-        # average
-        self._exchange.average_statistics(self.frozen)
-        return StepResult(float(np.mean(losses)), float(np.mean(accuracies)) if accuracies else None, norm)
 
     def embed(self, data: np.ndarray) -> np.ndarray:
         """Embed a batch with the current parameters, in evaluation mode: moving averages, no dropout.

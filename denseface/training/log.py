@@ -9,19 +9,34 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from denseface.core.errors import InputError
 from denseface.core.files import naming_errors, open_input, replacing
 
-TRAINING_COLUMNS = ("step", "epoch", "learning_rate", "loss", "accuracy", "images_per_second", "gradient_norm")
 VERIFICATION_COLUMNS = ("step", "set", "accuracy", "balanced_accuracy", "auc", "tar_1e-1", "tar_1e-2", "tar_1e-3")
-LATER_COLUMNS = ("gradient_norm",)  # the last ones of a file; rows of earlier versions end before them
+
+
+class TrainingRow(NamedTuple):
+    """Columns of ``PREFIX-training.csv``: means over the steps since the row before, up to this step.
+
+    ``accuracy`` is None for triplets, and ``gradient_norm`` is that before clipping.
+    """
+
+    step: int
+    epoch: float
+    learning_rate: float
+    loss: float
+    accuracy: float | None
+    images_per_second: float
+    gradient_norm: float
+
+
+TRAINING_COLUMNS = TrainingRow._fields
 
 
 class RunLog:
     """Appends rows to ``PREFIX-training.csv`` and ``PREFIX-verification.csv``.
-
-    In rows that an earlier version has written, the columns that it did not know become empty.
 
     Parameters
     ----------
@@ -41,8 +56,8 @@ class RunLog:
             self.close()
             raise
 
-    def training(self, *row: float | None) -> None:
-        """Add a row of ``TRAINING_COLUMNS``; InputError if the file cannot be written."""
+    def training(self, row: TrainingRow) -> None:
+        """Add a row; InputError if the file cannot be written."""
         self._add(self._training, row)
 
     def verification(self, step: int, name: str, metrics: dict) -> None:
@@ -69,21 +84,20 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, float 
     Parameters
     ----------
     path : path-like
-        Written by :class:`RunLog`, of this version or an earlier one.
+        Written by :class:`RunLog`.
     columns : sequence of str
         ``TRAINING_COLUMNS`` or ``VERIFICATION_COLUMNS``.
 
     Returns
     -------
     list of dict
-        Rows by column; NaN where a field is empty or missing. The name of a set is text.
+        Rows by column; NaN where a field is empty. The name of a set is text.
 
     Raises
     ------
     InputError
         If the file cannot be read, or a row is not one of the log.
     """
-    required = {*columns} - {*LATER_COLUMNS}
     try:
         with io.TextIOWrapper(open_input(path), "utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -91,10 +105,10 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, float 
         raise InputError(f"{path}: cannot be read ({error})") from error
     for number, row in enumerate(rows, start=2):
         try:
-            if not required <= {*row} <= {*columns} or any(row[column] is None for column in required):
+            if {*row} != {*columns} or None in row.values():
                 raise ValueError("columns")
             for column in {*columns} - {"set"}:
-                row[column] = float(row.get(column) or "nan")
+                row[column] = float(row[column] or "nan")
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: line {number} was not written by a training run; repair or remove it") from error
     return rows
@@ -105,17 +119,10 @@ def _open_csv(path, columns, start_step):
     kept = []
     if path.exists():
         with open_input(path) as file:
-            kept = [_filled(line, columns) for line in file if _step(line) <= start_step and line.endswith(b"\n")]
+            kept = [line for line in file if _step(line) <= start_step and line.endswith(b"\n")]
     with replacing(path) as file:
         file.writelines([",".join(columns).encode() + b"\r\n", *kept])
     return open(path, "a", newline="")
-
-
-def _filled(line, columns):
-    """Add the later columns, empty, to a row that ends before them."""
-    missing = len(columns) - 1 - line.count(b",")
-    later = sum(column in LATER_COLUMNS for column in columns)
-    return line.rstrip(b"\r\n") + b"," * missing + b"\r\n" if 0 < missing <= later else line
 
 
 def _step(line):

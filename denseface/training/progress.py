@@ -1,17 +1,12 @@
-"""What a run remembers beside the learner's arrays: the unfinished row of its log, its best steps, its recipe."""
+"""What a run remembers beside the learner's arrays: the unfinished row of its log, and its best steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from denseface.core.errors import InputError
 from denseface.training.learner import StepResult
-
-# Options of the recipe that early checkpoints do not contain, whether they were set or not.
-_UNKNOWN_EARLIER = ("dtype", "per_batch_size", "seed", "teacher_weight")
 
 
 @dataclass
@@ -24,31 +19,29 @@ class Window:
     ----------
     steps : int
         Number of steps.
-    loss, accuracy : float
+    loss, accuracy, gradient_norm : float
         Sums over the steps; accuracy stays 0 for triplets, which have none.
-    gradient_norm : float or None
-        As well; None if an earlier version, which did not measure it, took some of the steps.
     """
 
     steps: int = 0
     loss: float = 0.0
     accuracy: float = 0.0
-    gradient_norm: float | None = 0.0
+    gradient_norm: float = 0.0
 
     def add(self, result: StepResult) -> None:
         """Add a step."""
         self.steps += 1
         self.loss += result.loss
         self.accuracy += result.accuracy or 0
-        if self.gradient_norm is not None:
-            self.gradient_norm += result.gradient_norm
+        self.gradient_norm += result.gradient_norm
 
     @classmethod
     def restored(cls, saved: dict) -> Window:
-        """Make a window of the values that a checkpoint contains, perhaps one of an earlier version."""
-        steps = int(saved["steps"])
-        norm = saved.get("gradient_norm", None if steps else 0.0)
-        return cls(steps, float(saved["loss"]), float(saved["accuracy"]), None if norm is None else float(norm))
+        """Make a window of the values that a checkpoint contains; errors as of :meth:`Progress.restored`."""
+        sums = [float(saved[name]) for name in ("loss", "accuracy", "gradient_norm")]
+        if not all(map(math.isfinite, sums)):
+            raise ValueError("a sum is not finite")
+        return cls(_step(saved["steps"]), *sums)
 
 
 @dataclass
@@ -92,18 +85,17 @@ class Progress:
         KeyError, TypeError, ValueError, OverflowError
             If no run has written them.
         """
-        return cls(
-            Window.restored(saved.get("window") or asdict(Window())),  # not in early checkpoints
-            saved["best"]["step"],
-            float(saved["best"]["score"]),
-            [int(best) for best in saved["bests"]],
-        )
+        bests = [_step(best) for best in saved["bests"]]
+        step, score = saved["best"]["step"], float(saved["best"]["score"])
+        if step != (bests[-1] if bests else None) or not (score <= 1 if bests else score == -math.inf):
+            raise ValueError("the best step is none of those that were the best")
+        return cls(Window.restored(saved["window"]), step, score, bests)
 
 
-def check_recipe(saved: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-    """Raise InputError if an option that a resumed run has to repeat is another than in its checkpoint."""
-    unknown = {*_UNKNOWN_EARLIER} - {*saved}
-    for option in sorted({*saved, *recipe} - unknown):
-        before, now = saved.get(option, "not set"), recipe.get(option, "not set")
-        if before != now:
-            raise InputError(f"{now}: the run to resume was started with {before}; repeat that", option=option)
+def _step(value: object) -> int:
+    """Return a number of steps; TypeError or ValueError if it is none."""
+    if type(value) is not int:
+        raise TypeError("a number of steps is a whole number")
+    if value < 0:
+        raise ValueError("a number of steps is 0 or more")
+    return value

@@ -22,8 +22,9 @@ from denseface.models import checkpoint
 from denseface.models.checkpoint import Checkpoint, TrainingState
 from denseface.training.averages import Averages
 from denseface.training.learner import Learner, StepResult
-from denseface.training.log import RunLog
-from denseface.training.progress import Progress, Window, check_recipe
+from denseface.training.log import RunLog, TrainingRow
+from denseface.training.progress import Progress, Window
+from denseface.training.saved_options import check_repeated
 from denseface.training.schedule import Schedule
 
 import mxnet as mx
@@ -35,10 +36,12 @@ KEEP_NOTHING, KEEP_EVERY_BEST, KEEP_ALL, KEEP_BEST = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does and when.
+    """What a run does, when, and where its files are.
 
     Attributes
     ----------
+    prefix : str
+        Prefix of the run's files; the folder exists.
     steps : int
         Steps of the whole run, whether resumed or not.
     schedule : Schedule
@@ -54,10 +57,11 @@ class Plan:
         Batches per step.
     seed : int
         Seed of the run.
-    recipe : mapping of str to plain value
-        Options that are set, by name, and that a resumed run has to repeat.
+    options : mapping of str to plain value
+        What a resumed run has to repeat, by name.
     """
 
+    prefix: str
     steps: int
     schedule: Schedule
     frequent: int
@@ -65,7 +69,7 @@ class Plan:
     keep: int
     accumulate: int
     seed: int
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Run:
@@ -82,8 +86,6 @@ class Run:
         Yields the batches.
     plan : Plan
         What to do and when.
-    prefix : str
-        Prefix of the checkpoints; the folder exists.
     deployed : Symbol
         The network that is saved as the model.
     verify : callable
@@ -105,7 +107,6 @@ class Run:
         learner: Learner,
         loader: Loader,
         plan: Plan,
-        prefix: str,
         deployed: mx.sym.Symbol,
         verify: Callable[[dict, dict], Mapping[str, Any]],
         averages: Averages | None = None,
@@ -114,7 +115,7 @@ class Run:
         self.workers = learner.workers
         self.loader = loader
         self.plan = plan
-        self.prefix = prefix
+        self.prefix = plan.prefix
         self.deployed = deployed
         self.verify = verify
         self.averages = averages
@@ -272,9 +273,8 @@ class Run:
         loss = window.loss / window.steps
         accuracy = window.accuracy / window.steps if has_accuracy else None
         speed = steps_per_second * self.plan.accumulate * self.loader.batch_size * self.workers.size
-        epoch = self.step * self.plan.accumulate / self.loader.steps_per_epoch
-        norm = None if window.gradient_norm is None else window.gradient_norm / window.steps
-        log.training(self.step, epoch, rate, loss, accuracy, speed, norm)
+        epoch = self.step * self.plan.accumulate / self.loader.batches_per_epoch
+        log.training(TrainingRow(self.step, epoch, rate, loss, accuracy, speed, window.gradient_norm / window.steps))
         shown = f"loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if has_accuracy else "")
         bar.set_postfix_str(f"{shown}, lr {rate:.2g}, {speed:.1f} images/s")
         if bar.disable:
@@ -301,10 +301,10 @@ class Run:
         newest = Checkpoint.newest(self.prefix)
         if newest is None:
             return None
-        recipe = newest.manifest["progress"].get("recipe", {})
-        if not isinstance(recipe, dict):
+        started_with = newest.manifest["progress"].get("recipe")
+        if not isinstance(started_with, dict):
             raise self._strange_progress(newest.step)
-        check_recipe(recipe, self.plan.recipe)
+        check_repeated(started_with, self.plan.options, newest.step)
         centers = self.learner.centers
         targets = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
         state = newest.load(**targets)
@@ -337,7 +337,7 @@ class Run:
         for name, array in {**momenta, **arguments, **auxiliary}.items():
             if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # no copy: the array may be large
                 raise InputError(self._divergence(name, self.step))
-        progress = {**self._progress.to_dict(), "loader": self.loader.state(), "recipe": dict(self.plan.recipe)}
+        progress = {**self._progress.to_dict(), "loader": self.loader.state(), "recipe": dict(self.plan.options)}
         state = TrainingState(self.step, arguments, auxiliary, momenta, progress, averages)
         checkpoint.save(self.prefix, self.deployed, state)
         logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)

@@ -192,7 +192,7 @@ class TripletLoader:
 
     Attributes
     ----------
-    steps_per_epoch : int
+    batches_per_epoch : int
         Batches with as many pictures as the training set. How many of them a bag makes differs from bag to bag.
 
     Raises
@@ -224,7 +224,7 @@ class TripletLoader:
         self.num_devices = num_devices
         self.accumulate = accumulate
         self.workers = workers or OneWorker()
-        self.steps_per_epoch = max(1, len(reader.records.keys) // self._step_size)
+        self.batches_per_epoch = max(1, len(reader.records.keys) // self._step_size)
         self._identities = reader.records.keys_by_identity()
         self._bags_per_pass = -(-len(self._identities) // (mining.bag_size // mining.images_per_identity))
         self._bag = -1
@@ -256,31 +256,31 @@ class TripletLoader:
                 "another number of workers, the number of pictures per step"
             )
 
-    def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
+    def batches(self, start_batch: int = 0) -> Generator[Batch, None, None]:
         """Yield batches without end; the next bag is mined when the batch after the last one is asked for.
 
         Parameters
         ----------
-        start_step : int
+        start_batch : int
             The first batch, in the bag of :meth:`restore` or at its end; 0 without one.
 
         Raises
         ------
         InputError
-            ``start_step`` is outside the bag; ten bags in a row make no step; more than ``max_bad`` pictures are
+            ``start_batch`` is outside the bag; ten bags in a row make no step; more than ``max_bad`` pictures are
             unreadable; a label is not one of the classes; or the network's embeddings are not finite.
         """
-        start = (start_step - self._first_step) * self._step_size
+        start = (start_batch - self._first_step) * self._step_size
         if not 0 <= start <= self._triplets.size:
             raise InputError(
-                f"batch {start_step} is not in the bag that was saved: keep the batch size per device and the batches "
+                f"batch {start_batch} is not in the bag that was saved: keep the batch size per device and the batches "
                 "per step"
             )
         while True:
             for batch in self._batches_of_bag(start):
                 yield batch
-                start_step += 1
-            self._next_bag(start_step)
+                start_batch += 1
+            self._next_bag(start_batch)
             start = 0
 
     @property

@@ -20,7 +20,7 @@ def epochs(folder, count=2, **options):
         loader = BatchLoader(PictureReader(records, SHAPE, threads=1, **options), 8, Augmentation())
         stream = loader.batches()
         try:
-            return [next(stream) for _ in range(count * loader.steps_per_epoch)], loader.reader.bad
+            return [next(stream) for _ in range(count * loader.batches_per_epoch)], loader.reader.bad
         finally:
             stream.close()
 

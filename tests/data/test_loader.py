@@ -60,8 +60,8 @@ def make_loader(records, batch_size, image_shape, augmentation, threads=2, max_b
     return BatchLoader(reader, batch_size, augmentation, **changes)
 
 
-def take(loader, count, start_step=0):
-    stream = loader.batches(start_step)
+def take(loader, count, start_batch=0):
+    stream = loader.batches(start_batch)
     batches = list(itertools.islice(stream, count))
     stream.close()
     return batches
@@ -126,23 +126,23 @@ def test_each_seed_epoch_and_position_has_draws_of_its_own(tmp_path):
     assert len(set(pictures)) == len(pictures) == 36
 
 
-@pytest.mark.parametrize("start_step", [1, 5, 6, 17])
-def test_a_resumed_stream_is_the_tail_of_a_whole_one(faces, start_step):
+@pytest.mark.parametrize("start_batch", [1, 5, 6, 17])
+def test_a_resumed_stream_is_the_tail_of_a_whole_one(faces, start_batch):
     loader = make_loader(faces, 4, SHAPE, EVERYTHING, seed=3, mix=0.5)
-    assert loader.steps_per_epoch == 5
-    assert_same(take(loader, 6, start_step), take(loader, start_step + 6)[start_step:])
+    assert loader.batches_per_epoch == 5
+    assert_same(take(loader, 6, start_batch), take(loader, start_batch + 6)[start_batch:])
 
 
 def test_resuming_reads_nothing_before(flats):
     whole = [key for batch in take(make_loader(flats, 4, SHAPE, PLAIN), 10) for key in keys_of(batch)]
     spy = Spy(flats)
-    take(make_loader(spy, 4, SHAPE, PLAIN, threads=1), 2, start_step=8)
+    take(make_loader(spy, 4, SHAPE, PLAIN, threads=1), 2, start_batch=8)
     assert not set(spy.read_keys[:8]) & set(whole[:32])
 
 
 def test_an_epoch_is_a_permutation_and_the_next_is_another(flats):
     loader = make_loader(flats, 8, SHAPE, PLAIN)
-    assert loader.steps_per_epoch == 5
+    assert loader.batches_per_epoch == 5
     order = [key for batch in take(loader, 10) for key in keys_of(batch)]
     first, second = order[:40], order[40:]
     assert sorted(first) == sorted(second) == list(range(1, 41))
@@ -153,7 +153,7 @@ def test_an_epoch_is_a_permutation_and_the_next_is_another(flats):
 
 def test_an_incomplete_last_batch_is_dropped(flats):
     loader = make_loader(flats, 12, SHAPE, PLAIN)
-    assert loader.steps_per_epoch == 3
+    assert loader.batches_per_epoch == 3
     order = [key for batch in take(loader, 3) for key in keys_of(batch)]
     assert len(set(order)) == 36
 
@@ -161,7 +161,7 @@ def test_an_incomplete_last_batch_is_dropped(flats):
 def test_a_set_smaller_than_a_batch_is_repeated(tmp_path):
     with write_set(tmp_path, [flat(3 * key) for key in (1, 2, 3)]) as records:
         loader = make_loader(records, 7, SHAPE, PLAIN)
-        assert loader.steps_per_epoch == 1
+        assert loader.batches_per_epoch == 1
         for batch in take(loader, 2):
             keys = keys_of(batch)
             assert set(keys[:3]) == {1, 2, 3} and keys == (keys[:3] * 3)[:7]
@@ -170,7 +170,7 @@ def test_a_set_smaller_than_a_batch_is_repeated(tmp_path):
 def test_parts_share_each_step_equally(faces):
     whole = make_loader(faces, 6, SHAPE, EVERYTHING, seed=5)
     parts = [make_loader(faces, 2, SHAPE, EVERYTHING, seed=5, num_parts=3, part_index=part) for part in range(3)]
-    assert {loader.steps_per_epoch for loader in [whole, *parts]} == {3}
+    assert {loader.batches_per_epoch for loader in [whole, *parts]} == {3}
     for step, shares in zip(take(whole, 5), zip(*(take(part, 5) for part in parts))):
         np.testing.assert_array_equal(np.concatenate([share.data for share in shares]), step.data)
         np.testing.assert_array_equal(np.concatenate([share.label for share in shares]), step.label)
@@ -237,7 +237,7 @@ def damaged(tmp_path):
 def test_broken_pictures_are_replaced_and_named_once(damaged, caplog):
     loader = make_loader(damaged, 8, SHAPE, PLAIN)
     with caplog.at_level(logging.WARNING, "denseface"):
-        batches = take(loader, 3 * loader.steps_per_epoch)
+        batches = take(loader, 3 * loader.batches_per_epoch)
     for batch in batches:
         assert not set(keys_of(batch)) & {4, 9, 20}
         assert batch.label.tolist() == [(key - 1) // 5 for key in keys_of(batch)]
@@ -253,7 +253,7 @@ def test_replacements_are_the_same_for_any_threads_and_start(damaged):
     whole, other = (take(loader, 10) for loader in loaders)
     assert_same(whole, other)
     assert list(loaders[0].reader.bad.items()) == list(loaders[1].reader.bad.items())
-    assert_same(take(loaders[0], 4, start_step=6), whole[6:])
+    assert_same(take(loaders[0], 4, start_batch=6), whole[6:])
 
 
 def test_so_many_pictures_are_mixed_with_another_one(faces):
@@ -269,7 +269,7 @@ def test_so_many_pictures_are_mixed_with_another_one(faces):
 
 def test_a_picture_that_meets_a_broken_one_stays_as_it_is(damaged):
     loader = make_loader(damaged, 8, SHAPE, PLAIN, mix=1)
-    for batch in take(loader, 3 * loader.steps_per_epoch):
+    for batch in take(loader, 3 * loader.batches_per_epoch):
         assert not set(keys_of(batch)) & {4, 9, 20}  # flat pictures stay flat when mixed
     assert set(loader.reader.bad) == {4, 9, 20}
 
@@ -278,7 +278,7 @@ def test_many_broken_pictures_are_counted(tmp_path, caplog):
     payloads = [flat(key) if key % 2 else b"no picture" for key in range(220)]
     with write_set(tmp_path, payloads) as records, caplog.at_level(logging.WARNING, "denseface"):
         loader = make_loader(records, 22, SHAPE, PLAIN)
-        take(loader, loader.steps_per_epoch)
+        take(loader, loader.batches_per_epoch)
     assert len(loader.reader.bad) == 110
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 21
@@ -384,5 +384,5 @@ def test_arguments_out_of_range_are_refused_by_name(flats, name, value):
 
 
 def test_a_negative_start_is_refused(flats):
-    with pytest.raises(InputError, match="start_step"):
+    with pytest.raises(InputError, match="start_batch"):
         next(make_loader(flats, 4, SHAPE, PLAIN).batches(-1))

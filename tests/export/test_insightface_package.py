@@ -12,6 +12,7 @@ from denseface.core.vectors import similarity
 from denseface.embedding.embedder import Embedder
 from denseface.export.insightface import why_not_for_insightface
 from denseface.models import families
+from denseface.options.names import Names
 from support.tiny_models import as_model, save_model, tiny_model
 
 import mxnet as mx
@@ -26,7 +27,7 @@ def convolved(data, name="conv0"):
 
 
 def densenet():
-    config, _ = families.configure("d63", "orl", "arcface", ["emb_size=64"])
+    config = families.configure(Names("d63", "orl", "arcface"), ["emb_size=64"])
     return families.embedding_symbol(config)
 
 

@@ -8,6 +8,7 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.models import families
 from denseface.models.embedding_network import checked_embedding
+from denseface.options.names import Names
 from support.tiny_models import as_model, tiny_model, tiny_symbol
 
 import mxnet as mx
@@ -31,7 +32,7 @@ def test_mxnets_reason_is_kept():
 @pytest.mark.parametrize(("head", "name"), [("GDC", "conv_6dw7_7_conv2d_weight"), ("SFC", "convf_weight")])
 def test_insightfaces_heads_that_are_not_depthwise_are_explained(head, name):
     settings = [f"net_output={head}", "image_shape=32,32,3", "emb_size=8", "net_act=relu"]
-    config, _ = families.configure("d63", "emore", "arcface", settings)
+    config = families.configure(Names("d63", "emore", "arcface"), settings)
     model = as_model(families.embedding_symbol(config), (1, 3, 32, 32))
     theirs = np.ones((512, 2, 2, 2), np.float32)
     with pytest.raises(

@@ -7,11 +7,10 @@ import config as configuration
 from denseface.data.loader import Batch
 from denseface.export import onnx as onnx_export
 from denseface.models import checkpoint, families
-from denseface.training.learner import Learner
+from denseface.options.names import Names
+from denseface.training.learner import Descent, Learner, Task
 from support.helpers import nodes_of
 from support.symbols import accelerated
-
-import mxnet as mx
 
 SHAPE = (4, 3, 32, 32)
 RATE = 1e-4  # few pictures make for large gradients
@@ -24,10 +23,10 @@ def batch(number):
 
 def make_learner(network):
     """Everything as train.py does it, for small pictures and few people."""
-    config, _ = families.configure(network, "orl", "arcface", ["image_shape=32,32,3", "emb_size=64"])
+    config = families.configure(Names(network, "orl", "arcface"), ["image_shape=32,32,3", "emb_size=64"])
     embedding = families.embedding_symbol(config)
     symbol = accelerated(families.training_symbol(config, embedding, num_classes=4), SHAPE)
-    return config, embedding, Learner(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
+    return config, embedding, Learner(Task(symbol), SHAPE, Descent(0.9, 0.0))
 
 
 def fixed_scales(symbol):
@@ -43,7 +42,7 @@ def fixed_scales(symbol):
 @pytest.mark.parametrize("network", configuration.network)
 def test_a_network_learns_saves_resumes_and_exports(network, tmp_path):
     config, embedding, learner = make_learner(network)
-    learner.initialize(families.initializer(config), seed=0)
+    learner.initialize(families.initializer(config.network.net_name), seed=0)
     assert np.isfinite(learner.step([batch(0)], RATE, seed=0).loss)
     arguments, auxiliary = learner.parameters()
     momenta = learner.momenta()

@@ -14,6 +14,7 @@ import pytest
 import config as configuration
 from denseface.core.errors import InputError
 from denseface.models import families
+from denseface.options.names import Names
 
 import mxnet as mx
 
@@ -21,28 +22,28 @@ pytestmark = pytest.mark.usefixtures("configured")  # puts the configuration bac
 
 
 def training_symbol(*names, assignments=()):
-    config, _ = families.configure(*names, assignments)
-    return families.training_symbol(config, families.embedding_symbol(config))
+    spec = families.configure(Names(*names), assignments)
+    return families.training_symbol(spec, families.embedding_symbol(spec))
 
 
 def test_configurations_do_not_depend_on_each_other():
-    config, default = families.configure("d63", "orl", "triplet", ["emb_size=32", "lr=0.25"])
-    assert (config.num_layers, config.dataset, config.loss_name) == (63, "orl", "triplet")
-    assert (config.emb_size, default.lr) == (32, 0.25)
-    other, _ = families.configure("d121", "orl", "softmax")
-    assert (config.emb_size, other.emb_size) == (32, 512)
-    for one in (config, other, config):  # each is built from what is passed, whatever was configured last
+    spec = families.configure(Names("d63", "orl", "triplet"), ["emb_size=32", "lr=0.25"])
+    assert (spec.network.num_layers, spec.data.dataset, spec.loss.loss_name) == (63, "orl", "triplet")
+    assert (spec.network.emb_size, spec.optimizer.lr) == (32, 0.25)
+    other = families.configure(Names("d121", "orl", "softmax"))
+    assert (spec.network.emb_size, other.network.emb_size) == (32, 512)
+    for one in (spec, other, spec):  # each is built from what is passed, whatever was configured last
         symbol = families.embedding_symbol(one)
-        assert families.embedding_size(symbol, one.image_shape) == one.emb_size
-        assert configuration.config == one
+        assert families.embedding_size(symbol, one.data.image_shape) == one.network.emb_size
+        assert configuration.config == one.by_key()
 
 
 @pytest.mark.parametrize("network", configuration.network)
 def test_every_network_of_the_table_builds(network):
-    config, _ = families.configure(network, "emore", "arcface")
-    embedding = families.embedding_symbol(config)
+    spec = families.configure(Names(network, "emore", "arcface"))
+    embedding = families.embedding_symbol(spec)
     assert embedding.list_outputs() == ["fc1_output"]
-    assert families.embedding_size(embedding, config.image_shape) == config.emb_size
+    assert families.embedding_size(embedding, spec.data.image_shape) == spec.network.emb_size
 
 
 @pytest.mark.parametrize("head", ["E", "GAP", "Z"])
@@ -63,8 +64,8 @@ def test_every_loss_of_the_table_builds(loss, head):
 @pytest.mark.parametrize("loss", [name for name in configuration.loss if name != "teacher"])
 def test_every_loss_of_the_table_runs_with_its_figures(loss):
     """The margins, scale and alpha of the table reach the symbol: the loss is the one of the figures by hand."""
-    config, _ = families.configure("d63", "emore", loss, ["image_shape=1,1,4"])
-    symbol = families.training_symbol(config, mx.sym.Flatten(mx.sym.Variable("data"), name="fc1"), num_classes=2)
+    spec = families.configure(Names("d63", "emore", loss), ["image_shape=1,1,4"])
+    symbol = families.training_symbol(spec, mx.sym.Flatten(mx.sym.Variable("data"), name="fc1"), num_classes=2)
     data = np.array([[3, 0, 0, 0], [1, 1, 0, 0], [0, 2, 0, 0]], "float32")
     centers = np.eye(2, 4)[:, np.newaxis].repeat(3, axis=1) if loss == "subcenter" else np.eye(2, 4)
     values = {"fc7_weight": centers, "fc7_bias": np.zeros(2), "softmax_label": np.zeros(3)}
@@ -118,7 +119,7 @@ def test_bias_and_ce_loss_can_be_left_out():
         (("d63", "mnist", "arcface"), [], "dataset: there is no 'mnist'; there are emore, "),
         (("d63", "orl", "hinge"), [], "loss: there is no 'hinge'; there are softmax, "),
         (("d63", "orl", "arcface"), ["emb_sise=1"], "set: emb_sise: no such key; nearest: emb_size"),
-        (("d63", "orl", "arcface"), ["emb_size=x"], "set: emb_size=x: expected int, as in emb_size=512"),
+        (("d63", "orl", "arcface"), ["emb_size=x"], "set: emb_size=x: expected a whole number, as in 512"),
         (("d63", "orl", "arcface"), ["emb_size"], "set: emb_size: write it as key=value"),
         (("d63", "orl", "arcface"), ["net_name=os"], "net_name: no network family 'os'; there are fdensenet"),
         (("d63", "orl", "arcface"), ["net_name=../config"], "net_name: no network family '../config'; there are "),
@@ -127,7 +128,7 @@ def test_bias_and_ce_loss_can_be_left_out():
         (("d63", "orl", "arcface"), ["net_output=Q"], "net_output: no head 'Q'; there are E, F, "),
         (("d63", "orl", "arcface"), ["emb_size=0"], "set: emb_size=0: it must be from 1 to 65536"),
         (("d63", "orl", "arcface"), ["densenet_dropout=2"], "densenet_dropout: 2.0 is not a rate from 0 to below 1"),
-        (("d63", "orl", "arcface"), ["loss_m=0.4"], "set: loss_m: no such key"),
+        (("d63", "orl", "arcface"), ["loss_m=0.4"], "set: loss_m: the loss arcface does not have it"),
         (("d63", "orl", "softmax"), ["loss_k=2"], "set: loss_k: the loss softmax does not have it; leave it out"),
         (("d63", "orl", "adaface"), ["loss_k=2"], "set: loss_k: the loss adaface does not have it"),
         (
@@ -146,10 +147,10 @@ def test_wrong_words_are_one_line_that_names_them(names, assignments, message):
 
 
 def test_without_a_checkout_the_reason_is_given(monkeypatch, tmp_path):
-    config, _ = families.configure("d63", "orl", "arcface")
+    spec = families.configure(Names("d63", "orl", "arcface"))
     monkeypatch.setattr(families, "_CHECKOUT", tmp_path)
     message = r"^networks by name need config\.py, symbol_utils\.py, symbol/__init__\.py beside the package"
-    for call in (lambda: families.embedding_symbol(config), lambda: families.configure("d63", "orl", "arcface")):
+    for call in (lambda: families.embedding_symbol(spec), lambda: families.configure(Names("d63", "orl", "arcface"))):
         with pytest.raises(InputError, match=message):
             call()
 
@@ -179,21 +180,21 @@ def test_a_module_of_this_name_that_is_loaded_already_is_refused_by_name(monkeyp
     (tmp_path / "config.py").touch()
     monkeypatch.setitem(sys.modules, "config", foreign)
     with pytest.raises(InputError, match=rf"^{tmp_path}/config\.py: refused: a module config is loaded that is not "):
-        families.configure("d63", "orl", "arcface")
+        families.configure(Names("d63", "orl", "arcface"))
 
 
 @pytest.mark.parametrize(("head", "size"), [("GAP", 48), ("Z", 258 * 6 * 7), ("GDC", 48)])
 def test_embedding_size_counts_values(head, size):
     settings = ["emb_size=48", f"net_output={head}", "image_shape=96,112,3"]
-    config, _ = families.configure("d63", "orl", "arcface", settings)
-    assert families.embedding_size(families.embedding_symbol(config), config.image_shape) == size
+    spec = families.configure(Names("d63", "orl", "arcface"), settings)
+    assert families.embedding_size(families.embedding_symbol(spec), spec.data.image_shape) == size
 
 
 def test_densenets_begin_uniform_by_fan_in():
-    config, _ = families.configure("d63", "orl", "arcface")
+    spec = families.configure(Names("d63", "orl", "arcface"))
     weight = mx.nd.zeros((64, 128, 3, 3))
     mx.random.seed(0)
-    families.initializer(config)(mx.init.InitDesc("conv_weight"), weight)
+    families.initializer(spec.network.net_name)(mx.init.InitDesc("conv_weight"), weight)
     bound = np.sqrt(2 / (128 * 3 * 3))
     values = weight.asnumpy()
     assert 0.999 * bound < np.abs(values).max() <= bound
@@ -201,10 +202,10 @@ def test_densenets_begin_uniform_by_fan_in():
 
 
 def test_other_families_begin_normal_by_fan_out():
-    config, _ = families.configure("d63", "orl", "arcface", ["net_name=fresnet"])
+    spec = families.configure(Names("d63", "orl", "arcface"), ["net_name=fresnet"])
     weight = mx.nd.zeros((64, 128, 3, 3))
     mx.random.seed(0)
-    families.initializer(config)(mx.init.InitDesc("conv_weight"), weight)
+    families.initializer(spec.network.net_name)(mx.init.InitDesc("conv_weight"), weight)
     values = weight.asnumpy()
     assert values.std() == pytest.approx(np.sqrt(2 / (64 * 3 * 3)), rel=0.01)
     assert np.abs(values).max() > 3 * values.std()

@@ -13,8 +13,11 @@ import config as configuration
 import symbol_utils
 import train
 from denseface import cli
+from denseface.cli import training_flags
 from denseface.core.errors import InputError
 from denseface.models import families, plugins
+from denseface.options import insightface
+from denseface.options.names import Names
 from support.helpers import bind, gradients_of
 
 import mxnet as mx
@@ -83,8 +86,8 @@ def write_networks(tmp_path, entries):
 
 def build(folder, *assignments, family="fstub"):
     settings = [f"net_name={family}", "image_shape=32,32,3", *assignments]
-    config, _ = families.configure("d63", "emore", "arcface", settings)
-    return families.embedding_symbol(config, folder)
+    spec = families.configure(Names("d63", "emore", "arcface"), settings)
+    return families.embedding_symbol(spec.replace(symbol_path=folder and str(folder)))
 
 
 def test_family_runs_with_our_config_and_heads(folder):
@@ -117,13 +120,13 @@ def test_our_modules_and_paths_are_left_as_they_were(folder, end):
     (folder / "parts").mkdir()
     (folder / "parts" / "__init__.py").touch()
     (folder / "parts" / "block.py").touch()
-    config, _ = families.configure("d63", "emore", "arcface", ["net_name=fstub"])
+    spec = families.configure(Names("d63", "emore", "arcface"), ["net_name=fstub"]).replace(symbol_path=str(folder))
     paths, modules = list(sys.path), dict(sys.modules)
     if end:
         with pytest.raises(InputError):
-            families.embedding_symbol(config, folder)
+            families.embedding_symbol(spec)
     else:
-        families.embedding_symbol(config, folder)
+        families.embedding_symbol(spec)
     assert sys.path == paths
     for name in ("symbol_utils", "helper", "fstub", "parts", "parts.block", "config", "symbol"):
         assert sys.modules.get(name) is modules.get(name)
@@ -155,13 +158,13 @@ def test_folder_comes_before_our_families_and_adds_to_them(folder):
 def test_insightfaces_keys_have_their_usual_values(folder):
     (folder / "fstub.py").write_text(FAMILY + "\nassert (config.fp16, config.memonger) == (False, False)\n")
     assert build(folder).list_outputs() == ["fc1_output"]
-    assert "fp16" not in families.configure("d63", "emore", "arcface")[0]
+    assert "fp16" not in dict(families.configure(Names("d63", "emore", "arcface")).by_key())
 
 
 def test_foreign_families_begin_uniform_by_fan_in():
-    config, _ = families.configure("d63", "emore", "arcface", ["net_name=fstub"])
+    spec = families.configure(Names("d63", "emore", "arcface"), ["net_name=fstub"])
     weight = mx.nd.zeros((64, 128, 3, 3))
-    families.initializer(config)(mx.init.InitDesc("conv_weight"), weight)
+    families.initializer(spec.network.net_name)(mx.init.InitDesc("conv_weight"), weight)
     assert np.abs(weight.asnumpy()).max() <= np.sqrt(2 / (128 * 3 * 3))
 
 
@@ -210,14 +213,16 @@ ENTRIES = {"stub": {"net_name": "fstub", "emb_size": 24, "net_multiplier": 2, "s
 
 def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
     file = write_networks(tmp_path, ENTRIES)
-    config, default = families.configure("stub", "emore", "arcface", ["stub_width=5"], networks_file=file)
-    assert (config.net_name, config.emb_size, config.stub_width, config.network) == ("fstub", 24, 5, "stub")
-    assert config.net_multiplier == 2.0 and isinstance(config.net_multiplier, float)
-    assert default.per_batch_size == 3
-    config, _ = families.configure("d63", "emore", "arcface", networks_file=file)
-    assert (config.num_layers, config.emb_size) == (63, 512) and "stub_width" not in config
+    spec = families.configure(Names("stub", "emore", "arcface"), ["stub_width=5"], networks_file=file)
+    network = spec.network
+    assert (network.net_name, network.emb_size, network.network) == ("fstub", 24, "stub")
+    assert network.extra == {"stub_width": 5}
+    assert network.net_multiplier == 2.0 and isinstance(network.net_multiplier, float)
+    assert spec.optimizer.per_batch_size == 3
+    spec = families.configure(Names("d63", "emore", "arcface"), networks_file=file)
+    assert (spec.network.num_layers, spec.network.emb_size, spec.network.extra) == (63, 512, {})
     with pytest.raises(InputError, match=r"^network: there is no 'stub'; there are d15, d63, "):
-        families.configure("stub", "emore", "arcface")
+        families.configure(Names("stub", "emore", "arcface"))
 
 
 @pytest.mark.parametrize(
@@ -232,17 +237,23 @@ def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
         ({"": {"net_name": "f"}}, "'': a network's name is made of letters, digits, _ and -"),
         ({"mine": {}}, "mine: net_name must name the family, the file without .py"),
         ({"mine": {"net_name": 1}}, "mine: net_name must name the family, the file without .py"),
-        ({"mine": {"net_name": "f", "emb_size": "9"}}, 'mine: emb_size is "9"; expected int, as in 512'),
-        ({"mine": {"net_name": "f", "emb_size": True}}, "mine: emb_size is true; expected int, as in 512"),
-        ({"mine": {"net_name": "f", "emb_size": 1.5}}, "mine: emb_size is 1.5; expected int, as in 512"),
-        ({"mine": {"net_name": "f", "net_blocks": [1, "4"]}}, 'mine: net_blocks is [1, "4"]; expected list, as in '),
-        ({"mine": {"net_name": "f", "lr": float("nan")}}, "mine: lr is NaN; expected float, as in 0.1"),
+        ({"mine": {"net_name": "f", "emb_size": "9"}}, 'mine: emb_size is "9"; expected a whole number, as in 512'),
+        ({"mine": {"net_name": "f", "emb_size": True}}, "mine: emb_size is true; expected a whole number"),
+        ({"mine": {"net_name": "f", "emb_size": 1.5}}, "mine: emb_size is 1.5; expected a whole number"),
+        (
+            {"mine": {"net_name": "f", "net_blocks": [1, "4"]}},
+            'mine: net_blocks is [1, "4"]; expected values',
+        ),
+        ({"mine": {"net_name": "f", "lr": float("nan")}}, "mine: lr is NaN; expected a number, as in 0.1"),
         ({"mine": {"net_name": "f", "lr": 10**400}}, "mine: lr is 1000"),
-        ({"mine": {"net_name": "f", "ckpt_embedding": 1}}, "mine: ckpt_embedding is 1; expected bool, as in true"),
+        (
+            {"mine": {"net_name": "f", "ckpt_embedding": 1}},
+            "mine: ckpt_embedding is 1; expected true or false",
+        ),
         ({"mine": {"net_name": "f", "bn_mom": 1e308}}, "mine: bn_mom is 1e+308; it must be from 0 to 1"),
         (
             {"mine": {"net_name": "f", "image_shape": [112, 112]}},
-            "mine: image_shape is [112, 112]; expected tuple, as in ",
+            "mine: image_shape is [112, 112]; expected 3 values",
         ),
         (
             {"mine": {"net_name": "f", "image_shape": [112, 112, 0]}},
@@ -263,7 +274,7 @@ def test_networks_of_a_file_are_entries_for_one_call(tmp_path):
         (f'{{"mine": {{"net_name": "f", "net_blocks": {"[" * 900}{"]" * 900}}}}}', "mine: net_blocks is [[["),
         (
             {"mine": {"net_name": "f", "fp16": True}},
-            "mine: fp16 is true: not supported: --dtype bfloat16 trains with half of the bits",
+            "mine: fp16 is true: not supported: dtype bfloat16 trains with half of the bits",
         ),
         ({"mine": {"net_name": "f", "memonger": 1}}, "mine: memonger is 1: not supported: for less memory"),
         (" " * (1 << 20) + "{}", "1,048,578 bytes are too many"),
@@ -276,7 +287,7 @@ def test_file_of_networks_is_refused_in_one_line(tmp_path, entries, complaint):
         Path(file).write_bytes(b"\xff\xff")
         complaint = "not a JSON file: "
     with pytest.raises(InputError, match=f"^{re.escape(f'{file}: {complaint}')}") as caught:
-        families.configure("d63", "emore", "arcface", networks_file=file)
+        families.configure(Names("d63", "emore", "arcface"), networks_file=file)
     assert "\n" not in str(caught.value)
 
 
@@ -287,19 +298,19 @@ def test_a_file_of_networks_that_may_never_end_is_not_opened(tmp_path, kind):
         path = str(tmp_path / "networks.json")
         os.mkfifo(path)
     with pytest.raises(InputError, match=f"^{path}: .*pipe or a device"):
-        families.configure("d63", "emore", "arcface", networks_file=path)
+        families.configure(Names("d63", "emore", "arcface"), networks_file=path)
 
 
 def test_insightfaces_entries_of_the_docs_are_read_and_asked_for_by_name(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
     (entries,) = [block for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if "vargfacenet" in block]
     file = write_networks(tmp_path, entries)
-    assert set(json.loads(entries)) == set(configuration.INSIGHTFACE_NETWORKS)
-    for name in configuration.INSIGHTFACE_NETWORKS:
-        config, _ = families.configure(name, "emore", "arcface", networks_file=file)
-        assert config.net_name in ("fmobilenet", "fmnasnet", "vargfacenet")
+    assert set(json.loads(entries)) == set(insightface.NETWORKS)
+    for name in insightface.NETWORKS:
+        spec = families.configure(Names(name, "emore", "arcface"), networks_file=file)
+        assert spec.network.net_name in ("fmobilenet", "fmnasnet", "vargfacenet")
         with pytest.raises(InputError, match=f"^network: {name} needs InsightFace's network files: .*docs/networks.md"):
-            families.configure(name, "emore", "arcface")
+            families.configure(Names(name, "emore", "arcface"))
 
 
 def test_what_a_family_prints_does_not_mix_with_json(folder, tmp_path, capsys):
@@ -312,13 +323,12 @@ def test_what_a_family_prints_does_not_mix_with_json(folder, tmp_path, capsys):
 
 def test_train_takes_both_flags(folder, tmp_path):
     file = write_networks(tmp_path, ENTRIES)
-    args, config = train.parse_args(
-        ["--network", "stub", "--dataset", "emore", "--networks", file, "--symbol-path", str(folder)]
-    )
-    assert (args.per_batch_size, config.net_name) == (3, "fstub")
-    symbol = families.embedding_symbol(config, args.symbol_path)
+    words = ["--network", "stub", "--dataset", "emore", "--networks", file, "--symbol-path", str(folder)]
+    spec = training_flags.parse(words, "")
+    assert (spec.optimizer.per_batch_size, spec.network.net_name) == (3, "fstub")
+    symbol = families.embedding_symbol(spec)
     assert dict(zip(symbol.list_arguments(), symbol.infer_shape(data=(1, 3, 112, 112))[0]))["conv0_weight"][0] == 4
-    assert families.embedding_size(symbol, config.image_shape) == 24
+    assert families.embedding_size(symbol, spec.data.image_shape) == 24
 
 
 def test_train_names_what_is_wrong(tmp_path, capsys):
@@ -333,8 +343,8 @@ def test_commands_on_networks_take_both_flags(folder, tmp_path, capsys, command)
     assert cli.main([*command, "stub", *flags]) == 0
     figures = json.loads(capsys.readouterr().out)
     total = figures["total"] if command == ["summary"] else figures[0]["costs"]
-    config, _ = families.configure("stub", "emore", "arcface", networks_file=flags[1])
-    built = families.embedding_symbol(config, folder)
+    spec = families.configure(Names("stub", "emore", "arcface"), networks_file=flags[1])
+    built = families.embedding_symbol(spec.replace(symbol_path=str(folder)))
     arguments, _, _ = built.infer_shape(data=(1, 3, 16, 16))
     assert total["parameters"] == sum(map(np.prod, arguments)) - 3 * 16 * 16
 
@@ -347,7 +357,7 @@ def test_a_network_from_elsewhere_is_drawn(folder, tmp_path):
 
 def test_file_alone_is_enough(folder):
     """The loader itself knows nothing of names and tables."""
-    families.configure("d63", "emore", "arcface", ["net_output=FC", "emb_size=8"])
+    families.configure(Names("d63", "emore", "arcface"), ["net_output=FC", "emb_size=8"])
     files = plugins.python_files(folder)
     assert list(files) == ["fstub"]
     assert plugins.build(files["fstub"]).list_outputs() == ["fc1_output"]

@@ -1,29 +1,17 @@
 """Charts are held to the numbers that they are made of, read back from the figure."""
 
-import json
-import re
-from statistics import NormalDist
-
 import numpy as np
 import pytest
 
 from denseface import cli
 from denseface.core.errors import InputError
-from denseface.data.pairs import PairSet, write_pairs
-from denseface.evaluation.influence import tar_intervals
-from denseface.evaluation.metrics import score_pairs
-from denseface.report.charts import draw_comparison, draw_run, draw_verification
+from denseface.report.charts import draw_comparison, draw_run
 from denseface.report.comparison import Measured
 from denseface.report.plotting import save_figure
 from denseface.report.summary import Costs
-from denseface.training.log import RunLog
-from denseface.verification.verify import VerificationReport
-from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_model
+from denseface.training.log import RunLog, TrainingRow
 
-import mxnet as mx
-
-OLD_HEAD = "step,epoch,learning_rate,loss,accuracy,images_per_second\n"
-HEAD = OLD_HEAD.replace("\n", ",gradient_norm\n")
+HEAD = "step,epoch,learning_rate,loss,accuracy,images_per_second,gradient_norm\n"
 
 
 def measured(name, size, training=None, **accuracies):
@@ -72,7 +60,7 @@ def run_folder(tmp_path):
     """A run of three steps as the trainer writes it, its accuracy missing once."""
     log = RunLog(tmp_path / "model", start_step=0)
     for step, (loss, accuracy) in enumerate([(4.0, 0.1), (3.0, None), (2.0, 0.5)], start=1):
-        log.training(step, 0.1 * step, 0.01, loss, accuracy, 5.0, 7.0 * step)
+        log.training(TrainingRow(step, 0.1 * step, 0.01, loss, accuracy, 5.0, 7.0 * step))
     for step in (2, 3):
         for name, share in (("orl", 0.3), ("orl-ema", 0.25)):
             figures = {"accuracy": share * step, "balanced_accuracy": 0.5, "auc": 0.5, "tar": {"0.1": 0.2}}
@@ -111,30 +99,13 @@ def test_plot_run(capsys, run_folder):
         ("HEAD1,2,3\n", 2),
         ("HEAD1,2,3,4,5\n", 2),
         ("HEAD1,2,3,4,5,6,7,8\n", 2),
-        ("OLD1,2,3,4,5,6,7\n", 2),
+        ("HEAD1,2,3,4,5,6\n", 2),
     ],
 )
 def test_a_damaged_run_is_named(tmp_path, content, line):
-    (tmp_path / "m-training.csv").write_text(content.replace("HEAD", HEAD).replace("OLD", OLD_HEAD))
+    (tmp_path / "m-training.csv").write_text(content.replace("HEAD", HEAD))
     with pytest.raises(InputError, match=rf"m-training.csv: line {line} was not written by a training run"):
         draw_run(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "norms"),
-    [
-        (f"{OLD_HEAD}1,1,0.1,4,0.1,5\n2,1,0.1,3,0.1,5\n", [np.nan, np.nan]),
-        (f"{HEAD}1,1,0.1,4,0.1,5\n2,1,0.1,3,0.1,5,7\n", [np.nan, 7]),  # rows of two versions
-        (f"{HEAD}1,1,0.1,4,0.1,5,\n2,1,0.1,3,0.1,5,7\n", [np.nan, 7]),
-    ],
-)
-def test_the_run_of_a_version_that_did_not_log_the_norm_is_drawn(tmp_path, content, norms):
-    (tmp_path / "m-training.csv").write_text(content)
-    found = panels(draw_run(tmp_path))
-    assert found["loss"].lines[0].get_ydata().tolist() == [4, 3]
-    assert np.array_equal(found["gradient norm"].lines[0].get_ydata(), norms, equal_nan=True)
-    said = [text.get_text() for text in found["gradient norm"].texts]
-    assert said == ["not in the log"] * all(np.isnan(norms))
 
 
 def test_no_run_and_several_runs_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from denseface.models import families
 from denseface.models.graph import Graph, Node
+from denseface.options.names import Names
 from denseface.rewrites import accelerate as acceleration
 from denseface.rewrites.native import bfloat16_instructions, load_operators
 from support.symbols import accelerated, operators
@@ -74,7 +75,9 @@ def assert_same_function(fast, plain):
 )
 def test_accelerated_and_plain_are_the_same_function(network, activation):
     # At the kink of a ReLU a rounding error can turn a gradient on or off, so the blocks get smoother activations.
-    config, _ = families.configure(network, "orl", "arcface", [f"net_act={activation}", "net_output=J", "emb_size=16"])
+    config = families.configure(
+        Names(network, "orl", "arcface"), [f"net_act={activation}", "net_output=J", "emb_size=16"]
+    )
     plain = families.training_symbol(config, families.embedding_symbol(config))
     assert_same_function(accelerated(plain, SHAPE), plain)
 
@@ -82,7 +85,7 @@ def test_accelerated_and_plain_are_the_same_function(network, activation):
 @pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
 def test_a_residual_network_in_bfloat16_is_close(caplog):
     caplog.set_level(logging.INFO)
-    config, _ = families.configure("r18", "orl", "arcface", ["net_act=prelu", "net_output=J", "emb_size=16"])
+    config = families.configure(Names("r18", "orl", "arcface"), ["net_act=prelu", "net_output=J", "emb_size=16"])
     plain = families.training_symbol(config, families.embedding_symbol(config))
     fast = accelerated(plain, SHAPE, bfloat16=True)
     assert "20 convolutions compute in bfloat16" in caplog.text
@@ -137,13 +140,13 @@ def test_what_stays_in_float32_is_said(caplog):
 @pytest.mark.parametrize("compiled", [True, False])
 def test_everything_that_trains_on_a_compiler_trains_without(monkeypatch, compiled):
     monkeypatch.setattr(acceleration, "load_operators", lambda: compiled and load_operators())
-    config, _ = families.configure("d121", "orl", "arcface", ["net_act=relu"])
+    config = families.configure(Names("d121", "orl", "arcface"), ["net_act=relu"])
     plain = families.training_symbol(config, families.embedding_symbol(config))
     found = operators(accelerated(plain, SHAPE))
     assert found.count("denseface_dense_block") == (4 if compiled and load_operators() else 0)
 
 
 def test_a_loss_without_labels_is_accelerated_too():
-    config, _ = families.configure("d63", "orl", "triplet")
+    config = families.configure(Names("d63", "orl", "triplet"))
     plain = families.training_symbol(config, families.embedding_symbol(config))
     assert len(Graph(accelerated(plain, (6, 3, 32, 32))).nodes) != len(Graph(plain).nodes)

@@ -2,6 +2,7 @@
 
 from denseface.models import families
 from denseface.models.graph import Graph
+from denseface.options.names import Names
 from denseface.rewrites.layouts import separate_layouts
 from support.symbols import rewritten
 
@@ -10,7 +11,7 @@ SHAPE = (4, 3, 32, 32)
 
 def test_only_normalizations_between_two_layouts_are_touched():
     def added(network):
-        config, _ = families.configure(network, "orl", "arcface", ["net_act=relu"])
+        config = families.configure(Names(network, "orl", "arcface"), ["net_act=relu"])
         plain = families.training_symbol(config, families.embedding_symbol(config))
         return len(Graph(rewritten(plain, separate_layouts, SHAPE)).nodes) - len(Graph(plain).nodes)
 

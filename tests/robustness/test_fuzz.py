@@ -29,6 +29,8 @@ from denseface.models.checkpoint import TrainingState
 from denseface.models.params_file import read_arrays, write_arrays
 from denseface.models.plugins import read_networks
 from denseface.models.symbol_file import read_symbol
+from denseface.options.names import Names
+from denseface.options.spec import BY_KEY
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_symbol
 
 CPU_SECONDS = 5.0
@@ -283,10 +285,10 @@ def test_a_damaged_picture_is_an_input_error_of_one_line(upright, count):
 
 @pytest.mark.parametrize("count", INPUTS)
 def test_anything_after_set_is_an_input_error_of_one_line(configured, count):
-    keys = sorted({*configured()} | {"lr", "seed", "ckpt"})
+    keys = sorted(BY_KEY)
     numbers = st.one_of(st.integers(), st.floats()).map(str)
     values = st.one_of(st.text(), numbers, st.lists(numbers, max_size=4).map(",".join), st.sampled_from(["9" * 5000]))
     assignments = st.one_of(st.text(), st.builds("{}={}".format, st.sampled_from(keys), values))
-    read = Limits(lambda text: families.configure("d63", "orl", "arcface", [text]))
+    read = Limits(lambda text: families.configure(Names("d63", "orl", "arcface"), [text]))
     hold(assignments, read, count)
     read.check()

@@ -12,9 +12,9 @@ from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords, Property, write_face_records, write_property
 from denseface.models import checkpoint, losses
 from denseface.training import run as training
-from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
+from support.learners import learner_of
 from support.tiny_models import encode, pictures
 from support.tiny_runs import BATCH, SIZE, embedding_symbol
 
@@ -30,7 +30,7 @@ def run_on(folder, labels, num_classes=None, rate=0.1, loss=losses.margin_softma
         write_property(folder, Property(num_classes, SIZE, SIZE))
     with FaceRecords(folder) as records:
         symbol = loss(embedding_symbol(), 5, records.num_classes, **margins)
-        learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
+        learner = learner_of(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
         learner.initialize(mx.init.Xavier(), seed=1)
         loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation())
         plan = Plan(6, Schedule("step", rate, 6), 1, 3, training.KEEP_BEST, 1, 0)

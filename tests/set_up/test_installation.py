@@ -128,10 +128,7 @@ for person in "ab":
 def train_a_step(machine):
     (machine.folder / "make_people.py").write_text(PICTURES)
     machine.type("python make_people.py && denseface dataset folder people data --processes 1")
-    machine.type(
-        "python train.py --network d15 --dataset orl --loss arcface --set dataset_path=data --set val_targets= "
-        "--max-steps 1 --per-batch-size 2"
-    )
+    machine.type("python train.py --recipe small --dataset data --set val_targets= --max-steps 1 --per-batch-size 2")
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"])

@@ -24,7 +24,7 @@ from denseface.models.graph import Graph
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
 from denseface.training.frozen import fix_statistics
-from denseface.training.learner import Learner
+from denseface.training.learner import Descent, Devices, Learner, Task
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher
@@ -89,15 +89,20 @@ def main(
         teaches = Teacher(teacher, (SIZE, SIZE, 3), batch, mx.cpu()) if teacher else None
         if teaches:
             symbol = with_teacher(embedding, 5, teaches.emb_size, weight=2.0, class_loss=symbol)
-        learner = Learner(
-            with_fixed_statistics(symbol) if fixed else symbol, (batch, 3, SIZE, SIZE),
-            [mx.cpu(i) for i in range(devices)], momentum=0.9, wd=1e-3, accumulate=accumulate, workers=workers,
-            clip_norm=clip_norm, num_classes=CLASSES if sample else None, teacher=teaches, frozen=freeze,
+        task = Task(
+            with_fixed_statistics(symbol) if fixed else symbol, freeze, teaches, CLASSES if sample else None
         )  # fmt: skip
+        contexts = tuple(map(mx.cpu, range(devices)))
+        learner = Learner(
+            task,
+            (batch, 3, SIZE, SIZE),
+            Descent(0.9, 1e-3, clip_norm, accumulate),
+            Devices(contexts, "device", workers),
+        )
         schedule = Schedule("step", 0.05, steps, 2, [15])
-        plan = Plan(steps, schedule, 1, verbose, training.KEEP_BEST, accumulate, 5)
+        plan = Plan(prefix, steps, schedule, 1, verbose, training.KEEP_BEST, accumulate, 5)
         averages = make_averages(ema, learner, embedding) if ema and workers.is_first else None
-        run = Run(learner, loader, plan, prefix, embedding, lambda arguments, auxiliary: {}, averages)
+        run = Run(learner, loader, plan, embedding, lambda arguments, auxiliary: {}, averages)
         if not (resume and run.resume()):
             learner.initialize(mx.init.Xavier(), seed=5)
             learner.broadcast()

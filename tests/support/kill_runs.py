@@ -123,7 +123,7 @@ def train_tiny(records: Path, place: Path) -> None:
         schedule = Schedule("cosine", 0.1, STEPS, 2)
         run = make_run(
             faces, prefix, steps=STEPS, verbose=1, frequent=1, schedule=schedule, clip_norm=1, ema=0.9,
-            freeze={"conv_weight", "bn_moving_mean"}, recipe={"ema": 0.9},
+            freeze={"conv_weight", "bn_moving_mean"}, options={"ema": 0.9},
         )  # fmt: skip
         run.resume()
         run.fit()

@@ -15,9 +15,9 @@ from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
 from denseface.training.frozen import fix_statistics
-from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
+from support.learners import learner_of
 from support.symbols import rewritten
 
 import mxnet as mx
@@ -58,20 +58,20 @@ def make_run(
         "seed": 5,
     }
     if teacher:
-        settings["recipe"] = {"teacher": teacher.identity}
-    plan = Plan(**{**settings, **changes})
+        settings["options"] = {"teacher": teacher.identity}
+    plan = Plan(str(prefix), **{**settings, **changes})
     loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation(color=1), seed=5)
     embedding = embedding_symbol()
     symbol = loss(embedding, 5, CLASSES, **(margins or {"s": 8, "m2": 0.2}))
     if teacher:
         symbol = with_teacher(embedding, 5, teacher.emb_size, weight=2.0, class_loss=symbol)
-    learner = Learner(
+    learner = learner_of(
         rewritten(symbol, fix_statistics, names=freeze), (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3,
         accumulate=accumulate, clip_norm=clip_norm, teacher=teacher, frozen=freeze,
     )  # fmt: skip
     learner.initialize(mx.init.Xavier(), seed=5)
     averages = make_averages(ema, learner, embedding_symbol()) if ema else None
-    return Run(learner, loader, plan, str(prefix), symbol if whole else embedding_symbol(), verify, averages)
+    return Run(learner, loader, plan, symbol if whole else embedding_symbol(), verify, averages)
 
 
 def assert_same_state(one, other):

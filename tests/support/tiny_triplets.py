@@ -12,10 +12,10 @@ from denseface.data.loader import PictureReader
 from denseface.data.records import write_face_records
 from denseface.models import losses
 from denseface.training import run as training
-from denseface.training.learner import Learner
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
 from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader
+from support.learners import learner_of
 
 import mxnet as mx
 
@@ -51,12 +51,12 @@ def make_run(records, prefix, loss=losses.triplet, contexts=CPU, accumulate=1, b
         "keep": training.KEEP_BEST, "accumulate": accumulate, "seed": 5,
     }  # fmt: skip
     symbol = loss(embedding_symbol(), alpha=0.5)
-    learner = Learner(symbol, (batch_size, 3, SIZE, SIZE), contexts, momentum=0.9, wd=1e-3, accumulate=accumulate)
+    learner = learner_of(symbol, (batch_size, 3, SIZE, SIZE), contexts, momentum=0.9, wd=1e-3, accumulate=accumulate)
     learner.initialize(mx.init.Xavier(), seed=5)
     metric = SQUARED_EUCLIDEAN if loss is losses.triplet else ANGLE
     loader = TripletLoader(
         PictureReader(records, SHAPE), learner.embed, Mining(metric, alpha=0.5, bag_size=10, images_per_identity=5),
         batch_size, Augmentation(color=1), seed=5, num_devices=len(contexts), accumulate=accumulate,
     )  # fmt: skip
-    plan = Plan(**{**settings, **changes})
-    return Run(learner, loader, plan, str(prefix), embedding_symbol(), lambda arguments, auxiliary: {})
+    plan = Plan(str(prefix), **{**settings, **changes})
+    return Run(learner, loader, plan, embedding_symbol(), lambda arguments, auxiliary: {})

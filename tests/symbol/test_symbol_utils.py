@@ -87,7 +87,8 @@ def test_gdc_covers_every_position(configured, height, width):
 
 
 def test_gdc_takes_112_where_no_size_is_configured(configured):
-    configured().pop("image_shape")
+    configured()
+    symbol_utils.config.pop("image_shape")
     symbol = symbol_utils.get_fc1(body_of(63), 32, "GDC", input_channel=CHANNELS[63])
     assert symbol.infer_shape(data=(2, 3, 112, 112))[1] == [(2, 32)]
 

@@ -3,6 +3,8 @@
 import pytest
 
 from denseface.models import families
+from denseface.models.distillation import INPUTS, with_teacher
+from denseface.options.names import Names
 from denseface.training.decay import set_decay_multipliers
 from support.symbols import accelerated, rewritten
 
@@ -14,7 +16,7 @@ SHAPE = (2, 3, 32, 32)
 def multipliers(network, *settings, loss="softmax"):
     """Factors on learning rate and weight decay, by parameter, as the optimizer has them in training."""
     settings = ["image_shape=32,32,3", "emb_size=16", *settings]
-    config, _ = families.configure(network, "orl", loss, settings)
+    config = families.configure(Names(network, "orl", loss), settings)
     whole = families.training_symbol(config, families.embedding_symbol(config), 4)
     symbol = accelerated(rewritten(whole, set_decay_multipliers), SHAPE)
     names = [name for name in symbol.list_arguments() if name not in ("data", "softmax_label")]
@@ -50,8 +52,18 @@ def test_the_class_centers_have_their_own_factors():
 
 @pytest.mark.usefixtures("configured")
 def test_the_networks_own_attributes_stay_as_they_are():
-    config, _ = families.configure("d63", "orl", "arcface", ["net_act=prelu"])
+    config = families.configure(Names("d63", "orl", "arcface"), ["net_act=prelu"])
     whole = families.training_symbol(config, families.embedding_symbol(config))
     before = whole.tojson()
     rewritten(whole, set_decay_multipliers)
     assert whole.tojson() == before
+
+
+@pytest.mark.usefixtures("configured")
+def test_inputs_do_not_decay():
+    spec = families.configure(Names("d63", "orl", "arcface"))
+    embedding = families.embedding_symbol(spec)
+    taught = with_teacher(embedding, 512, 16, weight=1.0, class_loss=families.training_symbol(spec, embedding))
+    attributes = rewritten(taught, set_decay_multipliers).attr_dict()
+    assert [name for name in INPUTS if "__wd_mult__" in attributes.get(name, {})] == []
+    assert attributes["teacher_fc_weight"]["__wd_mult__"] == "1.0"

@@ -8,7 +8,7 @@ from denseface.data.loader import Batch
 from denseface.models import families, losses
 from denseface.rewrites.native import load_operators
 from denseface.training.frozen import fix_statistics, frozen_names, matching, set_rates
-from denseface.training.learner import Learner
+from support.learners import learner_of
 from support.symbols import accelerated, rewritten
 
 import mxnet as mx
@@ -29,7 +29,7 @@ def make_learner(frozen=(), contexts=CPU, rates=(), symbol=None, shape=SHAPE):
     if symbol is None:
         symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
     symbol = rewritten(rewritten(symbol, fix_statistics, names=frozen), set_rates, rates=rates)
-    learner = Learner(symbol, shape, contexts, momentum=0.9, wd=0.01, frozen=frozen)
+    learner = learner_of(symbol, shape, contexts, momentum=0.9, wd=0.01, frozen=frozen)
     learner.initialize(mx.init.Xavier(), seed=3)
     rng = np.random.default_rng(1)
     _, auxiliary = learner.parameters()

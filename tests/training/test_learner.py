@@ -6,7 +6,7 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.data.loader import Batch
 from denseface.models import losses
-from denseface.training.learner import Learner
+from support.learners import learner_of
 
 import mxnet as mx
 
@@ -26,7 +26,7 @@ def tiny_symbol(dropout=0.0, batch_norm=False):
 
 
 def make_learner(symbol, contexts=CPU, accumulate=1, shape=SHAPE, momentum=0.9, **settings):
-    learner = Learner(symbol, shape, contexts, momentum=momentum, wd=0.01, accumulate=accumulate, **settings)
+    learner = learner_of(symbol, shape, contexts, momentum=momentum, wd=0.01, accumulate=accumulate, **settings)
     learner.initialize(mx.init.Xavier(), seed=3)
     return learner
 

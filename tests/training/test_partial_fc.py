@@ -7,9 +7,9 @@ from denseface.core.errors import InputError
 from denseface.data.loader import Batch
 from denseface.models import checkpoint, losses
 from denseface.models.adaface import adaface
-from denseface.training.learner import Learner
 from denseface.training.partial_fc import CLASS_PARAMETERS, draw_sample, sample_size
 from support import tiny_runs
+from support.learners import learner_of
 from support.tiny_runs import assert_same_state, embedding_symbol, make_run
 
 import mxnet as mx
@@ -38,7 +38,7 @@ def symbol_of(loss, classes):
 
 def make_learner(size, loss="arcface", contexts=CPU, num_classes=CLASSES, **settings):
     settings = {"momentum": 0.9, "wd": 0.01, **settings}
-    learner = Learner(symbol_of(loss, size), SHAPE, contexts, num_classes=num_classes, **settings)
+    learner = learner_of(symbol_of(loss, size), SHAPE, contexts, sampled_from=num_classes, **settings)
     learner.initialize(mx.init.Xavier(), seed=3)
     return learner
 
@@ -172,9 +172,9 @@ def test_accumulated_batches_and_devices_share_a_sample():
     embedding = mx.sym.FullyConnected(mx.sym.Variable("data") * (1 / 255), num_hidden=EMBEDDING, name="fc1")
     plain = losses.margin_softmax(embedding, EMBEDDING, 20, s=16.0, m2=0.5)
     wide = (16, *SHAPE[1:])
-    one = Learner(plain, wide, CPU, **settings)
-    parts = Learner(plain, SHAPE, CPU, accumulate=2, **settings)
-    devices = Learner(plain, wide, (mx.cpu(0), mx.cpu(1)), **settings)
+    one = learner_of(plain, wide, CPU, **settings)
+    parts = learner_of(plain, SHAPE, CPU, accumulate=2, **settings)
+    devices = learner_of(plain, wide, (mx.cpu(0), mx.cpu(1)), **settings)
     for learner in (one, parts, devices):
         learner.initialize(mx.init.Xavier(), seed=3)
     for step in range(3):
@@ -219,7 +219,7 @@ def sampled_run(records, prefix, size=8, **changes):
     run = make_run(records, prefix, **changes)
     symbol = losses.softmax(embedding_symbol(), 5, size)
     shape = (tiny_runs.BATCH, 3, tiny_runs.SIZE, tiny_runs.SIZE)
-    run.learner = Learner(symbol, shape, CPU, momentum=0.9, wd=1e-3, num_classes=CLASSES)
+    run.learner = learner_of(symbol, shape, CPU, momentum=0.9, wd=1e-3, sampled_from=CLASSES)
     run.learner.initialize(mx.init.Xavier(), seed=5)
     return run
 
@@ -244,7 +244,7 @@ def test_a_run_is_resumed_with_another_sample_or_the_full_layer(records, tmp_pat
     assert first.fit()
     other = sampled_run(records, tmp_path / "model", size=20)
     full = sampled_run(records, tmp_path / "model")
-    full.learner = Learner(
+    full.learner = learner_of(
         losses.softmax(embedding_symbol(), 5, CLASSES), (4, 3, 8, 8), CPU, momentum=0.9, wd=1e-3
     )  # fmt: skip
     for run in (full, other):

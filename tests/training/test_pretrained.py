@@ -8,8 +8,8 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.models import losses
 from denseface.models.checkpoint import Model
-from denseface.training.learner import Learner
 from denseface.training.pretrained import adopt, pretrained_network, renamed, roles
+from support.learners import learner_of
 from support.tiny_models import as_model
 
 import mxnet as mx
@@ -29,7 +29,7 @@ def network(names=("conv", "bn", "pre_fc1", "fc1"), emb_size=5, extra=None):
 
 def make_learner(embedding, emb_size=5):
     symbol = losses.margin_softmax(embedding, emb_size, 3, s=8)
-    learner = Learner(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
+    learner = learner_of(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
     learner.initialize(mx.init.Xavier(), seed=1)
     return learner
 

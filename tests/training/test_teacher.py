@@ -8,9 +8,9 @@ from denseface.data.loader import Batch
 from denseface.embedding.embedder import Embedder
 from denseface.models import checkpoint
 from denseface.models.distillation import with_teacher
-from denseface.training.learner import Learner
 from denseface.training.teacher import Teacher
 from support.distributed_run import embedding_symbol, with_fixed_statistics
+from support.learners import learner_of
 from support.tiny_models import as_ndarrays, tiny_model
 from support.tiny_runs import SIZE, assert_same_state, make_run
 from support.torch_like import mobilefacenet
@@ -86,7 +86,7 @@ def test_a_student_learns_its_teachers_embeddings_alone_with_one_device_or_two(t
                 return teacher(data)
 
         contexts = [mx.cpu(number) for number in range(devices)]
-        learner = Learner(symbol, (4, 3, SIZE, SIZE), contexts, momentum=0.9, wd=0, teacher=Watched())
+        learner = learner_of(symbol, (4, 3, SIZE, SIZE), contexts, momentum=0.9, wd=0, teacher=Watched())
         learner.initialize(mx.init.Xavier(), seed=3)
         batch = batch_of(4)
         losses = [learner.step([batch], 0.05, seed=step).loss for step in range(60)]

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import config as tables
 import train
+from denseface.cli.training_flags import parse
 from denseface.core.errors import InputError
 from denseface.core.lock import locked
 from denseface.data.pairs import write_pairs
@@ -128,8 +128,6 @@ def test_schedule_clipping_and_averages_are_chosen_by_flags(data, tmp_path, capl
     assert not np.array_equal(one.arguments["conv_weight"], other.arguments["conv_weight"])
     assert train.main(flags(data, tmp_path, "--max-steps", "8", "--resume")) == 1
     assert "--ema: not set: the run to resume was started with 0.9; repeat that" in capsys.readouterr().err
-    assert train.main(flags(data, tmp_path, "--set", "lr_schedule=linear")) == 1
-    assert "--lr-schedule: there is no 'linear'; there are step, cosine, poly" in capsys.readouterr().err
 
 
 def test_a_run_in_bfloat16_is_resumed_exactly_and_stays_near_float32(data, tmp_path, caplog):
@@ -303,7 +301,7 @@ def test_pictures_of_one_identity_are_for_a_teacher_alone(data, tmp_path, capsys
 
 def test_mixtures_of_people_are_for_a_teacher_alone(data, tmp_path, capsys):
     assert train.main(flags(data, tmp_path, "--max-steps", "1", "--set", "data_mix=0.5")) == 1
-    assert "--set: data_mix: a mixture of two people has no identity; take --loss teacher" in capsys.readouterr().err
+    assert "--set: data_mix: a mixture of two people has no identity; take the loss teacher" in capsys.readouterr().err
 
 
 def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
@@ -324,7 +322,9 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--set", "loss_name=triplet"], "--set: loss_name: each loss has keys of its own; choose a loss by its name"),
         (["--set", "dataset_path=a\0b"], r"a\x00b/property: it cannot be read (embedded null byte)"),
         (["--accumulate", "1000", "--epochs", "1"], "--accumulate: 1000: the run has only 6 batches"),
-        (["--set", "emb_size=many"], "--set: emb_size=many: expected int"),
+        (["--set", "emb_size=many"], "--set: emb_size=many: expected a whole number"),
+        (["--set", "lr_steps=soon"], "--set: lr_steps=soon: expected values, each a whole number"),
+        (["--set", "lr_schedule=linear"], "--set: lr_schedule=linear: there is no 'linear'; there are step, cosine"),
         ([*REAL, "--set", "net_output=Q"], "net_output: no head 'Q'; there are E, F, FC"),
         (["--set", "dataset_path=nowhere"], "nowhere"),
         (["--gpus", "0"], "--gpus: 0: MXNet finds 0 GPUs"),
@@ -376,7 +376,7 @@ def test_cuda_visible_devices_decides_without_gpus(data, tmp_path, capsys, monke
         f"--seed {2**64}", "--max-bad -1", "--frequent 0", "--frequent -5", "--verbose 0", "--epochs 0",
         "--sample-rate 0", "--sample-rate 1.1", "--sample-rate nan",
         "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr-steps soon",
-        "--lr-steps 5,-1", "--teacher-weight 0", "--teacher-weight nan",
+        "--lr-steps 5,-1", "--warmup-steps 1 --warmup-epochs 1", "--teacher-weight 0", "--teacher-weight nan",
         "--worker-id 0", "--extra-model-name x", "--fp16-scale 1.0", "--lr " + "9" * 5000,
     ],
 )  # fmt: skip
@@ -415,58 +415,39 @@ def test_a_set_that_cannot_be_verified_on_is_refused_before_the_first_step(data,
     assert not list(tmp_path.rglob("*.params"))
 
 
-@pytest.mark.usefixtures("configured")
-def test_the_usual_network_data_set_and_loss_are_those_of_config_py(monkeypatch):
-    usual = tables.PRISTINE[1]
-    for name, value in (("network", "y1"), ("dataset", "retina"), ("loss", "cosface")):
-        monkeypatch.setitem(usual, name, value)
-    train.parse_args(["--network", "d63", "--dataset", "orl", "--loss", "softmax"])  # leaves its choice in the global
-    args, config = train.parse_args([])
-    assert (args.network, args.dataset, args.loss) == ("y1", "retina", "cosface")
-    assert (config.net_name, config.loss_name) == ("fmobilefacenet", "margin_softmax")
-
-
 @pytest.mark.parametrize(
     ("flags", "kind", "drops"),
     [
-        ([], "cosine", [100000, 160000, 220000]),
-        (["--lr-steps", "5,9"], "step", [5, 9]),
-        (["--lr-schedule", "poly"], "poly", [100000, 160000, 220000]),
-        (["--lr-steps", "5", "--lr-schedule", "step"], "step", [5]),
+        ([], "cosine", (100000, 160000, 220000)),
+        (["--lr-steps", "5,9"], "step", (5, 9)),
+        (["--lr-schedule", "poly"], "poly", (100000, 160000, 220000)),
+        (["--lr-steps", "5", "--lr-schedule", "step"], "step", (5,)),
     ],
 )
 def test_steps_of_the_rate_choose_their_schedule(flags, kind, drops):
-    args, _ = train.parse_args(["--network", "d63", "--dataset", "orl", "--loss", "arcface", *flags])
-    assert (args.lr_schedule, args.lr_steps) == (kind, drops)
+    optimizer = parse(["--recipe", "small", "--dataset", "orl", *flags], "").optimizer
+    assert (optimizer.lr_schedule, optimizer.lr_steps) == (kind, drops)
 
 
-@pytest.mark.parametrize(
-    ("flags", "reason"),
-    [
-        (["--lr-steps", "5", "--lr-schedule", "cosine"], "--lr-schedule cosine has none; leave one of both out"),
-        (["--set", "lr_steps=soon"], "argument --lr-steps: write soon as whole numbers"),
-    ],
-)
-def test_steps_that_no_rate_can_take_are_refused(capsys, flags, reason):
+def test_steps_that_no_rate_can_take_are_refused(capsys):
     with pytest.raises(SystemExit):
-        train.parse_args(["--dataset", "orl", *flags])
-    assert reason in capsys.readouterr().err
+        parse(["--dataset", "orl", "--lr-steps", "5", "--lr-schedule", "cosine"], "")
+    assert "--lr-schedule cosine has none; leave one of both out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("names", [[], ["--network", "d63", "--dataset", "orl", "--loss", "triplet"]])
+@pytest.mark.parametrize("names", [[], ["--recipe", "small", "--dataset", "orl", "--loss", "triplet"]])
 def test_help_shows_defaults_that_are_true_and_names_to_choose_from(capsys, names):
     with pytest.raises(SystemExit) as exit:
-        train.parse_args([*names, "--help"])
+        parse([*names, "--help"], "")
     text = " ".join(capsys.readouterr().out.split())
     assert exit.value.code == 0 and "default: None" not in text and "default: )" not in text
-    args, _ = train.parse_args(names)
-    assert (
-        f"learning rate (default: {args.lr})" in text
-        and f"batch size per device (default: {args.per_batch_size})" in text
-    )
+    spec = parse(names, "")
+    assert f"learning rate (default: {spec.optimizer.lr})" in text
+    assert f"batch size per device (default: {spec.optimizer.per_batch_size})" in text
     for name in ("d63", "y2", "emore", "orl", "arcface", "atriplet"):
         assert f"{name}," in text or f"{name} (default" in text
-    assert f"Defaults are those of --network {args.network} --dataset {args.dataset} --loss {args.loss}" in text
+    names = f"--network {spec.network.network} --dataset {spec.data.dataset} --loss {spec.loss.loss}"
+    assert f"Defaults are those of {names}" in text
 
 
 def test_a_second_trainer_is_told_who_the_first_is(data, tmp_path, capsys):
@@ -510,6 +491,16 @@ def test_threads_that_mxnet_cannot_have_are_one_line(threads):
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and output == ""
     assert errors == f"train.py: error: OMP_NUM_THREADS={threads}: MXNet needs one whole number here, from 1 to 1024\n"
+
+
+@pytest.mark.parametrize("how", ["-P", "-I", "PYTHONSAFEPATH"])
+def test_a_safe_path_of_modules_is_enough(how, tmp_path):
+    if sys.version_info < (3, 11) and how != "-I":
+        pytest.skip("Python 3.11 brought it")
+    flags, variables = ([how], {}) if how.startswith("-") else ([], {how: "1"})
+    command = [sys.executable, *flags, ROOT / "train.py", "--dataset", str(tmp_path / "none")]
+    run = subprocess.run(command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1) and "--dataset: there is no" in run.stderr
 
 
 @pytest.mark.parametrize("limit", [600_000, 900_000])
@@ -574,8 +565,8 @@ def test_sigterm_saves_and_says_how_to_go_on(data, tmp_path):
 
 
 def test_weight_decay_follows_the_one_rule(data, tmp_path, monkeypatch, capsys):
-    def learner(symbol, *args, **kwargs):
-        attributes = symbol.attr_dict()
+    def learner(task, *args, **kwargs):
+        attributes = task.symbol.attr_dict()
         names = ("densenet0_batchnorm0_beta", "densenet0_batchnorm0_gamma")
         raise InputError(str([attributes[name]["__wd_mult__"] for name in names]))
 

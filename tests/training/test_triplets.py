@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import train
+from denseface.cli.training_flags import parse
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
 from denseface.data.loader import PictureReader
@@ -181,9 +182,9 @@ def make_loader(records, embed, batch_size=12, bag_size=20, **changes):
     return TripletLoader(reader, embed, mining, batch_size, **settings)
 
 
-def take(loader, network, count, start_step=0):
+def take(loader, network, count, start_batch=0):
     """Batches, each taught to the network before the next one is asked for."""
-    stream = loader.batches(start_step)
+    stream = loader.batches(start_batch)
     batches = []
     for batch in itertools.islice(stream, count):
         batches.append(batch)
@@ -318,7 +319,7 @@ def test_many_poor_bags_in_a_row_are_an_error_that_says_what_to_try(records):
 
 
 def test_an_epoch_is_as_many_pictures_as_the_set_has(records):
-    assert make_loader(records, Network()).steps_per_epoch == 40 // 12
+    assert make_loader(records, Network()).batches_per_epoch == 40 // 12
 
 
 @pytest.mark.parametrize(
@@ -523,17 +524,18 @@ def test_a_softmax_is_refined_as_documented(softmax_trained, loss, caplog):
 
 def test_the_documented_commands_fit_each_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (softmax, _), (triplet, _) = map(train.parse_args, documented_commands())
-    pretrained, epoch = parse_model(triplet.pretrained)
-    assert softmax.max_steps in (epoch, triplet.pretrained_epoch)
+    softmax, triplet = (parse(command, "") for command in documented_commands())
+    pretrained, epoch = parse_model(triplet.start.pretrained)
+    assert softmax.optimizer.max_steps in (epoch, triplet.start.pretrained_epoch)
     assert Path(pretrained) == Path(train.run_prefix(softmax))
 
 
 def test_the_losses_set_what_flags_start_from():
     for loss in ("triplet", "atriplet"):
-        args, config = train.parse_args(["--network", "d121", "--dataset", "emore", "--loss", loss])
-        assert (args.lr, args.per_batch_size, args.wd, args.mom) == (0.05, 60, 0.0005, 0.9)
-        assert (config.triplet_bag_size, config.images_per_identity, config.triplet_max_ap) == (7200, 5, 0.0)
+        spec = parse(["--network", "d121", "--dataset", "emore", "--loss", loss], "")
+        optimizer, chosen = spec.optimizer, spec.loss
+        assert (optimizer.lr, optimizer.per_batch_size, optimizer.wd, optimizer.mom) == (0.05, 60, 0.0005, 0.9)
+        assert (chosen.triplet_bag_size, chosen.images_per_identity, chosen.triplet_max_ap) == (7200, 5, 0.0)
 
 
 def test_a_batch_that_is_no_triplets_is_refused_in_one_line(softmax_trained, capsys):

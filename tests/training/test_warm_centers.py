@@ -12,8 +12,8 @@ from denseface.embedding.embedder import Embedder
 from denseface.models import losses
 from denseface.models.adaface import adaface
 from denseface.models.checkpoint import Model
-from denseface.training.learner import Learner
 from denseface.training.warm_centers import warm_centers
+from support.learners import learner_of
 from support.tiny_models import encode, pictures
 from support.tiny_runs import BATCH, SIZE, embedding_symbol
 
@@ -35,7 +35,7 @@ def faces(tmp_path):
 
 def make_learner(classes=CLASSES, loss=losses.margin_softmax, loss_settings=None, **settings):
     symbol = loss(embedding_symbol(), 5, classes, s=8, **(loss_settings or {}))
-    learner = Learner(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0, **settings)
+    learner = learner_of(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0, **settings)
     learner.initialize(mx.init.Xavier(), seed=1)
     return learner
 
@@ -85,7 +85,9 @@ def test_the_statistics_of_a_loss_stay_as_they_are(faces):
 
 
 def test_a_loss_without_centers_and_a_network_that_computes_no_numbers_are_refused(faces):
-    triplets = Learner(losses.triplet(embedding_symbol(), alpha=0.3), (6, 3, SIZE, SIZE), [mx.cpu()], momentum=0, wd=0)
+    triplets = learner_of(
+        losses.triplet(embedding_symbol(), alpha=0.3), (6, 3, SIZE, SIZE), [mx.cpu()], momentum=0, wd=0
+    )
     with pytest.raises(InputError, match=r"^warm_centers: this loss has no class centers"):
         warm_centers(triplets, PictureReader(faces, SHAPE), 6)
     learner = make_learner()
