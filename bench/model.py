@@ -49,7 +49,7 @@ def configured(network: str, activation: str, head: str, emb_size: int = 512) ->
 
 def training_symbol(model: Model) -> mx.sym.Symbol:
     """The model with a softmax over ``CLASSES``."""
-    return losses.softmax(model.symbol, embedding_size=512, num_classes=CLASSES, no_bias=True)
+    return losses.softmax(model.symbol, losses.ClassCenters(CLASSES, 512), no_bias=True)
 
 
 def class_weights() -> np.ndarray:

@@ -49,7 +49,7 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False):
     from denseface.data.loader import Batch
     from denseface.models.graph import Graph
     from denseface.rewrites.accelerate import accelerate
-    from denseface.training.learner import Learner
+    from denseface.training.learner import Descent, Learner, Task
 
     import mxnet as mx
 
@@ -59,7 +59,7 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False):
         graph = Graph(symbol)
         accelerate(graph, shape, bfloat16=half)
         symbol = graph.symbol()
-    learner = Learner(symbol, shape, [mx.cpu()], momentum=_MOMENTUM, wd=_DECAY)
+    learner = Learner(Task(symbol), shape, Descent(_MOMENTUM, _DECAY))
     learner.set_parameters({**model.arguments, "fc7_weight": class_weights()}, model.auxiliary)
     batch = Batch(faces(batch_size), labels(batch_size))
 

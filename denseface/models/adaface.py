@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from denseface.models.graph import Node, make_symbol
-from denseface.models.losses import angle_of, cosine_softmax, psi
+from denseface.models.losses import Margin, angle_of, psi
 
 import mxnet as mx
 
@@ -15,42 +15,29 @@ _SHORTEST, _LONGEST = 0.001, 100.0
 _EPS = 0.001
 
 
-def adaface(
-    embedding: mx.sym.Symbol,
-    embedding_size: int,
-    num_classes: int,
-    *,
-    s: float,
-    m: float = 0.4,
-    h: float = 0.333,
-    t_alpha: float = 0.01,
-    filter_threshold: float = 0.0,
-    lr_mult: float = 1.0,
-    wd_mult: float = 1.0,
-    ce_loss: bool = True,
-) -> mx.sym.Symbol:
-    r"""Softmax over cosines, with a margin that adapts to the picture (Kim et al. 2022, AdaFace).
+def adaface_margin(embedding: mx.sym.Symbol, *, m: float = 0.4, h: float = 0.333, t_alpha: float = 0.01) -> Margin:
+    r"""Return a margin that adapts to the picture, as a function of cosines (Kim et al. 2022, AdaFace).
 
-    The logit of the true class is s (cos(theta + g_angle) - g_add), with
+    The cosine of the true class becomes cos(theta + g_angle) - g_add, with
 
     .. math:: g_{angle} = -m \hat z, \quad g_{add} = m \hat z + m, \quad
         \hat z = \left[ \frac{|z| - \mu}{\sigma / h} \right]_{-1}^{1}
 
     mu and sigma are exponential moving averages of the mean and the standard deviation of the lengths \|z\| of a batch.
-    A short embedding, of a picture that shows little, gets ArcFace's margin, one of usual length CosFace's, and a long
-    one the reverse of ArcFace's beside CosFace's doubled: hard faces count more in clear pictures than in poor ones. No
-    gradient passes through the lengths.
+    A short embedding, of a picture that shows little, gets ArcFace's margin (z = -1: m on the angle, 0 on the cosine),
+    one of usual length CosFace's (z = 0: 0 and m), and a long one is drawn by -m on the angle and 2m on the cosine
+    (z = 1): hard faces count more in clear pictures than in poor ones. No gradient passes through the lengths.
 
     The defaults of m, h and t_alpha, the cut of lengths to 0.001 ... 100 and the first values of the averages are those
     of the authors' release. Three things differ from it. The angle with its margin stays above 0 as there, but beyond
-    pi it continues as in :func:`denseface.models.losses.margin_softmax` instead of stopping. The deviation is that of
+    pi it continues as in :func:`denseface.models.losses.combined_margin` instead of stopping. The deviation is that of
     the population, not of a sample, so that a batch of one has it too: 0. Several devices and workers each measure
     their own share of a batch, and the averages are averaged after the step.
 
     Parameters
     ----------
-    embedding, embedding_size, num_classes, s, filter_threshold, lr_mult, wd_mult, ce_loss
-        As for :func:`denseface.models.losses.margin_softmax`.
+    embedding : Symbol
+        (N, size); longer shapes are flattened.
     m : float
         Margin.
     h : float
@@ -60,9 +47,9 @@ def adaface(
 
     Returns
     -------
-    Symbol
-        As for :func:`denseface.models.losses.softmax`. mu and sigma are the auxiliary states ``adaface_norm_mean`` and
-        ``adaface_norm_deviation``, (1,); every forward pass updates them.
+    callable
+        For :func:`denseface.models.losses.cosine_softmax`. mu and sigma are the auxiliary states
+        ``adaface_norm_mean`` and ``adaface_norm_deviation``, (1,); every forward pass updates them.
     """
     squared = mx.sym.sum(mx.sym.square(mx.sym.Flatten(embedding)), axis=1)
     length = mx.sym.BlockGrad(mx.sym.clip(mx.sym.sqrt(squared), _SHORTEST, _LONGEST))  # (N,)
@@ -73,14 +60,11 @@ def adaface(
     scaled = mx.sym.broadcast_div(mx.sym.broadcast_sub(length, mu), sigma + _EPS) * h
     quality = mx.sym.clip(scaled, -1, 1)
 
-    def with_margin(cosine):
+    def margin(cosine: mx.sym.Symbol) -> mx.sym.Symbol:
         angle = mx.sym.maximum(angle_of(cosine) - m * quality, 0)
         return psi(angle) - (m * quality + m)
 
-    return cosine_softmax(
-        embedding, embedding_size, num_classes, with_margin,
-        s=s, filter_threshold=filter_threshold, lr_mult=lr_mult, wd_mult=wd_mult, ce_loss=ce_loss,
-    )  # fmt: skip
+    return margin
 
 
 def _moving_average(value: mx.sym.Symbol, weight: float, name: str, first: float) -> mx.sym.Symbol:

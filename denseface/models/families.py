@@ -16,7 +16,7 @@ from types import ModuleType
 from denseface.core.errors import InputError
 from denseface.core.files import read_input
 from denseface.models import losses, plugins
-from denseface.models.adaface import adaface
+from denseface.models.adaface import adaface_margin
 from denseface.models.graph import Graph
 from denseface.models.symbol_file import infer_shapes
 from denseface.options import insightface
@@ -121,21 +121,23 @@ def training_symbol(spec: RunSpec, embedding: mx.sym.Symbol, num_classes: int | 
         return losses.triplet(embedding, alpha=loss.triplet_alpha)
     if loss.loss_name == "atriplet":
         return losses.angular_triplet(embedding, alpha=loss.triplet_alpha)
-    classifier = {
-        "embedding_size": embedding_size(embedding, spec.data.image_shape),
-        "num_classes": num_classes or spec.data.num_classes,
-        "lr_mult": loss.fc7_lr_mult,
-        "wd_mult": loss.fc7_wd_mult,
-        "ce_loss": loss.ce_loss,
-    }
+    centers = losses.ClassCenters(
+        num_classes or spec.data.num_classes,
+        embedding_size(embedding, spec.data.image_shape),
+        k=loss.loss_k if loss.loss_name == "margin_softmax" else 1,
+        lr_mult=loss.fc7_lr_mult,
+        wd_mult=loss.fc7_wd_mult,
+    )
     if loss.loss_name == "softmax":
-        return losses.softmax(embedding, no_bias=loss.fc7_no_bias, **classifier)
-    filtering = {"filter_threshold": loss.interclass_filtering_threshold}
+        return losses.softmax(embedding, centers, no_bias=loss.fc7_no_bias, ce_loss=loss.ce_loss)
     if loss.loss_name == "margin_softmax":
-        margins = {name: getattr(loss, f"loss_{name}") for name in ("s", "m1", "m2", "m3", "k")}
-        return losses.margin_softmax(embedding, **margins, **filtering, **classifier)
-    margins = {name: getattr(loss, f"loss_{name}") for name in ("s", "m", "h", "t_alpha")}
-    return adaface(embedding, **margins, **filtering, **classifier)
+        margin = losses.combined_margin(loss.loss_m1, loss.loss_m2, loss.loss_m3)
+    else:
+        margin = adaface_margin(embedding, m=loss.loss_m, h=loss.loss_h, t_alpha=loss.loss_t_alpha)
+    threshold = loss.interclass_filtering_threshold
+    return losses.cosine_softmax(
+        embedding, centers, s=loss.loss_s, margin=margin, filter_threshold=threshold, ce_loss=loss.ce_loss
+    )
 
 
 def embedding_size(embedding: mx.sym.Symbol, image_shape: tuple[int, int, int]) -> int:

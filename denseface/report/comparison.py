@@ -16,7 +16,7 @@ from denseface.models.checkpoint import Model
 from denseface.models.graph import Graph
 from denseface.report.summary import Costs, summarize
 from denseface.rewrites.accelerate import accelerate
-from denseface.training.learner import Learner
+from denseface.training.learner import Descent, Learner, Task
 
 import mxnet as mx
 
@@ -118,10 +118,9 @@ def _seconds_of_inference(model, input_shape, batch_size):
 def _seconds_of_training(symbol, input_shape):
     shape = (LARGE_BATCH, *input_shape)
     _, outputs, _ = symbol.infer_shape(data=shape)
-    whole = losses.softmax(symbol, int(np.prod(outputs[0][1:])), NUM_CLASSES)
-    graph = Graph(whole)
+    graph = Graph(losses.softmax(symbol, losses.ClassCenters(NUM_CLASSES, int(np.prod(outputs[0][1:])))))
     accelerate(graph, shape)
-    learner = Learner(graph.symbol(), shape, [mx.cpu()], momentum=0.9, wd=0.0005)
+    learner = Learner(Task(graph.symbol()), shape, Descent(0.9, 0.0005))
     learner.initialize(mx.init.Xavier(), seed=0)
     batch = Batch(_pictures(shape), np.arange(LARGE_BATCH, dtype=np.float32))
     return _median_seconds(lambda: learner.step([batch], learning_rate=0.0, seed=0))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from denseface.models.adaface import adaface
+from support.class_losses import adaface
 from support.helpers import relative_error
 from support.symbols import cross_entropy, numeric_gradient, run, unit
 

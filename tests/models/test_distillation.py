@@ -5,6 +5,7 @@ import pytest
 
 from denseface.models import losses
 from denseface.models.distillation import with_teacher
+from support import class_losses
 from support.helpers import relative_error
 from support.symbols import numeric_gradient, run, unit
 
@@ -49,7 +50,7 @@ def test_the_loss_is_the_distance_of_directions(teacher_size):
 
 @pytest.mark.parametrize("ce_loss", [True, False])
 def test_beside_a_class_loss_both_gradients_add_up(ce_loss):
-    class_loss = losses.margin_softmax(VARIABLE, SIZE, 3, s=8.0, m2=0.3, ce_loss=ce_loss)
+    class_loss = class_losses.margin_softmax(VARIABLE, SIZE, 3, s=8.0, m2=0.3, ce_loss=ce_loss)
     more = {"fc7_weight": np.random.default_rng(2).standard_normal((3, SIZE)), "softmax_label": np.arange(5) % 3}
     symbol, inputs, loss = problem(7, class_loss=class_loss)
     outputs, gradients = run(symbol, **inputs, **more)

@@ -5,6 +5,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.models import losses
+from support import class_losses
 from support.helpers import relative_error
 from support.symbols import cross_entropy, log_softmax, numeric_gradient, run, unit
 
@@ -29,7 +30,7 @@ TRIPLETS = {"triplet": losses.triplet, "atriplet": losses.angular_triplet}
 
 
 def margin_symbol(num_classes=CLASSES, size=SIZE, **margins):
-    return losses.margin_softmax(mx.sym.Variable("embedding"), size, num_classes, **margins)
+    return class_losses.margin_softmax(mx.sym.Variable("embedding"), size, num_classes, **margins)
 
 
 def margin_logits(embedding, weight, label, s, m1=1.0, m2=0.0, m3=0.0, k=1, filter_threshold=0.0):
@@ -73,7 +74,7 @@ def problem():
 def test_softmax_against_numpy(problem, no_bias):
     embedding, weight, label = problem
     bias = np.linspace(-1, 1, CLASSES) * (not no_bias)
-    symbol = losses.softmax(mx.sym.Variable("embedding"), SIZE, CLASSES, no_bias=no_bias)
+    symbol = class_losses.softmax(mx.sym.Variable("embedding"), SIZE, CLASSES, no_bias=no_bias)
     inputs = {"embedding": embedding, "fc7_weight": weight, "softmax_label": label}
     if not no_bias:
         inputs["fc7_bias"] = bias
@@ -136,7 +137,7 @@ def test_triplets_against_numpy(name, reference, alpha):
 
 
 def test_classifiers_call_their_outputs_the_same():
-    for symbol in (losses.softmax(mx.sym.Variable("embedding"), SIZE, CLASSES), margin_symbol(s=64.0, m2=0.5)):
+    for symbol in (class_losses.softmax(mx.sym.Variable("embedding"), SIZE, CLASSES), margin_symbol(s=64.0, m2=0.5)):
         assert symbol.list_outputs()[1:] == ["softmax_output", "ce_loss_output"]
         assert symbol.infer_shape(embedding=(3, SIZE))[1] == [(3, SIZE), (3, CLASSES), (1,)]
 
@@ -144,7 +145,10 @@ def test_classifiers_call_their_outputs_the_same():
 def test_ce_loss_can_be_left_out(problem):
     embedding, weight, label = problem
     inputs = {"embedding": embedding, "fc7_weight": weight, "softmax_label": label}
-    for build, more in ((losses.softmax, {"no_bias": True}), (losses.margin_softmax, {"s": 64.0, "m2": 0.5})):
+    for build, more in (
+        (class_losses.softmax, {"no_bias": True}),
+        (class_losses.margin_softmax, {"s": 64.0, "m2": 0.5}),
+    ):
         with_loss, without = (
             run(build(mx.sym.Variable("embedding"), SIZE, CLASSES, ce_loss=ce_loss, **more), **inputs)
             for ce_loss in (True, False)
@@ -157,7 +161,7 @@ def test_ce_loss_can_be_left_out(problem):
 
 
 def test_class_weights_carry_their_settings():
-    for build, more in ((losses.softmax, {}), (losses.margin_softmax, {"s": 64.0})):
+    for build, more in ((class_losses.softmax, {}), (class_losses.margin_softmax, {"s": 64.0})):
         symbol = build(mx.sym.Variable("embedding"), SIZE, CLASSES, lr_mult=0.5, wd_mult=10.0, **more)
         attributes = symbol.attr_dict()
         assert (attributes["fc7_weight"]["__lr_mult__"], attributes["fc7_weight"]["__wd_mult__"]) == ("0.5", "10.0")
@@ -166,7 +170,7 @@ def test_class_weights_carry_their_settings():
             CLASSES,
             SIZE,
         )
-    bias = losses.softmax(mx.sym.Variable("embedding"), SIZE, CLASSES).attr_dict()["fc7_bias"]
+    bias = class_losses.softmax(mx.sym.Variable("embedding"), SIZE, CLASSES).attr_dict()["fc7_bias"]
     assert (bias["__lr_mult__"], bias["__wd_mult__"]) == ("2.0", "0.0")
 
 
@@ -251,7 +255,7 @@ def test_cross_entropy_is_the_exact_log_softmax(scale):
     random = np.random.default_rng(9)
     embedding = random.standard_normal((4, SIZE)).astype("float32")
     weight, label = (scale * random.standard_normal((CLASSES, SIZE))).astype("float32"), np.array([0, 1, 2, 4])
-    symbol = losses.softmax(mx.sym.Variable("embedding"), SIZE, CLASSES, no_bias=True)
+    symbol = class_losses.softmax(mx.sym.Variable("embedding"), SIZE, CLASSES, no_bias=True)
     (_, _, ce_loss), _ = run(symbol, embedding=embedding, fc7_weight=weight, softmax_label=label)
     expected = cross_entropy(embedding.astype("float64") @ weight.T.astype("float64"), label)
     assert ce_loss[0] == pytest.approx(expected, rel=1e-5)
@@ -285,7 +289,7 @@ def test_feature_maps_are_flattened(name):
     else:
         inputs["fc7_weight"] = weight
         symbol = (
-            losses.softmax(variable, 12, CLASSES, no_bias=True)
+            class_losses.softmax(variable, 12, CLASSES, no_bias=True)
             if name == "softmax"
             else margin_symbol(size=12, **MARGINS["arcface"])
         )

@@ -10,10 +10,11 @@ from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords, Property, write_face_records, write_property
-from denseface.models import checkpoint, losses
+from denseface.models import checkpoint
 from denseface.training import run as training
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
+from support import class_losses
 from support.learners import learner_of
 from support.tiny_models import encode, pictures
 from support.tiny_runs import BATCH, SIZE, embedding_symbol
@@ -22,7 +23,7 @@ import mxnet as mx
 
 
 @contextlib.contextmanager
-def run_on(folder, labels, num_classes=None, rate=0.1, loss=losses.margin_softmax, **margins):
+def run_on(folder, labels, num_classes=None, rate=0.1, loss=class_losses.margin_softmax, **margins):
     """A run of 6 steps on a picture for each label."""
     faces = pictures(len(labels), (SIZE, SIZE, 3))
     write_face_records(folder, [(label, encode(face)) for label, face in zip(labels, faces)], (SIZE, SIZE))
@@ -65,7 +66,7 @@ def test_fewer_classes_than_labels_is_an_error_that_names_both(tmp_path):
 
 def test_a_rate_that_is_too_high_ends_in_advice_and_no_checkpoint(tmp_path):
     message = r"is no longer finite .*nothing was saved yet; try a learning rate of 1e\+29"
-    softmax = run_on(tmp_path, [0, 0, 1, 1], rate=1e30, loss=losses.softmax)
+    softmax = run_on(tmp_path, [0, 0, 1, 1], rate=1e30, loss=class_losses.softmax)
     with softmax as run, pytest.raises(InputError, match=message):
         run.fit()
     assert checkpoint.complete_steps(tmp_path / "model") == []

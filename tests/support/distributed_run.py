@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-from functools import partial
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
@@ -18,7 +17,7 @@ from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import connect
 from denseface.models import losses
-from denseface.models.adaface import adaface
+from denseface.models.adaface import adaface_margin
 from denseface.models.distillation import with_teacher
 from denseface.models.graph import Graph
 from denseface.training import run as training
@@ -33,7 +32,10 @@ from denseface.training.triplets import METRICS, Mining, TripletLoader
 import mxnet as mx
 
 CLASSES, SIZE = 12, 8
-CLASS_LOSSES = {"arcface": partial(losses.margin_softmax, m2=0.2), "adaface": partial(adaface, t_alpha=0.3)}
+CLASS_LOSSES = {
+    "arcface": lambda embedding: losses.combined_margin(m2=0.2),
+    "adaface": lambda embedding: adaface_margin(embedding, t_alpha=0.3),
+}
 
 
 def with_fixed_statistics(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
@@ -78,7 +80,8 @@ def main(
         reader = PictureReader(records, (SIZE, SIZE, 3), max_bad=max_bad)
         settings = (batch, Augmentation(color=1), 5)
         if loss in CLASS_LOSSES:
-            symbol = CLASS_LOSSES[loss](embedding, 5, sample or CLASSES, s=8)
+            centers = losses.ClassCenters(sample or CLASSES, 5)
+            symbol = losses.cosine_softmax(embedding, centers, s=8, margin=CLASS_LOSSES[loss](embedding))
             loader = BatchLoader(reader, *settings, num_parts=workers.size, part_index=workers.rank)
         else:
             symbol = losses.triplet(embedding, alpha=0.3)

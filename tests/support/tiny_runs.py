@@ -10,13 +10,13 @@ from PIL import Image
 from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import write_face_records
-from denseface.models import losses
 from denseface.models.distillation import with_teacher
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
 from denseface.training.frozen import fix_statistics
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
+from support import class_losses
 from support.learners import learner_of
 from support.symbols import rewritten
 
@@ -45,7 +45,7 @@ def embedding_symbol():
 
 def make_run(
     records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None, freeze=(),
-    clip_norm=0, loss=losses.margin_softmax, margins=None, **changes,
+    clip_norm=0, loss=class_losses.margin_softmax, margins=None, **changes,
 ):  # fmt: skip
     steps, rate = changes.pop("steps", 10), changes.pop("learning_rate", 0.1)
     settings = {

@@ -5,9 +5,10 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.loader import Batch
-from denseface.models import families, losses
+from denseface.models import families
 from denseface.rewrites.native import load_operators
 from denseface.training.frozen import fix_statistics, frozen_names, matching, set_rates
+from support import class_losses
 from support.learners import learner_of
 from support.symbols import accelerated, rewritten
 
@@ -27,7 +28,7 @@ def embedding_symbol():
 
 def make_learner(frozen=(), contexts=CPU, rates=(), symbol=None, shape=SHAPE):
     if symbol is None:
-        symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
+        symbol = class_losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
     symbol = rewritten(rewritten(symbol, fix_statistics, names=frozen), set_rates, rates=rates)
     learner = learner_of(symbol, shape, contexts, momentum=0.9, wd=0.01, frozen=frozen)
     learner.initialize(mx.init.Xavier(), seed=3)
@@ -118,6 +119,6 @@ def test_a_pattern_that_matches_nothing_is_answered_by_near_names():
         InputError, match=r"^freeze: stage3_bn\*: no parameter has such a name; nearest: stage\d_bn_\w+, stage"
     ):
         frozen_names(["stage1*", "stage3_bn*"], embedding_symbol())
-    symbol = losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8)
+    symbol = class_losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8)
     with pytest.raises(InputError, match=r"^lr_mult: fc7_wight: no parameter .* nearest: fc7_weight"):
         rewritten(symbol, set_rates, rates=[("fc7_wight", 2)])

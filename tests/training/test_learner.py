@@ -5,7 +5,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.loader import Batch
-from denseface.models import losses
+from support import class_losses
 from support.learners import learner_of
 
 import mxnet as mx
@@ -22,7 +22,7 @@ def tiny_symbol(dropout=0.0, batch_norm=False):
     if dropout:
         body = mx.sym.Dropout(body, p=dropout)
     embedding = mx.sym.FullyConnected(body, num_hidden=5, name="fc1")
-    return losses.margin_softmax(embedding, 5, CLASSES, s=8, m2=0.2)
+    return class_losses.margin_softmax(embedding, 5, CLASSES, s=8, m2=0.2)
 
 
 def make_learner(symbol, contexts=CPU, accumulate=1, shape=SHAPE, momentum=0.9, **settings):

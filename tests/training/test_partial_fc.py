@@ -5,10 +5,10 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.data.loader import Batch
-from denseface.models import checkpoint, losses
-from denseface.models.adaface import adaface
+from denseface.models import checkpoint
 from denseface.training.partial_fc import CLASS_PARAMETERS, draw_sample, sample_size
-from support import tiny_runs
+from support import class_losses, tiny_runs
+from support.class_losses import adaface
 from support.learners import learner_of
 from support.tiny_runs import assert_same_state, embedding_symbol, make_run
 
@@ -32,7 +32,7 @@ LOSSES = {
 def symbol_of(loss, classes):
     body = mx.sym.Convolution(mx.sym.Variable("data") * (1 / 255), num_filter=4, kernel=(3, 3), name="conv")
     embedding = mx.sym.FullyConnected(mx.sym.Dropout(body, p=0.2), num_hidden=EMBEDDING, name="fc1")
-    build = {"softmax": losses.softmax, "adaface": adaface}.get(loss.split()[0], losses.margin_softmax)
+    build = {"softmax": class_losses.softmax, "adaface": adaface}.get(loss.split()[0], class_losses.margin_softmax)
     return build(embedding, EMBEDDING, classes, **LOSSES[loss])
 
 
@@ -170,7 +170,7 @@ def test_accumulated_batches_and_devices_share_a_sample():
     settings = {"momentum": 0.9, "wd": 0.01, "num_classes": CLASSES}
     # Without dropout, which the two batches would share.
     embedding = mx.sym.FullyConnected(mx.sym.Variable("data") * (1 / 255), num_hidden=EMBEDDING, name="fc1")
-    plain = losses.margin_softmax(embedding, EMBEDDING, 20, s=16.0, m2=0.5)
+    plain = class_losses.margin_softmax(embedding, EMBEDDING, 20, s=16.0, m2=0.5)
     wide = (16, *SHAPE[1:])
     one = learner_of(plain, wide, CPU, **settings)
     parts = learner_of(plain, SHAPE, CPU, accumulate=2, **settings)
@@ -217,7 +217,7 @@ def test_more_centers_than_mxnet_counts_are_one_line():
 
 def sampled_run(records, prefix, size=8, **changes):
     run = make_run(records, prefix, **changes)
-    symbol = losses.softmax(embedding_symbol(), 5, size)
+    symbol = class_losses.softmax(embedding_symbol(), 5, size)
     shape = (tiny_runs.BATCH, 3, tiny_runs.SIZE, tiny_runs.SIZE)
     run.learner = learner_of(symbol, shape, CPU, momentum=0.9, wd=1e-3, sampled_from=CLASSES)
     run.learner.initialize(mx.init.Xavier(), seed=5)
@@ -245,7 +245,7 @@ def test_a_run_is_resumed_with_another_sample_or_the_full_layer(records, tmp_pat
     other = sampled_run(records, tmp_path / "model", size=20)
     full = sampled_run(records, tmp_path / "model")
     full.learner = learner_of(
-        losses.softmax(embedding_symbol(), 5, CLASSES), (4, 3, 8, 8), CPU, momentum=0.9, wd=1e-3
+        class_losses.softmax(embedding_symbol(), 5, CLASSES), (4, 3, 8, 8), CPU, momentum=0.9, wd=1e-3
     )  # fmt: skip
     for run in (full, other):
         run.resume()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.models import losses
 from denseface.models.checkpoint import Model
 from denseface.training.pretrained import adopt, pretrained_network, renamed, roles
+from support import class_losses
 from support.learners import learner_of
 from support.tiny_models import as_model
 
@@ -28,7 +28,7 @@ def network(names=("conv", "bn", "pre_fc1", "fc1"), emb_size=5, extra=None):
 
 
 def make_learner(embedding, emb_size=5):
-    symbol = losses.margin_softmax(embedding, emb_size, 3, s=8)
+    symbol = class_losses.margin_softmax(embedding, emb_size, 3, s=8)
     learner = learner_of(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
     learner.initialize(mx.init.Xavier(), seed=1)
     return learner
@@ -74,7 +74,7 @@ def test_where_it_is_in_doubt_which_is_which_the_names_are_told():
 
 
 def test_the_network_of_a_model_ends_at_its_embedding(tmp_path):
-    whole = losses.margin_softmax(network(("a", "b", "c", "fc1")), 5, 3, s=8)
+    whole = class_losses.margin_softmax(network(("a", "b", "c", "fc1")), 5, 3, s=8)
     whole.save(str(tmp_path / "model-symbol.json"))
     symbol = pretrained_network(f"{tmp_path / 'model'},7")
     assert symbol.list_outputs() == ["fc1_output"]

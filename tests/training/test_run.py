@@ -12,9 +12,10 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.core.signals import SIGNALS
 from denseface.evaluation.metrics import score_pairs
-from denseface.models import checkpoint, losses
-from denseface.models.adaface import adaface
+from denseface.models import checkpoint
 from denseface.training import run as training
+from support import class_losses
+from support.class_losses import adaface
 from support.learners import learner_of
 from support.tiny_runs import BATCH, CLASSES, SIZE, assert_same_state, embedding_symbol, make_run
 
@@ -76,7 +77,7 @@ def test_an_option_that_a_resumed_run_has_to_repeat_is_named(records, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "loss, margins", [(adaface, {"s": 8, "t_alpha": 0.3}), (losses.margin_softmax, {"s": 8, "m2": 0.2, "k": 2})]
+    "loss, margins", [(adaface, {"s": 8, "t_alpha": 0.3}), (class_losses.margin_softmax, {"s": 8, "m2": 0.2, "k": 2})]
 )
 def test_resuming_repeats_runs_with_sub_centers_and_with_statistics_of_the_loss(records, tmp_path, loss, margins):
     settings = {"loss": loss, "margins": margins}
@@ -139,7 +140,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(r
 
 
 def test_a_rate_that_diverges_trains_with_clipped_gradients(records, tmp_path):
-    settings = {"loss": losses.softmax, "margins": {"no_bias": False}, "learning_rate": 3, "steps": 60, "frequent": 1}
+    settings = {
+        "loss": class_losses.softmax,
+        "margins": {"no_bias": False},
+        "learning_rate": 3,
+        "steps": 60,
+        "frequent": 1,
+    }
     with pytest.raises(InputError, match=r"the gradient is no longer finite \(learning rate 3\).*a clipped gradient"):
         make_run(records, tmp_path / "diverges", **settings).fit()
     assert make_run(records, tmp_path / "trains", clip_norm=0.1, **settings).fit()
@@ -342,7 +349,7 @@ def test_a_run_killed_after_its_last_checkpoint_is_tidied_up(records, tmp_path, 
 def test_a_run_of_another_network_is_not_resumed(records, tmp_path):
     run = make_run(records, tmp_path / "model", steps=4)
     run.fit()
-    other = losses.margin_softmax(embedding_symbol(), 5, CLASSES + 1, s=8, m2=0.2)
+    other = class_losses.margin_softmax(embedding_symbol(), 5, CLASSES + 1, s=8, m2=0.2)
     run = make_run(records, tmp_path / "model")
     run.learner = learner_of(other, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
     with pytest.raises(InputError, match="another configuration: fc7_weight"):

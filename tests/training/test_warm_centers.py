@@ -10,9 +10,10 @@ from denseface.data.loader import PictureReader
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.embedding.embedder import Embedder
 from denseface.models import losses
-from denseface.models.adaface import adaface
 from denseface.models.checkpoint import Model
 from denseface.training.warm_centers import warm_centers
+from support import class_losses
+from support.class_losses import adaface
 from support.learners import learner_of
 from support.tiny_models import encode, pictures
 from support.tiny_runs import BATCH, SIZE, embedding_symbol
@@ -33,7 +34,7 @@ def faces(tmp_path):
         yield records
 
 
-def make_learner(classes=CLASSES, loss=losses.margin_softmax, loss_settings=None, **settings):
+def make_learner(classes=CLASSES, loss=class_losses.margin_softmax, loss_settings=None, **settings):
     symbol = loss(embedding_symbol(), 5, classes, s=8, **(loss_settings or {}))
     learner = learner_of(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0, **settings)
     learner.initialize(mx.init.Xavier(), seed=1)
