@@ -241,6 +241,12 @@ class OptimizerSpec(Options):
         resume=REPEATS,
         advice={"0": "0 is InsightFace's way to ask for 128; give the number itself"},
     )
+    stop_after: int = option(
+        0,
+        "end the run after N verifications in a row without an improvement beyond the noise of the sets; 0 for never",
+        bounds=(0, _MANY),
+        flag=True,
+    )
     accumulate: int = option(1, "batches per step", bounds=(1, _MANY), flag=True, key="", metavar="K", resume=REPEATS)
     lr: float = option(0.1, "learning rate", bounds=(0, 1000), flag=True, metavar="RATE")
     lr_schedule: str = option(

@@ -210,6 +210,7 @@ def make_plan(spec: RunSpec, prefix: str, loader: Loader, options: Mapping[str, 
         keep=keeping.ckpt,
         accumulate=optimizer.accumulate,
         seed=optimizer.seed,
+        stop_after=optimizer.stop_after,
         options=options,
     )
 

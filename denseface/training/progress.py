@@ -58,23 +58,34 @@ class Progress:
         Its score.
     bests : list of int
         Steps that were the best when they were verified.
+    reference : float
+        The last score that was better than the one before it by more than noise.
+    stale : int
+        Verifications since then.
     """
 
     window: Window = field(default_factory=Window)
     best_step: int | None = None
     best_score: float = -math.inf
     bests: list[int] = field(default_factory=list)
+    reference: float = -math.inf
+    stale: int = 0
 
-    def verified(self, step: int, score: float) -> None:
-        """Remember a verification, if it is the best so far."""
+    def verified(self, step: int, score: float, noise: float) -> None:
+        """Remember a verification if it is the best so far, and count those that show nothing beyond noise."""
         if score > self.best_score:
             self.best_step, self.best_score = step, score
             self.bests.append(step)
+        if score > self.reference + noise:
+            self.reference, self.stale = score, 0
+        else:
+            self.stale += 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
         best = {"step": self.best_step, "score": self.best_score}
-        return {"best": best, "bests": self.bests, "window": asdict(self.window)}
+        patience = {"reference": self.reference, "stale": self.stale}
+        return {"best": best, "bests": self.bests, "patience": patience, "window": asdict(self.window)}
 
     @classmethod
     def restored(cls, saved: dict) -> Progress:
@@ -89,7 +100,13 @@ class Progress:
         step, score = saved["best"]["step"], float(saved["best"]["score"])
         if step != (bests[-1] if bests else None) or not (score <= 1 if bests else score == -math.inf):
             raise ValueError("the best step is none of those that were the best")
-        return cls(Window.restored(saved["window"]), step, score, bests)
+        patience = saved.get(
+            "patience", {"reference": score, "stale": 0}
+        )  # not in the checkpoints before it was counted
+        reference = float(patience["reference"])
+        if not reference <= score:
+            raise ValueError("the reference is better than the best")
+        return cls(Window.restored(saved["window"]), step, score, bests, reference, _step(patience["stale"]))
 
 
 def _step(value: object) -> int:

@@ -10,14 +10,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
 from denseface.core.signals import SIGNALS, Interrupted, handled_by
 from denseface.data.loader import Batch, Loader
+from denseface.evaluation.metrics import VerificationResult
 from denseface.models import checkpoint
 from denseface.models.checkpoint import Checkpoint, TrainingState
 from denseface.training.averages import Averages
@@ -57,6 +59,8 @@ class Plan:
         Batches per step.
     seed : int
         Seed of the run.
+    stop_after : int
+        Verifications in a row without an improvement beyond noise, after which the run ends; 0 for none.
     options : mapping of str to plain value
         What a resumed run has to repeat, by name.
     """
@@ -69,6 +73,7 @@ class Plan:
     keep: int
     accumulate: int
     seed: int
+    stop_after: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -162,7 +167,7 @@ class Run:
         Returns
         -------
         bool
-            Whether the end was reached; False after a signal.
+            Whether the run is over; False after a signal.
 
         Raises
         ------
@@ -183,7 +188,7 @@ class Run:
                 self._take_steps(stream, log, bar)
                 self._save()
                 self.workers.from_first(self._tidy)  # a run that ended may have been killed before it did
-                return self.step >= self.plan.steps
+                return self._is_over()
         finally:
             stream.close()
             if log:
@@ -201,7 +206,7 @@ class Run:
         """
         timed_steps, seconds = 0, 0.0
         _, stop = self._agree(StepResult(0.0, None, 0.0))
-        while self.step < self.plan.steps and not stop:
+        while not self._is_over() and not stop:
             started = time.perf_counter()
             rate = self.plan.schedule.rate(self.step)
             try:
@@ -231,9 +236,15 @@ class Run:
 
             if self.step % self.plan.verbose == 0 or is_last:
                 try:
-                    self.workers.from_first(lambda: self._verify(log))
+                    self._progress.stale = self.workers.from_first(lambda: self._verify(log))
                 finally:
                     self._save()
+        if self.step < self.plan.steps and self._is_over():
+            logger.info("no improvement beyond noise in %d verifications; the run is over", self._progress.stale)
+
+    def _is_over(self) -> bool:
+        """Whether the run has all its steps, or has not become better for as long as its plan has patience."""
+        return self.step >= self.plan.steps or 0 < self.plan.stop_after <= self._progress.stale
 
     def _read(self, stream: Iterator[Batch]) -> list[Batch]:
         """Read a step's batches; raises on every worker if one of them cannot."""
@@ -280,7 +291,8 @@ class Run:
         if bar.disable:
             logger.info("step %d/%d, %s, lr %.2g, %.1f images/s", self.step, self.plan.steps, shown, rate, speed)
 
-    def _verify(self, log: RunLog) -> None:
+    def _verify(self, log: RunLog) -> int:
+        """Verify, log and remember; return for how many verifications the run has not become better."""
         results = dict(self.verify(*self.learner.parameters()))
         scores = [_score(results)] if results else []
         if self.averages:
@@ -289,12 +301,10 @@ class Run:
             results.update({f"{name}-ema": result for name, result in averaged.items()})
         for name, result in results.items():
             log.verification(self.step, name, result.to_dict())
-            logger.info(
-                "step %d, %s: accuracy %.4f +- %.4f, balanced %.4f", self.step, name, result.accuracy,
-                result.accuracy_std, result.balanced_accuracy,
-            )  # fmt: skip
+            logger.info("step %d, %s: %s", self.step, name, _described(result))
         if scores:
-            self._progress.verified(self.step, max(scores))
+            self._progress.verified(self.step, *max(scores))
+        return self._progress.stale
 
     def _load_newest(self) -> tuple[int, dict] | None:
         """Read the newest checkpoint into the learner; return its step and progress, or None if there is none."""
@@ -382,6 +392,41 @@ class Run:
             yield
 
 
-def _score(results: Mapping[str, Any]) -> float:
-    """Mean balanced accuracy over the verification sets."""
-    return sum(result.balanced_accuracy for result in results.values()) / len(results)
+class Score(NamedTuple):
+    """What decides which step is the best.
+
+    Attributes
+    ----------
+    value : float
+        Mean balanced accuracy over the verification sets.
+    noise : float
+        Twice its standard error, with the pairs as independent draws. Pairs of few people vary more.
+    """
+
+    value: float
+    noise: float
+
+
+def _score(results: Mapping[str, VerificationResult]) -> Score:
+    count = len(results)
+    variance = sum(_variance(result) for result in results.values())
+    return Score(sum(result.balanced_accuracy for result in results.values()) / count, 2 * math.sqrt(variance) / count)
+
+
+def _variance(result: VerificationResult) -> float:
+    """Variance of the balanced accuracy: that of the mean of two fractions."""
+    accepted = np.mean(result.scores.genuine >= result.balanced_threshold)
+    rejected = np.mean(result.scores.impostor < result.balanced_threshold)
+    kinds = ((accepted, result.n_genuine), (rejected, result.n_impostor))
+    return float(sum(rate * (1 - rate) / number for rate, number in kinds)) / 4
+
+
+def _described(result: VerificationResult) -> str:
+    """Write a result in one line; first what does not depend on how many of the pairs are genuine."""
+    measured = [far for far, tar in result.tar.items() if tar is not None]
+    strictest = f", TAR {result.tar[min(measured)]:.4f} at FAR {min(measured):g}" if measured else ""
+    constant = max(result.n_genuine, result.n_impostor) / (result.n_genuine + result.n_impostor)
+    return (
+        f"balanced accuracy {result.balanced_accuracy:.4f}{strictest}, accuracy {result.accuracy:.4f} +- "
+        f"{result.accuracy_std:.4f} (one answer for all pairs: {constant:.4f})"
+    )

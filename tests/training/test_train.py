@@ -87,7 +87,7 @@ def test_a_run_is_trained_verified_saved_refused_and_resumed(data, tmp_path, cap
     assert train.main(flags(data, tmp_path, "--max-steps", "3", "--verbose", "2")) == 0
     assert "24 images of 3 identities" in caplog.text
     assert "3 steps of 4 images (0.5 epochs) on cpu(0)" in caplog.text
-    assert "step 2, orl: accuracy" in caplog.text and "done" in caplog.text
+    assert "step 2, orl: balanced accuracy" in caplog.text and "done" in caplog.text
     saved = json.loads(Path(prefix(tmp_path) + "-config.json").read_text())
     assert saved["config"]["num_classes"] == 3 and saved["config"]["emb_size"] == 16
     assert saved["arguments"]["per_batch_size"] == 4
@@ -122,7 +122,7 @@ def test_schedule_clipping_and_averages_are_chosen_by_flags(data, tmp_path, capl
     rows = Path(prefix(tmp_path) + "-training.csv").read_text().splitlines()[1:]
     rates = [float(row.split(",")[2]) for row in rows]  # 3 steps of warm-up, then 1, 1/4 and 3/4 of the way down
     assert rates == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01, 0.0075, 0.0025])
-    assert "step 6, orl: accuracy" in caplog.text and "step 6, orl-ema: accuracy" in caplog.text
+    assert "step 6, orl: balanced accuracy" in caplog.text and "step 6, orl-ema: balanced accuracy" in caplog.text
     one, other = (checkpoint.load_model(prefix(tmp_path) + stem) for stem in ("", "-ema"))
     assert one.arguments.keys() == other.arguments.keys()
     assert not np.array_equal(one.arguments["conv_weight"], other.arguments["conv_weight"])
