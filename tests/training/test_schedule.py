@@ -3,6 +3,7 @@
 import pytest
 
 from denseface.core.errors import InputError
+from denseface.options.spec import BY_NAME
 from denseface.training.schedule import SCHEDULES, Schedule
 
 
@@ -34,3 +35,7 @@ def test_a_warm_up_of_any_length_is_a_rate(kind, warmup):
 def test_an_unknown_schedule_is_named_with_those_there_are():
     with pytest.raises(InputError, match=r"^lr_schedule: there is no 'linear'; there are step, cosine, poly$"):
         Schedule("linear", 0.1, 10)
+
+
+def test_schedules_are_those_that_the_option_offers():
+    assert {*BY_NAME["lr_schedule"].choices} == {*SCHEDULES}

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 import train
-from denseface.cli.training_flags import parse
 from denseface.core.errors import InputError
 from denseface.core.lock import locked
 from denseface.data.pairs import write_pairs
@@ -413,41 +412,6 @@ def test_a_set_that_cannot_be_verified_on_is_refused_before_the_first_step(data,
     assert train.main(flags(tmp_path / "few", tmp_path, "--max-steps", "1")) == 1
     assert "orl.bin: folds: must be 2 to the number of pairs, 2, not 10; leave orl" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.params"))
-
-
-@pytest.mark.parametrize(
-    ("flags", "kind", "drops"),
-    [
-        ([], "cosine", (100000, 160000, 220000)),
-        (["--lr-steps", "5,9"], "step", (5, 9)),
-        (["--lr-schedule", "poly"], "poly", (100000, 160000, 220000)),
-        (["--lr-steps", "5", "--lr-schedule", "step"], "step", (5,)),
-    ],
-)
-def test_steps_of_the_rate_choose_their_schedule(flags, kind, drops):
-    optimizer = parse(["--recipe", "small", "--dataset", "orl", *flags], "").optimizer
-    assert (optimizer.lr_schedule, optimizer.lr_steps) == (kind, drops)
-
-
-def test_steps_that_no_rate_can_take_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        parse(["--dataset", "orl", "--lr-steps", "5", "--lr-schedule", "cosine"], "")
-    assert "--lr-schedule cosine has none; leave one of both out" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("names", [[], ["--recipe", "small", "--dataset", "orl", "--loss", "triplet"]])
-def test_help_shows_defaults_that_are_true_and_names_to_choose_from(capsys, names):
-    with pytest.raises(SystemExit) as exit:
-        parse([*names, "--help"], "")
-    text = " ".join(capsys.readouterr().out.split())
-    assert exit.value.code == 0 and "default: None" not in text and "default: )" not in text
-    spec = parse(names, "")
-    assert f"learning rate (default: {spec.optimizer.lr})" in text
-    assert f"batch size per device (default: {spec.optimizer.per_batch_size})" in text
-    for name in ("d63", "y2", "emore", "orl", "arcface", "atriplet"):
-        assert f"{name}," in text or f"{name} (default" in text
-    names = f"--network {spec.network.network} --dataset {spec.data.dataset} --loss {spec.loss.loss}"
-    assert f"Defaults are those of {names}" in text
 
 
 def test_a_second_trainer_is_told_who_the_first_is(data, tmp_path, capsys):
