@@ -171,7 +171,8 @@ def _assign(values: dict[str, Any], assignment: str, network: str) -> None:
         raise InputError(f"{key}: the loss {values['loss']} does not have it; leave it out", option="set")
     if network == PRETRAINED and option in GROUPS["network"]:
         raise InputError(f"{key}: the pretrained model's network is what it is; leave it out", option="set")
-    values[option.name] = _read(option, text)
+    value = _read(option, text)
+    values[option.name] = list(value) if isinstance(values.get(key), list) else value
 
 
 def _like(key: str, value: Any) -> Option:

@@ -92,3 +92,14 @@ def test_a_file_of_networks_that_may_never_end_is_not_opened(tmp_path, kind):
         os.mkfifo(path)
     with pytest.raises(InputError, match=f"^{path}: .*pipe or a device"):
         families.configure(Names("d63", "emore", "arcface"), networks_file=path)
+
+
+def test_keys_of_a_networks_own_file_are_set_by_the_type_of_their_value(tmp_path):
+    file = write_networks(tmp_path, {"mine": {"net_name": "f", "widths": [1, 2], "wide": True, "name": "a"}})
+    names = Names("mine", "emore", "arcface")
+    spec = families.configure(names, ["widths=3,4,5", "wide=false", "name=b"], networks_file=file)
+    assert spec.by_key()["widths"] == [3, 4, 5] and spec.network.extra["wide"] is False
+    for assignment in ("widths=a", "wide=2", "wid=1"):
+        with pytest.raises(InputError) as caught:
+            families.configure(names, [assignment], networks_file=file)
+        assert caught.value.option == "set"
