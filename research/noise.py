@@ -27,7 +27,8 @@ from research.recipes import aligned_set, train, trained_model
 _ROOT = Path(__file__).parents[1]
 # A small network on small pictures, because there are many runs; otherwise the recipe of the demo.
 _FLAGS = (
-    "--network light --networks research/networks/networks.json --symbol-path research/networks --recipe small --dataset orl "
+    "--network light --networks research/networks/networks.json --symbol-path research/networks --recipe small "
+    "--dataset orl "
     "--lr-schedule cosine --lr 0.05 --max-steps 600 --verbose 600 "
     "--set emb_size=128 --set image_shape=32,32,3 --set data_cutoff=12"
 )

@@ -1,15 +1,26 @@
 """Charts are held to the numbers that they are made of, read back from the figure."""
 
+import json
+import re
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
 from denseface import cli
 from denseface.core.errors import InputError
-from denseface.report.charts import draw_comparison, draw_run
+from denseface.data.pairs import PairSet, write_pairs
+from denseface.evaluation.influence import tar_intervals
+from denseface.evaluation.metrics import score_pairs
+from denseface.report.charts import draw_comparison, draw_run, draw_verification
 from denseface.report.comparison import Measured
 from denseface.report.plotting import save_figure
 from denseface.report.summary import Costs
 from denseface.training.log import RunLog, TrainingRow
+from denseface.verification.verify import VerificationReport
+from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_model
+
+import mxnet as mx
 
 HEAD = "step,epoch,learning_rate,loss,accuracy,images_per_second,gradient_norm\n"
 
