@@ -16,6 +16,7 @@ from denseface.data.pictures import decode
 from denseface.data.records import FaceRecords
 from denseface.models import families
 from denseface.models.graph import Graph
+from denseface.options.names import Names
 from denseface.report.plotting import COLORS, new_figure, save_figure
 
 import mxnet as mx
@@ -56,18 +57,18 @@ def measure(network: str, data: Path, batch_size: int, steps: int, seed: int) ->
         The seed decides parameters and batches.
     """
     settings = ["net_act=relu", "net_output=GAP", "loss_m2=0.3"]
-    config, default = families.configure(network, "orl", "arcface", settings, _OWN / "networks.json")
+    spec = families.configure(Names(recipe="small", network=network, dataset="orl"), settings, _OWN / "networks.json")
     pictures, labels = _faces(data)
-    config.num_classes = len(np.unique(labels))
-    embedding = families.embedding_symbol(config, _OWN)
+    spec = spec.replace(num_classes=len(np.unique(labels)), symbol_path=str(_OWN))
+    embedding = families.embedding_symbol(spec)
     names = [node.source(1).name for node in Graph(embedding).nodes if node.op == "Convolution"]
-    symbol = families.training_symbol(config, embedding)
+    symbol = families.training_symbol(spec, embedding)
     learned = [name for name in symbol.list_arguments() if name not in _INPUTS]
     shapes = {"data": (batch_size, *pictures.shape[1:]), "softmax_label": (batch_size,)}
     executor = symbol.simple_bind(mx.cpu(), grad_req=dict.fromkeys(learned, "write"), **shapes)
     mx.random.seed(seed)
     np.random.seed(seed)  # MXNet's initializers draw from both
-    initializer, attributes = families.initializer(config), symbol.attr_dict()
+    initializer, attributes = families.initializer(spec.network.net_name), symbol.attr_dict()
     for name, array in [*executor.arg_dict.items(), *executor.aux_dict.items()]:
         if name not in _INPUTS:
             initializer(mx.init.InitDesc(name, attributes.get(name, {})), array)
@@ -81,7 +82,7 @@ def measure(network: str, data: Path, batch_size: int, steps: int, seed: int) ->
         products.append([length.asscalar() / batch_size for length in lengths])
         for name, gradient in executor.grad_dict.items():
             if gradient is not None:
-                executor.arg_dict[name][:] -= default.lr / batch_size * gradient
+                executor.arg_dict[name][:] -= spec.optimizer.lr / batch_size * gradient
     return np.mean(products, axis=0)
 
 
