@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from denseface.training.teacher import Teacher
 
 import mxnet as mx
 
-_BLOCK = 1 << 13
+_BLOCK = 1 << 13  # values that are squared and added at a time
+_Array = Union[mx.nd.NDArray, np.ndarray]  # on a device, or in main memory
 
 
 class StepResult(NamedTuple):
@@ -364,8 +365,8 @@ class Learner:
 
     def set_momenta(self, momenta: Mapping[str, np.ndarray]) -> None:
         """Set the optimizer's state; raises InputError as :meth:`set_parameters` does."""
-        for own in self._momenta:
-            own = self._with_centers(own, "momenta")
+        for bound in self._momenta:
+            own = self._with_centers(bound, "momenta")
             for name, array in momenta.items():
                 _assign(name, own, array)
 
@@ -386,7 +387,7 @@ class Learner:
         if self.centers:
             self._broadcast_centers()
 
-    def _broadcast_centers(self):
+    def _broadcast_centers(self) -> None:
         for name in self.parameter_names:
             for tables in (self.centers.weights, self.centers.momenta):
                 for block in self.centers.blocks(tables.get(name)):
@@ -395,28 +396,28 @@ class Learner:
                     self._exchange.broadcast(name, array)
                     block[:] = array[: len(block)].asnumpy()
 
-    def _arguments(self):
+    def _arguments(self) -> dict[str, _Array]:
         """Arrays of the parameters by name: on the first device, or among the centers."""
         return self._with_centers(self.bound()[0], "weights")
 
-    def _is_sampled(self, name):
+    def _is_sampled(self, name: str) -> bool:
         return self.centers is not None and name in self.centers.weights
 
-    def _with_centers(self, arrays, kind):
+    def _with_centers(self, arrays: dict[str, _Array], kind: str) -> dict[str, _Array]:
         return {**arrays, **getattr(self.centers, kind)} if self.centers else arrays
 
-    def _all_labels(self, batches):
+    def _all_labels(self, batches: Sequence[Batch]) -> np.ndarray:
         """Return the labels of all workers, so that all draw the same sample of classes."""
         labels = np.zeros((self.workers.size, sum(len(batch.label) for batch in batches)))
         labels[self.workers.rank] = np.concatenate([batch.label for batch in batches])
         return self.workers.sum(labels)
 
-    def _cut(self, array):
+    def _cut(self, array: np.ndarray) -> list[np.ndarray]:
         """Equal shares for the devices."""
         return np.split(array, len(self._executors))
 
 
-def _squared_norm(array):
+def _squared_norm(array: mx.nd.NDArray) -> float:
     """Sum of squares: blocks in float32, which BLAS computes on one thread, and their sum in float64."""
     flat = array.asnumpy().ravel()
     blocks = (flat[start : start + _BLOCK] for start in range(0, len(flat), _BLOCK))
@@ -424,11 +425,11 @@ def _squared_norm(array):
         return sum(float(np.dot(block, block)) for block in blocks)
 
 
-def _is_right(prediction, label):
+def _is_right(prediction: mx.nd.NDArray, label: np.ndarray) -> np.ndarray:
     return prediction.argmax(axis=1).asnumpy() == label
 
 
-def _read(array):
+def _read(array: _Array) -> np.ndarray:
     """Copy an array from its device; return an ndarray as a view that cannot be written."""
     if isinstance(array, mx.nd.NDArray):
         return array.asnumpy()
@@ -437,7 +438,7 @@ def _read(array):
     return array
 
 
-def _assign(name, own, array):
+def _assign(name: str, own: Mapping[str, _Array | None], array: np.ndarray) -> None:
     """Copy a NumPy array into the array of the same name."""
     if name not in own or own[name] is None:
         raise InputError(f"{name}: this network has no such parameter")

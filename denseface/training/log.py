@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from denseface.core.errors import InputError
 from denseface.core.files import naming_errors, open_input, replacing
@@ -72,7 +72,7 @@ class RunLog:
             with contextlib.suppress(OSError):  # what cannot be written now has failed before
                 file.close()
 
-    def _add(self, file, row):
+    def _add(self, file: IO[str], row: Sequence[object]) -> None:
         with naming_errors(file.name):
             csv.writer(file).writerow([f"{value:.7g}" if isinstance(value, float) else value for value in row])
             file.flush()
@@ -114,7 +114,7 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, float 
     return rows
 
 
-def _open_csv(path, columns, start_step):
+def _open_csv(path: Path, columns: Sequence[str], start_step: int) -> IO[str]:
     """Open for appending, with a header and no row that is torn or beyond the step."""
     kept = []
     if path.exists():
@@ -125,6 +125,6 @@ def _open_csv(path, columns, start_step):
     return open(path, "a", newline="")
 
 
-def _step(line):
+def _step(line: bytes) -> float:
     found = re.match(rb"(\d{1,15}),", line)
     return int(found[1]) if found else math.inf

@@ -381,7 +381,7 @@ class Run:
         """Turn signals into a request to stop for as long as the block lasts."""
         self.stopped_by = None
 
-        def request(number, frame):
+        def request(number: int, frame: object) -> None:
             if self.stopped_by is not None and number == signal.SIGINT:
                 raise Interrupted(number)
             self.stopped_by = number
