@@ -15,6 +15,8 @@ from denseface.core.files import replacing
 from denseface.core.option import Option, Resume
 from denseface.options.spec import GROUPS, OPTIONS
 
+_LARGE = 1 << 24  # a limit that nobody meets
+
 
 def options_table() -> str:
     """List all options: flag, key, default, values and what they do."""
@@ -57,7 +59,7 @@ def _values(each: Option) -> str:
     if each.choices:
         return ", ".join(map(str, each.choices))
     low, high = each.bounds
-    limits = f"{low:.4g} to {high:.4g}" if math.isfinite(high) else "" if math.isinf(low) else f"from {low:.4g}"
+    limits = f"{low:.6g} to {high:.6g}" if high < _LARGE else f"from {low:.6g}" if math.isfinite(low) else ""
     return " ".join(filter(None, (limits, each.unit)))
 
 
