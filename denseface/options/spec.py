@@ -198,7 +198,7 @@ class DataSpec(Options):
         resume=FITS,
         chosen="the data set's file property has it; leave it out",
     )
-    image_shape: tuple[int, ...] = option(
+    image_shape: tuple[int, int, int] = option(
         (112, 112, 3), "height, width and channels of pictures", many=True, count=3, bounds=(1, 4096), resume=FITS
     )
     val_targets: tuple[str, ...] = option(
