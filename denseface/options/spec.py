@@ -231,7 +231,7 @@ class OptimizerSpec(Options):
     """Steps: how long, how large, how fast."""
 
     epochs: int = option(10000, "number of epochs", bounds=(1, _MANY), flag=True, key="end_epoch")
-    max_steps: int = option(0, "maximum number of steps; 0 for no limit", bounds=(-1, _MANY), flag=True)
+    max_steps: int = option(0, "maximum number of steps; 0 or -1 for no limit", bounds=(-1, _MANY), flag=True)
     per_batch_size: int = option(
         128,
         "batch size per device",

@@ -374,7 +374,7 @@ def test_cuda_visible_devices_decides_without_gpus(data, tmp_path, capsys, monke
         "--lr nan", "--lr -1", "--lr inf", "--wd nan", "--wd -1", "--mom 1.5", "--mom nan", "--seed -1",
         f"--seed {2**64}", "--max-bad -1", "--frequent 0", "--frequent -5", "--verbose 0", "--epochs 0",
         "--sample-rate 0", "--sample-rate 1.1", "--sample-rate nan",
-        "--max-steps -1", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr-steps soon",
+        "--max-steps -2", "--warmup-steps -1", "--accumulate 0", "--pretrained-epoch -1", "--lr-steps soon",
         "--lr-steps 5,-1", "--warmup-steps 1 --warmup-epochs 1", "--teacher-weight 0", "--teacher-weight nan",
         "--worker-id 0", "--extra-model-name x", "--fp16-scale 1.0", "--lr " + "9" * 5000,
     ],
