@@ -132,7 +132,6 @@ def test_other_sizes_of_pictures(build, head, height, width):
     ("setting", "choices"),
     [
         ({"num_layers": 51}, DEPTHS),
-        ({"num_layers": "50"}, DEPTHS),
         ({"net_input": 2}, [0, 1]),
         ({"net_unit": 4}, [1, 2, 3]),
         ({"net_se": 2}, [0, 1]),

@@ -167,7 +167,7 @@ def test_rows_that_are_not_sampled_neither_move_nor_decay_and_go_on_with_their_m
 def test_accumulated_batches_and_devices_share_a_sample():
     first, second = make_batches(2)
     together = Batch(np.concatenate([first.data, second.data]), np.concatenate([first.label, second.label]))
-    settings = {"momentum": 0.9, "wd": 0.01, "num_classes": CLASSES}
+    settings = {"momentum": 0.9, "wd": 0.01, "sampled_from": CLASSES}
     # Without dropout, which the two batches would share.
     embedding = mx.sym.FullyConnected(mx.sym.Variable("data") * (1 / 255), num_hidden=EMBEDDING, name="fc1")
     plain = class_losses.margin_softmax(embedding, EMBEDDING, 20, s=16.0, m2=0.5)

@@ -60,7 +60,7 @@ def test_a_center_is_the_normalized_mean_of_its_pictures(faces, caplog):
 
 
 def test_sampled_centers_are_those_of_the_full_layer(faces):
-    full, sampled = make_learner(), make_learner(BATCH, num_classes=CLASSES)
+    full, sampled = make_learner(), make_learner(BATCH, sampled_from=CLASSES)
     for learner in (full, sampled):
         warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
     one, other = (learner.parameters()[0]["fc7_weight"][: CLASSES - 1] for learner in (full, sampled))
