@@ -14,11 +14,12 @@ from denseface.data.pairs import write_pairs
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.deciding.angles import angles_to_dominant, measure_angles
 from denseface.embedding.embedder import Embedder
-from denseface.models import checkpoint, losses
+from denseface.models import checkpoint
+from support import class_losses
 from support.tiny_models import encode, pictures
 from support.tiny_runs import SIZE, make_run
 
-SUBCENTER = {"loss": losses.margin_softmax, "margins": {"s": 8, "m2": 0.2, "k": 2}}
+SUBCENTER = {"loss": class_losses.margin_softmax, "margins": {"s": 8, "m2": 0.2, "k": 2}}
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.embedding.scaling import Scaling
 from denseface.export.onnx import export
 from denseface.importing.onnx import import_onnx
-from denseface.models import families, losses
-from denseface.training.learner import Learner
+from denseface.models import families
 from denseface.training.pretrained import adopt, pretrained_model, pretrained_network
+from support import class_losses
 from support.bent_onnx import healthy
 from support.helpers import relative_error
+from support.learners import learner_of
 from support.symbols import accelerated
 from support.tiny_models import as_model, save_model, tiny_model
 from support.torch_like import iresnet, mobilefacenet
@@ -95,10 +96,8 @@ def unfolded_network():
 
 
 def trained(network, model):
-    learner = Learner(
-        accelerated(losses.margin_softmax(network, 8, 4, s=8), (4, 3, 16, 16)), (4, 3, 16, 16), [mx.cpu()],
-        momentum=0.9, wd=5e-4,
-    )  # fmt: skip
+    shape = (4, 3, 16, 16)
+    learner = learner_of(accelerated(class_losses.margin_softmax(network, 8, 4, s=8), shape), shape, wd=5e-4)
     learner.initialize(mx.init.Xavier(), seed=1)
     centers = np.random.RandomState(2).standard_normal((4, 8)).astype(np.float32)
     adopt(learner, network, model)
