@@ -100,7 +100,7 @@ def test_one_face_one_class_and_any_length_are_finite(rows, num_classes, length)
 
 
 def test_short_embeddings_have_the_margin_of_arcface_and_usual_ones_that_of_cosface():
-    from denseface.models.losses import margin_softmax
+    from support.class_losses import margin_softmax
 
     random = np.random.default_rng(5)
     weight, label = random.standard_normal((CLASSES, SIZE)), np.arange(4)
