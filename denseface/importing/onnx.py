@@ -10,7 +10,7 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
-from denseface.core.errors import InputError
+from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.onnx_format import read_model, to_array
 from denseface.embedding.engines.onnx_check import infer_tensors
 from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
@@ -19,6 +19,8 @@ from denseface.embedding.scaling import Scaling
 from denseface.importing.operators import CONVERTERS, Importer
 from denseface.models.checkpoint import Model
 from denseface.models.graph import make_symbol
+
+import mxnet as mx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +100,15 @@ def import_onnx(
             importer.convert(node, described, [array.shape for array in found])
         except UnusableError as problem:
             raise InputError(f"{place}: {problem}, which has no counterpart in MXNet") from problem
+        except Exception as error:  # NumPy and Python have several, for attributes of another kind
+            raise InputError(f"{place}: it is not consistent: {' '.join(str(error).split())[:200]}") from error
     (output,) = graph.output
-    symbol = make_symbol([importer.edge(output.name)])
+    try:
+        symbol = make_symbol([importer.edge(output.name)])
+    except UnusableError as problem:
+        raise InputError(f"{model.name}: its output is a constant: {problem}") from problem
+    except mx.base.MXNetError as error:
+        raise InputError(f"{model.name}: MXNet refuses it: {mxnet_reason(error)}") from error
     states = {*symbol.list_auxiliary_states()}
     return ImportedModel(
         symbol,

@@ -273,7 +273,7 @@ def _clip(layer: Layer) -> Node:
         layer.scalar(index, float(layer.get(name, limit)))
         for index, name, limit in ((1, "min", _FLOAT32.min), (2, "max", _FLOAT32.max))
     )
-    return layer.make("clip", [layer.data()], a_min=low, a_max=high)
+    return layer.make("clip", [layer.data()], a_min=min(low, high), a_max=high)  # as ONNX has it
 
 
 def _hard_sigmoid(layer: Layer) -> Node:
@@ -456,6 +456,13 @@ def _split(layer: Layer) -> list[Edge]:
     return edges
 
 
+def _tiled(layer: Layer) -> Node:
+    repeats = layer.described.numbers("repeats", 1) or []
+    if repeats[0] != 1:
+        raise UnusableError("a repetition of pictures")
+    return layer.make("tile", [layer.data()], reps=tuple(repeats))
+
+
 def _gathered(layer: Layer) -> Node:
     """The one choice that networks make: the channels in reverse order."""
     shape, indices = layer.input_shape(), layer.constant(1)
@@ -517,6 +524,7 @@ CONVERTERS: dict[str, Converter] = {
     "Slice": _sliced,
     "Split": _split,
     "Sum": _sum,
+    "Tile": _tiled,
     "Transpose": _transposed,
 }
 

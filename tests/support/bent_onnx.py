@@ -18,6 +18,7 @@ from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.embedding.engines.onnx_shapes import OPERATORS
 from denseface.export.metadata import write_metadata
+from denseface.importing.onnx import import_onnx
 
 SECONDS = 10  # of processor time for one file
 MEGABYTES = 2048
@@ -25,7 +26,7 @@ _NUMBERS = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 7, 16, 4096, 2**16, 2**31 - 
 _FLOATS = (0.0, -0.0, -1.0, 1e-45, 3e38, float("inf"), float("nan"))
 
 
-def healthy(seed: int) -> onnx.ModelProto:
+def healthy(seed: int, quantized: bool = True) -> onnx.ModelProto:
     """A network for pictures of 16 x 16 with most of the operators that exported networks have."""
     draw = np.random.RandomState(seed)
 
@@ -70,6 +71,9 @@ def healthy(seed: int) -> onnx.ModelProto:
         node("Tile", ["total", "repeats"], ["tiled"], "tiled"),
         node("Div", ["fc", "tiled"], ["fc1_output"], "fc1"),
     ]
+    if not quantized:  # as networks are that are imported
+        first = next(index for index, one in enumerate(nodes) if one.op_type == "QuantizeLinear")
+        nodes[first : first + 2] = [node("Identity", ["sum"], ["floats"], "alias")]
     parameters = [
         numpy_helper.from_array(np.float32(127.5), "middle"),
         numpy_helper.from_array(np.float32(0.0078125), "factor"),
@@ -105,10 +109,10 @@ def healthy(seed: int) -> onnx.ModelProto:
     return model
 
 
-def bent(seed: int) -> bytes:
+def bent(seed: int, quantized: bool = True) -> bytes:
     """Return a file that differs from a healthy one; with an even seed in a way that may make sense, with 0 in none."""
     draw = random.Random(seed)
-    model = healthy(seed)
+    model = healthy(seed, quantized)
     if seed % 2:
         for _ in range(draw.randint(1, 3)):
             with contextlib.suppress(Exception):  # what an earlier way has left cannot be read
@@ -294,13 +298,15 @@ _GENTLE_WAYS = (
 
 def main(engine: str, first: str, count: str, folder: str) -> None:
     """Open and run files of some seeds; print each seed before it, and what came of it after."""
-    path = Path(folder, "bent.onnx")
+    path, imported = Path(folder, "bent.onnx"), engine == "mxnet"
     for seed in range(int(first), int(first) + int(count)):
         print(seed, end=" ", flush=True)
-        path.write_bytes(bent(seed))
+        path.write_bytes(bent(seed, quantized=not imported))
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            embedder = Embedder(read_onnx(path), engine=engine)
+            model = import_onnx(path) if imported else read_onnx(path)
+            shape = model.file.input_shape if imported else model.input_shape
+            embedder = Embedder(model, engine=engine, image_shape=(*shape[1:], shape[0]))
             size = embedder.image_shape[0] * embedder.image_shape[1] * embedder.image_shape[2]
             embedder.embed(np.resize(np.arange(256, dtype=np.uint8), size).reshape(embedder.image_shape))
         except InputError as error:
