@@ -22,7 +22,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -192,18 +192,19 @@ class Checkpoint:
             _split(self._path("ema"), self._read("ema")) if "ema" in self.manifest["files"] else None,
         )
 
-    def _path(self, kind):
+    def _path(self, kind: str) -> Path:
         return _path(self.prefix, self.step, kind)
 
-    def _read(self, kind):
+    def _read(self, kind: str) -> dict[str, np.ndarray]:
         return read_arrays(self._path(kind), FileMark(**self.manifest["files"][kind]))
 
-    def _joined(self, targets):
+    def _joined(self, targets: Arrays) -> dict[str, np.ndarray]:
         """The arrays that were cut, each in its target or, where that does not fit, in a new array."""
         totals = self.manifest.get("rows", {})
         strange = InputError(f"{self._path('json')}: its rows are not those of its .states files")
         room = sum(mark["size"] for mark in self.manifest["files"].values())
-        arrays, filled = {}, dict.fromkeys(totals, 0)
+        arrays: dict[str, np.ndarray] = {}
+        filled = dict.fromkeys(totals, 0)
         for kind in _pieces(self.manifest):
             for name, rows in self._read(kind).items():
                 total = totals.get(name)
@@ -212,8 +213,9 @@ class Checkpoint:
                     raise strange
                 if name not in arrays:
                     like, target = np.empty((total, *rows.shape[1:]), rows.dtype), targets.get(name)
-                    fits = target is not None and (target.shape, target.dtype) == (like.shape, like.dtype)
-                    arrays[name] = target if fits else like
+                    if target is None or (target.shape, target.dtype) != (like.shape, like.dtype):
+                        target = like
+                    arrays[name] = target
                 if arrays[name].shape[1:] != rows.shape[1:] or arrays[name].dtype != rows.dtype:
                     raise strange
                 arrays[name][start:end] = rows
@@ -371,19 +373,19 @@ def keep_only(prefix: str | Path, models: Iterable[int] | None, states: Iterable
         unfinished.unlink(missing_ok=True)
 
 
-def _remove(prefix, ending, but):
+def _remove(prefix: str, ending: str, but: Collection[int]) -> None:
     for path in _beside(prefix, rf"-\d{{4,}}{ending}"):
         if _step(prefix, path) not in but:
             path.unlink(missing_ok=True)
 
 
-def _path(prefix, step, kind):
+def _path(prefix: str | Path, step: int, kind: str) -> Path:
     if kind == "ema":
         return Path(f"{prefix}-ema-{step:04d}.params")
     return Path(f"{prefix}-{step:04d}.{kind}")
 
 
-def _beside(prefix, pattern):
+def _beside(prefix: str | Path, pattern: str) -> list[Path]:
     """Files in the prefix's folder that are named after the prefix and the pattern."""
     folder, name = Path(prefix).parent, Path(prefix).name
     if not folder.is_dir():
@@ -391,15 +393,15 @@ def _beside(prefix, pattern):
     return [path for path in folder.iterdir() if re.fullmatch(re.escape(name) + pattern, path.name)]
 
 
-def _steps(prefix, suffix):
+def _steps(prefix: str, suffix: str) -> list[int]:
     return sorted(_step(prefix, path) for path in _beside(prefix, rf"-\d{{4,}}{re.escape(suffix)}"))
 
 
-def _step(prefix, path):
+def _step(prefix: str | Path, path: Path) -> int:
     return int(path.name[len(Path(prefix).name) + 1 :].partition(".")[0])
 
 
-def _complete(prefix):
+def _complete(prefix: str) -> list[Checkpoint]:
     """Complete checkpoints in ascending order: those whose manifest names files that exist and have the right size."""
     manifests = {step: _read_manifest(_path(prefix, step, "json")) for step in _steps(prefix, ".json")}
     found = []
@@ -410,11 +412,11 @@ def _complete(prefix):
     return found
 
 
-def _size(path):
+def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _read_manifest(path):
+def _read_manifest(path: Path) -> dict | None:
     """The manifest, or None if the file is not one."""
     content = read_input(path, _MAX_MANIFEST)
     try:
@@ -424,7 +426,7 @@ def _read_manifest(path):
     return manifest if _is_manifest(manifest) else None
 
 
-def _is_manifest(manifest):
+def _is_manifest(manifest: object) -> bool:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("progress"), dict):
         return False
     files, rows = manifest.get("files"), manifest.get("rows", {})
@@ -440,22 +442,22 @@ def _is_manifest(manifest):
     )
 
 
-def _pieces(manifest):
+def _pieces(manifest: dict) -> list[str]:
     count = len({*manifest["files"]} - {"params", "states", "ema"})
     return [f"states-{number}" for number in range(1, count + 1)]
 
 
-def _cut(array):
+def _cut(array: np.ndarray) -> list[np.ndarray]:
     """Parts of an array along its first axis, of at most ``_LARGE`` bytes but at least one row."""
     length = max(1, _LARGE // array[:1].nbytes)
     return [array[start : start + length] for start in range(0, len(array), length)]
 
 
-def _with_prefix(arrays, prefix):
+def _with_prefix(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
     return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _split(path, arrays):
+def _split(path: Path, arrays: Arrays) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Arguments and auxiliary states of a ``.params`` file."""
     strange = [name for name in arrays if not name.startswith(("arg:", "aux:"))]
     if strange:
@@ -463,7 +465,7 @@ def _split(path, arrays):
     return _with_prefix(arrays, "arg:"), _with_prefix(arrays, "aux:")
 
 
-def _check_finite(path, name, array):
+def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
     if array.dtype.kind == "f" and not (math.isfinite(array.min()) and math.isfinite(array.max())):
         raise InputError(
             f"{path}: {name} has values that are not finite numbers; training diverged before it was saved, or "
