@@ -26,6 +26,7 @@ from denseface.core.files import open_input, read_lines
 from denseface.data.align import LANDMARK_ORDER, SURELY_FACE, check_landmarks, crop_side, likely_order, residuals
 from denseface.data.detection import FaceError, Faces
 
+_LABELED = re.compile(r"\.[A-Za-z]\w*\s+[-+.\d]+\s*$")  # a name with a suffix, then a number
 _HEADING = "# denseface detect "
 _POINTS = ["x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5"]
 _COLUMNS = ["picture", *_POINTS, "left", "top", "right", "bottom", "score", "width", "height"]
@@ -126,6 +127,10 @@ class LandmarkFile:
             name, *values = line.rsplit(None, width) or ("",)
             if not name:
                 continue
+            if _LABELED.search(name):
+                raise InputError(
+                    f"{self.path}: line {number}: more than {width} numbers follow the name; leave the label out"
+                )
             picture = posixpath.normpath(name.strip())
             if picture in self._rows:
                 raise InputError(f"{self.path}: line {number}: {picture} is there twice")

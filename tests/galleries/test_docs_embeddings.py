@@ -1,5 +1,7 @@
 """The programs of docs/embeddings.md do what it says."""
 
+import contextlib
+import http.client
 import json
 import re
 import threading
@@ -81,6 +83,11 @@ def test_the_service_answers(faces):
         with caught.value as refused:
             assert refused.code == 400
             assert "picture 0: " in json.load(refused)["error"]
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)) as client:
+            client.putrequest("POST", "/")
+            client.putheader("Transfer-Encoding", "chunked")  # a body of unknown length
+            client.endheaders()
+            assert client.getresponse().status == 411
     finally:
         server.shutdown()
         server.server_close()

