@@ -17,7 +17,7 @@ _SIDE, _BATCH = 112, 64
 def contenders(folder: str) -> list[Contender]:
     """A Python iterator over single pictures, MXNet's in C++, and this project's.
 
-    They read the set of :func:`make_set`.  Each goes through it once and gives the mean value of every person's
+    They read the set of :func:`make_set`. Each goes through it once and gives the mean value of every person's
     pictures, which neither order nor mirror images change.
     """
     return [

@@ -44,7 +44,7 @@ def _head(network):
     return "GDC" if network.startswith("y") else _HEAD  # MobileFaceNet's own has no dropout
 
 
-def mxnet_step(network, activation, batch_size, accelerated, half=False):
+def mxnet_step(network, activation, batch_size, accelerated, half=False, head=None):
     """This project's learner, on the plain symbol or on what ``train.py`` makes of it."""
     from denseface.data.loader import Batch
     from denseface.models.graph import Graph
@@ -53,7 +53,7 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False):
 
     import mxnet as mx
 
-    model = make_model(network, activation, _head(network))
+    model = make_model(network, activation, head or _head(network))
     symbol, shape = training_symbol(model), (batch_size, *FACE)
     if accelerated:
         graph = Graph(symbol)

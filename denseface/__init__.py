@@ -1,6 +1,6 @@
 """Face recognition with DenseNet on MXNet: data sets, training, verification, embeddings and export.
 
-``import denseface`` costs next to nothing and makes ``import mxnet`` possible.  The public names below are imported at
+``import denseface`` costs next to nothing and makes ``import mxnet`` possible. The public names below are imported at
 their first use.
 """
 

@@ -1,6 +1,6 @@
 """Make MXNet 1.9.1 importable on Python 3.9 to 3.13 with NumPy 1.23 to 2.x.
 
-MXNet is retired upstream and takes names from NumPy and Python that have been removed since.  A finder at the head of
+MXNet is retired upstream and takes names from NumPy and Python that have been removed since. A finder at the head of
 ``sys.meta_path`` gives them back at the moment ``mxnet`` is first looked for, so that ``import denseface`` stays light
 and MXNet's own files stay untouched.
 """

@@ -96,6 +96,7 @@ def draw(found: dict[str, list[float]], how: str):
             np.linspace(0, 1, len(values)), values, color=color, marker="o", markersize=2.5, linewidth=1, label=network
         )
     axes.set(yscale="log", xlabel="depth of the convolution, 0: first, 1: last", ylabel="length of gradient x weight")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.set_title(f"Gradients of convolutions: {how}", fontsize=10, loc="left")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

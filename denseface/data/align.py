@@ -29,7 +29,7 @@ REFERENCE_SIZE = 112
 # The largest distance of a landmark from its reference point, in pixels of that crop. On 220 faces of photographs and
 # the 400 of ORL, CenterFace's landmarks reach 12.8, half of them stay within 4, and a strict profile has 16. In wrong
 # orders they have 13 and more, and in their right order less than 0.8 of that; no right ones above 8 fit another order
-# so well. Only orders that turn the face by 90 or 180 degrees are not told apart, because faces may be turned.
+# so well. Orders that turn the face by 90 or 180 degrees are accepted, because faces may be turned.
 SURELY_FACE = 8.0
 _NO_FACE = 17.0
 _BETTER = 0.8

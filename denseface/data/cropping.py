@@ -1,4 +1,4 @@
-"""The one way from a picture that a user gives to the aligned faces that a network takes.
+"""From a user's picture to the aligned faces that a network takes.
 
 A picture of exactly the network's size is an aligned face. In any other, a detector finds the faces, or a file gives
 their landmarks, and they are cut out; unless the user says that it is an aligned face of another size.

@@ -1,4 +1,4 @@
-"""JPEG files decoded by the package simplejpeg, if it is installed and gives the pixels that Pillow gives.
+"""JPEG files decoded by the package simplejpeg, if it is installed and returns the same pixels as Pillow.
 
 Both packages contain libjpeg-turbo; simplejpeg goes to it more directly, in half of the time.
 """

@@ -35,7 +35,7 @@ _FRACTION = 1.5  # landmarks all below this are shares of the picture's size, no
 
 
 class Located(NamedTuple):
-    """The faces that a file gives for a picture.
+    """The faces that a file lists for a picture.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Located(NamedTuple):
 
 
 class LandmarkFile:
-    """The landmarks of pictures as a file gives them.
+    """The landmarks of pictures, read from a file.
 
     A path in the file is relative to the file's folder. Where there is no such picture, because the file lies
     elsewhere, it is the end of a picture's path: ``anna/1.jpg`` stands for ``photos/anna/1.jpg``.

@@ -247,7 +247,7 @@ def _bytes(content: Any = b"", *encoding: str) -> bytes:
     if encoding:
         return _encode(content, *encoding)
     if type(content) is not bytes:
-        raise _Refused("bytes made of what is neither bytes nor text")
+        raise _Refused("bytes made from a value that is neither bytes nor text")
     return content
 
 

@@ -140,7 +140,7 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
         If matplotlib is not installed.
     """
     rows = len(reports) + 1
-    figure = lay_out(15, max(5.0, 1.6 * rows + 0.4))
+    figure = lay_out(12.5, max(4.6, 1.6 * rows + 0.4))
     grid = figure.add_gridspec(rows, 3, width_ratios=(1.15, 1.15, 1))
     roc, det = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[:, 1])
     reliability = figure.add_subplot(grid[-1, 2])
@@ -154,9 +154,9 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
         first = _draw_scores(figure.add_subplot(grid[row, 2], sharex=first), name, result, color)
     roc.set(xscale="log", xlabel="false accept rate (logarithmic)", ylabel="true accept rate", ylim=(0, 1.02))
     roc.xaxis.set_major_formatter("{x:g}")
-    roc.set_title("ROC with 95 % intervals: genuine against impostor pairs accepted", fontsize=10, loc="left")
+    roc.set_title("ROC, with 95 % intervals", fontsize=10, loc="left")
     roc.legend(fontsize=8, frameon=False, loc="lower right")
-    det.set_title("DET: errors of both kinds, on axes of normal scores", fontsize=10, loc="left")
+    det.set_title("DET, on axes of normal scores", fontsize=10, loc="left")
     set_det_axes(det, "false match rate", "false non-match rate")
     reliability.set(xlabel="stated probability of one person", ylabel="share of genuine pairs")
     reliability.set_title("reliability, on people left out of the fit", fontsize=9, loc="left")
@@ -217,8 +217,8 @@ def _draw_roc(axes, result, shared, color):
 def set_det_axes(axes: Axes, across: str, up: str) -> None:
     """Name the axes of a DET curve, and mark rates on them."""
     axes.set(xlabel=across, ylabel=up)
-    axes.set_xticks(_probit(_DET_TICKS), _DET_LABELS)
-    axes.set_yticks(_probit(_DET_TICKS), _DET_LABELS)
+    axes.set_xticks(_probit(_DET_TICKS), _DET_LABELS, fontsize=8)
+    axes.set_yticks(_probit(_DET_TICKS), _DET_LABELS, fontsize=8)
 
 
 def draw_det(axes: Axes, result: VerificationResult, color: str) -> None:
@@ -245,7 +245,7 @@ def _draw_scores(axes, name, result, color):
     for scores, kind, fill in zip(result.scores, ("genuine: one person", "impostor: two people"), (color, "#bbbbbb")):
         axes.hist(scores, bins, density=True, color=fill, alpha=0.7, label=kind)
     axes.axvline(result.threshold, color="black", linewidth=1, linestyle="--", label="threshold")
-    axes.set_title(f"{shortened(name, 56)}: AUC {result.auc:.4f}", fontsize=9, loc="left", color=color)
+    axes.set_title(f"{shortened(name, 28)}: AUC {result.auc:.4f}", fontsize=9, loc="left", color=color)
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False)

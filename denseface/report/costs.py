@@ -1,7 +1,7 @@
 """Count the operations of MXNet's operators in inference.
 
 A multiply-accumulate (MAC) is one product added to a sum; convolutions, fully connected layers and matrix products
-consist of them.  Papers often call their number "FLOPs".  Here FLOPs are floating-point operations: two per MAC, one
+consist of them. Papers often call their number "FLOPs". Here FLOPs are floating-point operations: two per MAC, one
 per added bias, and for the other operators
 
 - 2 per value for batch normalization: one product and one sum, since its parameters are constant in inference;
@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 
 
 class Cost(NamedTuple):
-    """Multiply-accumulates, and floating-point operations, of which each MAC is two."""
+    """Multiply-accumulates and floating-point operations; a MAC counts as two of the latter."""
 
     macs: int
     flops: int

@@ -74,9 +74,9 @@ class _Group(NamedTuple):
 def parts_of(summary: Summary, input_shape: tuple[int, int, int]) -> list[Part]:
     """Find the parts of a network.
 
-    Layers that every path from the picture to the embedding passes split the network into steps.  A step of several
+    Layers that every path from the picture to the embedding passes split the network into steps. A step of several
     layers is a dense layer if its last layer concatenates to the input of the step, and a residual unit if its last
-    layer adds.  Consecutive units at one picture size form a block.  A network without such units is split by size.
+    layer adds. Consecutive units at one picture size form a block. A network without such units is split by size.
 
     Parameters
     ----------

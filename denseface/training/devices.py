@@ -16,7 +16,7 @@ def contexts(gpus: str | None) -> list[mx.Context]:
     ----------
     gpus : str or None
         Numbers of GPUs, as in ``"0,1"``. By default all GPUs that CUDA_VISIBLE_DEVICES names; if that is unset or
-        empty, the CPU.
+        empty, or -1, the CPU.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def contexts(gpus: str | None) -> list[mx.Context]:
             numbers = [int(number) for number in gpus.split(",")]
         except ValueError as error:
             raise InputError(f"{gpus}: write it as numbers, as in 0,1", option="gpus") from error
-    elif visible:
+    elif visible not in ("", "-1"):  # CUDA hides all GPUs for -1
         source, option = f"CUDA_VISIBLE_DEVICES={visible}", None
         numbers = list(range(len(visible.split(","))))
     else:
