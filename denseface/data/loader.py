@@ -277,7 +277,7 @@ class BatchLoader:
         Parameters
         ----------
         start_batch : int
-            Where to start, 0 or more. Nothing before it is read, and what follows is what an uninterrupted run gives.
+            Where to start, 0 or more. Nothing before it is read; the batches are those of an uninterrupted run.
 
         Raises
         ------
