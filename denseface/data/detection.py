@@ -129,7 +129,7 @@ class CenterFace:
         self.description = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
         self.path, self._threads = path, threads
         try:
-            model = _without_fixed_size(content)
+            model = _opened_up(content)
             self._session = open_session(model, self._threads)
             self._input = self._session.get_inputs()[0].name
             channels = [output.shape[1] for output in self._session.get_outputs()]
@@ -248,6 +248,8 @@ class InsightFaceDetector:
             self._model = insightface.model_zoo.get_model(str(path), providers=["CPUExecutionProvider"])
             if hasattr(self._model, "session"):  # it takes as many threads as the machine has cores otherwise
                 self._model.session = open_session(path.read_bytes())
+        except InputError:
+            raise
         except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
             check_resources(error, path)
             raise InputError(f"{path}: insightface cannot load it; copy the file again") from error
@@ -397,15 +399,21 @@ def _shared(kind, *arguments):
     return kind(*arguments)
 
 
-def _without_fixed_size(content):
-    """CenterFace's file is made for ten pictures of 32 x 32, though its layers take any."""
+def _opened_up(content):
+    """Let CenterFace take pictures of any number and size, as its layers do, and nothing else.
+
+    Its file is made for ten pictures of 32 x 32, and lists the weights as inputs beside them: as these could change,
+    ONNX Runtime would not fold the normalizations into the convolutions.
+    """
     onnx = require("onnx")
     model = onnx.load_from_string(content)
     constants = {tensor.name for tensor in model.graph.initializer}
-    for value in [*model.graph.input, *model.graph.output]:
-        if value.name not in constants:
-            for axis in (0, 2, 3):
-                value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}_{axis}"
+    pictures = [value for value in model.graph.input if value.name not in constants]
+    for value in [*pictures, *model.graph.output]:
+        for axis in (0, 2, 3):
+            value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}_{axis}"
+    del model.graph.input[:]
+    model.graph.input.extend(pictures)
     return model.SerializeToString()
 
 

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from denseface.core.errors import InputError
+from denseface.core.onnx_format import read_model
+from denseface.core.onnx_session import open_session
 from denseface.data import detection
 from denseface.data.align import REFERENCE_POINTS, check_landmarks
 from denseface.data.detection import (
@@ -36,6 +38,14 @@ def detect():
 
 def resized(picture, width, height):
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def test_weights_are_constants_that_can_be_folded(monkeypatch):
+    opened = []
+    monkeypatch.setattr(detection, "open_session", lambda *args: opened.append(args[0]) or open_session(*args))
+    CenterFace()
+    (taken,) = read_model(opened[0]).graph.input
+    assert taken.type.tensor_type.shape.dim[1].dim_value == 3
 
 
 def test_the_astronaut_has_one_face(detect):
