@@ -16,6 +16,7 @@ from pathlib import Path
 INSTALL_COMMAND = "pip install --no-deps mxnet==1.9.1 && pip install requests 'graphviz<0.9' setuptools"
 
 _MOST_THREADS = 1024
+_OWN_THREADS = 16  # of MXNet's engine, beside those of OpenMP
 _ADDRESS_SPACE, _ADDRESS_SPACE_OF_A_THREAD = 1_700_000, 80_000  # KiB; a convolution on two threads took 1,650,000
 
 # What NumPy has removed or renamed since 1.23, and what means the same today.
@@ -100,10 +101,12 @@ def check_environment() -> None:
     Raises
     ------
     InputError
-        If ``OMP_NUM_THREADS`` is not a number of threads, or the address space is limited to less than MXNet needs.
+        If ``OMP_NUM_THREADS`` is not a number of threads, or MXNet needs more threads or more address space than the
+        system allows.
     """
     from denseface.core.cpus import usable_cores
     from denseface.core.errors import InputError
+    from denseface.core.threads import require_threads
 
     text = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
@@ -116,6 +119,7 @@ def check_environment() -> None:
         raise InputError(
             f"ulimit -v {limit >> 10}: MXNet needs an address space of {needed} KiB with {text} threads; raise it"
         )
+    require_threads(_OWN_THREADS + int(text))
 
 
 def _watch_peers() -> None:

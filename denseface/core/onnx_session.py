@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from denseface.core.cpus import usable_cores
 from denseface.core.packages import require
+from denseface.core.threads import require_threads
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -26,12 +27,13 @@ def open_session(content: bytes, threads: int | None = None, log_severity: int =
     Raises
     ------
     InputError
-        If the package onnxruntime is missing.
+        If the package onnxruntime is missing, or threads cannot be started.
     Exception
         One of ONNX Runtime's own if it cannot load the file.
     """
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
+    require_threads(options.intra_op_num_threads)
     options.log_severity_level = log_severity
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

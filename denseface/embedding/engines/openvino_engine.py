@@ -11,6 +11,7 @@ import numpy as np
 
 from denseface.core.cpus import usable_cores
 from denseface.core.packages import require
+from denseface.core.threads import require_threads
 from denseface.embedding.engines.onnx_model import OnnxModel, loading
 
 if TYPE_CHECKING:
@@ -32,12 +33,13 @@ class OpenVINOEngine:
     Raises
     ------
     InputError
-        If the package openvino is missing, or it cannot load the model.
+        If the package openvino is missing, threads cannot be started, or it cannot load the model.
     """
 
     def __init__(self, model: OnnxModel, batch_size: int, bf16: bool = False):
         # With this package, importing OpenVINO reports to its vendor over the network, from a forked process.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        require_threads(usable_cores())
         core = _core(require("openvino"))
         self.input_shape = model.input_shape
         self.batch_size = model.batch_size or batch_size

@@ -1,0 +1,81 @@
+"""Threads in libraries written in C++: that they can be started, and that they end before the process does."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from denseface.core.errors import InputError
+
+_LONGEST_WAIT = 10.0  # seconds for calls that are running when the process ends
+
+
+def require_threads(count: int) -> None:
+    """Check that this process can start so many more threads: a library in C++ may end the process if it cannot.
+
+    Raises
+    ------
+    InputError
+        If the system refuses.
+    """
+    end = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise too_few_threads(f"{len(started)} of {count} threads") from error
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+
+
+def too_few_threads(started: str) -> InputError:
+    """Return the error of a process that could start only some of its threads."""
+    return InputError(
+        f"only {started} could be started; raise the limit of processes (ulimit -u, or a container's limit of pids)"
+    )
+
+
+class _Calls:
+    """Counts calls that are running. From the end of the process on there are no new ones."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+        self._is_over = False
+        atexit.register(self._end)
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        with self._changed:
+            # Only threads that Python ends with the process come here so late.
+            self._changed.wait_for(lambda: not self._is_over)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._is_over = True
+            self._changed.wait_for(lambda: not self._running, _LONGEST_WAIT)
+
+
+_calls = _Calls()
+
+
+def finished_before_exit() -> contextlib.AbstractContextManager[None]:
+    """Let the process end only after this block, on whatever thread it runs.
+
+    Python ends threads of daemons in the middle of what they do. Within C++ that ends the process with SIGABRT.
+    """
+    return _calls.counted()
