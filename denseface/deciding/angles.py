@@ -88,7 +88,8 @@ def measure_angles(
         )
     image_shape = _image_shape(f"{prefix}-config.json")
     reader = PictureReader(records, image_shape)
-    embedder = Embedder(load_model(prefix, newest.step), image_shape=image_shape, batch_size=_BATCH, flip=False)
+    model = load_model(prefix, newest.step)
+    embedder = Embedder(model, engine="mxnet", image_shape=image_shape, batch_size=_BATCH, flip=False)
 
     found: dict[int, float | str] = {}
     keys: list[LabeledKey] = []

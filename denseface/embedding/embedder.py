@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
+from denseface.core.threads import finished_before_exit
 from denseface.core.vectors import normalize as normalized
 from denseface.data.cropping import Crop, Cropper
 from denseface.data.faces import CutPicture, Face, check_finite, compute_batches, cut_ahead, usable
 from denseface.data.pictures import Picture, PictureShape, filled, is_picture_form, load_picture
-from denseface.embedding.engines import make_engine
+from denseface.embedding.engines import INPUT_SHAPE, Engine, make_engine
+from denseface.embedding.engines.choice import default_engines
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.embedding.scaling import make_scaling, scaled
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from denseface.models.checkpoint import Model
 
     import mxnet as mx
+
+
+logger = logging.getLogger(__name__)
 
 
 class Embeddings(NamedTuple):
@@ -57,8 +63,9 @@ class Embedder:
     model : Model or OnnxModel
         The network and its parameters.
     engine : str, optional
-        The library that computes, one of :data:`denseface.embedding.engines.ENGINES`. By default ``mxnet``, and for an
-        ONNX file ``onnxruntime``.
+        The library that computes, one of :data:`denseface.embedding.engines.ENGINES`. By default ``onnxruntime`` for an
+        ONNX file, and for other models the fastest that is installed and computes in float32; see
+        :func:`denseface.embedding.engines.choice.default_engines`.
     batch_size : int
         Pictures computed at a time; a mirror image counts as one. Larger batches are not faster on a CPU, and MXNet
         takes 130 MB per picture with DenseNet-121; on a GPU take 64 or more. An ONNX file made for one batch size keeps
@@ -116,8 +123,7 @@ class Embedder:
         self.normalize = normalize
         self.crop = crop or Cropper()
         input_shape = image_shape and PictureShape(*image_shape).nchw(1)[1:]
-        self.engine = engine or model.default_engine
-        self._engine = make_engine(self.engine, model, batch_size, input_shape, context)
+        self.engine, self._engine = _make_engine(engine, model, batch_size, input_shape, context)
         self.image_shape = PictureShape.from_nchw((1, *self._engine.input_shape))
         self.batch_size = self._engine.batch_size
         self.emb_size = self._engine.emb_size
@@ -289,7 +295,8 @@ class Embedder:
     def _run(self, rows):
         """Let the engine compute up to a batch, filled up with zeros."""
         try:
-            embeddings = self._engine(np.ascontiguousarray(filled(rows, self.batch_size)))
+            with finished_before_exit():
+                embeddings = self._engine(np.ascontiguousarray(filled(rows, self.batch_size)))
         except Exception as error:  # each engine has its own
             raise self._failure(error) from error
         if embeddings.shape != (self.batch_size, self.emb_size):
@@ -319,3 +326,20 @@ class Embedder:
         except InputError as error:
             return CutPicture(position, [Face.failed(name, error, file)])
         return CutPicture(position, [Face(name, crop.pixels)])
+
+
+def _make_engine(
+    name: str | None,
+    model: Model | OnnxModel,
+    batch_size: int,
+    input_shape: tuple[int, int, int] | None,
+    context: mx.Context | None,
+) -> tuple[str, Engine]:
+    """Return the engine of a name, or the best one that can compute a model, with its name."""
+    *names, last = (name,) if name else default_engines(model, input_shape or INPUT_SHAPE, context)
+    for better in names:
+        try:
+            return better, make_engine(better, model, batch_size, input_shape, context)
+        except InputError as error:  # so is every network that cannot be exported
+            logger.info("computing with another engine than %s (%s)", better, error)
+    return last, make_engine(last, model, batch_size, input_shape, context)

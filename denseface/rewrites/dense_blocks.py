@@ -19,6 +19,7 @@ from denseface.rewrites.compiled import (
 )
 
 TRAINING_OPERATOR = "denseface_dense_block"
+INFERENCE_OPERATOR = "denseface_dense_block_inference"
 
 
 def fuse_dense_blocks(graph: Graph, *, bfloat16: bool = False) -> None:
@@ -60,9 +61,14 @@ def fuse_dense_blocks_for_inference(graph: Graph) -> None:
 
     def operator(name: str, block: _Block) -> Node:
         parameters = [(parameter, 0) for unit in block.units for parameter in unit.parameters]
-        return Node("denseface_dense_block_inference", name, _attributes(block), [block.entry, *parameters])
+        return Node(INFERENCE_OPERATOR, name, _attributes(block), [block.entry, *parameters])
 
     _fuse(graph, operator, whole_blocks=False)
+
+
+def count_fused_layers(graph: Graph) -> int:
+    """Count the layers that operators of `fuse_dense_blocks_for_inference` compute."""
+    return sum(node.integer("layers") or 0 for node in graph.nodes if node.op == INFERENCE_OPERATOR)
 
 
 class _Settings(NamedTuple):

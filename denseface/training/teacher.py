@@ -51,6 +51,8 @@ class Teacher:
         try:
             self._embedder = Embedder.load(
                 text,
+                # Always the same one, whatever is installed: it decides bits of the student.
+                engine="onnxruntime" if text.endswith(".onnx") else "mxnet",
                 image_shape=image_shape,
                 batch_size=min(batch_size, _CPU_BATCH) if on_cpu else batch_size,
                 flip=False,

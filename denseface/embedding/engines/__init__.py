@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("mxnet", "onnxruntime", "openvino", "openvino-bf16")
 
-_INPUT_SHAPE = (3, 112, 112)
+INPUT_SHAPE = (3, 112, 112)  # (C, H, W) of InsightFace's networks
 
 
 class Engine(Protocol):
@@ -91,11 +91,11 @@ def make_engine(
 
         if isinstance(model, OnnxModel):
             raise InputError(f"MXNet cannot run {model.name}, an ONNX file; choose onnxruntime", option="engine")
-        return MXNetEngine(model, input_shape or _INPUT_SHAPE, batch_size, context)
+        return MXNetEngine(model, input_shape or INPUT_SHAPE, batch_size, context)
     if context is not None:
         raise InputError(f"{name} computes on the CPU; only mxnet takes a GPU", option="engine")
     if not isinstance(model, OnnxModel):
-        model = converted(model, (batch_size, *(input_shape or _INPUT_SHAPE)))
+        model = converted(model, (batch_size, *(input_shape or INPUT_SHAPE)))
     elif input_shape not in (None, model.input_shape):
         raise InputError(f"{model.name}: it takes pictures of (C, H, W) = {model.input_shape}, not {input_shape}")
     if name == "onnxruntime":

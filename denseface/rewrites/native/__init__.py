@@ -13,7 +13,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from denseface.rewrites.native.cache import CacheError, cached
+from denseface.rewrites.native.cache import CacheError, cached, is_cached
 
 import mxnet as mx
 
@@ -57,12 +57,20 @@ def bfloat16_instructions() -> str:
         return _load_once() or ""
 
 
+def are_compiled() -> bool:
+    """Tell whether `load_operators` finds the operators compiled, so that nobody would wait for the compiler."""
+    try:
+        return is_cached(_name(_compiler()[1]))
+    except (_CompilerError, CacheError, OSError):
+        return False
+
+
 @functools.cache
 def _load_once() -> str | None:
     """Return the instructions of the operators, or None if these cannot be loaded."""
     try:
         compiler, version = _compiler()
-        with cached(f"operators-{_key(version)}.so", functools.partial(_compile, compiler)) as library:
+        with cached(_name(version), functools.partial(_compile, compiler)) as library:
             mx.library.load(str(library), verbose=False)
             instructions = ctypes.CDLL(str(library)).denseface_bfloat16_instructions
             instructions.restype = ctypes.c_char_p
@@ -84,12 +92,12 @@ def _compiler() -> tuple[str, bytes]:
     return compiler, _run(compiler, "--version")
 
 
-def _key(version: bytes) -> str:
-    """Digest everything that the compiled library depends on."""
+def _name(version: bytes) -> str:
+    """Name the compiled library by a digest of everything that it depends on."""
     sources = [path.read_bytes() for path in sorted([*_FOLDER.glob("*.cc"), *_FOLDER.glob("*.h")])]
     machine = [_processor(), *platform.libc_ver(), *_FLAGS]
     parts = [*sources, _glue().read_bytes(), version, *(text.encode() for text in machine)]
-    return hashlib.sha256(b"|".join(parts)).hexdigest()[:32]
+    return f"operators-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:32]}.so"
 
 
 def _compile(compiler: str, library: Path) -> None:

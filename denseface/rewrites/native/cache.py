@@ -59,6 +59,17 @@ def cached(name: str, make: Callable[[Path], None]) -> Iterator[Path]:
         yield path
 
 
+def is_cached(name: str) -> bool:
+    """Tell whether a file is in the cache, without making it.
+
+    Raises
+    ------
+    CacheError
+        If the cache cannot be used.
+    """
+    return _is_intact(_private_folder() / name)
+
+
 def _stored(name: str, make: Callable[[Path], None]) -> Path:
     folder = _private_folder()
     path = folder / name
