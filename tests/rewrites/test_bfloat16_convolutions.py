@@ -1,15 +1,11 @@
 """1x1 and 3x3 convolutions in bfloat16: what they compute is exact as long as its terms are."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16
 from denseface.rewrites.native import bfloat16_instructions
+from support.again import call_again, compiler_without
 from support.symbols import operators, rewritten
 
 import mxnet as mx
@@ -38,21 +34,19 @@ def step(symbol, shape, seed=0):
     return [array.asnumpy() for array in (*executor.outputs, *executor.grad_arrays)]
 
 
-shapes = pytest.mark.parametrize(
-    "shape, outputs",
-    [
-        ((2, 32, 8, 8), 32),
-        ((1, 16, 5, 3), 48),  # odd numbers of blocks of 16 channels; one picture for two threads
-        ((3, 48, 1, 1), 16),
-        ((2, 16, 1, 6), 16),
-        ((2, 16, 6, 1), 16),
-        ((1, 32, 60, 20), 16),  # several strips, the last one shorter
-        ((2, 16, 3, 600), 16),  # a row longer than a strip
-        ((8, 32, 7, 7), 64),  # several pictures in a strip
-        ((5, 16, 6, 7), 16),  # the last strip has fewer
-        ((4, 64, 14, 14), 32),
-    ],
-)
+SHAPES = [
+    ((2, 32, 8, 8), 32),
+    ((1, 16, 5, 3), 48),  # odd numbers of blocks of 16 channels; one picture for two threads
+    ((3, 48, 1, 1), 16),
+    ((2, 16, 1, 6), 16),
+    ((2, 16, 6, 1), 16),
+    ((1, 32, 60, 20), 16),  # several strips, the last one shorter
+    ((2, 16, 3, 600), 16),  # a row longer than a strip
+    ((8, 32, 7, 7), 64),  # several pictures in a strip
+    ((5, 16, 6, 7), 16),  # the last strip has fewer
+    ((4, 64, 14, 14), 32),
+]
+shapes = pytest.mark.parametrize("shape, outputs", SHAPES)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -68,24 +62,16 @@ def test_step_is_exact(shape, outputs, kernel, stride):
         np.testing.assert_array_equal(found, expected)
 
 
-def run_again(**environment):
-    """Run the test above in a new process."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_step_is_exact"]
-    environment = {**os.environ, **environment}
-    run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout
+STEPS = [(*case, kernel, stride) for case in SHAPES for kernel in (1, 3) for stride in (1, 2)]
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_any_number_of_threads(threads):
-    run_again(OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
+    call_again(test_step_is_exact, STEPS, OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
 
 
 def test_without_amx(tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && echo without amx\nexec c++ "$@" -mno-amx-bf16\n')
-    compiler.chmod(0o755)
-    run_again(CXX=str(compiler), XDG_CACHE_HOME=str(tmp_path))
+    call_again(test_step_is_exact, STEPS, **compiler_without("amx-bf16", tmp_path))
 
 
 def test_what_is_read_is_rounded_to_bfloat16():

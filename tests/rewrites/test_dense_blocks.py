@@ -2,9 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from symbol.fdensenet import DenseNet
 
 import numpy as np
@@ -14,6 +11,7 @@ from denseface.models.graph import Graph
 from denseface.rewrites.dense_blocks import fuse_dense_blocks, fuse_dense_blocks_for_inference
 from denseface.rewrites.native import bfloat16_instructions, load_operators
 from denseface.rewrites.prelu import compose_slopes
+from support.again import call_again, compiler_without
 from support.symbols import operators, rewritten
 
 import mxnet as mx
@@ -84,22 +82,20 @@ def assert_close(found, expected):
     assert np.median(list(errors.values())) < 2**-6
 
 
-networks = pytest.mark.parametrize(
-    "shape, settings",
-    [
-        ((2, 3, 32, 32), {}),
-        ((3, 3, 30, 60), {"act_type": "relu"}),  # strips and tiles of unequal sizes: 15 x 30, then 7 x 15
-        ((1, 3, 64, 128), {"blocks": (2,)}),  # several strips of rows
-        ((2, 3, 20, 20), {"channels": 96, "growth": 48}),  # an odd number of blocks of 16 channels
-        ((1, 3, 80, 64), {"blocks": (2, 1)}),  # several strips of a transition
-        ((2, 3, 12, 12), {"channels": 32, "blocks": (2, 1), "channelwise": True, "act_type": "prelu"}),
-        ((2, 3, 6, 2), {"blocks": (1,)}),  # a picture one pixel wide
-        ((2, 3, 2, 6), {"blocks": (1,)}),  # one pixel high: fewer parts than threads
-        ((3, 3, 20, 20), {"channels": 40}),  # half a block of 16 channels, then a quarter
-        ((2, 3, 12, 12), {"channels": 10, "act_type": "relu"}),
-        ((2, 3, 12, 12), {"channels": 24, "channelwise": True}),
-    ],
-)
+NETWORKS = {
+    "several blocks": ((2, 3, 32, 32), {}),
+    "unequal strips": ((3, 3, 30, 60), {"act_type": "relu"}),  # and tiles: 15 x 30, then 7 x 15
+    "several strips": ((1, 3, 64, 128), {"blocks": (2,)}),
+    "odd blocks": ((2, 3, 20, 20), {"channels": 96, "growth": 48}),  # of 16 channels
+    "strips of a transition": ((1, 3, 80, 64), {"blocks": (2, 1)}),
+    "slopes per channel": ((2, 3, 12, 12), {"channels": 32, "blocks": (2, 1), "channelwise": True}),
+    "one pixel wide": ((2, 3, 6, 2), {"blocks": (1,)}),
+    "one pixel high": ((2, 3, 2, 6), {"blocks": (1,)}),  # fewer parts than threads
+    "padded": ((3, 3, 20, 20), {"channels": 40}),  # half a block of 16 channels, then a quarter
+    "one padded block": ((2, 3, 12, 12), {"channels": 10, "act_type": "relu"}),
+    "padded slopes": ((2, 3, 12, 12), {"channels": 24, "channelwise": True}),
+}
+networks = pytest.mark.parametrize("shape, settings", NETWORKS.values(), ids=NETWORKS)
 
 
 @networks
@@ -146,11 +142,8 @@ def test_training_step_in_bfloat16(shape, settings):
 
 @pytest.mark.parametrize("absent, instructions", [("amx-bf16", "AVX-512"), ("avx512bf16", "")])
 def test_bfloat16_without_some_instructions(absent, instructions, tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo {absent}\nexec c++ "$@" -mno-{absent}\n')
-    compiler.chmod(0o755)
-    environment = {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path), "INSTRUCTIONS": instructions}
-    run_again("step_in_bfloat16 and (shape1 or shape3 or shape7)", **environment)
+    cases = [NETWORKS[name] for name in ("unequal strips", "odd blocks", "one pixel high")]
+    call_again(test_training_step_in_bfloat16, cases, INSTRUCTIONS=instructions, **compiler_without(absent, tmp_path))
 
 
 def test_evaluation_uses_moving_averages_and_keeps_them():
@@ -187,16 +180,9 @@ def test_inference(shape, settings):
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])  # whole pictures per thread, and parts of them
-def test_any_number_of_threads(threads):
-    run_again("test_inference or test_training_step", OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
-
-
-def run_again(tests, **environment):
-    """Run tests of this file in a new process."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", tests]
-    environment = {**os.environ, **environment}
-    run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout
+@pytest.mark.parametrize("check", [test_inference, test_training_step, test_training_step_in_bfloat16])
+def test_any_number_of_threads(check, threads):
+    call_again(check, list(NETWORKS.values()), OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
 
 
 def test_gradients_are_added_if_asked_for():

@@ -1,16 +1,12 @@
 """Compiled normalizations: the values, gradients and moving averages of MXNet's own."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from denseface.rewrites.native import load_operators
 from denseface.rewrites.norms import compile_norms
 from denseface.rewrites.prelu import compose_slopes
+from support.again import call_again
 from support.symbols import operators, rewritten
 
 import mxnet as mx
@@ -18,6 +14,8 @@ import mxnet as mx
 pytestmark = pytest.mark.skipif(not load_operators(), reason="no compiler for them")
 
 SHAPE = (3, 5, 7, 6)
+SHAPES = [SHAPE, (1, 3, 1, 5), (2, 4, 80, 70)]  # the last has sums of several parts
+ACTIVATIONS = ["none", "relu", "prelu"]
 
 
 def norm(data, activation="none", shape=None, **settings):
@@ -53,8 +51,8 @@ def assert_same(symbol, shape=SHAPE):
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-5 * np.abs(array).max() + 1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (1, 3, 1, 5), (2, 4, 80, 70)], ids=str)  # the last has sums of several parts
-@pytest.mark.parametrize("activation", ["none", "relu", "prelu"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_steps_and_evaluation(activation, shape):
     symbol = norm(mx.sym.Variable("data"), activation)
     assert operators(rewritten(symbol, compile_norms, shape)).count("denseface_norm") == 1
@@ -125,7 +123,5 @@ def test_vectors_are_left_alone():
 
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_any_number_of_threads(threads):
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "steps or slope"]
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
-    run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout
+    cases = [(activation, shape) for activation in ACTIVATIONS for shape in SHAPES]
+    call_again(test_steps_and_evaluation, cases, OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
