@@ -17,7 +17,6 @@ from typing import TypeVar
 
 from denseface.core.errors import InputError
 from denseface.core.signals import postponed
-from denseface.core.threads import too_few_threads
 
 _CHUNK = 16
 _logger = logging.getLogger("denseface")
@@ -42,11 +41,6 @@ def ordered_map(
     >>> with ordered_map(abs, [1, -2], threads=1, ahead=1) as results:
     ...     list(results)
     [1, 2]
-
-    Raises
-    ------
-    InputError
-        While iterating, if a thread cannot be started.
     """
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[Result]] = deque()
@@ -65,15 +59,6 @@ def ordered_map(
         for future in waiting:
             future.cancel()
         pool.shutdown()
-
-
-def _submitted(pool: ThreadPoolExecutor, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-    try:
-        return pool.submit(function, item)
-    except RuntimeError as error:
-        if "start new thread" not in str(error):
-            raise
-        raise too_few_threads("some threads") from error
 
 
 def parallel_map(

@@ -28,18 +28,14 @@ def require_threads(count: int) -> None:
             thread.start()
             started.append(thread)
     except RuntimeError as error:
-        raise too_few_threads(f"{len(started)} of {count} threads") from error
+        raise InputError(
+            f"only {len(started)} of {count} threads could be started; raise the limit of processes (ulimit -u, or a "
+            "container's limit of pids)"
+        ) from error
     finally:
         end.set()
         for thread in started:
             thread.join()
-
-
-def too_few_threads(started: str) -> InputError:
-    """Return the error of a process that could start only some of its threads."""
-    return InputError(
-        f"only {started} could be started; raise the limit of processes (ulimit -u, or a container's limit of pids)"
-    )
 
 
 class _Calls:

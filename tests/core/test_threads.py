@@ -8,7 +8,6 @@ import pytest
 
 from denseface.core import threads
 from denseface.core.errors import InputError
-from denseface.core.parallel import ordered_map
 from denseface.core.threads import require_threads
 
 SCRIPT = """
@@ -54,12 +53,6 @@ def test_too_few_threads_are_an_error(few_threads):
     with pytest.raises(InputError, match="3 of 4 threads"):
         require_threads(4)
     assert threading.active_count() == before
-
-
-def test_a_map_without_threads_is_an_error(few_threads):
-    require_threads(3)
-    with ordered_map(abs, [1, -2], threads=1, ahead=1) as results, pytest.raises(InputError, match="limit of pids"):
-        list(results)
 
 
 def test_a_process_ends_after_the_calls_that_run():
