@@ -60,7 +60,7 @@ def test_without_flip_and_normalization_it_is_what_the_network_gives(model):
 
 def test_an_embedding_is_the_same_whatever_is_computed_with_it(model):
     images = pictures(9)
-    embedder = Embedder(model, batch_size=4, image_shape=TINY_SHAPE)
+    embedder = Embedder(model, engine="mxnet", batch_size=4, image_shape=TINY_SHAPE)
     together = embedder.embed(images)
     for i, image in enumerate(images):
         np.testing.assert_array_equal(embedder.embed(image)[0], together[i])

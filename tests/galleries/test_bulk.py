@@ -31,7 +31,7 @@ def faces(tmp_path):
 
 @pytest.fixture(scope="module")
 def embedder():
-    return counting(Embedder(tiny_model(), batch_size=4, image_shape=TINY_SHAPE))
+    return counting(Embedder(tiny_model(), engine="mxnet", batch_size=4, image_shape=TINY_SHAPE))
 
 
 def counting(embedder):
@@ -70,7 +70,9 @@ def test_every_picture_is_embedded_in_order(embedder, faces, tmp_path):
     assert dataclasses.astuple(counts) == (COUNT, 0, 0, 0)
     assert computed == sum(done) == COUNT
     embeddings, names, model = content(out)
-    np.testing.assert_array_equal(embeddings, Embedder(tiny_model(), image_shape=TINY_SHAPE).embed(pictures(COUNT)))
+    np.testing.assert_array_equal(
+        embeddings, Embedder(tiny_model(), engine="mxnet", image_shape=TINY_SHAPE).embed(pictures(COUNT))
+    )
     assert names == [f"{faces}/{i:03d}.png" for i in range(COUNT)]
     assert model == embedder.describe()
     assert {
@@ -240,7 +242,7 @@ def test_a_second_run_is_kept_out(embedder, faces, tmp_path):
 
     def start_another(done):
         with pytest.raises(InputError, match="another run is writing there"):
-            run(counting(Embedder(tiny_model(), image_shape=TINY_SHAPE)), faces, out)
+            run(counting(Embedder(tiny_model(), engine="mxnet", image_shape=TINY_SHAPE)), faces, out)
 
     counts, _ = run(embedder, faces, out, on_progress=start_another)
     assert counts.embedded == COUNT
@@ -271,7 +273,7 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
     else:
         precious.mkdir()
         partial.symlink_to(precious)
-    embedder = Embedder(tiny_model(), image_shape=TINY_SHAPE)
+    embedder = Embedder(tiny_model(), engine="mxnet", image_shape=TINY_SHAPE)
     with pytest.raises(InputError, match=r"a link.* is in the way; remove it"):
         embed_all(embedder, Sources([tmp_path / "a.png"]), tmp_path / "out.npz")
     assert not list(precious.iterdir()) if not name else precious.read_text() == "precious"
