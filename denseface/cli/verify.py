@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 
-from denseface.cli.console import FAILED, OK, print_json, print_line, print_table, report_error
+from denseface.cli.console import FAILED, OK, print_json, print_line, print_table, report_error, report_warning
 from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder, positive
 from denseface.core.errors import InputError
 from denseface.core.text import distinct_names
@@ -109,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
                     print_line(f"{report.name}, by {column}")
                     found = measure_groups(report, next(iter(report.ways)), group_of)
                     print_table(tables.group_rows(found))
+                    for group in tables.small_groups(found):
+                        report_warning(f"{report.name}: {column} {group} has too few people to say anything")
         for path, name in itertools.product(paths, list(measured)[1:]):
             if path in measured[first] and path in measured[name]:
                 print_line(f"{measured[name][path].name}, {first} minus {name}")

@@ -162,7 +162,9 @@ def _independent(value: float, contributions: np.ndarray, scores: np.ndarray, sh
     return min(max(from_scores, least), most)
 
 
-def difference_interval(value: float, contributions: np.ndarray, shared: SharedPeople) -> Interval:
+def difference_interval(
+    value: float, contributions: np.ndarray, shared: SharedPeople, confidence: float = CONFIDENCE
+) -> Interval:
     """Compute the interval of a difference of two numbers that the same pairs contribute to.
 
     Parameters
@@ -173,6 +175,8 @@ def difference_interval(value: float, contributions: np.ndarray, shared: SharedP
         How much each pair moves it.
     shared : SharedPeople
         Of the m pairs.
+    confidence : float
+        More than 95 % where several differences are looked at together.
 
     Returns
     -------
@@ -180,7 +184,7 @@ def difference_interval(value: float, contributions: np.ndarray, shared: SharedP
         Student's, symmetric about the value.
     """
     spread = shared.spread(contributions)
-    margin = t_quantile(spread.freedom) * math.sqrt(spread.variance)
+    margin = t_quantile(spread.freedom, confidence) * math.sqrt(spread.variance)
     return Interval(value - margin, value + margin)
 
 
@@ -214,11 +218,11 @@ def clopper_pearson(rate: float, size: float) -> Interval:
     return Interval(min(low, rate), max(high, rate))
 
 
-def t_quantile(freedom: float) -> float:
-    """Return the quantile of Student's t distribution for a two-sided interval of 95 %; `freedom` need not be whole."""
+def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
+    """Return the quantile of Student's t distribution for a two-sided interval; `freedom` need not be whole."""
     if freedom > _NORMAL:
-        return _Z
-    share = _beta_quantile(CONFIDENCE, 0.5, freedom / 2)  # t**2 / (freedom + t**2) has this distribution
+        return NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = _beta_quantile(confidence, 0.5, freedom / 2)  # t**2 / (freedom + t**2) has this distribution
     return math.sqrt(freedom * share / (1 - share))
 
 

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from denseface.core.text import counted
 from denseface.evaluation.calibration import Check, check
-from denseface.evaluation.influence import Differences, Rate, compare
+from denseface.evaluation.influence import Difference, Differences, Rate, compare
 from denseface.evaluation.operating_points import AtThreshold, measure_at
 
 if TYPE_CHECKING:
     from denseface.evaluation.groups import Group
     from denseface.evaluation.intervals import Interval
     from denseface.verification.verify import VerificationReport
+
+_FEW = 10  # people, of whom intervals contain the truth clearly less often than 95 %, see docs/evaluation.md
+_SOME = 40  # and of whom they do at low rates
 
 Rows = list[Sequence[str]]  # of a table, the headings first
 
@@ -75,6 +78,8 @@ def metric_rows(report: VerificationReport, reports: Iterable[VerificationReport
 def notes(report: VerificationReport) -> Iterator[str]:
     """Yield what a reader of the table has to know."""
     yield f"intervals for {counted(report.shared.count, 'person')}, {report.people.source}"
+    if report.shared.count < _SOME:
+        yield f"of fewer than {_SOME} people, intervals at low rates are too narrow"
     if not report.plain.mixed_folds:
         yield "no accuracy over folds: most folds have pairs of one kind only; mix the order of the pairs"
 
@@ -127,9 +132,22 @@ def group_rows(groups: Mapping[str, Group]) -> Rows:
         ("impostor pairs", *(str(group.n_impostor) for group in measured)),
     ]
     for title in measured[0].rates:
-        rows.append((f"FMR at {title}", *(_rate(group.rates[title].fmr) for group in measured)))
-        rows.append((f"FNMR at {title}", *(_rate(group.rates[title].fnmr) for group in measured)))
+        rates = [group.rates[title] for group in measured]
+        rows.append((f"FMR at {title}", *(_rate(each.fmr) for each in rates)))
+        rows.append((f"FNMR at {title}", *(_rate(each.fnmr) for each in rates)))
+        if len(groups) > 1:
+            rows.append(("FMR above that of others", *(_difference(each.fmr_excess) for each in rates)))
+            rows.append(("FNMR above that of others", *(_difference(each.fnmr_excess) for each in rates)))
     return rows
+
+
+def small_groups(groups: Mapping[str, Group]) -> list[str]:
+    """Return the groups with too few people to say anything: their intervals contain the truth less often than 95 %."""
+    return [name for name, group in groups.items() if group.people < _FEW]
+
+
+def _difference(found: Difference | None) -> str:
+    return f"{found.value:+.4f} ({found.interval.low:+.4f} to {found.interval.high:+.4f})" if found else "-"
 
 
 def checks_on_others(report: VerificationReport, reports: Iterable[VerificationReport]) -> dict[str, dict[str, Check]]:

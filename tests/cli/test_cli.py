@@ -255,6 +255,7 @@ def test_verify_shows_a_table_per_set(capsys, model, figures, pair_sets):
         ],
         ["genuine + impostor pairs", "13 + 7"],  # seven impostors are too few for any rate
         [f"intervals for {report.shared.count} people, {report.people.source}"],
+        ["of fewer than 40 people, intervals at low rates are too narrow"],
     ]
 
 

@@ -40,6 +40,26 @@ def test_groups_are_measured_at_the_thresholds_of_all():
         assert list(measured.rates) == ["best accuracy", "FAR 0.01"]
 
 
+def test_differences_between_groups_allow_for_many_comparisons():
+    """Of groups alike, few are said to differ; one that is harder is."""
+    wrong, found_harder = 0, 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        numbers = np.stack(np.triu_indices(160, 1), axis=1) // 4  # all pairs of four pictures of forty people
+        issame = numbers[:, 0] == numbers[:, 1]
+        harder = 1.5 * (np.arange(40) % 4 == 3)
+        ease = 0.2 * random.normal(size=40) - harder
+        scores = np.where(issame, 2 + ease[numbers[:, 0]], 0) + random.normal(size=len(numbers))
+        groups = {str(person): "abcd"[person % 4] for person in range(40)}
+        report = report_of([str(person) for person in range(40)], numbers, issame, scores)
+        found = measure_groups(report, "plain", groups, (0.1,))
+        rates = [group.rates["FAR 0.1"] for group in found.values()]
+        wrong += any(not rate.fmr_excess.interval.low <= 0 <= rate.fmr_excess.interval.high for rate in rates)
+        found_harder += rates[3].fnmr_excess.interval.low > 0
+        assert all(rate.fnmr_excess.interval.high < rates[3].fnmr_excess.value for rate in rates[:3])
+    assert wrong <= 4 and found_harder >= 16, (wrong, found_harder)
+
+
 def test_groups_need_names():
     pairs = np.array([[0, 0], [0, 1]] * 5), np.array([True, False] * 5), np.array([0.9, 0.1] * 5)
     with pytest.raises(InputError, match="groups: nobody says who is in made"):
