@@ -149,7 +149,7 @@ class RecordReader:
         RecordError
             As `read` does, but the end of the payload is not read.
         """
-        block = os.pread(self._file.fileno(), _READ_LABELS, self._offset(key))
+        block = self._pread(_READ_LABELS, self._offset(key))
         if len(block) >= _FRAME.size + _HEADER.size:
             magic, word = _FRAME.unpack_from(block)
             content = block[_FRAME.size : _FRAME.size + word]  # the word of a whole frame is its length
@@ -172,7 +172,7 @@ class RecordReader:
         offsets = array("q")
         offset, kind = 0, _WHOLE
         while offset < self._size:
-            block = os.pread(self._file.fileno(), _FRAME.size + 4, offset)
+            block = self._pread(_FRAME.size + 4, offset)
             magic, word, flag = struct.unpack("<III", block.ljust(_FRAME.size + 4, b"\0"))
             before, kind, length = kind, word >> _LENGTH_BITS, word % _LENGTH_LIMIT
             if magic != _MAGIC or kind not in ((_MIDDLE, _LAST) if before in (_FIRST, _MIDDLE) else (_WHOLE, _FIRST)):
@@ -200,7 +200,7 @@ class RecordReader:
         offset = self._offset(key)
         parts: list[bytes] = []
         while True:
-            block = os.pread(self._file.fileno(), _READ_AHEAD, offset)
+            block = self._pread(_READ_AHEAD, offset)
             if len(block) < _FRAME.size:
                 raise self._broken(key, offset, "the file ends inside this record")
             magic, word = _FRAME.unpack_from(block)
@@ -209,7 +209,7 @@ class RecordReader:
                 raise self._broken(key, offset, "no record starts here")
             end = _FRAME.size + length
             if len(block) < end <= self._size - offset:
-                block = os.pread(self._file.fileno(), end, offset)
+                block = self._pread(end, offset)
             if len(block) < end:
                 raise self._broken(key, offset, "the file ends inside this record")
             parts.append(block[_FRAME.size : end])
@@ -228,6 +228,12 @@ class RecordReader:
         if payload_start > len(content):
             raise self._broken(key, self._offset(key), f"{flag} labels do not fit into {len(content)} bytes")
         return flag, np.frombuffer(content, "<f4", flag, _HEADER.size).astype(np.float32), payload_start
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._file.fileno(), size, offset)
+        except OSError as error:
+            raise RecordError(f"{self.path}: byte {offset}: it cannot be read ({error.strerror})") from error
 
     def _broken(self, key: int, offset: int, reason: str) -> RecordError:
         return RecordError(f"{self.path}: key {key} at byte {offset}: {reason}")

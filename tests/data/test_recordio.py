@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import struct
@@ -302,3 +303,14 @@ def test_closing_twice_keeps_the_files(tmp_path):
     writer.close()
     with RecordReader(tmp_path / "a.rec") as reader:
         assert reader.read(0).payload == b"zero"
+
+
+def test_a_disk_that_fails_is_named_with_the_byte(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with RecordReader(write(tmp_path, [b"one", b"two"])) as reader:
+        monkeypatch.setattr(os, "pread", fail)
+        for read in (reader.read, reader.read_labels):
+            with pytest.raises(RecordError, match=r"a\.rec: byte \d+: it cannot be read \(Input/output error\)$"):
+                read(1)
