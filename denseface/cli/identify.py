@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             f"{counted(searches.num_enrolled, 'probe')} left out, whose embeddings are in the gallery: they would find "
             "themselves"
         )
-    if not len(searches.ranks):
+    if not len(searches.ranks) and not searches.num_enrolled:
         report_warning(
             f"no probe's person is enrolled: the folders in {args.probes} have other names than those in {args.gallery}"
         )

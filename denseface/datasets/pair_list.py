@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,9 +234,10 @@ class _Folder:
             raise InputError(f"{path}: not a folder")
 
     def find(self, name: str) -> str:
-        """Return the path of a picture below the folder; the name may lack its suffix."""
-        for suffix in ("", *_ANY_SUFFIX) if "\0" not in name else ():
-            path = os.path.normpath(os.path.join(self._root, name + suffix))
+        """Return the path of a picture below the folder; its suffix may lack, its accents be composed or not."""
+        forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+        for form, suffix in itertools.product(forms, ("", *_ANY_SUFFIX)) if "\0" not in name else ():
+            path = os.path.normpath(os.path.join(self._root, form + suffix))
             if os.path.commonpath([self._root, os.path.realpath(path)]) != self._root:
                 raise InputError(f"{name} lies outside {self._root}")
             if os.path.isfile(path):

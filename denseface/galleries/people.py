@@ -49,7 +49,8 @@ class PeopleFolders:
     """
 
     def __init__(self, roots: Sequence[str]):
-        self._prefixes = sorted((os.path.join(root, "") for root in roots), key=len, reverse=True)
+        prefixes = ("" if root == os.curdir else os.path.join(root, "") for root in roots)  # as names begin
+        self._prefixes = sorted(prefixes, key=len, reverse=True)
         self._has_folders: dict[str, bool] = {}
 
     def __call__(self, name: str) -> str:
@@ -65,8 +66,8 @@ class PeopleFolders:
                 f"{name}: in a file, which has no folder per person; make folders of it (denseface dataset unpack)"
             )
         for prefix in self._prefixes:
-            if name.startswith(prefix):
-                first, below, _ = name[len(prefix) :].partition("/")
+            first, below, _ = name[len(prefix) :].partition("/")
+            if name.startswith(prefix) and (prefix or below):
                 if self._has_folders.setdefault(prefix, bool(below)) != bool(below) or not (
                     below or self._prefixes[1:]
                 ):

@@ -874,3 +874,26 @@ def test_cluster_takes_the_threshold_of_the_model(capsys, model, figures, sets_o
     ):  # fmt: skip
         code, _, err = run(capsys, *command, *options)
         assert code == 1 and err.startswith(f"denseface: error: --{option}: ")
+
+
+def test_people_are_the_first_folders_below_the_one_that_is_named(capsys, model, tmp_path):
+    made = iter(pictures(12))
+    for name in ("gal/anna/2011/1", "gal/anna/2013/2", "gal/bo/2013/3", "pro/anna/2011/4", "pro/bo/5", "odd/cy/2011/6"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(encode(next(made)))
+    gallery = ["--gallery", tmp_path / "gal"]
+    code, out, err = run(capsys, "identify", *gallery, "--probes", tmp_path / "pro", *model)
+    assert (code, err) == (0, "") and "enrolled: 2 people" in out and re.search(r"mated searches +2\n", out)
+    code, _, err = run(capsys, "identify", *gallery, "--probes", tmp_path / "odd", *model)
+    assert code == 0 and "warning: no probe's person is enrolled" in err
+    run(capsys, "embed", tmp_path / "gal", *model, "-o", tmp_path / "gal.npz")
+    command = ["search", tmp_path / "gal.npz", tmp_path / "gal/anna/2011/1.png", *model, "--fuse", "max", "--json"]
+    code, out, _ = run(capsys, *command)
+    assert json.loads(out)[0]["found"][0]["name"] == "anna"
+    (tmp_path / "gal" / "beside.png").write_bytes(encode(next(made)))
+    code, _, err = run(capsys, "identify", *gallery, "--probes", tmp_path / "pro", *model)
+    assert code == 1 and f"{tmp_path}/gal/beside.png: not in a person's folder" in err
+    for path in (tmp_path / "odd").rglob("*.png"):
+        path.write_bytes(b"broken")
+    code, _, err = run(capsys, "identify", *gallery, "--probes", tmp_path / "odd", *model)
+    assert code == 1 and f"{tmp_path}/odd: not written, because no picture" in err and ".npz" not in err

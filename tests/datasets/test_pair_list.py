@@ -278,3 +278,10 @@ def test_a_list_without_folds_is_spread_over_them(tmp_path, images):
     assert read_pair_list(path, images).has_folds
     build_from_list(path, tmp_path / "a.bin", images=images, size=16)
     assert read_pairs(tmp_path / "a.bin").issame.tolist() == [True] * 10 + [False] * 10
+
+
+def test_accents_may_be_composed_in_either_way(tmp_path):
+    save_face(tmp_path / "Zoe\u0308" / "1.png", 0, 1)
+    save_face(tmp_path / "Ren\u00e9" / "1.png", 1, 1)
+    path = write(tmp_path, "Zo\u00eb/1.png Rene\u0301/1 0\n")
+    assert read_pair_list(path, tmp_path).files == ["Zoe\u0308/1.png", "Ren\u00e9/1.png"]

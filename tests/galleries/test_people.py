@@ -173,7 +173,7 @@ def test_the_first_folder_below_the_one_searched_is_the_persons(tmp_path):
         gallery = made(tmp_path / "g.npz", names, np.eye(4), roots=roots)
         templates = Templates(gallery)
         assert (templates.find(expected) >= 0).all() and templates.count == len(expected)
-    assert PeopleFolders(["."]).person("./anna/2011/1.jpg") == "anna"
+    assert PeopleFolders(["."]).person("anna/2011/1.jpg") == "anna"
     assert PeopleFolders(["gal"]).person("galaxy/1.jpg") == "galaxy"  # elsewhere
 
 
