@@ -154,12 +154,16 @@ def _independent(value: float, contributions: np.ndarray, scores: np.ndarray, sh
     """Return how many independent cases the pairs are worth, fewer where few people show it (Student's t)."""
     seen, spread = shared.spread(scores), shared.spread(contributions)
     # Scores that are all equal say nothing of their dependence.
-    from_scores = (_Z / t_quantile(max(seen.people - 1, 1))) ** 2 / seen.variance if seen.variance else 1.0
+    from_scores = _shrunk(1 / seen.variance, seen.people - 1) if seen.variance else 1.0
     if not (0 < value < 1 and spread.variance):
         return from_scores
     size = value * (1 - value) / spread.variance
-    most, least = (size * (_Z / t_quantile(freedom)) ** 2 for freedom in (max(spread.people - 1, 1), spread.freedom))
-    return min(max(from_scores, least), most)
+    return min(max(from_scores, _shrunk(size, spread.freedom)), _shrunk(size, spread.people - 1))
+
+
+def _shrunk(size: float, freedom: float) -> float:
+    """Return the number of cases whose normal interval is as wide as Student's of `size` cases."""
+    return size * (_Z / t_quantile(max(freedom, 1))) ** 2
 
 
 def difference_interval(
