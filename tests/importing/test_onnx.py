@@ -13,6 +13,7 @@ from denseface.embedding.scaling import Scaling
 from denseface.export.onnx import export
 from denseface.importing.onnx import import_onnx
 from denseface.models import families
+from denseface.options.names import Names
 from denseface.training.pretrained import adopt, pretrained_model, pretrained_network
 from support import class_losses
 from support.bent_onnx import healthy
@@ -77,8 +78,8 @@ def test_names_and_values_are_those_of_the_file(name, tmp_path):
 @pytest.mark.parametrize("network", ["d15", "r18", "r50v1", "y1"])
 def test_a_network_of_ours_comes_back_from_its_export(network, head, tmp_path):
     settings = [f"net_output={head}", "image_shape=32,32,3", "emb_size=16", "net_act=prelu"]
-    config, _ = families.configure(network, "orl", "softmax", settings)
-    model = as_model(families.embedding_symbol(config), (1, 3, 32, 32))
+    spec = families.configure(Names(network, "orl", "softmax"), settings)
+    model = as_model(families.embedding_symbol(spec), (1, 3, 32, 32))
     export(model, (1, 3, 32, 32), tmp_path / "a.onnx")
     back = import_onnx(tmp_path / "a.onnx")
     assert relative_error(embeddings(back, "mxnet", pictures(32)), embeddings(model, "mxnet", pictures(32))) < 1e-5
