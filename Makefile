@@ -33,6 +33,8 @@ demo: set-up
 	$(RUN) -m denseface dataset orl $(DATASET) --holdout 31-40
 	$(RUN) train.py --recipe small --dataset orl --resume
 	$(RUN) -m denseface verify --model $(MODEL) $(DATASET)/orl.bin
+	$(RUN) -m denseface report --model $(MODEL) $(DATASET)/orl.bin -o report.html \
+	--trained-on "30 people of the ORL faces of AT&T Laboratories Cambridge"
 	@echo
 	@echo "Next, with people whom the model has never seen:"
 	@echo "  $(RUN) -m denseface match --model $(MODEL) $(PEOPLE)/s31/1.jpg $(PEOPLE)/s31/8.jpg"

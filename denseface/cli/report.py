@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 
 from denseface.cli.console import FAILED, OK, print_line, report_error
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             report_error(error)
     if not measured:
         return FAILED
-    statements = Statements(args.trained_on, args.license, {})
+    statements = Statements(args.trained_on, args.license, _recipe(embedder.fingerprint["prefix"]))
     document = describe_model(embedder, measured, statements, pictures=not args.no_pictures)
     pages = {args.out: to_html(document)}
     if args.card:
@@ -73,3 +74,19 @@ def run(args: argparse.Namespace) -> int:
             file.write(page.encode())
         print_line(f"{path}: {embedder.model.name} on {', '.join(each.report.name for each in measured)}")
     return OK if len(measured) == len(paths) else FAILED
+
+
+def _recipe(prefix: str) -> dict[str, str]:
+    """Return the options of the run that made a model, as far as they are its own and say nothing of the machine."""
+    from denseface.options.spec import BY_NAME, DevicesSpec, KeepingSpec, StartSpec
+    from denseface.training.saved_options import read_options
+
+    local = {field.name for spec in (DevicesSpec, KeepingSpec, StartSpec) for field in dataclasses.fields(spec)}
+    local |= {"dataset_path", "networks", "symbol_path"}
+    found = {}
+    for name, value in read_options(f"{prefix}-config.json").items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name in BY_NAME and name not in local and value not in (BY_NAME[name].default, None):
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found[name] = os.path.basename(text) if name == "teacher" else text
+    return found

@@ -81,7 +81,7 @@ def describe_model(
         If matplotlib is not installed.
     """
     reports = [each.report for each in measured]
-    sections = [Section("What it was trained on", [*_origin(statements)])]
+    sections = [Section("What it was trained on", [_origin(statements)])]
     sections += [
         Section(f"Measured on {each.report.name}", [*_measurement(each, reports), *_worst(each.report, pictures)])
         for each in measured
@@ -90,6 +90,9 @@ def describe_model(
         Section("Speed on this machine", [_speed(embedder)]),
         Section("What was not measured", [Paragraph(text) for text in _missing(measured, statements)]),
     ]
+    if statements.recipe:
+        options = Table("Those that differ from the defaults", [("option", "value"), *statements.recipe.items()])
+        sections.append(Section("Options of the training run", [options]))
     return Document(f"Face recognition model {name_of(embedder)}", [_facts(embedder)], sections)
 
 
@@ -110,14 +113,10 @@ def _facts(embedder: Embedder) -> Table:
     return Table("The model", [("", "value"), *facts.items()])
 
 
-def _origin(statements: Statements) -> Iterator[Block]:
+def _origin(statements: Statements) -> Table:
     stated = {"training pictures": statements.trained_on, "license": statements.license}
     rows = [("", "as its owner states"), *((name, text or _UNKNOWN) for name, text in stated.items())]
-    yield Table("Statements", rows)
-    if statements.recipe:
-        yield Table("Options of the training run", [("option", "value"), *statements.recipe.items()])
-    else:
-        yield Paragraph("The options of its training run are not known here.")
+    return Table("Statements", rows)
 
 
 def _measurement(measured: Measured, reports: Sequence[VerificationReport]) -> Iterator[Block]:
@@ -202,6 +201,8 @@ def _missing(measured: Sequence[Measured], statements: Statements) -> Iterator[s
     yield "Pictures of printed faces, masks and screens: the model does not recognize them as such."
     if not statements.trained_on:
         yield "Whether people of the sets above were in its training pictures: these are not stated."
+    if not statements.recipe:
+        yield "How it was trained: the options of its run are not beside the model."
     for each in measured:
         far = min(far for far, tar in each.report.plain.tar.items() if tar is not None)
         yield f"False accept rates below {far:g} on {each.report.name}: it has too few pairs of two people."

@@ -55,12 +55,17 @@ def save_options(path: str, spec: RunSpec) -> list[str]:
     """
     flags = {name: value for name, value in spec.by_name().items() if BY_NAME[name].flag}
     text = json.dumps({"config": spec.by_key(), "arguments": flags}, indent=1)
-    before, now = {}, _saved(text)
-    with contextlib.suppress(InputError):  # it was lost, and is written again
-        before = _saved(read_input(path, _MAX_BYTES))
+    before, now = read_options(path), _saved(text)
     with replacing(path) as file:
         file.write(text.encode())
     return [f"{key} {now[key]} (was {before[key]})" for key in now if before.get(key, now[key]) != now[key]]
+
+
+def read_options(path: str) -> dict[str, Any]:
+    """Return what a resumed run uses of the options in a file, by name; nothing without a file that can be read."""
+    with contextlib.suppress(InputError):
+        return _saved(read_input(path, _MAX_BYTES))
+    return {}
 
 
 def _saved(text: str | bytes) -> dict[str, Any]:

@@ -86,6 +86,18 @@ def test_its_numbers_are_those_of_verify(model, tmp_path, capsys):
     assert str(tmp_path) not in page + card
 
 
+def test_it_has_the_options_of_the_run_without_paths(model, tmp_path):
+    pytest.importorskip("matplotlib", reason="draws the curves; an extra")
+    saved = {"num_classes": 30, "loss_m2": 0.3, "dataset_path": "/home/anna", "seed": 0, "lr_steps": [1, 2], "x": "<b>"}
+    arguments = {"teacher": "/home/anna/large.onnx", "models_root": "/home/anna/models"}
+    (tmp_path / "model-config.json").write_text(json.dumps({"config": saved, "arguments": arguments}))
+    assert run("report", *model, "--no-pictures", "-o", tmp_path / "report.html") == 0
+    page = (tmp_path / "report.html").read_text()
+    rows = next(rows for caption, rows in Tables(page).found.items() if "differ" in caption)
+    assert dict(rows[1:]) == {"num_classes": "30", "loss_m2": "0.3", "lr_steps": "1, 2", "teacher": "large.onnx"}
+    assert "/home/anna" not in page
+
+
 def test_pictures_of_people_can_be_left_out(model, tmp_path):
     pytest.importorskip("matplotlib", reason="draws the curves; an extra")
     counts = []
