@@ -34,8 +34,8 @@ def run_on(folder, labels, num_classes=None, rate=0.1, loss=class_losses.margin_
         learner = learner_of(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
         learner.initialize(mx.init.Xavier(), seed=1)
         loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation())
-        plan = Plan(6, Schedule("step", rate, 6), 1, 3, training.KEEP_BEST, 1, 0)
-        yield Run(learner, loader, plan, str(folder / "model"), embedding_symbol(), lambda arguments, auxiliary: {})
+        plan = Plan(str(folder / "model"), 6, Schedule("step", rate, 6), 1, 3, training.KEEP_BEST, 1, 0)
+        yield Run(learner, loader, plan, embedding_symbol(), lambda arguments, auxiliary: {})
 
 
 @pytest.mark.parametrize(
