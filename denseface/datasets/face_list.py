@@ -48,8 +48,9 @@ class Counts:
 
 
 class _Found(NamedTuple):
-    """The lines of a picture, the number of its faces, and why it has none."""
+    """The name and the stamp of a picture, its lines, the number of its faces, and why it has none."""
 
+    name: str
     stamp: tuple[int, int]
     lines: str
     faces: int
@@ -120,20 +121,17 @@ def list_faces(
             *key, lines, faces, reason = values if len(values) > 2 else (None, None, None)
             if key != [source.name, *source.stamp()] or not _is_entry(source, out, lines, faces, reason):
                 return False
-            _count(counts, source, faces, reason)
+            _count(counts, source.name, faces, reason)
             counts.taken_over += 1
             on_progress(1)
             return True
 
         remaining = _photographs(journal.resume(iter(sources), holds))
-        waiting: list[Source] = []
-        jobs = _noted(remaining, waiting)
         search = partial(_search, crop.shared(processes), out)
-        with contextlib.closing(parallel_map(search, jobs, processes)) as results:
+        with contextlib.closing(parallel_map(search, remaining, processes)) as results:
             for found in results:
-                source = waiting.pop(0)
-                journal.append([[source.name, *found.stamp, found.lines, found.faces, found.reason]])
-                _count(counts, source, found.faces, found.reason)
+                journal.append([[found.name, *found.stamp, found.lines, found.faces, found.reason]])
+                _count(counts, found.name, found.faces, found.reason)
                 on_progress(1)
         with replacing(out) as file:
             file.write(heading(crop.description["detector"]).encode())
@@ -173,19 +171,12 @@ def _photographs(sources):
         yield source
 
 
-def _noted(sources, waiting):
-    """Pass sources on, and note them: the results come in the same order."""
-    for source in sources:
-        waiting.append(source)
-        yield source
-
-
-def _search(crop, out, source):
+def _search(crop: Cropper, out: Path, source: Source) -> _Found:
     stamp = source.stamp()
     try:
         name = relative_name(source.file, out)
     except InputError as error:
-        return _Found(stamp, "", 0, str(error))
+        return _Found(source.name, stamp, "", 0, str(error))
     try:
         payload = source.load()
         with warnings.catch_warnings():
@@ -193,9 +184,9 @@ def _search(crop, out, source):
             picture = decode(payload)
         faces = crop.find(picture)
     except InputError as error:
-        return _Found(stamp, reason_line(name, str(error)), 0, str(error))
+        return _Found(source.name, stamp, reason_line(name, str(error)), 0, str(error))
     height, width = picture.shape[:2]
-    return _Found(stamp, face_lines(name, faces, (width, height)), len(faces.scores), None)
+    return _Found(source.name, stamp, face_lines(name, faces, (width, height)), len(faces.scores), None)
 
 
 def _is_entry(source: Source, out: Path, lines: object, faces: object, reason: object) -> bool:
@@ -211,10 +202,10 @@ def _is_entry(source: Source, out: Path, lines: object, faces: object, reason: o
     return faces > 0 and are_face_lines(lines, name, faces)
 
 
-def _count(counts, source, faces, reason):
+def _count(counts: Counts, name: str, faces: int, reason: str | None) -> None:
     if reason is None:
         counts.pictures += 1
         counts.faces += faces
         return
     counts.without += 1
-    warn_of_many(counts.without, f"no face: {source.name}: {reason}", "pictures without a face")
+    warn_of_many(counts.without, f"no face: {name}: {reason}", "pictures without a face")
