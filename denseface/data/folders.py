@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +65,21 @@ def _entries(folder, prefix):
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _NOT_PICTURES]
     return [(prefix + entry.name, entry) for entry in sorted(found, key=lambda entry: entry.name, reverse=True)]
+
+
+def existing(path: str | Path) -> str:
+    """Return the path of a file whose name may be written in another form of Unicode; if there is none, the same path.
+
+    Archives made on macOS have "ë" as two characters (NFD), what is typed elsewhere as one (NFC).
+    """
+    path = os.fspath(path)
+    if path.isascii() or os.path.lexists(path):
+        return path
+    found = ""
+    for part in Path(path).parts:
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        there = (name for name in (os.path.join(found, form) for form in forms) if os.path.lexists(name))
+        found = next(there, "")
+        if not found:
+            return path
+    return found

@@ -14,6 +14,7 @@ import json
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -86,6 +87,7 @@ class LandmarkFile:
         width = len(_COLUMNS) - 1 if is_detected else len(_POINTS)
         read = self._read_detected if is_detected else self._read_plain
         numbers = read(itertools.chain([first], lines), width)
+        self._composed = {_compose(key): key for key in (*self._rows, *self._reasons)}
         self._numbers = np.array(numbers, np.float64).reshape(-1, width)
         _check_most(self.path, self._numbers[:, :10].reshape(-1, 5, 2))
 
@@ -169,23 +171,33 @@ class LandmarkFile:
 
     def _find(self, picture: str) -> str | None:
         """Return the path by which the file names a picture."""
-        for key in (_relative(picture, self._folder), picture):
-            if key in self._rows or key in self._reasons:
+        for name in (_relative(picture, self._folder), picture):
+            key = self._key(name)
+            if key == name or (key is not None and not self._is_another(key, picture)):
                 return key
         parts = PurePath(picture).parts[1:]
         for start in range(len(parts)):
-            key = "/".join(parts[start:])
-            if (key in self._rows or key in self._reasons) and not self._is_another(key, picture):
+            key = self._key("/".join(parts[start:]))
+            if key is not None and not self._is_another(key, picture):
                 meant = self._meant.setdefault(key, picture)
                 if meant != picture and not _is_same(meant, picture):
                     raise InputError(f"{self.path}: {key} could be this picture or {meant}; write longer paths in it")
                 return key
         return None
 
+    def _key(self, name: str) -> str | None:
+        """Return a path as the file has it, perhaps in another form of Unicode."""
+        return name if name in self._rows or name in self._reasons else self._composed.get(_compose(name))
+
     def _is_another(self, key, picture):
         """Whether a path, taken from the file's folder, is a picture, and not this one."""
         path = os.path.join(self._folder, key)
         return os.path.lexists(path) and not _is_same(path, picture)
+
+
+def _compose(path: str) -> str:
+    """Write a path in one form of Unicode: archives made on macOS have "ë" as two characters."""
+    return unicodedata.normalize("NFC", path)
 
 
 def heading(detector: dict) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from denseface.core.errors import InputError, is_lack
 from denseface.core.files import open_input, read_input, read_lines
 from denseface.core.text import counted
-from denseface.data.folders import walk
+from denseface.data.folders import existing, walk
 from denseface.data.pairs import read_pairs
 from denseface.data.pictures import MAX_FILE_SIZE, is_picture
 from denseface.data.recordio import RecordReader
@@ -175,7 +175,7 @@ def _listed(path):
     for _, line in read_lines(path):
         name = line.strip()
         if name:
-            yield from _single(path.parent / name)
+            yield from _single(existing(path.parent / name))
 
 
 def _pair_images(path, images):

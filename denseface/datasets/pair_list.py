@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 from denseface.core.errors import InputError
 from denseface.core.files import read_lines
 from denseface.data.cropping import Cropper
+from denseface.data.folders import existing
 from denseface.data.pairs import failure_to_enroll, write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
 from denseface.datasets.faces import ONE_FACE, Face, encode_faces
@@ -235,9 +234,8 @@ class _Folder:
 
     def find(self, name: str) -> str:
         """Return the path of a picture below the folder; its suffix may lack, its accents be composed or not."""
-        forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
-        for form, suffix in itertools.product(forms, ("", *_ANY_SUFFIX)) if "\0" not in name else ():
-            path = os.path.normpath(os.path.join(self._root, form + suffix))
+        for suffix in ("", *_ANY_SUFFIX) if "\0" not in name else ():
+            path = existing(os.path.normpath(os.path.join(self._root, name + suffix)))
             if os.path.commonpath([self._root, os.path.realpath(path)]) != self._root:
                 raise InputError(f"{name} lies outside {self._root}")
             if os.path.isfile(path):

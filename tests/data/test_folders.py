@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from denseface.data.folders import walk
+from denseface.data.folders import existing, walk
 from denseface.data.sources import Sources
 from support.picture_folders import deep_folder, save_people
 
@@ -46,3 +46,22 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert found == [("p00/", errno.EACCES), ("p01/", None), ("p01/01.png", None)]
     with pytest.raises(PermissionError, match="p00"):
         Sources([tmp_path])
+
+
+COMPOSED, DECOMPOSED = "Zo\u00eb", "Zoe\u0308"
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_names_are_found_in_either_form_of_unicode(tmp_path, stored, asked):
+    path = tmp_path / stored / f"{COMPOSED}.png"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert existing(tmp_path / asked / f"{DECOMPOSED}.png") == str(path)
+    assert existing(tmp_path / asked / "absent.png") == str(tmp_path / asked / "absent.png")
+    assert existing(path) == str(path)
+
+
+def test_a_file_in_the_other_form_is_not_taken_for_one_that_is_there(tmp_path):
+    for name in (COMPOSED, DECOMPOSED):
+        (tmp_path / name).write_bytes(b"")
+        assert existing(tmp_path / name) == str(tmp_path / name)

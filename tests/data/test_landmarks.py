@@ -134,6 +134,20 @@ def test_a_line_of_a_picture_that_is_there_is_no_other_pictures(write, tmp_path)
     points_of(landmarks, tmp_path / "link" / "1.jpg")
 
 
+@pytest.mark.parametrize(("listed", "stored"), [("Zo\u00eb", "Zoe\u0308"), ("Zoe\u0308", "Zo\u00eb")])
+@pytest.mark.parametrize("name", ["landmarks.txt", "lists/l.txt"])
+def test_names_are_found_in_either_form_of_unicode(write, tmp_path, name, listed, stored):
+    landmarks = LandmarkFile(write(as_line(f"{listed}/1.jpg"), name=name))
+    points_of(landmarks, tmp_path / stored / "1.jpg")
+    for form in (listed, stored):
+        (tmp_path / form).mkdir()
+        (tmp_path / form / "1.jpg").touch()
+    points_of(landmarks, tmp_path / listed / "1.jpg")
+    if name == "landmarks.txt":
+        with pytest.raises(InputError, match="no landmarks"):  # the line is of the other one, which is there
+            landmarks.locate(tmp_path / stored / "1.jpg")
+
+
 def test_single_lines_of_no_face_are_left_to_their_pictures(write, tmp_path):
     exchanged = REFERENCE_POINTS[[0, 1, 2, 4, 3]]
     landmarks = LandmarkFile(write(as_line("a.jpg"), as_line("b.jpg", exchanged)))

@@ -69,6 +69,12 @@ def test_a_list_from_windows_is_read(tmp_path):
     assert [image for _, image in found(tmp_path / "list.txt")] == IMAGES[:2]
 
 
+def test_names_in_a_list_are_found_in_either_form_of_unicode(tmp_path):
+    fill(tmp_path, "Zoe\u0308/1.png")
+    (tmp_path / "list.txt").write_text("Zo\u00eb/1.png\n", encoding="utf-8")
+    assert found(tmp_path / "list.txt") == [(f"{tmp_path}/Zoe\u0308/1.png", IMAGES[0])]
+
+
 def test_a_training_set_gives_its_images_without_header_records(tmp_path):
     write_face_records(tmp_path, [(0, IMAGES[0]), (0, IMAGES[1]), (1, IMAGES[2])], (16, 16))
     expected = [(f"{tmp_path}/train.rec:{key}", IMAGES[key - 1]) for key in (1, 2, 3)]

@@ -51,6 +51,14 @@ def test_folders_that_are_not_people_are_not_taken_for_them(tmp_path, images):
     assert not read_pairs(tmp_path / "set.bin").people
 
 
+def test_names_are_found_in_either_form_of_unicode(tmp_path):
+    save_face(tmp_path / "Zoe\u0308" / "1.png", 0, 1)
+    save_face(tmp_path / "Zo\u00eb B" / "1.png", 1, 1)
+    path = tmp_path / "pairs.txt"
+    path.write_text("Zo\u00eb/1.png\tZoe\u0308 B/1.png\t0\n", encoding="utf-8")
+    assert read_pair_list(path, tmp_path).files == ["Zoe\u0308/1.png", "Zo\u00eb B/1.png"]
+
+
 @pytest.mark.parametrize("heading", ["", "1\n", "1 1\n", "\n1\n\n"])
 def test_a_first_line_may_say_how_many(tmp_path, images, heading):
     path = write(tmp_path, f"{heading}Bo 1 2\nBo 1 Ann_Lee 1\n")
