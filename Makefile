@@ -2,7 +2,7 @@
 
 RUN := .venv/bin/python
 TESTED := 3.9 3.10 3.11 3.12 3.13
-EXTRAS := train,onnx,openvino,insightface,detect,jpeg,plots,demo,test
+EXTRAS := train,onnx,openvino,insightface,detect,heic,jpeg,plots,demo,test
 PIP := $(RUN) -m pip install --no-input --disable-pip-version-check
 
 # The stamp of a finished .venv names its Python. A .venv without it was interrupted, or its Python was upgraded or removed.

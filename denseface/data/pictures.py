@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Union
@@ -24,14 +25,29 @@ Picture = Union[np.ndarray, Image.Image, str, os.PathLike, bytes, bytearray, mem
 # Files with these suffixes are pictures, even if they turn out to be broken; others are by their first bytes.
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".webp", ".gif"),
-    *(".tif", ".tiff", ".avif", ".heic", ".heif"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl"),
 )
 
-# Files from outside are not trusted: Pillow's readers that run an interpreter (EPS) or are seldom used stay out. HEIF
-# is there if the program has registered a reader of it, such as pillow-heif's.
-_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "GIF", "TIFF", "AVIF", "HEIF")
+# Files from outside are not trusted: Pillow's readers that run an interpreter (EPS) or are seldom used stay out.
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "GIF", "TIFF", "AVIF", "HEIF", "JXL")
 _READ = "JPEG, PNG, BMP, PPM, WebP, GIF, TIFF or AVIF"
 _PLUGINS = ("Bmp", "Jpeg", "Png", "Ppm", "WebP", "Gif", "Tiff", "Avif")
+
+
+class _Addition(NamedTuple):
+    """A package that adds the reader of a format to Pillow when its module is imported."""
+
+    format: str
+    module: str
+    package: str
+
+
+# By the names of formats in _SIGNATURES.
+_ADDITIONS = {
+    "HEIC": _Addition("HEIF", "pillow_heif.HeifImagePlugin", "pillow-heif"),
+    "AVIF": _Addition("AVIF", "pillow_avif", "pillow-avif-plugin"),
+    "JPEG XL": _Addition("JXL", "pillow_jxl", "pillow-jxl-plugin"),
+}
 
 _SIGNATURE_LENGTH = 32
 # What a file of a format begins with, the usual suffix, and its name.
@@ -56,10 +72,12 @@ _SIGNATURES = [
 _EXPECTED = "a picture must be a path, bytes, an open file, a PIL image or a uint8 array"
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _DEEP_MODES = ("I", "F")  # and I;16 and its like
+_MAX_16_BITS = 65535
 _MAX_PIXELS = 64_000_000
 MAX_FILE_SIZE = 8 * _MAX_PIXELS  # in bytes: more than such a picture takes uncompressed
 _ORIENTATION = 0x0112  # the EXIF tag that says how the camera was turned; 1 is upright
-_KIND = 0x00FE  # TIFF's tag that says whether a picture is a smaller one of another
+# TIFF's tags: whether a picture is a smaller one of another; how many bits a number has; whether 0 is white.
+_KIND, _BITS, _POLARITY = 0x00FE, 0x0102, 0x0106
 
 
 class ImageError(InputError):
@@ -136,7 +154,7 @@ def load_picture(picture: Picture, image_shape: tuple[int, int, int] | None = No
         return _from_array(picture, image_shape)
     if isinstance(picture, Image.Image):
         with _described():
-            return _as_array(_upright(_checked(picture)), image_shape)
+            return _converted(picture, image_shape, upright=True)
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return decode(bytes(picture), image_shape)
     if isinstance(picture, (str, os.PathLike)):
@@ -178,9 +196,9 @@ def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, u
     Parameters
     ----------
     payload : bytes
-        A JPEG, PNG, BMP, PBM, PGM, PPM, WebP, GIF or TIFF file, AVIF where Pillow reads it, and HEIC where the program
-        has registered a reader of it with Pillow. The content decides, not a name. Of several pictures in a file, the
-        first is read.
+        A JPEG, PNG, BMP, PBM, PGM, PPM, WebP, GIF or TIFF file; HEIC, AVIF and JPEG XL where Pillow or a package that
+        adds a reader to it reads them. The content decides, not a name. Of several pictures in a file, the first is
+        read. Numbers of 16 bits are scaled to 8.
     image_shape : tuple (height, width, channels), optional
         Channels 1 (gray) or 3 (RGB). A picture of another size is resized, bilinear, whatever its proportions. By
         default the picture keeps its size, and is RGB.
@@ -195,15 +213,14 @@ def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, u
     Raises
     ------
     ImageError
-        If the picture is broken, of another format, of more than 8 bits per channel, or larger than 64 megapixels.
+        If the picture is broken, of another format, of more than 16 bits per channel, or larger than 64 megapixels.
     """
     if not upright and image_shape is not None and (decode_jpeg := fast_jpeg_decoder()):
         pixels = decode_jpeg(payload, image_shape)
         if pixels is not None:
             return pixels
     with _opened(payload) as picture:
-        _checked(picture)
-        return _as_array(_upright(picture) if upright else picture, image_shape)
+        return _converted(picture, image_shape, upright)
 
 
 def as_batch(pictures: Sequence[np.ndarray], image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -278,6 +295,9 @@ def _opened(payload: bytes) -> Iterator[Image.Image]:
     """Open a picture file; whatever fails in the block is a fault of the picture."""
     with _described(payload):
         _load_plugins()
+        name = _format_of(payload)
+        if name in _ADDITIONS:
+            _load_addition(name)
         formats = [name for name in _FORMATS if name in Image.OPEN]
         with Image.open(io.BytesIO(payload), formats=formats) as picture:
             yield picture
@@ -290,16 +310,33 @@ def _described(payload: bytes = b"") -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        name = next((name for pattern, _, name in _SIGNATURES if pattern.match(payload[:_SIGNATURE_LENGTH])), None)
-        if name is None:
-            raise ImageError(f"not a {_READ} picture") from error
-        if name in _READ and name != "AVIF":
-            raise ImageError(
-                f"the picture is broken: its first bytes say {name}, but no such picture follows"
-            ) from error
-        raise ImageError(f"a {name} picture, which cannot be read here; convert it to JPEG or PNG") from error
+        raise ImageError(_why_unidentified(payload)) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"it has more than {_MAX_PIXELS:,} pixels; scale it down") from error
     except Exception as error:  # on broken files Pillow raises OSError, SyntaxError, ValueError and more
+        if "MAX_TEXT_" in str(error):
+            reason = "its text or color profile is longer than Pillow reads; save it again without"
+            raise ImageError(reason) from error
         raise ImageError(f"the picture is broken ({error})") from error
+
+
+def _format_of(payload: bytes) -> str | None:
+    """Name the format of a picture by its first bytes."""
+    return next((name for pattern, _, name in _SIGNATURES if pattern.match(payload[:_SIGNATURE_LENGTH])), None)
+
+
+def _why_unidentified(payload: bytes) -> str:
+    name = _format_of(payload)
+    if name is None:
+        return f"not a {_READ} picture"
+    if name in _ADDITIONS and not _has_reader(name):
+        package, failure = _ADDITIONS[name].package, _load_addition(name)
+        if failure:
+            return f"a {name} picture; {package}, which reads it, is installed, but cannot be imported: {failure}"
+        return f"a {name} picture, which cannot be read here: pip install {package}, or convert it to JPEG or PNG"
+    if name in _READ or name in _ADDITIONS:
+        return f"the picture is broken: its first bytes say {name}, but no such picture follows"
+    return f"a {name} picture, which cannot be read here; convert it to JPEG or PNG"
 
 
 @functools.cache
@@ -310,16 +347,60 @@ def _load_plugins() -> None:
             importlib.import_module(f"PIL.{name}ImagePlugin")
 
 
-def _checked(picture: Image.Image) -> Image.Image:
+def _load_addition(name: str) -> str:
+    """Add the reader of a format to Pillow, if a package has it; return why an installed package does not."""
+    addition = _ADDITIONS[name]
+    module, _, _ = addition.module.partition(".")
+    if _has_reader(name) or importlib.util.find_spec(module) is None:
+        return ""
+    try:
+        importlib.import_module(addition.module)
+    except Exception as error:  # a package that does not fit raises anything
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _has_reader(name: str) -> bool:
+    """Whether Pillow has the reader of a format; that of AVIF may be there without the library that it needs."""
+    is_complete = name != "AVIF" or "pillow_avif" in sys.modules or importlib.util.find_spec("PIL._avif") is not None
+    return is_complete and _ADDITIONS[name].format in Image.OPEN
+
+
+def _converted(picture: Image.Image, image_shape: tuple[int, int, int] | None, upright: bool) -> np.ndarray:
+    _check(picture)
+    white = _white(picture)
+    if upright:
+        picture = _upright(picture)
+    return _as_array(_of_8_bits(picture, *white) if white else picture, image_shape)
+
+
+def _check(picture: Image.Image) -> None:
     if picture.width * picture.height > _MAX_PIXELS:
-        raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
-    if picture.mode.startswith(_DEEP_MODES):
-        raise ImageError(f"it has more than 8 bits per channel (mode {picture.mode}); convert it to 8 bits")
-    if picture.mode not in _MODES:
+        raise ImageError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}; scale it down")
+    if picture.mode not in _MODES and not _white(picture):
+        if picture.mode.startswith(_DEEP_MODES):
+            raise ImageError(f"it has more than 16 bits per channel (mode {picture.mode}); convert it to 8 bits")
         raise ImageError(f"its colors are of mode {picture.mode}; convert them to RGB")
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(_KIND, 0) & 1:
         raise ImageError("the first picture in it is a preview, as in a camera's raw file; convert it to JPEG")
-    return picture
+
+
+def _white(picture: Image.Image) -> tuple[int, int] | None:
+    """Return the numbers that are black and white in a gray picture of 16 bits; None for any other picture."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        if not picture.mode.startswith("I;16"):
+            return None
+        white = 2 ** picture.tag_v2.get(_BITS, (16,))[0] - 1
+        return (white, 0) if picture.tag_v2.get(_POLARITY) == 0 else (0, white)
+    # Pillow scales what is in a PGM file to 16 bits, and some of its versions read PNG files of 16 bits like that, too.
+    is_deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+    return (0, _MAX_16_BITS) if is_deep else None
+
+
+def _of_8_bits(picture: Image.Image, black: int, white: int) -> Image.Image:
+    """Scale a gray picture to 8 bits."""
+    scaled = (np.arange(_MAX_16_BITS + 1) - black) * (255 / (white - black))
+    return Image.fromarray(np.rint(scaled.clip(0, 255)).astype(np.uint8)[np.asarray(picture)])
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -348,7 +429,8 @@ def _from_array(array: np.ndarray, image_shape: tuple[int, int, int] | None) -> 
         raise InputError(f"an array must be uint8 of shape (height, width, 3), not {array.dtype} {array.shape}")
     if array.shape == tuple(image_shape or (*array.shape[:2], 3)):
         return array
-    return _as_array(_checked(Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)), image_shape)
+    picture = Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
+    return _converted(picture, image_shape, upright=False)
 
 
 def _as_array(picture: Image.Image, image_shape: tuple[int, int, int] | None) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 import io
 import os
+import struct
+import sys
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, PngImagePlugin, features
 
 from denseface.core.errors import InputError
 from denseface.data.pictures import (
@@ -155,6 +157,13 @@ def test_formats_with_their_own_idea_of_turning_are_turned_once(kind, orientatio
     assert difference(decode(encoded(STORED[orientation](PICTURE), kind, orientation)), PICTURE) <= 12
 
 
+def text(length):
+    """A text of so many letters, compressed."""
+    found = PngImagePlugin.PngInfo()
+    found.add_text("note", "x" * length, zip=True)
+    return found
+
+
 def heic(brand=b"heic"):
     return b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(40)
 
@@ -162,8 +171,6 @@ def heic(brand=b"heic"):
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [
-        (heic(), "^a HEIC picture, which cannot be read here; convert it to JPEG or PNG$"),
-        (heic(b"mif1"), "^a HEIC picture"),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "^a JPEG 2000 picture"),
         (b"8BPS\0\1" + bytes(40), "^a Photoshop picture"),
         (
@@ -171,9 +178,11 @@ def heic(brand=b"heic"):
             "^not a JPEG, PNG, BMP, PPM, WebP, GIF, TIFF or AVIF picture",
         ),
         (b"", "^not a JPEG"),
-        (encoded(PICTURE[..., 0].astype(np.uint16) * 256, "PNG"), r"more than 8 bits per channel \(mode I;16\)"),
-        (encoded(PICTURE[..., 0].astype(np.uint16) * 256, "TIFF"), r"more than 8 bits per channel \(mode I;16\)"),
-        (encoded(PICTURE[..., 0].astype(np.float32), "TIFF"), r"more than 8 bits per channel \(mode F\)"),
+        (encoded(PICTURE[..., 0].astype(np.int32), "TIFF"), r"more than 16 bits per channel \(mode I\)"),
+        (encoded(PICTURE[..., 0].astype(np.float32), "TIFF"), r"more than 16 bits per channel \(mode F\)"),
+        (encoded(PICTURE, "PNG", pnginfo=text(2_000_000)), "^its text or color profile is longer than Pillow reads"),
+        (encoded(PICTURE, "PNG", icc_profile=b"x" * 2_000_000), "^its text or color profile is longer"),
+        (encoded(np.zeros((10_000, 20_000), bool), "PNG"), "^it has more than 64,000,000 pixels; scale it down$"),
         (encoded(PICTURE, "TIFF", tiffinfo={254: 1}), "the first picture in it is a preview"),
         (encoded(PICTURE, "PNG")[:12] + b"text" * 9, "broken"),
     ],
@@ -181,6 +190,112 @@ def heic(brand=b"heic"):
 def test_what_cannot_be_read_says_why(payload, reason):
     with pytest.raises(ImageError, match=reason):
         decode(payload)
+
+
+RAMP = np.linspace(0, 65535, 8 * 16).astype(np.uint16).reshape(8, 16)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (encoded(RAMP, "PNG"), RAMP / 257),
+        (encoded(RAMP, "PPM"), RAMP / 257),
+        (encoded(RAMP, "TIFF"), RAMP / 257),
+        (encoded(RAMP, "TIFF", tiffinfo={262: 0}), 255 - RAMP / 257),  # 0 is white
+        (Image.fromarray(RAMP), RAMP / 257),
+        (Image.fromarray(RAMP.astype(">u2")), RAMP / 257),
+    ],
+)
+def test_16_bits_are_scaled_to_8(form, expected):
+    found = load_picture(form)
+    assert (np.abs(found - expected[..., None]) <= 0.5).all()
+    assert load_picture(form, (8, 16, 1)).shape == (8, 16, 1)
+
+
+def test_12_bits_of_a_tiff_are_scaled_to_8():
+    values = np.linspace(0, 4095, 8 * 16).astype(np.uint16).ravel()
+    packed = b"".join(bytes((a >> 4, (a & 15) << 4 | b >> 8, b & 255)) for a, b in values.reshape(-1, 2).tolist())
+    tags = [(256, 16), (257, 8), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 8), (279, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+    found = decode(head + packed + struct.pack("<H", len(tags)) + entries + bytes(4))
+    assert np.abs(found[..., 0].ravel() - values * (255 / 4095)).max() <= 0.5
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """Pillow without added readers; those that a test adds leave with it."""
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
+    monkeypatch.setattr(Image, "OPEN", {name: Image.OPEN[name] for name in Image.ID if name in Image.OPEN})
+    names = [name for name in sys.modules if name.startswith(("pillow_heif", "pillow_jxl"))]
+    kept = {name: sys.modules.pop(name) for name in names}
+    yield
+    sys.modules.pop("pillow_jxl", None)
+    sys.modules.update(kept)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_heic_is_read_by_an_installed_package(orientation, request):
+    pytest.importorskip("pillow_heif.HeifImagePlugin")
+    payload = encoded(STORED[orientation](PICTURE), "HEIF", orientation, quality=100)
+    request.getfixturevalue("bare")
+    assert difference(decode(payload), PICTURE) <= 12
+    assert usual_suffix(payload) == ".heic"
+
+
+JXL_READER = """
+import io
+from PIL import Image
+READ = lambda file, name: Image.open(io.BytesIO(file.read()[2:]))
+Image.register_open("JXL", READ, lambda head: head[:2] == b"\\xff\\x0a")
+"""
+
+
+@pytest.mark.usefixtures("bare")
+def test_jpeg_xl_is_read_by_an_installed_package(monkeypatch, tmp_path):
+    (tmp_path / "pillow_jxl.py").write_text(JXL_READER)
+    monkeypatch.syspath_prepend(tmp_path)
+    payload = b"\xff\x0a" + encoded(PICTURE, "PNG")
+    np.testing.assert_array_equal(decode(payload), PICTURE)
+    assert usual_suffix(payload) in PICTURE_SUFFIXES
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize(
+    ("payload", "package"),
+    [(heic(), "pillow-heif"), (heic(b"mif1"), "pillow-heif"), (b"\xff\x0a" + bytes(40), "pillow-jxl-plugin")],
+)
+def test_the_package_that_is_missing_is_named(payload, package, monkeypatch):
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImageError, match=f"pip install {package}, or convert it to JPEG or PNG$"):
+        decode(payload)
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_package_that_does_not_fit_is_not_blamed_on_the_picture(monkeypatch, tmp_path):
+    (tmp_path / "pillow_jxl.py").write_text("raise OSError('libjxl.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImageError, match=r"pillow-jxl-plugin.*cannot be imported: libjxl\.so: no such file$"):
+        decode(b"\xff\x0a" + bytes(40))
+
+
+@pytest.mark.parametrize("form", [bytes, bytearray, memoryview, io.BytesIO])
+def test_bytes_and_open_files_are_read(form):
+    np.testing.assert_array_equal(load_picture(form(encoded(PICTURE, "PNG"))), PICTURE)
+
+
+def test_an_open_file_is_read_from_where_it_stands(tmp_path):
+    (tmp_path / "two").write_bytes(b"header" + encoded(PICTURE, "PNG"))
+    with open(tmp_path / "two", "rb") as file:
+        file.seek(6)
+        np.testing.assert_array_equal(load_picture(file), PICTURE)
+        with pytest.raises(ImageError, match="has it been read already"):
+            load_picture(file)
+    with pytest.raises(InputError, match="closed file"):
+        load_picture(file)
+    with open(tmp_path / "two", encoding="latin-1") as file, pytest.raises(InputError, match="open it in binary mode"):
+        load_picture(file)
 
 
 def test_other_files_are_no_pictures(tmp_path):

@@ -109,10 +109,23 @@ def test_every_form_of_a_picture_gives_the_same(model, tmp_path):
     path.write_bytes(encode(image))
     embedder = Embedder(model, image_shape=TINY_SHAPE)
     expected = embedder.embed(image)
-    forms = [image, Image.fromarray(image), path, str(path), encode(image)]
-    for form in forms:
+    encoded = encode(image)
+
+    def forms():
+        yield from (image, Image.fromarray(image), path, str(path), encoded, bytearray(encoded), memoryview(encoded))
+        yield io.BytesIO(encoded)
+
+    for form in forms():
         np.testing.assert_array_equal(embedder.embed(form), expected)
-    np.testing.assert_array_equal(embedder.embed(iter(forms)), np.repeat(expected, 5, axis=0))
+    with open(path, "rb") as file:
+        np.testing.assert_array_equal(embedder.embed(file), expected)
+    np.testing.assert_array_equal(embedder.embed(forms()), np.repeat(expected, 8, axis=0))
+
+
+@pytest.mark.parametrize("value", [None, 7, object()])
+def test_what_is_neither_a_picture_nor_several_is_named(model, value):
+    with pytest.raises(PictureError, match=f"a picture must be a path, bytes, .*, not {type(value).__name__}$"):
+        Embedder(model, image_shape=TINY_SHAPE).embed(value)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "WEBP"])
@@ -237,10 +250,11 @@ def test_an_embedding_of_zeros_stays_zeros(model):
         (np.zeros((16, 16, 3), np.float32), "an array must be uint8 .*, not float32"),
         (np.zeros((3, 16, 16), np.uint8), r"not uint8 \(3, 16, 16\)"),
         (np.zeros((0, 16, 3), np.uint8), r"not uint8 \(0, 16, 3\)"),
-        (Image.new("I;16", (16, 16)), "it has more than 8 bits per channel"),
+        (Image.new("F", (16, 16)), "it has more than 16 bits per channel"),
         (b"no picture", "not a JPEG, PNG, BMP, PPM, WebP"),
         ("absent.png", "absent.png: it cannot be read"),
         (7, "not int"),
+        (None, "not NoneType"),
     ],
 )
 def test_what_is_no_picture_is_named_by_its_place(model, picture, reason):
