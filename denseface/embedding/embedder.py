@@ -216,9 +216,7 @@ class Embedder:
         PictureError
             If a picture is broken, has no face, or an array is of another type or shape.
         """
-        is_one = is_picture_form(images)
-        if not is_one and not isinstance(images, Iterable):
-            images, is_one = [images], True  # the error says what a picture is
+        is_one = is_picture_form(images) or not isinstance(images, Iterable)
         numbered = enumerate([images] if is_one else images)
         ahead, threads = 2 * self.batch_size, 0 if is_one else None  # starting threads would take longer
         parts = [np.empty((0, self.emb_size), np.float32)]

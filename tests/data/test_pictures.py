@@ -237,7 +237,9 @@ def bare(monkeypatch):
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_heic_is_read_by_an_installed_package(orientation, request):
     pytest.importorskip("pillow_heif.HeifImagePlugin")
-    payload = encoded(STORED[orientation](PICTURE), "HEIF", orientation, quality=100)
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # written as what the format itself says of turning
+    payload = encoded(STORED[orientation](PICTURE), "HEIF", exif=exif.tobytes(), quality=100)
     request.getfixturevalue("bare")
     assert difference(decode(payload), PICTURE) <= 12
     assert usual_suffix(payload) == ".heic"
