@@ -202,7 +202,7 @@ def _is_entry(source: Source, out: Path, lines: object, faces: object, reason: o
     return faces > 0 and are_face_lines(lines, name, faces)
 
 
-def _count(counts: Counts, name: str, faces: int, reason: str | None) -> None:
+def _count(counts, name, faces, reason):
     if reason is None:
         counts.pictures += 1
         counts.faces += faces

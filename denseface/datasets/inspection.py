@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.core.cpus import usable_cpus
+from denseface.core.cpus import decoding_threads
 from denseface.core.parallel import ordered_map
 from denseface.core.text import counted, listed
 from denseface.data.pairs import read_pairs
@@ -23,7 +23,6 @@ from denseface.datasets.output import Progress, no_progress
 from denseface.datasets.pairing import FOLDS
 from denseface.datasets.picture_checks import Checked, Pictures, Tally, are_near, check_picture, reduced
 
-_MOST_THREADS = 4
 _AHEAD = 64
 _NAMED = 5  # of a group of equal pictures
 _ENLARGED = "blurred, or enlarged from less than a quarter of its size"
@@ -114,7 +113,7 @@ def inspect_records(folder: str | Path, on_progress: Progress = no_progress) -> 
         labels = np.full(len(keys), -1)
         faults = []
         tally = Tally()
-        check, threads = partial(_check_record, records), usable_cpus(most=_MOST_THREADS)
+        check, threads = partial(_check_record, records), decoding_threads()
         with ordered_map(check, keys, threads, _AHEAD) as checked:
             for index, found in enumerate(checked):
                 tally.add(found.picture)
@@ -172,7 +171,7 @@ def inspect_pairs(path: str | Path, on_progress: Progress = no_progress) -> Pair
     _, firsts = np.unique(pairs, return_index=True)
     names = [f"image {first} (pair {first // 2})" for first in firsts.tolist()]
     tally = Tally()
-    with ordered_map(check_picture, images, usable_cpus(most=_MOST_THREADS), _AHEAD) as results:
+    with ordered_map(check_picture, images, decoding_threads(), _AHEAD) as results:
         for index, checked in enumerate(results):
             tally.add(checked._replace(fault=checked.fault and f"{path}: {names[index]}: {checked.fault}"))
             on_progress(index + 1, len(images))

@@ -30,11 +30,11 @@ from denseface.data.pairs import PairSet
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.data.sources import Source, Sources
 from denseface.data.template_set import TemplateSet
+from denseface.deciding.angles import measure_angles
 from denseface.embedding.embedder import Embedder
 from denseface.galleries.bulk import embed_all
 from denseface.models import checkpoint, losses
 from denseface.training.learner import Learner
-from denseface.training.subcenters import measure_angles
 from denseface.training.triplets import SQUARED_EUCLIDEAN, Mining, TripletLoader
 from denseface.training.warm_centers import warm_centers
 from denseface.verification.verify import verify
