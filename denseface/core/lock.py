@@ -40,7 +40,8 @@ def locked(prefix: str | Path) -> Iterator[None]:
             file.flush()
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file that is left keeps nobody away
+                path.unlink()
 
 
 def _acquire(path: Path) -> BinaryIO:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,19 @@ with locked(sys.argv[1]):
 def test_the_file_says_who_is_there_and_goes(tmp_path):
     with locked(tmp_path / "model"):
         assert (tmp_path / "model.lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_removed_fails_nothing(tmp_path, monkeypatch):
+    def fail(path, **options):
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", fail)
+        with locked(tmp_path / "model"):
+            pass
+    with locked(tmp_path / "model"):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
