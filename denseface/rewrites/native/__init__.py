@@ -101,7 +101,7 @@ def _name(version: bytes) -> str:
 
 
 def _compile(compiler: str, library: Path) -> None:
-    logger.info("compiling operators with %s", compiler)
+    logger.warning("compiling operators with %s, once for this machine; it takes half a minute", compiler)
     include = Path(mx.__file__).parent / "include"
     sources = [str(_FOLDER / "operators.cc"), str(_glue())]
     _run(compiler, *_FLAGS, f"-I{include}", *sources, "-o", str(library), TMPDIR=str(library.parent))
