@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from denseface.core.errors import InputError, is_lack
 from denseface.core.files import open_input, read_input
-from denseface.data.fast_jpeg import fast_jpeg_decoder
+from denseface.data.fast_jpeg import decode_fast
 
 Picture = Union[np.ndarray, Image.Image, str, os.PathLike, bytes, bytearray, memoryview, IO[bytes]]
 
@@ -215,8 +215,8 @@ def decode(payload: bytes, image_shape: tuple[int, int, int] | None = None, *, u
     ImageError
         If the picture is broken, of another format, of more than 16 bits per channel, or larger than 64 megapixels.
     """
-    if not upright and image_shape is not None and (decode_jpeg := fast_jpeg_decoder()):
-        pixels = decode_jpeg(payload, image_shape)
+    if not upright and image_shape is not None:
+        pixels = decode_fast(payload, image_shape)
         if pixels is not None:
             return pixels
     with _opened(payload) as picture:

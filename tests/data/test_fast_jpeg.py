@@ -1,11 +1,10 @@
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from denseface.data import fast_jpeg, pictures
-from denseface.data.fast_jpeg import fast_jpeg_decoder
+from denseface.data.fast_jpeg import decode_fast
 from denseface.data.pictures import ImageError, decode
 
 SIZE = (40, 33)
@@ -27,9 +26,13 @@ def files(random):
     yield jpeg(random, gray=True)
 
 
+def none(payload, image_shape):
+    """Stands for a decoder that leaves everything to Pillow."""
+
+
 def outcome(monkeypatch, decoder, payload, shape):
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "fast_jpeg_decoder", lambda: decoder)
+        patch.setattr(pictures, "decode_fast", decoder)
         try:
             return decode(payload, shape, upright=False).tobytes()
         except ImageError as error:
@@ -37,19 +40,18 @@ def outcome(monkeypatch, decoder, payload, shape):
 
 
 def test_it_decodes_the_pixels_of_pillow(monkeypatch):
-    decoder = fast_jpeg_decoder()
     for payload in files(np.random.RandomState(0)):
-        expected = outcome(monkeypatch, None, payload, (*SIZE, 3))
-        found = decoder(payload, (*SIZE, 3))
+        expected = outcome(monkeypatch, none, payload, (*SIZE, 3))
+        found = decode_fast(payload, (*SIZE, 3))
         assert found.tobytes() == expected and not found.flags.writeable
     gray = jpeg(np.random.RandomState(1), gray=True)
-    assert decoder(gray, (*SIZE, 1)).tobytes() == outcome(monkeypatch, None, gray, (*SIZE, 1))
+    assert decode_fast(gray, (*SIZE, 1)).tobytes() == outcome(monkeypatch, none, gray, (*SIZE, 1))
 
 
 def test_training_uses_it_and_a_picture_to_look_at_does_not(monkeypatch):
     payload = jpeg(np.random.RandomState(0))
     asked = []
-    monkeypatch.setattr(pictures, "fast_jpeg_decoder", lambda: lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(pictures, "decode_fast", lambda *arguments: asked.append(arguments))
     decode(payload, (*SIZE, 3), upright=False)
     assert asked == [(payload, (*SIZE, 3))]
     decode(payload, (*SIZE, 3))
@@ -59,8 +61,8 @@ def test_training_uses_it_and_a_picture_to_look_at_does_not(monkeypatch):
 
 def test_what_is_unusual_is_left_to_pillow():
     random = np.random.RandomState(0)
-    decoder, payload = fast_jpeg_decoder(), jpeg(random)
-    assert decoder(payload, (*SIZE, 3)) is not None
+    payload = jpeg(random)
+    assert decode_fast(payload, (*SIZE, 3)) is not None
     file = io.BytesIO()
     Image.fromarray(random.randint(0, 256, (*SIZE, 4)).astype(np.uint8), "CMYK").save(file, "JPEG")
     for other, shape in (
@@ -71,40 +73,27 @@ def test_what_is_unusual_is_left_to_pillow():
         (b"\x89PNG", (*SIZE, 3)),
         (b"", (*SIZE, 3)),
     ):
-        assert decoder(other, shape) is None
+        assert decode_fast(other, shape) is None
 
 
 def test_damaged_files_end_as_they_do_in_pillow(monkeypatch):
     random = np.random.RandomState(0)
-    decoder, whole = fast_jpeg_decoder(), [jpeg(random), jpeg(random, progressive=True), jpeg(random, gray=True)]
+    whole = [jpeg(random), jpeg(random, progressive=True), jpeg(random, gray=True)]
     decoded = 0
     for number in range(300):
         payload = bytearray(whole[number % 3])
         for _ in range(random.randint(1, 4)):
             payload[random.randint(len(payload))] = random.randint(256)
         payload = bytes(payload[: random.randint(2, len(payload)) if number % 4 == 0 else None])
-        decoded += decoder(payload, (*SIZE, 3)) is not None
-        found = outcome(monkeypatch, decoder, payload, (*SIZE, 3))
-        assert found == outcome(monkeypatch, None, payload, (*SIZE, 3))
+        decoded += decode_fast(payload, (*SIZE, 3)) is not None
+        found = outcome(monkeypatch, decode_fast, payload, (*SIZE, 3))
+        assert found == outcome(monkeypatch, none, payload, (*SIZE, 3))
     assert decoded > 20
 
 
-@pytest.mark.parametrize("reason", ["not installed", "other pixels"])
-def test_without_it_pillow_decodes(monkeypatch, caplog, reason):
-    def load(name):
-        if reason == "not installed":
-            raise ImportError(name)
-        return Blurry
-
-    class Blurry:
-        @staticmethod
-        def decode_jpeg_header(payload):
-            return (*fast_jpeg._TRIED, "YCbCr", "444")
-
-        @staticmethod
-        def decode_jpeg(payload, colorspace):
-            return np.zeros((*fast_jpeg._TRIED, 3), np.uint8)
-
-    monkeypatch.setattr(fast_jpeg.importlib, "import_module", load)
-    assert fast_jpeg_decoder.__wrapped__() is None
-    assert ("is not used; upgrade both" in caplog.text) == (reason == "other pixels")
+def test_without_the_package_pillow_decodes(monkeypatch):
+    payload = jpeg(np.random.RandomState(0))
+    expected = decode(payload, (*SIZE, 3), upright=False)
+    monkeypatch.setattr(fast_jpeg, "simplejpeg", None)
+    assert decode_fast(payload, (*SIZE, 3)) is None
+    np.testing.assert_array_equal(decode(payload, (*SIZE, 3), upright=False), expected)
