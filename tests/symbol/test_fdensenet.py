@@ -33,7 +33,8 @@ WITHOUT_GRADIENT = {"pre_fc1_bias", "fc1_gamma"}
 @pytest.fixture
 def build(configured):
     def build(network="d63", **settings):
-        configured(network, **settings)
+        configured(network)
+        fdensenet.config.update(settings)  # as another tree may have it, unchecked
         return fdensenet.get_symbol()
 
     return build

@@ -23,7 +23,8 @@ NETWORKS = golden_parameters("fmobilefacenet")["networks"]
 @pytest.fixture
 def build(configured):
     def build(network="y1", **settings):
-        configured(network, **settings)
+        configured(network)
+        fmobilefacenet.config.update(settings)  # as another tree may have it, unchecked
         return fmobilefacenet.get_symbol()
 
     return build

@@ -25,7 +25,8 @@ ACTIVATIONS = ["relu", "sigmoid", "tanh", "softrelu", "softsign", "leaky", "elu"
 @pytest.fixture
 def build(configured):
     def build(network="r18", **settings):
-        configured(network, **settings)
+        configured(network)
+        fresnet.config.update(settings)  # as another tree may have it, unchecked
         return fresnet.get_symbol()
 
     return build
@@ -132,6 +133,7 @@ def test_other_sizes_of_pictures(build, head, height, width):
     ("setting", "choices"),
     [
         ({"num_layers": 51}, DEPTHS),
+        ({"num_layers": "50"}, DEPTHS),
         ({"net_input": 2}, [0, 1]),
         ({"net_unit": 4}, [1, 2, 3]),
         ({"net_se": 2}, [0, 1]),
