@@ -34,12 +34,13 @@ from denseface.deciding.angles import measure_angles
 from denseface.embedding.embedder import Embedder
 from denseface.galleries.bulk import embed_all
 from denseface.models import checkpoint, losses
-from denseface.training.learner import Learner
 from denseface.training.triplets import SQUARED_EUCLIDEAN, Mining, TripletLoader
 from denseface.training.warm_centers import warm_centers
 from denseface.verification.verify import verify
 from denseface.verification.verify_templates import verify_templates
-from support.tiny_models import TINY_SHAPE, as_model, encode, pictures
+from support.class_losses import margin_softmax
+from support.learners import learner_of
+from support.tiny_models import TINY_SHAPE, as_model, encode, pictures, save_model
 
 import mxnet as mx
 
@@ -138,7 +139,7 @@ class Pictures:
         """A learner, a reader of the pictures as records, and the name of the bad one."""
         labels = np.arange(COUNT) // PER_CLASS
         write_face_records(self.folder, list(zip(labels.tolist(), self.payloads)), TINY_SHAPE[:2])
-        learner = Learner(loss, (BATCH, 3, *TINY_SHAPE[:2]), [mx.cpu()], momentum=0.9, wd=0.0)
+        learner = learner_of(loss, (BATCH, 3, *TINY_SHAPE[:2]), [mx.cpu()], momentum=0.9, wd=0.0)
         learner.initialize(mx.init.Xavier(), seed=1)
         with FaceRecords(self.folder) as records:
             yield learner, PictureReader(records, TINY_SHAPE), f"{self.folder}/train.rec: key {records.keys[BAD]}"
@@ -184,7 +185,7 @@ def by_templates(given):
 
 
 def by_warm_centers(given):
-    with given.training(losses.margin_softmax(overflowing(), 8, COUNT // PER_CLASS, s=8)) as (learner, reader, name):
+    with given.training(margin_softmax(overflowing(), 8, COUNT // PER_CLASS, s=8)) as (learner, reader, name):
         yield name
         warm_centers(learner, reader, BATCH)
 
@@ -197,7 +198,7 @@ def by_triplets(given):
 
 
 def by_subcenters(given):
-    with given.training(losses.margin_softmax(overflowing(), 8, COUNT // PER_CLASS, s=8)) as (learner, reader, name):
+    with given.training(margin_softmax(overflowing(), 8, COUNT // PER_CLASS, s=8)) as (learner, reader, name):
         yield name
         prefix = str(given.folder / "model")
         state = checkpoint.TrainingState(1, *learner.parameters(), {}, {})
@@ -209,8 +210,9 @@ def by_subcenters(given):
 def by_calibration(given):
     yield given.paths[BAD]
     (given.folder / "list.txt").write_text("\n".join(given.paths))
-    size = ",".join(map(str, TINY_SHAPE))
-    arguments = ["export", "--model", "absent", "--int8", str(given.folder / "list.txt"), "--image-size", size]
+    size, prefix = ",".join(map(str, TINY_SHAPE)), str(given.folder / "tiny")
+    save_model(given.embedder.model, prefix)
+    arguments = ["export", "--model", prefix, "--int8", str(given.folder / "list.txt"), "--image-size", size]
     assert cli.main([*arguments, "-o", str(given.folder / "out.onnx")]) == 1
 
 
