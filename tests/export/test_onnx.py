@@ -385,7 +385,7 @@ def test_densenet_heads(head, d63):
     assert [output.name for output in model.graph.output] == ["fc1_output"]
 
 
-@pytest.mark.parametrize("act_type", fdensenet.ACTIVATIONS)
+@pytest.mark.parametrize("act_type", [*fdensenet.SIMPLE_ACTIVATIONS, *fdensenet.OTHER_ACTIVATIONS])
 def test_densenet_activations(act_type, d63):
     assert_same(d63(net_output="GAP", net_act=act_type), FACE)
 
