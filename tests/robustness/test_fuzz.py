@@ -27,9 +27,9 @@ from denseface.galleries.gallery import Gallery, write_gallery
 from denseface.models import checkpoint, families
 from denseface.models.checkpoint import TrainingState
 from denseface.models.params_file import read_arrays, write_arrays
-from denseface.models.plugins import read_networks
 from denseface.models.symbol_file import read_symbol
 from denseface.options.names import Names
+from denseface.options.networks_file import read_networks
 from denseface.options.spec import BY_KEY
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_symbol
 
@@ -253,12 +253,7 @@ READERS = {
     "detected faces": (detected_faces, read_landmarks),
     "gallery": (gallery, read_gallery),
     "figures": (figures, read_figures),
-    "networks": (
-        network_file,
-        lambda path: read_networks(
-            path, {"num_layers": 1, "net_blocks": [1], "bn_mom": 0.9}, {"bn_mom": (0, 1)}, {"fp16": (False, "")}
-        ),
-    ),
+    "networks": (network_file, read_networks),
 }
 
 
