@@ -26,8 +26,8 @@ class Resume(enum.Enum):
     MAY_CHANGE = "may have another, from its next step on"
     ROUNDS = "may have another; sums are rounded otherwise"
     NO_STEP = "may have another, which changes no step"
-    ANOTHER = "is another run"
-    UNUSED = "does not use it"
+    ANOTHER = "starts another run"
+    UNUSED = "ignores it"
 
 
 @dataclasses.dataclass(frozen=True)
