@@ -110,17 +110,16 @@ def list_faces(
         Finished pictures are kept for the next run.
     """
     crop = crop or Cropper()
-    if crop.detector is None:
-        crop = replace(crop, detector=load_detector())
+    crop = replace(crop, detector=crop.detector or load_detector())
     out = Path(out)
     counts = Counts()
     partial_path = beside(out, ".partial")
     with Journal(partial_path, {"out": str(out.absolute()), **crop.description}) as journal:
 
         def holds(values: list, source: Source) -> bool:
-            *key, lines, faces, reason = values if len(values) > 2 else (None, None, None)
-            if key != [source.name, *source.stamp()] or not _is_entry(source, out, lines, faces, reason):
+            if not _is_entry(values, source, out):
                 return False
+            *_, faces, reason = values
             _count(counts, source.name, faces, reason)
             counts.taken_over += 1
             on_progress(1)
@@ -133,10 +132,7 @@ def list_faces(
                 journal.append([[found.name, *found.stamp, found.lines, found.faces, found.reason]])
                 _count(counts, found.name, found.faces, found.reason)
                 on_progress(1)
-        with replacing(out) as file:
-            file.write(heading(crop.description["detector"]).encode())
-            for *_, lines, _, _ in journal:
-                file.write(lines.encode("utf-8", "surrogateescape"))
+        _write(out, crop, journal)
     partial_path.unlink()
     return counts
 
@@ -164,7 +160,14 @@ def listed_faces(path: str | Path, count: int) -> Iterator[ListedFace]:
         yield ListedFace(name, float(found.scores[index]), pixels)
 
 
-def _photographs(sources):
+def _write(out: Path, crop: Cropper, journal: Journal) -> None:
+    with replacing(out) as file:
+        file.write(heading(crop.description["detector"]).encode())
+        for *_, lines, _, _ in journal:
+            file.write(lines.encode("utf-8", "surrogateescape"))
+
+
+def _photographs(sources: Iterable[Source]) -> Iterator[Source]:
     for source in sources:
         if source.is_aligned:
             raise InputError(f"{source.file}: contains aligned faces; give photographs")
@@ -189,8 +192,11 @@ def _search(crop: Cropper, out: Path, source: Source) -> _Found:
     return _Found(source.name, stamp, face_lines(name, faces, (width, height)), len(faces.scores), None)
 
 
-def _is_entry(source: Source, out: Path, lines: object, faces: object, reason: object) -> bool:
-    """Whether a journal, which somebody may have edited, has lines that a run writes about a picture."""
+def _is_entry(values: list, source: Source, out: Path) -> bool:
+    """Whether a journal, which somebody may have edited, has values that a run writes about a picture."""
+    *key, lines, faces, reason = values if len(values) > 2 else (None, None, None)
+    if key != [source.name, *source.stamp()]:
+        return False
     try:
         name = relative_name(source.file, out)
     except InputError as error:
@@ -202,7 +208,7 @@ def _is_entry(source: Source, out: Path, lines: object, faces: object, reason: o
     return faces > 0 and are_face_lines(lines, name, faces)
 
 
-def _count(counts, name, faces, reason):
+def _count(counts: Counts, name: str, faces: int, reason: str | None) -> None:
     if reason is None:
         counts.pictures += 1
         counts.faces += faces

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError
@@ -22,6 +24,45 @@ from denseface.data.pictures import MAX_FILE_SIZE, decode, is_upright, read_head
 ONE_FACE = Cropper(face=None)
 
 _LARGEST_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How faces are cut and encoded.
+
+    Parameters
+    ----------
+    size : int
+        Height and width of the faces in pixels, 8 to 1024.
+    quality : int
+        JPEG quality, 1 to 95.
+    crop : Cropper
+        What makes aligned faces of pictures of another size. By default the installed detector finds the face, and
+        pictures of several faces cannot be used.
+    processes : int
+        How many processes share the work; the faces do not depend on it.
+
+    Raises
+    ------
+    InputError
+        If ``size`` or ``quality`` is out of its range, or ``crop`` takes all faces of a picture.
+    """
+
+    size: int = 112
+    quality: int = 95
+    crop: Cropper = ONE_FACE
+    processes: int = 1
+
+    def __post_init__(self):
+        for option, low, high in (("size", 8, _LARGEST_SIZE), ("quality", 1, 95)):
+            value = getattr(self, option)
+            if not low <= value <= high:
+                raise InputError(f"must be from {low} to {high}, not {value}", option=option)
+        if self.crop.face == "all":
+            raise InputError("a set has one face per picture: choose largest or center", option="face")
+
+
+DEFAULT_ENCODING = Encoding()
 
 
 class Face(NamedTuple):
@@ -51,16 +92,12 @@ class Face(NamedTuple):
 def encode_faces(
     root: str | Path,
     files: Iterable[str],
-    size: int = 112,
-    quality: int = 95,
-    crop: Cropper = ONE_FACE,
-    processes: int = 1,
+    encoding: Encoding = DEFAULT_ENCODING,
     middle: bool = False,
 ) -> Generator[Face, None, None]:
     """Make faces of one size, in the order of the files.
 
-    The faces do not depend on the number of processes. A JPEG that already has the size is copied byte for byte, unless
-    it is to be aligned by landmarks from a file.
+    A JPEG that already has the size is copied byte for byte, unless it is to be aligned by landmarks from a file.
 
     Parameters
     ----------
@@ -68,15 +105,8 @@ def encode_faces(
         The folder of all pictures.
     files : iterable of str
         Their paths below it.
-    size : int
-        Height and width of the faces in pixels, 8 to 1024.
-    quality : int
-        JPEG quality, 1 to 95.
-    crop : Cropper
-        What makes aligned faces of pictures of another size. By default the installed detector finds the face, and
-        pictures of several faces cannot be used.
-    processes : int
-        How many processes share the work.
+    encoding : Encoding
+        How they are cut and encoded.
     middle : bool
         Of a picture without a face that can be cut out, take the middle, beside the reason.
 
@@ -87,26 +117,22 @@ def encode_faces(
     Raises
     ------
     InputError
-        If ``size``, ``quality`` or ``processes`` is out of its range.
+        If ``encoding.processes`` is less than 1.
     """
-    for option, value, low, high in (("size", size, 8, _LARGEST_SIZE), ("quality", quality, 1, 95)):
-        if not low <= value <= high:
-            raise InputError(f"must be from {low} to {high}, not {value}", option=option)
-    if crop.face == "all":
-        raise InputError("a set has one face per picture: choose largest or center", option="face")
-    jobs = ((file, _locate(crop, Path(root, file))) for file in files)
-    return parallel_map(partial(_encode_file, root, size, quality, crop.shared(processes), middle), jobs, processes)
+    jobs = ((file, _locate(encoding.crop, Path(root, file))) for file in files)
+    shared = replace(encoding, crop=encoding.crop.shared(encoding.processes))
+    return parallel_map(partial(_encode_file, root, shared, middle), jobs, encoding.processes)
 
 
-def encode_face(
-    payload: bytes, size: int = 112, quality: int = 95, crop: Cropper = ONE_FACE, located: Located | None = None
-) -> bytes:
-    """Make the face of one picture; the other arguments are those of `encode_faces`.
+def encode_face(payload: bytes, encoding: Encoding = DEFAULT_ENCODING, located: Located | None = None) -> bytes:
+    """Make the face of one picture.
 
     Parameters
     ----------
     payload : bytes
         A picture file, as `denseface.data.pictures.decode` reads it.
+    encoding : Encoding
+        How it is cut and encoded.
     located : Located, optional
         The faces in it, from a file of landmarks.
 
@@ -115,22 +141,22 @@ def encode_face(
     InputError
         If the picture is broken or cannot be aligned.
     """
-    picture = decode(payload)
+    picture, size = decode(payload), encoding.size
     is_ready = read_header(payload) in (("JPEG", mode, size, size) for mode in ("L", "RGB")) and is_upright(payload)
     if is_ready and located is None:
         return payload
-    (face,) = crop(picture, (size, size, 3), located)
+    (face,) = encoding.crop(picture, (size, size, 3), located)
     assert face.pixels is not None  # it is, unless all faces are cut
-    return _jpeg(face.pixels, quality)
+    return _jpeg(face.pixels, encoding.quality)
 
 
-def _jpeg(pixels, quality):
+def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def _locate(crop, path):
+def _locate(crop: Cropper, path: Path) -> Located | InputError | None:
     """Look up a picture's landmarks here: a file of them is not sent to other processes."""
     try:
         return crop.locate(path)
@@ -138,7 +164,9 @@ def _locate(crop, path):
         return error
 
 
-def _encode_file(root, size, quality, crop, middle, job):
+def _encode_file(
+    root: str | Path, encoding: Encoding, middle: bool, job: tuple[str, Located | InputError | None]
+) -> Face:
     file, located = job
     try:
         payload = read_input(Path(root, file), MAX_FILE_SIZE)
@@ -147,9 +175,11 @@ def _encode_file(root, size, quality, crop, middle, job):
             try:
                 if isinstance(located, InputError):
                     raise located
-                return Face(file, encode_face(payload, size, quality, crop, located), None)
+                return Face(file, encode_face(payload, encoding, located), None)
             except FaceError as error:
-                cut = _jpeg(cut_middle(decode(payload), (size, size, 3)), quality) if middle else None
+                cut = None
+                if middle:
+                    cut = _jpeg(cut_middle(decode(payload), (encoding.size, encoding.size, 3)), encoding.quality)
                 return Face(file, cut, str(error), error.kind, error.remedy)
     except InputError as error:
         return Face(file, None, str(error), "cannot be read")

@@ -8,7 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +16,9 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.text import counted, listed
-from denseface.data.cropping import Cropper
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
-from denseface.datasets.faces import ONE_FACE, Face, encode_faces
+from denseface.datasets.faces import DEFAULT_ENCODING, Encoding, Face, encode_faces
 from denseface.datasets.manifest import write_manifest
 from denseface.datasets.output import Progress, fresh_folder, no_progress, replacing_csv
 from denseface.datasets.pairing import draw_pairs
@@ -62,21 +61,60 @@ class Summary:
     num_absent: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Split:
+    """Which people are trained on, and which pairs of the others make the verification set.
+
+    Parameters
+    ----------
+    people : path-like, optional
+        A list of the people to train on, see `denseface.datasets.people.read_names`; by default everybody.
+    holdout : int, float or path-like
+        The number of people in the verification set, or their fraction as a float below 1. They are drawn from the
+        people with at least two pictures, and at least ``min_pictures``. Or a list of these people, who need not be in
+        that of ``people``. Nobody trains on them.
+    exclude : path-like, optional
+        A list of people who are left out; some of them may not be there.
+    min_pictures : int
+        People with fewer usable pictures are left out.
+    unlabeled : bool
+        The pictures have no identities: those in the folder and its subfolders become one class, for a network that
+        learns from a teacher. Without ``people``, ``holdout`` and ``exclude``.
+    max_pairs : int, optional
+        The largest number of genuine and of impostor pairs; None for all.
+    seed : int
+        Decides who is held out and which pairs are drawn.
+
+    Raises
+    ------
+    InputError
+        If ``unlabeled`` is combined with another parameter that chooses people.
+    """
+
+    people: str | Path | None = None
+    holdout: int | float | str | Path = 0
+    exclude: str | Path | None = None
+    min_pictures: int = 1
+    unlabeled: bool = False
+    max_pairs: int | None = DEFAULT_PAIRS
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.unlabeled and self.holdout:
+            raise InputError("pictures without identities make no pairs to verify on; leave it out", option="holdout")
+        if self.unlabeled and (self.people or self.exclude):
+            option = "people" if self.people else "exclude"
+            raise InputError("pictures without identities have nobody to choose; leave it out", option=option)
+
+
+DEFAULT_SPLIT = Split()
+
+
 def build_from_folder(
     source: str | Path,
     out: str | Path,
-    *,
-    size: int = 112,
-    quality: int = 95,
-    crop: Cropper = ONE_FACE,
-    min_pictures: int = 1,
-    unlabeled: bool = False,
-    people: str | Path | None = None,
-    holdout: int | float | str | Path = 0,
-    exclude: str | Path | None = None,
-    max_pairs: int | None = DEFAULT_PAIRS,
-    seed: int = 0,
-    processes: int = 1,
+    split: Split = DEFAULT_SPLIT,
+    encoding: Encoding = DEFAULT_ENCODING,
     on_progress: Progress = no_progress,
 ) -> Summary:
     """Build a training set from one folder of pictures per person.
@@ -89,7 +127,7 @@ def build_from_folder(
     ``manifest.csv``
         Key, label, person and file of each of its records.
     ``holdout.bin``, ``holdout.csv``
-        With ``holdout``: the verification set, and the two files of each pair, with 1 for a genuine pair.
+        If people are held out: the verification set, and the two files of each pair, with 1 for a genuine pair.
     ``bad.csv``
         The files that cannot be used, and the reasons; written only if there are any. Hidden files, thumbnails, and
         people who are not selected are not in it.
@@ -102,25 +140,10 @@ def build_from_folder(
         The folder of people. Links that stay inside it are followed.
     out : path-like
         The folder to make, outside ``source``. It may exist if it is empty.
-    size, quality, crop, processes
-        As for `denseface.datasets.faces.encode_faces`.
-    min_pictures : int
-        People with fewer usable pictures are left out.
-    unlabeled : bool
-        The pictures have no identities: those in ``source`` and its subfolders become one class, for a network that
-        learns from a teacher. Without ``holdout``.
-    people : path-like, optional
-        A list of the people to train on, see `denseface.datasets.people.read_names`; by default everybody.
-    holdout : int, float or path-like
-        The number of people in the verification set, or their fraction as a float below 1. They are drawn from the
-        people with at least two pictures, and at least ``min_pictures``. Or a list of these people, who need not be in
-        that of ``people``. Nobody trains on them.
-    exclude : path-like, optional
-        A list of people who are left out; some of them may not be there.
-    max_pairs : int, optional
-        The largest number of genuine and of impostor pairs; None for all.
-    seed : int
-        Decides who is held out and which pairs are drawn.
+    split : Split
+        Which people are trained on, and which are held out; by default all are trained on.
+    encoding : Encoding
+        How the faces are cut and encoded.
     on_progress : callable
         Called with the number of pictures that are done, and of all.
 
@@ -131,55 +154,42 @@ def build_from_folder(
     Raises
     ------
     InputError
-        If there is no picture to train on, somebody in the list of ``people`` or ``holdout`` is not there, ``holdout``
-        cannot be met, or ``out`` cannot be made.
+        If there is no picture to train on, ``split`` names or counts absent people, or ``out`` cannot be made.
     """
     source = Path(source)
     _check_apart(source, out)
-    if unlabeled and holdout:
-        raise InputError("pictures without identities make no pairs to verify on; leave it out", option="holdout")
-    if unlabeled and (people or exclude):
-        option = "people" if people else "exclude"
-        raise InputError("pictures without identities have nobody to choose; leave it out", option=option)
-    everybody, faults = find_people(source, unlabeled)
-    number, listing = (holdout, None) if isinstance(holdout, (int, float)) else (0, holdout)
-    lists = {"people": people, "exclude": exclude, "holdout": listing}
-    chosen, num_absent = _read_lists(source, lists, [person.name for person in everybody])
-    if "holdout" in chosen:
-        held_out = [person for person in everybody if person.name in chosen["holdout"]]
-        training = [person for person in _selected(everybody, chosen) if person.name not in chosen["holdout"]]
-    else:
-        held_out, training = _draw_people(_selected(everybody, chosen), number, max(2, min_pictures), seed)
-    bad = {file: _Fault(reason, reason) for file, reason in faults.items()}
-    few: dict[str, str] = {}
-    # People held out come first: pairs are drawn before training records are written, and from usable pictures only.
-    files = [file for person in held_out + training for file in person.files]
-    left_out: list[str] = []
-    with fresh_folder(out) as folder:
-        with contextlib.closing(encode_faces(source, files, size, quality, crop, processes)) as encoded:
-            faces = _counted(encoded, len(files), on_progress)
-            held_faces = dict(_usable(held_out, faces, bad))
-            issame = _write_holdout(folder, held_faces, max_pairs, seed) if held_out else np.zeros(0, bool)
-            enough = _with_enough(_usable(training, faces, bad), min_pictures, few, left_out)
-            num_classes, num_images = _write_training(folder, enough, size, source, bad, few)
-        if bad:
-            with replacing_csv(folder / "bad.csv", ("file", "reason")) as table:
-                table.writerows((file, fault.reason) for file, fault in sorted(bad.items()))
-        if few:
-            with replacing_csv(folder / "few.csv", ("file", "person")) as table:
-                table.writerows(few.items())
-    return Summary(
-        num_classes=num_classes,
-        num_images=num_images,
-        num_holdout=len(held_out),
-        num_genuine=int(issame.sum()),
-        num_impostor=int((~issame).sum()),
-        left_out=left_out,
-        num_few=len(few),
-        num_bad=len(bad),
-        reasons=dict(Counter((fault.kind, fault.remedy) for fault in bad.values()).most_common()),
-        num_absent=num_absent,
-    )
+    everybody, faults = find_people(source, split.unlabeled)
+    groups = _divide(source, everybody, split)
+    rejected = _Rejected({file: _Fault(reason, reason) for file, reason in faults.items()})
+    files = groups.files
+    with fresh_folder(out) as folder, contextlib.closing(encode_faces(source, files, encoding)) as encoded:
+        faces = _counted(encoded, len(files), on_progress)
+        held_faces = dict(rejected.usable(groups.held_out, faces))
+        issame = _write_holdout(folder, held_faces, split) if held_faces else np.zeros(0, bool)
+        training = rejected.with_enough(groups.training, faces, split.min_pictures)
+        written = _write_training(folder, training, encoding.size, source, rejected)
+        rejected.write(folder)
+    return _summary(written, groups, issame, rejected)
+
+
+class _Groups(NamedTuple):
+    """The people to hold out and to train on; by list, how many of its names nobody has."""
+
+    held_out: list[Person]
+    training: list[Person]
+    num_absent: dict[str, int]
+
+    @property
+    def files(self) -> list[str]:
+        """All pictures, first of people held out: their pairs are drawn before training records are written."""
+        return [file for person in self.held_out + self.training for file in person.files]
+
+
+class _Written(NamedTuple):
+    """The numbers of people and of pictures of a training set."""
+
+    num_classes: int
+    num_images: int
 
 
 class _Fault(NamedTuple):
@@ -188,6 +198,57 @@ class _Fault(NamedTuple):
     reason: str
     kind: str
     remedy: str | None = None
+
+
+@dataclass
+class _Rejected:
+    """The faults of files, the owners of usable files of people with too few, and the names of these people."""
+
+    bad: dict[str, _Fault]
+    few: dict[str, str] = field(default_factory=dict)
+    people: list[str] = field(default_factory=list)
+
+    def usable(self, people: Iterable[Person], faces: Iterator[Face]) -> Iterator[tuple[str, list[Face]]]:
+        """Yield the usable faces of each person, and add the others to ``bad``."""
+        for person in people:
+            found = list(itertools.islice(faces, len(person.files)))
+            self.bad.update(
+                (face.file, _Fault(face.reason, face.kind, face.remedy)) for face in found if face.reason is not None
+            )
+            yield person.name, [face for face in found if face.payload is not None]
+
+    def with_enough(
+        self, people: Iterable[Person], faces: Iterator[Face], min_pictures: int
+    ) -> Iterator[tuple[str, list[Face]]]:
+        """Yield the people with enough usable faces, and add the others to ``people`` and their files to ``few``."""
+        for name, usable in self.usable(people, faces):
+            if len(usable) >= min_pictures:
+                yield name, usable
+            else:
+                self.people.append(name)
+                self.few.update((face.file, name) for face in usable)
+
+    def write(self, folder: Path) -> None:
+        """Write the tables that have rows."""
+        bad = [(file, fault.reason) for file, fault in sorted(self.bad.items())]
+        for name, heading, rows in (("bad", "reason", bad), ("few", "person", list(self.few.items()))):
+            if rows:
+                with replacing_csv(folder / f"{name}.csv", ("file", heading)) as table:
+                    table.writerows(rows)
+
+
+def _divide(source: Path, everybody: list[Person], split: Split) -> _Groups:
+    """Decide who is held out and who is trained on."""
+    number, listing = (split.holdout, None) if isinstance(split.holdout, (int, float)) else (0, split.holdout)
+    lists = {"people": split.people, "exclude": split.exclude, "holdout": listing}
+    chosen, num_absent = _read_lists(source, lists, [person.name for person in everybody])
+    selected = _selected(everybody, chosen)
+    if "holdout" in chosen:
+        held_out = [person for person in everybody if person.name in chosen["holdout"]]
+        training = [person for person in selected if person.name not in chosen["holdout"]]
+    else:
+        held_out, training = _draw_people(selected, number, max(2, split.min_pictures), split.seed)
+    return _Groups(held_out, training, num_absent)
 
 
 def _read_lists(
@@ -255,39 +316,10 @@ def _counted(faces: Iterable[Face], total: int, on_progress: Progress) -> Iterat
         yield face
 
 
-def _usable(
-    people: Iterable[Person], faces: Iterator[Face], bad: dict[str, _Fault]
-) -> Iterator[tuple[str, list[Face]]]:
-    """Yield the usable faces of each person, and add the others to ``bad``."""
-    for person in people:
-        found = list(itertools.islice(faces, len(person.files)))
-        bad.update(
-            (face.file, _Fault(face.reason, face.kind, face.remedy)) for face in found if face.reason is not None
-        )
-        yield person.name, [face for face in found if face.payload is not None]
-
-
-def _with_enough(
-    people: Iterable[tuple[str, list[Face]]], min_pictures: int, few: dict[str, str], left_out: list[str]
-) -> Iterator[tuple[str, list[Face]]]:
-    """Yield the people with enough faces; add the others to ``left_out`` and their files to ``few``."""
-    for name, faces in people:
-        if len(faces) >= min_pictures:
-            yield name, faces
-        else:
-            left_out.append(name)
-            few.update((face.file, name) for face in faces)
-
-
 def _write_training(
-    folder: Path,
-    people: Iterable[tuple[str, list[Face]]],
-    size: int,
-    source: Path,
-    bad: dict[str, _Fault],
-    few: dict[str, str],
-) -> tuple[int, int]:
-    """Write the records and the manifest; return the numbers of people and of pictures."""
+    folder: Path, people: Iterable[tuple[str, list[Face]]], size: int, source: Path, rejected: _Rejected
+) -> _Written:
+    """Write the records and the manifest."""
     num_images = 0
 
     def labeled():
@@ -298,24 +330,39 @@ def _write_training(
                 manifest.writerow((num_images, label, person, face.file))
                 yield label, face.payload
         if not num_images:
-            faults = [f"{file}: {fault.reason}" for file, fault in bad.items()]
-            faults += [f"{file}: {person} has too few" for file, person in few.items()]
+            faults = [f"{file}: {fault.reason}" for file, fault in rejected.bad.items()]
+            faults += [f"{file}: {person} has too few" for file, person in rejected.few.items()]
             reasons = "".join(f"; {fault}" for fault in faults[-1:])
             raise InputError(f"{source}: no person has enough usable pictures to train on{reasons}")
 
     with write_manifest(folder) as manifest:
         written = write_face_records(folder, labeled(), (size, size))
-    return written.num_classes, num_images
+    return _Written(written.num_classes, num_images)
 
 
-def _write_holdout(folder: Path, people: Mapping[str, list[Face]], max_pairs: int | None, seed: int) -> np.ndarray:
+def _write_holdout(folder: Path, people: Mapping[str, list[Face]], split: Split) -> np.ndarray:
     """Write the verification set; return whether each pair is genuine."""
     faces = [face for found in people.values() for face in found]
     owners = np.repeat(np.arange(len(people)), [len(found) for found in people.values()])
-    pairs, issame = draw_pairs(owners, max_pairs, seed)
+    pairs, issame = draw_pairs(owners, split.max_pairs, split.seed)
     names = np.array(list(people), object)[owners[pairs.ravel()]].tolist()
     write_pairs(folder / "holdout.bin", [faces[index].payload for index in pairs.ravel().tolist()], issame, names)
     with replacing_csv(folder / "holdout.csv", ("file1", "file2", "same")) as table:
         for (first, second), same in zip(pairs.tolist(), issame.tolist()):
             table.writerow((faces[first].file, faces[second].file, int(same)))
     return issame
+
+
+def _summary(written: _Written, groups: _Groups, issame: np.ndarray, rejected: _Rejected) -> Summary:
+    return Summary(
+        num_classes=written.num_classes,
+        num_images=written.num_images,
+        num_holdout=len(groups.held_out),
+        num_genuine=int(issame.sum()),
+        num_impostor=int((~issame).sum()),
+        left_out=rejected.people,
+        num_few=len(rejected.few),
+        num_bad=len(rejected.bad),
+        reasons=dict(Counter((fault.kind, fault.remedy) for fault in rejected.bad.values()).most_common()),
+        num_absent=groups.num_absent,
+    )

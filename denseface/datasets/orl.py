@@ -11,7 +11,7 @@ import importlib.util
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,11 @@ from denseface.data.cropping import Cropper
 from denseface.data.detection import load_detector
 from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
-from denseface.datasets.faces import encode_faces
+from denseface.datasets.faces import Encoding, encode_faces
 from denseface.datasets.manifest import write_manifest
 from denseface.datasets.pairing import draw_pairs
+
+LARGEST_FACES = Encoding(crop=Cropper())
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,7 @@ class Summary:
 def build_orl(
     out_folder: str | Path,
     holdout: Iterable[int] = range(31, 41),
-    size: int = 112,
-    quality: int = 95,
-    crop: Cropper | None = None,
-    processes: int = 1,
+    encoding: Encoding = LARGEST_FACES,
 ) -> Summary:
     """Build a training set of some people and a verification set of the others, both of aligned faces.
 
@@ -74,14 +73,8 @@ def build_orl(
         The folder to write to; it is made if it does not exist.
     holdout : iterable of int
         The people, numbered from 1, of the verification set; nobody trains on them.
-    size : int
-        Height and width of the faces, in pixels.
-    quality : int
-        JPEG quality, 1 to 95.
-    crop : Cropper, optional
-        What aligns the faces; by default the detector that is installed finds them.
-    processes : int
-        How many processes share the work.
+    encoding : Encoding
+        How the faces are cut and encoded; by default the largest of each picture, as the installed detector finds it.
 
     Returns
     -------
@@ -96,10 +89,11 @@ def build_orl(
     root = find_faces()
     people = _pictures(root)
     held_out = _check_holdout(holdout, people)
-    crop = crop or Cropper(detector=load_detector())
-    payloads = _align(root, [path for paths in people.values() for path in paths], size, quality, crop, processes)
-    encoded = {person: [payloads[path] for path in paths] for person, paths in people.items()}
-    training = [person for person in people if person not in held_out]
+    crop = encoding.crop
+    if crop.detector is None and crop.landmarks is None and not crop.aligned:
+        encoding = replace(encoding, crop=replace(crop, detector=load_detector()))
+    encoded = _align(root, people, encoding)
+    training = {person: people[person] for person in people if person not in held_out}
 
     folder = Path(out_folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,18 +101,12 @@ def build_orl(
     # beside a verification set of people who are in it.
     (folder / "property").unlink(missing_ok=True)
     pairs_path = folder / "orl.bin"
-    images = [image for person in held_out for image in encoded[person]]
-    owners = np.repeat(held_out, [len(encoded[person]) for person in held_out])
-    pairs, issame = draw_pairs(owners)
-    names = [f"s{person}" for person in owners[pairs.ravel()].tolist()]
-    write_pairs(pairs_path, [images[index] for index in pairs.ravel().tolist()], issame, names)
-    _write_pictures(folder / "holdout", {person: encoded[person] for person in held_out})
+    held_faces = {person: encoded[person] for person in held_out}
+    issame = _write_holdout(pairs_path, held_faces)
+    _write_pictures(folder / "holdout", held_faces)
+    _write_manifest(folder, training)
     labeled = [(label, image) for label, person in enumerate(training) for image in encoded[person]]
-    files = ((label, file) for label, person in enumerate(training) for file in people[person])
-    with write_manifest(folder) as manifest:
-        for key, (label, file) in enumerate(files, 1):
-            manifest.writerow((key, label, file.split("/")[0], file))
-    write_face_records(folder, labeled, (size, size))
+    write_face_records(folder, labeled, (encoding.size, encoding.size))
     return Summary(
         folder=folder,
         pairs_path=pairs_path,
@@ -188,15 +176,15 @@ def _sorted_by_number(folder: Path) -> list[str]:
     return sorted((path.name for path in folder.glob("*.pgm")), key=lambda name: (len(name), name))
 
 
-def _align(root: Path, files: list[str], size: int, quality: int, crop: Cropper, processes: int) -> dict[str, bytes]:
-    """Return the aligned face of each file, as a JPEG."""
-    faces = encode_faces(root, files, size, quality, crop, processes)
+def _align(root: Path, people: dict[int, list[str]], encoding: Encoding) -> dict[int, list[bytes]]:
+    """Return each person's aligned faces, as JPEGs."""
+    files = [file for found in people.values() for file in found]
     payloads = {}
-    for face in ProgressBar(faces, "aligning", len(files), unit="picture", leave=False):
+    for face in ProgressBar(encode_faces(root, files, encoding), "aligning", len(files), unit="picture", leave=False):
         if face.payload is None:
             raise InputError(f"{root / face.file}: {face.reason}")
         payloads[face.file] = face.payload
-    return payloads
+    return {person: [payloads[file] for file in found] for person, found in people.items()}
 
 
 def _check_holdout(holdout: Iterable[int], people: Iterable[int]) -> list[int]:
@@ -211,6 +199,23 @@ def _check_holdout(holdout: Iterable[int], people: Iterable[int]) -> list[int]:
     if len(held_out) == len(everybody):
         raise InputError("everybody is held out, so nobody is left to train on", option="holdout")
     return held_out
+
+
+def _write_holdout(path: Path, people: dict[int, list[bytes]]) -> np.ndarray:
+    """Write the verification set; return whether each pair is genuine."""
+    images = [image for found in people.values() for image in found]
+    owners = np.repeat(list(people), [len(found) for found in people.values()])
+    pairs, issame = draw_pairs(owners)
+    names = [f"s{person}" for person in owners[pairs.ravel()].tolist()]
+    write_pairs(path, [images[index] for index in pairs.ravel().tolist()], issame, names)
+    return issame
+
+
+def _write_manifest(folder: Path, people: dict[int, list[str]]) -> None:
+    files = [(label, file) for label, found in enumerate(people.values()) for file in found]
+    with write_manifest(folder) as manifest:
+        for key, (label, file) in enumerate(files, 1):
+            manifest.writerow((key, label, file.split("/")[0], file))
 
 
 def _write_pictures(folder: Path, people: dict[int, list[bytes]]) -> None:

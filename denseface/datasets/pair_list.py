@@ -12,17 +12,15 @@ import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.files import read_lines
-from denseface.data.cropping import Cropper
 from denseface.data.folders import existing
 from denseface.data.pairs import failure_to_enroll, write_pairs
 from denseface.data.pictures import PICTURE_SUFFIXES
-from denseface.datasets.faces import ONE_FACE, Face, encode_faces
+from denseface.datasets.faces import DEFAULT_ENCODING, Encoding, Face, encode_faces
 from denseface.datasets.output import Progress, no_progress, replacing_csv
 from denseface.datasets.pairing import spread
 
 _ANY_SUFFIX = (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))
 _FORMS = "NAME N1 N2, NAME1 N1 NAME2 N2 or PATH1 PATH2 0|1, with tabs between the fields if names contain spaces"
-
 
 UNFOUND = ("omit", "center", "fail")
 
@@ -140,10 +138,7 @@ def build_from_list(
     out: str | Path,
     *,
     images: str | Path | None = None,
-    size: int = 112,
-    quality: int = 95,
-    crop: Cropper = ONE_FACE,
-    processes: int = 1,
+    encoding: Encoding = DEFAULT_ENCODING,
     unfound: str = "omit",
     on_progress: Progress = no_progress,
 ) -> BuiltPairs:
@@ -157,8 +152,8 @@ def build_from_list(
         As for `read_pair_list`; ``images`` defaults to the list's folder.
     out : path-like
         The file to write, a ``.bin``; an existing file is replaced.
-    size, quality, crop, processes
-        As for `denseface.datasets.faces.encode_faces`.
+    encoding : Encoding
+        How the faces are cut and encoded.
     unfound : {"omit", "center", "fail"}
         What becomes of a pair with a picture that no face can be cut out of: it is left out; or the middle of the
         picture is taken, `denseface.data.cropping.cut_middle`; or the picture is kept as a failure to enroll, which
@@ -181,20 +176,39 @@ def build_from_list(
         raise InputError(f"must be one of {', '.join(UNFOUND)}, not {unfound}", option="unfound")
     images = Path(path).parent if images is None else Path(images)
     pairs = read_pair_list(path, images)
-    distinct = list(dict.fromkeys(pairs.files))
-    payloads: dict[str, bytes] = {}
-    bad: list[Face] = []
-    middle = unfound == "center"
-    with contextlib.closing(encode_faces(images, distinct, size, quality, crop, processes, middle)) as faces:
-        for done, face in enumerate(faces, 1):
-            if face.reason is not None:
-                if unfound == "fail":
-                    face = face._replace(payload=failure_to_enroll(face.file, size))
-                bad.append(face)
-            if face.payload is not None:
-                payloads[face.file] = face.payload
+    faces = _encode(images, pairs.files, encoding, unfound, on_progress)
+    bad = [face for face in faces if face.reason is not None]
+    payloads = {face.file: face.payload for face in faces if face.payload is not None}
+    kept = _kept(path, pairs, payloads, bad)
+    bad_file = Path(out).with_suffix(".bad.csv")
+    if bad:
+        with replacing_csv(bad_file, ("file", "reason")) as table:
+            table.writerows((face.file, face.reason) for face in bad)
+    else:
+        bad_file.unlink(missing_ok=True)
+    people, issame = _people(pairs), pairs.issame[kept]
+    order = [2 * index + side for index in kept for side in (0, 1)]
+    write_pairs(out, [payloads[pairs.files[i]] for i in order], issame, people and [people[i] for i in order])
+    return BuiltPairs(int(issame.sum()), int((~issame).sum()), len(pairs.issame) - len(kept), bad, bad_file)
+
+
+def _encode(images: Path, files: list[str], encoding: Encoding, unfound: str, on_progress: Progress) -> list[Face]:
+    """Encode each distinct file; one without a face has a payload only if ``unfound`` keeps it."""
+    distinct = list(dict.fromkeys(files))
+    faces = []
+    with contextlib.closing(encode_faces(images, distinct, encoding, middle=unfound == "center")) as encoded:
+        for done, face in enumerate(encoded, 1):
+            if face.reason is not None and unfound == "fail":
+                face = face._replace(payload=failure_to_enroll(face.file, encoding.size))
+            faces.append(face)
             on_progress(done, len(distinct))
-    kept = [index for index in range(len(pairs.issame)) if {*pairs.files[2 * index : 2 * index + 2]} <= payloads.keys()]
+    return faces
+
+
+def _kept(path: str | Path, pairs: PairList, payloads: dict[str, bytes], bad: list[Face]) -> list[int]:
+    """Return the indices of the pairs of two payloads, in the order of the set."""
+    has_payload = [file in payloads for file in pairs.files]
+    kept = np.flatnonzero(np.logical_and(has_payload[::2], has_payload[1::2]))
     issame = pairs.issame[kept]
     if len(set(issame.tolist())) < len(set(pairs.issame.tolist())):
         kind = "" if not len(issame) else "impostor " if issame[0] else "genuine "
@@ -202,22 +216,12 @@ def build_from_list(
         raise InputError(f"{path}: no {kind}pair is left; line {line}: {bad[0].file}: {bad[0].reason}")
     if not pairs.has_folds:
         order = spread(int(issame.sum()), int((~issame).sum()))
-        placed = np.empty(len(kept), np.int64)
-        placed[order], placed[~order] = np.flatnonzero(issame), np.flatnonzero(~issame)
-        kept, issame = [kept[index] for index in placed.tolist()], issame[placed]
-    bad_file = Path(out).with_suffix(".bad.csv")
-    if bad:
-        with replacing_csv(bad_file, ("file", "reason")) as table:
-            table.writerows((face.file, face.reason) for face in bad)
-    else:
-        bad_file.unlink(missing_ok=True)
-    people = _people(pairs)
-    order = [2 * index + side for index in kept for side in (0, 1)]
-    write_pairs(out, [payloads[pairs.files[i]] for i in order], issame, people and [people[i] for i in order])
-    return BuiltPairs(int(issame.sum()), int((~issame).sum()), len(pairs.issame) - len(kept), bad, bad_file)
+        genuine, impostor = kept[issame], kept[~issame]
+        kept[order], kept[~order] = genuine, impostor
+    return kept.tolist()
 
 
-def _people(pairs):
+def _people(pairs: PairList) -> list[str] | None:
     """Return the folder of each picture, if that is the person's: no pair of the list contradicts it."""
     people = [os.path.dirname(file) for file in pairs.files]
     equal = [one == other for one, other in zip(people[::2], people[1::2])]

@@ -15,6 +15,7 @@ from denseface.data.align import REFERENCE_POINTS
 from denseface.data.cropping import Cropper
 from denseface.data.landmarks import LandmarkFile
 from denseface.datasets import folder
+from denseface.datasets.faces import Encoding
 from support.picture_folders import contents, save_people
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,8 @@ def test_folder_says_what_it_made(here, capsys):
         "1 file: not a picture",
         "1 file: cannot be read",
     ]
-    folder.build_from_folder("people", "same", size=16, min_pictures=2, holdout=2, max_pairs=7, seed=1)
+    split = folder.Split(min_pictures=2, holdout=2, max_pairs=7, seed=1)
+    folder.build_from_folder("people", "same", split, Encoding(16))
     assert contents(here / "out") == contents(here / "same")
 
 
@@ -74,7 +76,8 @@ def test_folder_takes_fractions_all_pairs_and_landmarks(here, capsys):
     assert code == 0
     assert "18 genuine and 48 impostor pairs of the 3 people held out" in out
     crop = Cropper(landmarks=LandmarkFile("landmarks.txt"), min_size=8)
-    folder.build_from_folder("people", "same", crop=crop, holdout=0.5, max_pairs=None, quality=80)
+    split = folder.Split(holdout=0.5, max_pairs=None)
+    folder.build_from_folder("people", "same", split, Encoding(crop=crop, quality=80))
     assert contents(here / "out") == contents(here / "same")
 
 
@@ -163,7 +166,7 @@ def test_pairs_from_a_folder_elsewhere(here, capsys):
 
 
 def test_info_of_a_training_set(here, capsys):
-    folder.build_from_folder("people", "out", size=16)
+    folder.build_from_folder("people", "out", encoding=Encoding(16))
     code, out, err = run(capsys, "info", "out", "--sheet", "sheet.png")
     assert (code, err) == (0, "")
     assert [line.split(maxsplit=0)[0].split("  ", 1)[-1].strip() for line in out.splitlines()] == [
@@ -178,7 +181,7 @@ def test_info_of_a_training_set(here, capsys):
 
 
 def test_info_fails_when_something_is_wrong(here, capsys):
-    folder.build_from_folder("people", "out", size=16)
+    folder.build_from_folder("people", "out", encoding=Encoding(16))
     (here / "out" / "property").write_text("8,16,16\n")
     with open(here / "out" / "train.rec", "r+b") as file:
         file.write(b"\0\0\0\0")
@@ -196,7 +199,7 @@ def test_info_fits_the_terminal(here, capsys, monkeypatch, columns):
     """Names with control characters, and many equal pictures."""
     for number in range(2, 5):
         shutil.copy(here / "people" / "p00" / "01.png", here / "people" / "p00" / f"\x1b[2J{number}.png")
-    folder.build_from_folder("people", "out", size=16)
+    folder.build_from_folder("people", "out", encoding=Encoding(16))
     monkeypatch.setenv("COLUMNS", columns)
     code, out, _ = run(capsys, "info", "out")
     assert code == 1
@@ -208,14 +211,14 @@ def test_info_fits_the_terminal(here, capsys, monkeypatch, columns):
 
 
 def test_unpack_then_folder_is_the_same_set(here, capsys):
-    folder.build_from_folder("people", "set", size=16)
+    folder.build_from_folder("people", "set", encoding=Encoding(16))
     assert run(capsys, "unpack", "set", "pictures") == (0, "pictures: 25 pictures\n", "")
     run(capsys, "folder", "pictures", "again", "--size", "16", "--processes", "1")
     assert (here / "set" / "train.rec").read_bytes() == (here / "again" / "train.rec").read_bytes()
 
 
 def test_unpack_fails_when_records_are_broken(here, capsys):
-    folder.build_from_folder("people", "set", size=16)
+    folder.build_from_folder("people", "set", encoding=Encoding(16))
     with open(here / "set" / "train.rec", "r+b") as file:
         file.write(b"\0\0\0\0")
     code, out, _ = run(capsys, "unpack", "set", "pictures")

@@ -16,6 +16,8 @@ from denseface.data.landmarks import LandmarkFile
 from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
 from denseface.datasets import folder
+from denseface.datasets.faces import ONE_FACE, Encoding
+from denseface.datasets.output import no_progress
 from support.photographs import orl_square
 from support.photos import as_line
 from support.picture_folders import contents, face, save_face, save_people, who
@@ -32,7 +34,12 @@ def people(tmp_path):
 
 
 def build(source, **options):
-    return folder.build_from_folder(source, source.parent / "out", size=16, **options)
+    return build_in(source.parent / "out", source, **options)
+
+
+def build_in(out, source, crop=ONE_FACE, processes=1, on_progress=no_progress, **split):
+    encoding = Encoding(16, crop=crop, processes=processes)
+    return folder.build_from_folder(source, out, folder.Split(**split), encoding, on_progress)
 
 
 def read_table(path):
@@ -230,7 +237,7 @@ def test_people_with_few_pictures_are_left_out(people, tmp_path):
     with pytest.raises(
         InputError, match=r"no person has enough usable pictures to train on; p03/01\.png: p03 has too few"
     ):
-        folder.build_from_folder(people, tmp_path / "other", size=16, min_pictures=5)
+        build_in(tmp_path / "other", people, min_pictures=5)
     assert not (tmp_path / "other").exists()
 
 
@@ -262,7 +269,7 @@ def test_the_seed_decides_who_is_held_out(tmp_path):
     people = save_people(tmp_path / "people", [2] * 12)
     sets = []
     for place, seed in enumerate((0, 0, 1)):
-        made = folder.build_from_folder(people, tmp_path / str(place), size=16, holdout=0.25, max_pairs=2, seed=seed)
+        made = build_in(tmp_path / str(place), people, holdout=0.25, max_pairs=2, seed=seed)
         assert (made.num_holdout, made.num_genuine, made.num_impostor) == (3, 2, 2)
         sets.append(contents(tmp_path / str(place)))
     assert sets[0] == sets[1]
@@ -293,7 +300,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path):
     people = save_people(tmp_path / "people", [9, 12, 3, 10], ".jpg")
     (people / "p01" / "05.jpg").write_bytes(b"broken")
     for processes in (1, 2):
-        folder.build_from_folder(people, tmp_path / str(processes), size=16, holdout=2, processes=processes)
+        build_in(tmp_path / str(processes), people, holdout=2, processes=processes)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 

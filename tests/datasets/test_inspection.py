@@ -12,6 +12,7 @@ from denseface.data.pairs import write_pairs
 from denseface.data.recordio import RecordWriter
 from denseface.data.records import Property, write_face_records, write_property
 from denseface.datasets import folder
+from denseface.datasets.faces import Encoding
 from denseface.datasets.inspection import inspect_pairs, inspect_records
 from denseface.datasets.picture_checks import Pictures
 from support.photographs import orl_square
@@ -185,7 +186,7 @@ def test_equal_pictures_are_named(tmp_path):
     for number in (2, 3, 4):
         shutil.copy(people / "p00" / "01.png", people / "p00" / f"0{number}.png")
     shutil.copy(people / "p02" / "01.png", people / "p01" / "again.png")
-    folder.build_from_folder(people, tmp_path / "out", size=16)
+    folder.build_from_folder(people, tmp_path / "out", encoding=Encoding(16))
     report = inspect_records(tmp_path / "out")
     ones, twos = [
         [f"key {key} (p00/0{key}.png)" for key in (1, 2, 3, 4)],

@@ -15,6 +15,7 @@ from denseface.data.pairs import read_pairs
 from denseface.data.pictures import load_picture
 from denseface.data.records import FaceRecords
 from denseface.datasets import orl
+from denseface.datasets.faces import Encoding
 from denseface.datasets.manifest import read_manifest
 
 WIDTH, HEIGHT = 9, 11
@@ -40,7 +41,7 @@ def find_only_face(picture):
 
 
 def build(folder, holdout=range(31, 41)):
-    return orl.build_orl(folder, holdout, 12, crop=Cropper(detector=find_only_face, min_size=1))
+    return orl.build_orl(folder, holdout, Encoding(12, crop=Cropper(detector=find_only_face, min_size=1)))
 
 
 def save_pgm(path, pixels):

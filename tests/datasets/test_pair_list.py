@@ -8,6 +8,7 @@ from denseface.data.cropping import Cropper
 from denseface.data.landmarks import LandmarkFile
 from denseface.data.pairs import read_pairs
 from denseface.data.pictures import decode
+from denseface.datasets.faces import Encoding
 from denseface.datasets.pair_list import BuiltPairs, build_from_list, read_pair_list
 from support.photos import as_line, faces_at
 from support.picture_folders import face, save_face, save_people, who
@@ -35,7 +36,9 @@ def write(tmp_path, text):
 
 def test_lfw_lists_become_pairs_in_their_order(tmp_path, images):
     path = write(tmp_path, "2\t2\nAnn_Lee\t1\t3\nBo\t2\t1\nAnn_Lee\t2\tBo\t1\nBo\t2\tAnn_Lee\t3\n" + "Bo 1 2\n" * 4)
-    assert build_from_list(path, tmp_path / "lfw.bin", images=images, size=16) == built(tmp_path / "lfw.bin", 6, 2)
+    assert build_from_list(path, tmp_path / "lfw.bin", images=images, encoding=Encoding(16)) == built(
+        tmp_path / "lfw.bin", 6, 2
+    )
     pairs = read_pairs(tmp_path / "lfw.bin")
     assert pairs.issame.tolist() == [True, True, False, False, True, True, True, True]
     expected = [(0, 1), (0, 3), (1, 2), (1, 1), (0, 2), (1, 1), (1, 2), (0, 3)] + [(1, 1), (1, 2)] * 4
@@ -47,7 +50,7 @@ def test_lfw_lists_become_pairs_in_their_order(tmp_path, images):
 
 def test_folders_that_are_not_people_are_not_taken_for_them(tmp_path, images):
     path = write(tmp_path, "Bo 1 2\nBo/Bo_0001.png Ann_Lee/Ann_Lee_0002.jpg 1\n")
-    build_from_list(path, tmp_path / "set.bin", images=images, size=16)
+    build_from_list(path, tmp_path / "set.bin", images=images, encoding=Encoding(16))
     assert not read_pairs(tmp_path / "set.bin").people
 
 
@@ -123,7 +126,7 @@ def test_a_list_that_was_cut_off_is_noticed(tmp_path, images):
 def test_lists_of_paths_are_relative_to_their_folder(tmp_path):
     save_people(tmp_path / "p", [2, 1])
     path = write(tmp_path, f"p/p00/01.png ./p/p00//02.png 1\n{tmp_path}/p/p01/01.png p/p00/../p00/02 0\n")
-    assert build_from_list(path, tmp_path / "a.bin", size=16) == built(tmp_path / "a.bin", 1, 1)
+    assert build_from_list(path, tmp_path / "a.bin", encoding=Encoding(16)) == built(tmp_path / "a.bin", 1, 1)
     assert [who(image) for image in read_pairs(tmp_path / "a.bin").images] == [(0, 1), (0, 2), (1, 1), (0, 2)]
 
 
@@ -134,21 +137,23 @@ def test_landmarks_and_processes(tmp_path):
     lines = [as_line(f"p0{person}/0{number}.png", points) for person in (0, 1) for number in (1, 2)]
     (tmp_path / "landmarks.txt").write_text("".join(lines))
     crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
-    build_from_list(path, tmp_path / "1.bin", crop=crop)
+    build_from_list(path, tmp_path / "1.bin", encoding=Encoding(crop=crop))
     assert [who(image) for image in read_pairs(tmp_path / "1.bin").images] == [(0, 1), (0, 2), (0, 1), (1, 1)]
     with pytest.raises(InputError, match="processes: must be at least 1"):
-        build_from_list(path, tmp_path / "2.bin", crop=crop, processes=0)
+        build_from_list(path, tmp_path / "2.bin", encoding=Encoding(crop=crop, processes=0))
     (tmp_path / "landmarks.txt").write_text("".join(lines[:2]))
     crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
     with pytest.raises(InputError, match=r"no impostor pair is left; line 2: p01/01\.png: no landmarks of it are in"):
-        build_from_list(path, tmp_path / "3.bin", crop=crop)
+        build_from_list(path, tmp_path / "3.bin", encoding=Encoding(crop=crop))
     assert not (tmp_path / "3.bin").exists()
 
 
 def test_progress_counts_different_pictures(tmp_path, images):
     seen = []
     path = write(tmp_path, "Bo 1 2\nBo 2 1\nBo 1 Ann_Lee 1\n")
-    build_from_list(path, tmp_path / "a.bin", images=images, size=16, on_progress=lambda *counts: seen.append(counts))
+    build_from_list(
+        path, tmp_path / "a.bin", images=images, encoding=Encoding(16), on_progress=lambda *counts: seen.append(counts)
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -193,7 +198,7 @@ def test_a_broken_picture_is_named(tmp_path, images):
     (images / "Bo" / "Bo_0002.JPG").write_bytes(b"broken")
     path = write(tmp_path, "Bo 1 Ann_Lee 2\nBo 1 2\n")
     with pytest.raises(InputError, match=r"pairs\.txt: no genuine pair is left; line 2: Bo/Bo_0002\.JPG: not a JPEG"):
-        build_from_list(path, tmp_path / "a.bin", images=images, size=16)
+        build_from_list(path, tmp_path / "a.bin", images=images, encoding=Encoding(16))
     assert not list(tmp_path.glob("a.*"))
 
 
@@ -223,7 +228,7 @@ def group(tmp_path):
         person, number = who(encode(picture))
         return faces_at(*[(2, 2), (28, 28)][: 0 if number == 3 else 1 + person])
 
-    return Cropper(detector=detector, face=None)
+    return Encoding(16, crop=Cropper(detector=detector, face=None))
 
 
 LIST = "1 2\nAnn 1 2\nAnn 2 3\nAnn 1 Bo 1\nAnn 2 Bo 1\n"
@@ -231,7 +236,7 @@ LIST = "1 2\nAnn 1 2\nAnn 2 3\nAnn 1 Bo 1\nAnn 2 Bo 1\n"
 
 def test_all_pictures_that_cannot_be_cut_are_listed_at_once(tmp_path, group):
     path = write(tmp_path, LIST.replace("1 2\n", "1 3\n", 1) + "Bo 1 1\nAnn/Ann_0001 Ann/Ann_0002 0\n")
-    made = build_from_list(path, tmp_path / "a.bin", size=16, crop=group)
+    made = build_from_list(path, tmp_path / "a.bin", encoding=group)
     assert (made.num_genuine, made.num_impostor, made.num_omitted) == (1, 1, 4)
     assert [(face.file, face.kind, face.remedy, face.payload) for face in made.bad] == [
         ("Ann/Ann_0003.png", "no face found", "landmarks", None),
@@ -242,24 +247,24 @@ def test_all_pictures_that_cannot_be_cut_are_listed_at_once(tmp_path, group):
     ]  # fmt: skip
     pairs = read_pairs(tmp_path / "a.bin")
     assert pairs.images[:2] == pairs.images[2:] and pairs.issame.tolist() == [True, False] and not pairs.failed.any()
-    build_from_list(write(tmp_path, "Ann 1 2\n"), tmp_path / "a.bin", size=16, crop=group)
+    build_from_list(write(tmp_path, "Ann 1 2\n"), tmp_path / "a.bin", encoding=group)
     assert not made.bad_file.exists()
 
 
 def test_the_middle_of_a_picture_may_stand_for_a_face(tmp_path, group):
-    made = build_from_list(write(tmp_path, LIST), tmp_path / "a.bin", size=16, crop=group, unfound="center")
+    made = build_from_list(write(tmp_path, LIST), tmp_path / "a.bin", encoding=group, unfound="center")
     assert (made.num_genuine, made.num_impostor, made.num_omitted, len(made.bad)) == (2, 2, 0, 2)
     images = read_pairs(tmp_path / "a.bin").images
     middle = np.asarray(Image.fromarray(face(0, 3, 60)[15:45, 15:45]).resize((16, 16), Image.Resampling.BILINEAR))
     assert np.abs(decode(images[3]).astype(int) - middle).mean() < 5
     (tmp_path / "Bo" / "Bo_0001.png").write_bytes(b"broken")
     with pytest.raises(InputError, match="no impostor pair is left"):
-        build_from_list(write(tmp_path, LIST), tmp_path / "b.bin", size=16, crop=group, unfound="center")
+        build_from_list(write(tmp_path, LIST), tmp_path / "b.bin", encoding=group, unfound="center")
 
 
 def test_a_failure_to_enroll_is_kept_and_known(tmp_path, group):
     (tmp_path / "Ann" / "Ann_0003.png").write_bytes(b"broken")
-    made = build_from_list(write(tmp_path, LIST), tmp_path / "a.bin", size=16, crop=group, unfound="fail")
+    made = build_from_list(write(tmp_path, LIST), tmp_path / "a.bin", encoding=group, unfound="fail")
     assert (made.num_genuine, made.num_impostor, made.num_omitted, len(made.bad)) == (2, 2, 0, 2)
     pairs = read_pairs(tmp_path / "a.bin")
     assert pairs.failed.tolist() == [False, True, True, True]
@@ -276,7 +281,7 @@ def test_a_list_without_folds_is_spread_over_them(tmp_path, images):
     impostor = [f"Ann_Lee\t{a}\tBo\t{b}" for a in (1, 2, 3) for b in (1, 2)] + ["Bo\t1\tAnn_Lee\t1"] * 4
     path = write(tmp_path, "\n".join(["10", *genuine, *impostor]))
     assert not read_pair_list(path, images).has_folds
-    build_from_list(path, tmp_path / "a.bin", images=images, size=16)
+    build_from_list(path, tmp_path / "a.bin", images=images, encoding=Encoding(16))
     pairs = read_pairs(tmp_path / "a.bin")
     assert [fold.sum() for fold in np.split(pairs.issame, 10)] == [1] * 10
     seen = np.array([who(image) for image in pairs.images]).reshape(-1, 2, 2)
@@ -284,7 +289,7 @@ def test_a_list_without_folds_is_spread_over_them(tmp_path, images):
     assert seen[~pairs.issame][:3].tolist() == [[[0, 1], [1, 1]], [[0, 1], [1, 2]], [[0, 2], [1, 1]]]
     path = write(tmp_path, "\n".join(["1\t10", *genuine, *impostor]))
     assert read_pair_list(path, images).has_folds
-    build_from_list(path, tmp_path / "a.bin", images=images, size=16)
+    build_from_list(path, tmp_path / "a.bin", images=images, encoding=Encoding(16))
     assert read_pairs(tmp_path / "a.bin").issame.tolist() == [True] * 10 + [False] * 10
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from denseface import cli
 from denseface.data.pairs import write_pairs
 from denseface.data.records import FaceRecords, write_face_records
+from denseface.datasets.faces import Encoding
 from denseface.datasets.folder import build_from_folder
 from denseface.datasets.people_set import PeopleSet, distinct_pictures
 from support.photographs import orl_faces
@@ -161,7 +162,7 @@ def test_pictures_held_out_are_embedded_once_and_named_by_their_table(people, co
 
 
 def test_records_are_named_by_their_manifest(people, colors, tmp_path, capsys):
-    build_from_folder(people, tmp_path / "set", size=16)
+    build_from_folder(people, tmp_path / "set", encoding=Encoding(16))
     assert run(tmp_path / "set", *colors, "-o", tmp_path / "audit") == 0
     found = rows_of(tmp_path / "audit" / "suspects.csv")[1:]
     assert [row[0] for row in found] == ["p04/wrong.png", "p07/copy.jpg"]

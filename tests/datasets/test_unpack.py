@@ -7,6 +7,7 @@ from denseface.core.errors import InputError
 from denseface.data.recordio import RecordWriter
 from denseface.data.records import Property, write_face_records, write_property
 from denseface.datasets import folder
+from denseface.datasets.faces import Encoding
 from denseface.datasets.unpack import unpack
 from support.picture_folders import contents, face, save_people
 from support.tiny_models import encode
@@ -23,11 +24,11 @@ def test_pictures_come_back_byte_for_byte(tmp_path):
 
 
 def test_names_sort_as_numbers_do_so_that_the_same_set_can_be_made_again(tmp_path):
-    folder.build_from_folder(save_people(tmp_path / "people", [2] * 11), tmp_path / "set", size=16)
+    folder.build_from_folder(save_people(tmp_path / "people", [2] * 11), tmp_path / "set", encoding=Encoding(16))
     unpack(tmp_path / "set", tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out"))[:2] == ["00", "01"]
     assert sorted(os.listdir(tmp_path / "out" / "10")) == ["21.jpg", "22.jpg"]
-    folder.build_from_folder(tmp_path / "out", tmp_path / "again", size=16)
+    folder.build_from_folder(tmp_path / "out", tmp_path / "again", encoding=Encoding(16))
     sets = [contents(tmp_path / name) for name in ("set", "again")]
     for name in ("train.rec", "train.idx", "property"):
         assert sets[0][name] == sets[1][name]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import print_line
 from denseface.cli.options import add_face_options, load_cropper, positive
 from denseface.core.cpus import usable_cpus
 from denseface.core.text import counted
+
+if TYPE_CHECKING:
+    from denseface.datasets.faces import Encoding
 
 _ADVICE = {
     "face": "; --face center or --face largest chooses one",
@@ -20,7 +24,7 @@ _ADVICE = {
 
 
 def add_encoding_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `encoding_options` reads."""
+    """Add the options that `load_encoding` reads."""
     add_face_options(parser, default=None)
     parser.add_argument(
         "--size", type=positive, default=112, metavar="N", help="height and width in pixels (default: 112)"
@@ -40,14 +44,11 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def encoding_options(args: argparse.Namespace) -> dict:
-    """Return the arguments for `denseface.datasets.faces.encode_faces`."""
-    return {
-        "size": args.size,
-        "quality": args.quality,
-        "crop": load_cropper(args),
-        "processes": args.processes,
-    }
+def load_encoding(args: argparse.Namespace) -> Encoding:
+    """Return how faces are cut and encoded, according to the options."""
+    from denseface.datasets.faces import Encoding
+
+    return Encoding(args.size, args.quality, load_cropper(args), args.processes)
 
 
 def print_reasons(reasons: Mapping[tuple[str, str | None], int]) -> None:

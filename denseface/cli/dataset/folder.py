@@ -7,7 +7,7 @@ import os
 import re
 
 from denseface.cli.console import OK, print_line
-from denseface.cli.dataset.faces import add_encoding_options, encoding_options, print_reasons, progress
+from denseface.cli.dataset.faces import add_encoding_options, load_encoding, print_reasons, progress
 from denseface.cli.options import add_example, positive
 
 
@@ -68,23 +68,20 @@ def add_parser(kinds: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build the set."""
     from denseface.core.text import counted, listed
-    from denseface.datasets.folder import build_from_folder
+    from denseface.datasets.folder import Split, build_from_folder
     from denseface.datasets.pairing import FOLDS
 
     with progress() as show:
-        made = build_from_folder(
-            args.source,
-            args.out,
-            min_pictures=args.min_pictures,
-            unlabeled=args.unlabeled,
+        split = Split(
             people=args.people,
             holdout=args.holdout,
             exclude=args.exclude,
+            min_pictures=args.min_pictures,
+            unlabeled=args.unlabeled,
             max_pairs=args.pairs,
             seed=args.seed,
-            on_progress=show,
-            **encoding_options(args),
         )
+        made = build_from_folder(args.source, args.out, split, load_encoding(args), show)
     people = "without identities" if args.unlabeled else f"of {counted(made.num_classes, 'person')}"
     print_line(f"{args.out}: {counted(made.num_images, 'picture')} {people} to train on")
     if made.num_holdout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from denseface import __version__
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if _is_built(folder, recipe):
         print_line(f"{folder}: already built, with people {args.holdout} held out")
         return OK
-    made = orl.build_orl(folder, holdout, processes=args.processes)
+    made = orl.build_orl(folder, holdout, replace(orl.LARGEST_FACES, processes=args.processes))
     with replacing(folder / _RECIPE) as file:
         file.write(json.dumps({**recipe, "sha256": _digests(folder)}, indent=1).encode())
     print_line(

@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 
 from denseface.cli.console import FAILED, OK, print_line
-from denseface.cli.dataset.faces import add_encoding_options, encoding_options, print_reasons, progress
+from denseface.cli.dataset.faces import add_encoding_options, load_encoding, print_reasons, progress
 from denseface.cli.options import add_example
 from denseface.core.text import counted
 
@@ -47,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
 
     with progress() as show:
         made = pair_list.build_from_list(
-            args.list, args.out, images=args.images, unfound=args.unfound, on_progress=show, **encoding_options(args)
+            args.list,
+            args.out,
+            images=args.images,
+            encoding=load_encoding(args),
+            unfound=args.unfound,
+            on_progress=show,
         )
     print_line(f"{args.out}: {made.num_genuine} genuine and {made.num_impostor} impostor pairs")
     if made.bad:
