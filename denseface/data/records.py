@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input, replacing
+from denseface.core.files import open_input
 from denseface.data.recordio import Record, RecordError, RecordReader, RecordWriter
 
 logger = logging.getLogger("denseface")
@@ -313,12 +313,6 @@ def _read_property(folder: str | Path) -> tuple[Property, int | None]:
     if match is None or found is None or 0 in found or found.num_classes > _EXACT_LIMIT:
         raise InputError(f"{path}: it must be one line num_classes,height,width, as in 85742,112,112")
     return found, None if match[4] is None else int(match[4])
-
-
-def write_property(folder: str | Path, property: Property) -> None:
-    """Write the ``property`` file of a training set."""
-    with replacing(Path(folder) / "property") as file:
-        file.write(_PROPERTY_LINE % tuple(property))
 
 
 def write_face_records(

@@ -3,11 +3,11 @@ import pytest
 from PIL import ImageDraw
 
 from denseface.data.pairs import PairSet
-from denseface.data.recordio import RecordWriter
-from denseface.data.records import FaceRecords, Property, write_face_records, write_property
+from denseface.data.records import FaceRecords, write_face_records
 from denseface.datasets.contact_sheet import sheet_of_pairs, sheet_of_records
 from denseface.datasets.manifest import write_manifest
 from support.picture_folders import face
+from support.record_sets import write_entries
 from support.tiny_models import encode
 
 CELL = 112
@@ -54,10 +54,8 @@ def test_people_are_spread_over_the_set(tmp_path):
 
 
 def test_a_plain_set_is_sorted_by_person(tmp_path):
-    with RecordWriter(tmp_path / "train.rec", tmp_path / "train.idx") as writer:
-        for key, person in enumerate((2, 0, 2, 1, 0), 5):
-            writer.write(key, person, encode(face(person, key)))
-    write_property(tmp_path, Property(3, CELL, CELL))
+    entries = [(key, person, encode(face(person, key))) for key, person in enumerate((2, 0, 2, 1, 0), 5)]
+    write_entries(tmp_path, entries, 3, CELL)
     with FaceRecords(tmp_path) as records:
         assert [people_in(row) for row in boxes(sheet_of_records(records))] == [[0, 0], [1], [2, 2]]
 

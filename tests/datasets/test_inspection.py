@@ -9,27 +9,19 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
-from denseface.data.recordio import RecordWriter
-from denseface.data.records import Property, write_face_records, write_property
+from denseface.data.records import write_face_records
 from denseface.datasets import folder
 from denseface.datasets.faces import Encoding
 from denseface.datasets.inspection import inspect_pairs, inspect_records
 from denseface.datasets.picture_checks import Pictures
 from support.photographs import orl_square
 from support.picture_folders import face, save_people
+from support.record_sets import write_entries, write_property
 from support.tiny_models import encode
 
 
 def images(counts, kind="JPEG", size=16):
     return [(person, encode(face(person, n, size), kind)) for person, count in enumerate(counts) for n in range(count)]
-
-
-def write_records(folder, entries, num_classes):
-    folder.mkdir()
-    with RecordWriter(folder / "train.rec", folder / "train.idx") as writer:
-        for entry in entries:
-            writer.write(*entry)
-    write_property(folder, Property(num_classes, 16, 16))
 
 
 def test_a_sound_training_set(tmp_path):
@@ -49,7 +41,7 @@ def test_a_sound_training_set(tmp_path):
 def test_pictures_and_property_are_compared(tmp_path):
     odd = [(2, encode(face(2, 1, 18))), (2, encode(face(2, 2)[:, :12]))]
     write_face_records(tmp_path, [*images([2, 3]), *odd], (16, 16))
-    write_property(tmp_path, Property(5, 16, 16))
+    write_property(tmp_path, 5, 16, 16)
     report = inspect_records(tmp_path)
     assert report.pictures.sizes == {"16x16": 5, "18x18": 1, "12x16": 1}
     assert report.pictures.formats == {"JPEG": 5, "PNG": 2}
@@ -76,7 +68,7 @@ def test_broken_pictures_and_records_are_named(tmp_path):
 
 def test_labels_that_are_no_classes_are_counted(tmp_path):
     entries = [(key, label, encode(face(0, key))) for key, label in ((3, 0), (4, 2), (5, 1.5), (6, 1))]
-    write_records(tmp_path / "set", entries, 2)
+    write_entries(tmp_path / "set", entries, 2, 16)
     report = inspect_records(tmp_path / "set")
     assert report.layout == "plain"
     assert report.num_people == 2
@@ -89,7 +81,7 @@ def test_labels_that_are_no_classes_are_counted(tmp_path):
 def test_labels_and_identities_are_compared(tmp_path):
     entries = [(key, label, encode(face(0, key))) for key, label in enumerate([0, 0, 1, 1, 0], 1)]
     headers = [(6, (1, 3), b""), (7, (3, 4), b""), (8, (4, 6), b""), (0, (6, 9), b"")]
-    write_records(tmp_path / "set", entries + headers, 2)
+    write_entries(tmp_path / "set", entries + headers, 2, 16)
     assert inspect_records(tmp_path / "set").problems == [
         "1 identity record with several labels, the first is identity 2",
         "2 labels in several identity records, the first is 0",
@@ -97,7 +89,7 @@ def test_labels_and_identities_are_compared(tmp_path):
 
 
 def test_nothing_that_can_be_used(tmp_path):
-    write_records(tmp_path / "set", [(1, 7, b"")], 2)
+    write_entries(tmp_path / "set", [(1, 7, b"")], 2, 16)
     report = inspect_records(tmp_path / "set")
     assert (report.num_people, report.per_person, report.histogram, report.pictures.sizes) == (0, {}, {}, {})
     assert len(report.problems) == 3

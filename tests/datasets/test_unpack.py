@@ -4,12 +4,12 @@ import os
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.data.recordio import RecordWriter
-from denseface.data.records import Property, write_face_records, write_property
+from denseface.data.records import write_face_records
 from denseface.datasets import folder
 from denseface.datasets.faces import Encoding
 from denseface.datasets.unpack import unpack
 from support.picture_folders import contents, face, save_people
+from support.record_sets import write_entries
 from support.tiny_models import encode
 
 
@@ -37,12 +37,8 @@ def test_names_sort_as_numbers_do_so_that_the_same_set_can_be_made_again(tmp_pat
 def test_records_that_cannot_be_read_are_listed(tmp_path):
     """A plain set whose keys, labels and payloads are not to be trusted."""
     picture = encode(face(0, 1), "JPEG")
-    (tmp_path / "set").mkdir()
     entries = [(10**17, 1, picture), (4, 2, picture), (5, -1, picture), (6, float("nan"), picture), (7, 0, b"../../x")]
-    with RecordWriter(tmp_path / "set" / "train.rec", tmp_path / "set" / "train.idx") as writer:
-        for entry in entries:
-            writer.write(*entry)
-    write_property(tmp_path / "set", Property(2, 16, 16))
+    write_entries(tmp_path / "set", entries, 2, 16)
     assert unpack(tmp_path / "set", tmp_path / "out") == (1, 4)
     assert sorted(contents(tmp_path / "out")) == [f"1/{10**17}.jpg", "bad.csv"]
     with open(tmp_path / "out" / "bad.csv", newline="") as file:

@@ -5,9 +5,9 @@ import pytest
 import config as configuration
 from config import config, default
 from denseface.core.errors import InputError
-from denseface.data.records import Property, write_property
 from denseface.options.names import Names, fill, resolve
 from denseface.options.spec import BY_KEY, RunSpec
+from support.record_sets import write_property
 
 NAMES = Names("d169", "emore", "arcface")  # with per_batch_size in the network's table
 
@@ -172,7 +172,7 @@ def test_a_data_set_describes_data_alone():
 def test_a_folder_is_a_data_set(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
-    write_property(folder, Property(7, 96, 80))
+    write_property(folder, 7, 96, 80)
     (folder / "holdout.bin").touch()
     data = resolved("d15", str(folder)).data
     assert (data.dataset, data.dataset_path, data.num_classes) == ("mine", str(folder), 7)

@@ -9,13 +9,14 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, PictureReader
-from denseface.data.records import FaceRecords, Property, write_face_records, write_property
+from denseface.data.records import FaceRecords, write_face_records
 from denseface.models import checkpoint
 from denseface.training import run as training
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
 from support import class_losses
 from support.learners import learner_of
+from support.record_sets import write_property
 from support.tiny_models import encode, pictures
 from support.tiny_runs import BATCH, SIZE, embedding_symbol
 
@@ -28,7 +29,7 @@ def run_on(folder, labels, num_classes=None, rate=0.1, loss=class_losses.margin_
     faces = pictures(len(labels), (SIZE, SIZE, 3))
     write_face_records(folder, [(label, encode(face)) for label, face in zip(labels, faces)], (SIZE, SIZE))
     if num_classes:
-        write_property(folder, Property(num_classes, SIZE, SIZE))
+        write_property(folder, num_classes, SIZE, SIZE)
     with FaceRecords(folder) as records:
         symbol = loss(embedding_symbol(), 5, records.num_classes, **margins)
         learner = learner_of(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)

@@ -19,13 +19,13 @@ from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
 from denseface.data.loader import PictureReader
 from denseface.data.pictures import as_batch
-from denseface.data.recordio import RecordWriter
-from denseface.data.records import FaceRecords, Property, write_face_records, write_property
+from denseface.data.records import FaceRecords, write_face_records
 from denseface.models import checkpoint, losses
 from denseface.models.checkpoint import parse_model
 from denseface.training import run as training
 from denseface.training import triplets
 from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader, mine
+from support.record_sets import write_entries
 from support.tiny_triplets import CLASSES, SHAPE, SIZE, make_run
 
 import mxnet as mx
@@ -376,10 +376,7 @@ def test_broken_pictures_are_named_and_left_out(tmp_path, caplog):
 
 
 def test_a_plain_file_is_grouped_by_its_labels(tmp_path):
-    with RecordWriter(tmp_path / "train.rec", tmp_path / "train.idx") as writer:
-        for key in range(1, 21):
-            writer.write(key, float(key % 4), flat(5 * key))
-    write_property(tmp_path, Property(4, SIZE, SIZE))
+    write_entries(tmp_path, [(key, float(key % 4), flat(5 * key)) for key in range(1, 21)], 4, SIZE)
     with FaceRecords(tmp_path) as records:
         assert records.identities is None
         network = Network()
