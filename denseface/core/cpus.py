@@ -1,4 +1,4 @@
-"""How many processors this process may keep busy: by its affinity, and by the quota of its control groups."""
+"""Number of processors that this process may use, limited by its affinity and the quota of its control groups."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MOST_DECODERS = 4
 
 
 def usable_cpus(most: int | None = None) -> int:
-    """Return how many processors this process may keep busy, at least 1, and `most` at the most.
+    """Return how many processors this process may use, from 1 to `most`.
 
-    The machine has more where an affinity (``taskset``, a Slurm job) or a CPU quota (a container) says so; a quota of
+    The machine may have more if an affinity (``taskset``, a Slurm job) or a CPU quota (a container) says so; a quota of
     2.5 processors counts as 2. macOS knows neither.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -21,7 +21,7 @@ def usable_cpus(most: int | None = None) -> int:
 
 
 def decoding_threads() -> int:
-    """Return how many threads should decode pictures beside what computes with them."""
+    """Return how many threads should decode pictures beside the threads that compute."""
     return usable_cpus(most=_MOST_DECODERS)
 
 

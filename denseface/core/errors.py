@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used, and how errors and many of them are written."""
+"""The exception for unusable input, and the text of errors."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def mxnet_reason(error: Exception) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory is the cause, in the words of Python or of a library that computes."""
+    """Whether an error of Python or of a library means lack of memory."""
     return isinstance(error, MemoryError) or _MEMORY.search(str(error)) is not None
 
 
 def is_lack(error: BaseException | None) -> bool:
-    """Whether an error says that the system lacks files or memory: nothing is known of the file then."""
+    """Whether an error means that the system lacks file descriptors or memory, which says nothing about the file."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 

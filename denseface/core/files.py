@@ -90,7 +90,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def open_own(path: str | Path) -> BinaryIO:
-    """Open a file that this program keeps, for reading and for writing at its end; it is made if need be.
+    """Open a file of this program for reading and appending; create it if necessary.
 
     Raises
     ------
@@ -309,7 +309,7 @@ def naming_errors(path: str | Path) -> Iterator[None]:
 
 
 def sync(descriptor: int) -> None:
-    """Make what was written last through a power cut, as far as the file system can."""
+    """Make written data survive a power cut, as far as the file system can."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -318,7 +318,7 @@ def sync(descriptor: int) -> None:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Make the renames and removals in ``folder`` last through a power cut, as far as the file system can.
+    """Make renames and removals in ``folder`` survive a power cut, as far as the file system can.
 
     They are done already. So a failure is a warning at most.
     """

@@ -1,4 +1,4 @@
-"""Keep what an interrupted run has finished, to resume it."""
+"""Keep the finished items of an interrupted run, to resume it."""
 
 from __future__ import annotations
 

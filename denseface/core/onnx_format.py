@@ -1,6 +1,6 @@
 """The messages of an ONNX file, read and written by protobuf alone, without the package onnx.
 
-Whoever computes with a model needs ONNX Runtime or OpenVINO, and neither brings a reader of the file. Fields that are
+Inference needs ONNX Runtime or OpenVINO, and neither contains a reader of the file. Fields that are
 not listed here are dropped when a file is read, so what is written again is what was looked at.
 """
 

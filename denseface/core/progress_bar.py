@@ -57,7 +57,7 @@ class ProgressBar(tqdm):
         )
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over what the bar was made of."""
+        """Iterate over the bar's iterable."""
         if not self._prints:
             yield from super().__iter__()
             return

@@ -31,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 def use_default_sigint() -> None:
     """Let Ctrl-C end this process without a traceback, as SIGTERM does.
 
-    For scripts, before they start any work: there is no other clean way to interrupt an import.
+    For scripts, before they start any work: nothing else interrupts an import cleanly.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell, or nohup, has it ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)

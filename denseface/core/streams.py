@@ -41,7 +41,7 @@ def prepare_streams(outlive: bool = False) -> None:
 
 
 def finish_output(code: int) -> int:
-    """Write what standard output has still to write, at the end of a process; return its exit code.
+    """Flush standard output at the end of a process; return its exit code.
 
     Raises
     ------
@@ -57,14 +57,14 @@ def finish_output(code: int) -> int:
 
 
 def drop_output() -> None:
-    """Drop what standard output has still to write, so that the interpreter does not fail on it at its end."""
+    """Discard the buffer of standard output, so that the interpreter does not fail on it at its end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stdout.flush()  # a failure that the stream remembers
 
 
 def log_to(stream: TextIO, form: str) -> None:
-    """Print what is logged, one line per record, without control characters that names of files may contain."""
+    """Print log records, one line each, without control characters that names of files may contain."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_PrintableFormatter(form))
     logging.basicConfig(handlers=[handler])

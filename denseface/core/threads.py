@@ -13,7 +13,7 @@ _LONGEST_WAIT = 10.0  # seconds for calls that are running when the process ends
 
 
 def require_threads(count: int) -> None:
-    """Check that this process can start so many more threads: a library in C++ may end the process if it cannot.
+    """Check that this process can start this many more threads: otherwise a library in C++ may end the process.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def require_threads(count: int) -> None:
 
 
 class _Calls:
-    """Counts calls that are running. From the end of the process on there are no new ones."""
+    """Count running calls. At the end of the process no new ones start."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -1,4 +1,4 @@
-"""Bring a face to the place in its picture where networks trained on aligned faces expect it.
+"""Align a face as networks trained on aligned faces expect it.
 
 Five landmarks (the eyes, the tip of the nose, the corners of the mouth) are moved onto ArcFace's reference points by
 turning, scaling and shifting the picture.
@@ -75,7 +75,7 @@ def estimate_similarity(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:
-    """Cut a face out of a picture, upright and at ArcFace's place.
+    """Cut a face out of a picture, upright and at ArcFace's position.
 
     Pixels are interpolated between their four neighbors, as InsightFace does; what lies outside the picture is black.
 

@@ -277,7 +277,7 @@ def reading_order(boxes: np.ndarray) -> np.ndarray:
 
 
 def describe(detector: Detector | None) -> dict | None:
-    """Say which detector it is: by its own ``description`` if it has one, else by its name."""
+    """Describe a detector by its own ``description`` if it has one, else by its name."""
     if detector is None:
         return None
     if hasattr(detector, "description"):
@@ -297,7 +297,7 @@ def cut_alike(first: dict, second: dict) -> bool:
 
 
 def way_of(description: dict) -> str:
-    """Name the way of cutting that a description of a `Cropper` tells, as a user chooses it."""
+    """Name the way of cutting in a description of a `Cropper`, as a user chooses it."""
     way, detector = _way(description)
     if way != "detector":
         return {"aligned": "aligned pictures", "landmarks": "landmarks from a file"}.get(way, str(way))

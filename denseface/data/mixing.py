@@ -1,6 +1,6 @@
 """Mix two aligned faces into one of a person who does not exist.
 
-Who it shows, no label can tell; a teacher can. So a few faces become as many as a student needs, as in function
+A mixture has no label, but a teacher can embed it. So a few faces become as many as a student needs, as in function
 matching, where teacher and student see the same mixtures and nothing else.
 
 References

@@ -1,7 +1,7 @@
 """Verification sets in InsightFace's ``.bin`` format, read without trusting the file, and written.
 
 A set of n pairs is a pickle of (2n encoded images, n bools): images 2i and 2i + 1 are pair i, and bool i says whether
-they show the same person. Whole numbers 0 and 1 may stand for the bools. The format has no place for names, so
+they show the same person. Whole numbers 0 and 1 may stand for the bools. The format does not contain names, so
 ``NAME.people.csv`` beside ``NAME.bin`` may say who is in its images, by their SHA-256.
 
 A picture that no face could be cut out of may be in a set as a failure to enroll: a black JPEG file with a comment that
@@ -74,7 +74,7 @@ class PairSet:
         return np.array([_FAILURE in image[:_HEAD] for image in self.images], bool).reshape(-1, 2).any(axis=1)
 
     def people_of(self, images: Iterable[bytes]) -> list[str] | None:
-        """Return the person in each of some images of the set; None if nobody says.
+        """Return the person in each of some images of the set; None if unknown.
 
         Raises
         ------
@@ -172,7 +172,7 @@ def write_pairs(
 
 
 def failure_to_enroll(name: str, size: int) -> bytes:
-    """Return what stands for a picture in a set that no face could be cut out of.
+    """Return the placeholder in a set for a picture without a usable face.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Pictures in any form that a user may have them, as arrays of the size that a network takes."""
+"""Pictures in any form, as arrays of the size of a network's input."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class PictureShape(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a picture file says of itself before its pixels.
+    """The header of a picture file.
 
     Attributes
     ----------
@@ -267,7 +267,7 @@ def usual_suffix(payload: bytes) -> str | None:
 
 
 def read_header(payload: bytes) -> Header:
-    """Read what a picture file says of itself.
+    """Read the header of a picture file.
 
     Raises
     ------
@@ -279,7 +279,7 @@ def read_header(payload: bytes) -> Header:
 
 
 def is_upright(payload: bytes) -> bool:
-    """Whether a picture file is stored as it is to be seen, or does not say that it is not.
+    """Whether a picture file is stored upright, as far as its EXIF data say.
 
     Raises
     ------
@@ -341,7 +341,7 @@ def _why_unidentified(payload: bytes) -> str:
 
 @functools.cache
 def _load_plugins() -> None:
-    """Load the readers of these formats; asked for one that is not there, Pillow would load all that it has."""
+    """Load the readers of these formats; for an unknown format Pillow would load all of its readers."""
     for name in _PLUGINS:
         with contextlib.suppress(ImportError):  # as AVIF's is in older versions
             importlib.import_module(f"PIL.{name}ImagePlugin")
@@ -404,7 +404,7 @@ def _of_8_bits(picture: Image.Image, black: int, white: int) -> Image.Image:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF data say."""
+    """Turn a picture upright by its EXIF data."""
     picture.load()
     if _orientation(picture) == 1:
         return picture
@@ -416,7 +416,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Return how the camera was held, 1 to 8; 1 (upright) where the EXIF data say nothing that is known."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or unknown."""
     with contextlib.suppress(Exception):  # broken EXIF data; the picture need not be
         orientation = picture.getexif().get(_ORIENTATION, 1)
         return orientation if orientation in range(1, 9) else 1

@@ -1,4 +1,4 @@
-"""Read pickles of plain data without running what they ask for.
+"""Read pickles of plain data without running code from them.
 
 A pickle is a program for a small stack machine, which may call whatever it can name. The machine here knows the
 instructions that build lists, tuples, bytes, text, bools and whole numbers. The few calls that Python and NumPy write
@@ -236,14 +236,14 @@ def _printable(name: str) -> str:
 
 
 def _encode(text: str, encoding: str | bytes) -> bytes:
-    """Do what Python 3 writes for bytes in the protocols 0 to 2."""
+    """Do the call that Python 3 writes for bytes in the protocols 0 to 2."""
     if encoding not in ("latin1", "latin-1", b"latin1", b"latin-1"):
         raise _Refused("an encoding that is not latin-1")
     return text.encode("latin-1")
 
 
 def _bytes(content: Any = b"", *encoding: str) -> bytes:
-    """Do what Python writes for empty bytes and for bytearrays."""
+    """Do the call that Python writes for empty bytes and for bytearrays."""
     if encoding:
         return _encode(content, *encoding)
     if type(content) is not bytes:
@@ -306,7 +306,7 @@ def _python2_str(argument: str | bytes) -> bytes:
 
 
 def _nothing(machine: _Machine, argument: int) -> None:
-    """Skip what only tells readers of streams something."""
+    """Skip an instruction that only readers of streams need."""
 
 
 _STEPS: dict[str, Callable] = {

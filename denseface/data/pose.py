@@ -1,6 +1,6 @@
-"""Turn the head in an aligned picture, by the shape that all heads have in common.
+"""Turn the head in an aligned picture, using an average head shape.
 
-A head is taken for an ellipsoid with a nose. Each pixel gets a depth, the points in space are turned and seen from far
+A head is modeled as an ellipsoid with a nose. Each pixel gets a depth, the points in space are turned and seen from far
 away, and the picture is aligned again, as it would have been had the person turned.
 
 References

@@ -1,4 +1,4 @@
-"""Find the pictures that paths stand for: files, folders, lists, record files and verification sets."""
+"""Find the pictures of paths: files, folders, lists, record files and verification sets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Source(NamedTuple):
         return cls(str(path), file, partial(read_input, file, MAX_FILE_SIZE))
 
     def stamp(self) -> tuple[int, int]:
-        """Return size and modification time of the file, by which a changed file is noticed."""
+        """Return size and modification time of the file, to notice a changed file."""
         try:
             found = self.file.stat()
         except (OSError, ValueError):
@@ -126,7 +126,7 @@ class Sources:
         self._open_files.close()
 
     def _group(self, path: Path) -> Callable[[], Iterator[Source]]:
-        """Return what iterates over the pictures of one path."""
+        """Return an iterable of the pictures of one path."""
         if (path / "train.rec").is_file():
             path = path / "train.rec"
         if path.is_dir():

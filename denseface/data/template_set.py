@@ -69,7 +69,7 @@ class TemplateSet:
     issame: np.ndarray
 
     def weights(self) -> np.ndarray:
-        """Return what each picture counts in its template: its detection score over the pictures of its medium there.
+        """Return each picture's weight in its template: its detection score over the number of its medium's pictures.
 
         So a template is the sum over its media of the means of their embeddings, each multiplied by its score.
         """
@@ -169,7 +169,7 @@ def _whole(word: str) -> int:
 
 
 def _rows(path: Path, read: Callable[..., _Row], form: str) -> Iterator[_Row]:
-    """Yield what is read of the words of each line; name a line of another form."""
+    """Yield the parsed words of each line; the error names a line of another form."""
     empty = True
     for number, line in read_lines(path):
         words = line.split()

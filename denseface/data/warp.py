@@ -1,4 +1,4 @@
-"""What a warp by Pillow needs: edges repeated as far as it reads, and gray as Pillow has it."""
+"""Prepare pictures for a warp by Pillow: repeated edges, and Pillow's form of gray."""
 
 from __future__ import annotations
 

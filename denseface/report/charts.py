@@ -222,7 +222,7 @@ def set_det_axes(axes: Axes, across: str, up: str) -> None:
 
 
 def draw_det(axes: Axes, result: VerificationResult, color: str) -> None:
-    """Draw a DET curve by some hundred points; rates of none and of all have no place on such axes."""
+    """Draw a DET curve by some hundred points; rates of 0 and 1 are outside of its axes."""
     sampled = np.geomspace(1 / result.n_impostor, 1, _DET_POINTS)
     misses = 1 - result.roc.tar[np.searchsorted(result.roc.far, sampled, side="right") - 1]
     inner = (misses > 0) & (misses < 1) & (sampled < 1)
@@ -234,7 +234,7 @@ def _probit(rates):
 
 
 def lay_out(width: float, height: float) -> Figure:
-    """Make a figure that finds room for its panels; width and height in inches."""
+    """Make a figure that fits its panels; width and height in inches."""
     figure = new_figure(width, height)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     return figure

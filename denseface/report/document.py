@@ -98,7 +98,7 @@ Block = Union[Paragraph, Table, Figure, PicturePairs]
 
 
 class Section(NamedTuple):
-    """A heading, and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]

@@ -1,4 +1,4 @@
-"""A model described for those who did not train it: what it is, what was measured of it, and what was not."""
+"""A description of a model for other people: the model, its measurements, and what was not measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _UNKNOWN = "not stated"
 
 
 class Statements(NamedTuple):
-    """What the owner of a model says of it; nobody can measure these.
+    """Statements of a model's owner, which cannot be measured.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ def describe_model(
     Parameters
     ----------
     embedder : Embedder
-        The model as it was measured.
+        The measured model.
     measured : sequence of Measured
         At least one.
     statements : Statements
@@ -97,7 +97,7 @@ def describe_model(
 
 
 def name_of(embedder: Embedder) -> str:
-    """Return the name of a model with that of its folder, but not where on this machine that is."""
+    """Return the names of a model and its folder, without the path on this machine."""
     return "/".join(Path(embedder.model.name).parts[-2:])
 
 
@@ -209,7 +209,7 @@ def _missing(measured: Sequence[Measured], statements: Statements) -> Iterator[s
 
 
 def front_matter(embedder: Embedder, measured: Sequence[Measured], statements: Statements) -> dict[str, object]:
-    """Return what hubs of models read at the head of a card: license, tags and results."""
+    """Return the front matter that model hubs read in a card: license, tags and results."""
     results = [
         {
             "task": {"type": "face-verification"},

@@ -82,6 +82,6 @@ def check_format(path: str | Path) -> str:
 
 
 def shortened(name: str, length: int = 42) -> str:
-    """Return the end of a long name, which tells models apart, as text that matplotlib takes for no formula."""
+    """Return the end of a long name, which distinguishes models, as text that matplotlib does not read as a formula."""
     end = name if len(name) <= length else f"...{name[3 - length :]}"
     return printable(end).replace("$", r"\$")

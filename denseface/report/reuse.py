@@ -27,7 +27,7 @@ _NUMBERED = 8  # readers, up to which cells have room for their numbers
 
 
 class Block(NamedTuple):
-    """What the layers behind one transition read.
+    """The reads of the layers behind one transition.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Tables of what was measured, as cells of text, for the terminal and for pages."""
+"""Tables of measurements, as cells of text, for the terminal and for pages."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def metric_rows(report: VerificationReport, reports: Iterable[VerificationReport
 
 
 def notes(report: VerificationReport) -> Iterator[str]:
-    """Yield what a reader of the table has to know."""
+    """Yield the notes below the table."""
     yield f"intervals for {counted(report.shared.count, 'person')}, {report.people.source}"
     if report.shared.count < _SOME:
         yield f"of fewer than {_SOME} people, intervals at low rates are too narrow"
@@ -85,7 +85,7 @@ def notes(report: VerificationReport) -> Iterator[str]:
 
 
 def threshold_rows(report: VerificationReport, way: str) -> Rows:
-    """Make one row per false accept rate: its threshold, and what this is worth."""
+    """Make one row per false accept rate: its threshold and the metrics there."""
     return [
         ("FAR", "threshold", "95 % interval of its FAR", "TAR", "95 % interval"),
         *(
@@ -102,7 +102,7 @@ def threshold_rows(report: VerificationReport, way: str) -> Rows:
 
 
 def transfer_rows(report: VerificationReport, other: VerificationReport) -> Rows:
-    """Make one row per threshold that was chosen on another set: what it is worth on this one."""
+    """Make one row per threshold of another set: the metrics there on this one."""
     rows: Rows = [("threshold of", "score", "accuracy", "balanced accuracy", "FAR", "FRR")]
     for title, at in at_thresholds_of(report, other).items():
         rates = (_rate(rate) for rate in (at.accuracy, at.balanced_accuracy, at.fmr, at.fnmr))
@@ -123,7 +123,7 @@ def at_thresholds_of(report: VerificationReport, other: VerificationReport) -> d
 
 
 def group_rows(groups: Mapping[str, Group]) -> Rows:
-    """Make one column per group: who is in it, and its error rates at the thresholds of all people."""
+    """Make one column per group: its size, and its error rates at the thresholds of all people."""
     measured = list(groups.values())
     rows: Rows = [
         ("", *groups),
@@ -142,7 +142,7 @@ def group_rows(groups: Mapping[str, Group]) -> Rows:
 
 
 def small_groups(groups: Mapping[str, Group]) -> list[str]:
-    """Return the groups with too few people to say anything: their intervals contain the truth less often than 95 %."""
+    """Return the groups with too few people for conclusions: their intervals contain the truth less often than 95 %."""
     return [name for name, group in groups.items() if group.people < _FEW]
 
 
