@@ -124,8 +124,9 @@ def test_a_group_is_refused_unless_a_face_is_chosen(tmp_path):
         crop = Cropper(detector=lambda picture: faces_at((10, 5), (80, 5)), face=choice)
         (found,) = encode_faces(tmp_path, ["group.png"], Encoding(32, crop=crop))
         assert found.reason == reason
-    with pytest.raises(InputError, match="face: a set has one face per picture: choose largest or center"):
+    with pytest.raises(InputError) as caught:
         Encoding(crop=Cropper(face="all"))
+    assert caught.value.option == "face"
 
 
 @pytest.mark.parametrize("payload", [b"", b"text", encode(face(1, 1), "JPEG")[:-200], encode(face(1, 1), "JPEG2000")])
@@ -166,5 +167,6 @@ def test_files_without_landmarks_are_named(tmp_path, processes):
 @pytest.mark.parametrize("options", [{"size": 7}, {"size": 1025}, {"quality": 0}, {"quality": 96}, {"processes": 0}])
 def test_options_out_of_range_are_refused(tmp_path, options):
     (name,) = options
-    with pytest.raises(InputError, match=f"^{name}: must be "):
+    with pytest.raises(InputError) as caught:
         list(encode_faces(tmp_path, [], Encoding(**options)))
+    assert caught.value.option == name

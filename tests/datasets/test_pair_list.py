@@ -139,8 +139,9 @@ def test_landmarks_and_processes(tmp_path):
     crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
     build_from_list(path, tmp_path / "1.bin", encoding=Encoding(crop=crop))
     assert [who(image) for image in read_pairs(tmp_path / "1.bin").images] == [(0, 1), (0, 2), (0, 1), (1, 1)]
-    with pytest.raises(InputError, match="processes: must be at least 1"):
+    with pytest.raises(InputError) as caught:
         build_from_list(path, tmp_path / "2.bin", encoding=Encoding(crop=crop, processes=0))
+    assert caught.value.option == "processes"
     (tmp_path / "landmarks.txt").write_text("".join(lines[:2]))
     crop = Cropper(landmarks=LandmarkFile(tmp_path / "landmarks.txt"))
     with pytest.raises(InputError, match=r"no impostor pair is left; line 2: p01/01\.png: no landmarks of it are in"):

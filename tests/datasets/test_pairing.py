@@ -101,12 +101,14 @@ def test_many_pictures_need_no_list_of_all_pairs():
 
 @pytest.mark.parametrize("owners", [[], [1], [1, 1, 1], [1, 2, 3]])
 def test_a_kind_without_pairs_is_refused(owners):
-    with pytest.raises(InputError, match="holdout: pairs need pictures of two people"):
+    with pytest.raises(InputError) as caught:
         draw_pairs(np.array(owners, int))
+    assert caught.value.option == "holdout"
 
 
 def test_too_many_pairs_are_refused(monkeypatch):
     monkeypatch.setattr(pairing, "_MOST_PAIRS", 44)
-    with pytest.raises(InputError, match="pairs: 45 are more than 44"):
+    with pytest.raises(InputError) as caught:
         draw_pairs(OWNERS)
+    assert caught.value.option == "pairs"
     assert len(draw_pairs(OWNERS, 30)[0]) == 40
