@@ -28,7 +28,7 @@ _CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 _CANNOT_OPEN = (*_CANNOT_SYNC, errno.EACCES, errno.EPERM)  # Windows opens no folder
 _NOFOLLOW, _NONBLOCK = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 _MOST_WRITERS = 8  # of one file at a time
-_ABANDONED = 24 * 3600  # seconds without a write, where there are no locks that tell
+_ABANDONED = 24 * 3600  # seconds without a write, on file systems without locks
 _LONGEST_LINE = 1 << 16
 _logger = logging.getLogger("denseface")
 
@@ -115,7 +115,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     path : path-like
         The file to write or to replace. The content goes to ``path`` + ``.tmp`` (``.2.tmp`` and so on while other
         processes write the same file), which is made new, synced to disk and renamed; if the block raises, that file is
-        removed and ``path`` stays as it was. What killed processes have left there is removed.
+        removed and ``path`` stays as it was. Remains of killed processes there are removed.
 
     Yields
     ------
@@ -211,7 +211,7 @@ def _aside(path: Path) -> Iterator[_Aside]:
         yield aside
     except BaseException:
         aside.remove()
-        with contextlib.suppress(OSError, InputError):  # what was not written yet is not wanted
+        with contextlib.suppress(OSError, InputError):  # unwritten content is discarded
             aside.file.close()
         raise
     aside.file.close()

@@ -40,7 +40,7 @@ def locked(prefix: str | Path) -> Iterator[None]:
             file.flush()
             yield
         finally:
-            with contextlib.suppress(OSError):  # a file that is left keeps nobody away
+            with contextlib.suppress(OSError):  # a remaining file does not lock
                 path.unlink()
 
 

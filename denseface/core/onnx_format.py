@@ -16,8 +16,8 @@ from denseface.core.packages import require
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-# Message, then its fields: number, kind (* for many), name. Kinds that begin with a capital letter are messages. What
-# is only to be noticed, not to be read, is declared as bytes.
+# Message, then its fields: number, kind (* for many), name. Kinds that begin with a capital letter are messages. Fields
+# whose content is never read are declared as bytes.
 _MESSAGES = {
     "ModelProto": "1 int64 ir_version; 2 string producer_name; 3 string producer_version; 7 GraphProto graph; "
     "8 *OperatorSetIdProto opset_import; 14 *StringStringEntryProto metadata_props; 20 *bytes training_info; "

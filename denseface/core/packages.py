@@ -27,7 +27,7 @@ def require(module: str, package: str | None = None) -> ModuleType:
     package = package or module
     try:
         return importlib.import_module(module)
-    except Exception as error:  # such as protobuf's VersionError, or the ImportError of a library that is missing
+    except Exception as error:  # such as protobuf's VersionError, or the ImportError of a missing library
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module}.".startswith(f"{missing}."):
             raise InputError(f"this needs the package {package}: pip install {package}") from error

@@ -29,7 +29,7 @@ def prepare_streams(outlive: bool = False) -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the smallest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the smallest free number, which is this one
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     stdout, stderr = (
         stream or open(descriptor, "w", closefd=False)  # noqa: SIM115

@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_FAR = 1 << 30  # a byte that no file here has: on Windows nobody else can read what is locked
+_FAR = 1 << 30  # a byte beyond every file here: on Windows locked bytes cannot be read by others
 
 _logger = logging.getLogger("denseface")
 

@@ -246,7 +246,7 @@ class InsightFaceDetector:
         self.description = {"name": name, "sha256": hashlib.sha256(read_input(path, _MAX_BYTES)).hexdigest()}
         try:
             self._model = insightface.model_zoo.get_model(str(path), providers=["CPUExecutionProvider"])
-            if hasattr(self._model, "session"):  # it takes as many threads as the machine has cores otherwise
+            if hasattr(self._model, "session"):  # by default it uses one thread per core of the machine
                 self._model.session = open_session(path.read_bytes())
         except InputError:
             raise

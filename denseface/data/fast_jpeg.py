@@ -39,7 +39,7 @@ def decode_fast(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray
         if size != [height, width] or colors not in _COLORS or (channels == 1 and colors != "Gray"):
             return None
         pixels = simplejpeg.decode_jpeg(payload, colorspace="GRAY" if channels == 1 else "RGB")
-    except Exception:  # whatever it raises, Pillow has the last word, and the message
+    except Exception:  # of any kind: Pillow then decodes the file, or raises the error
         return None
     pixels.flags.writeable = False
     return pixels

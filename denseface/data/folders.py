@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-# What network storage and desktops put beside pictures: thumbnails of them, and those that were deleted.
+# Folders of network storage and desktops beside pictures, with thumbnails and deleted files.
 _NOT_PICTURES = {"@eaDir", "@Recycle", "#recycle", "__MACOSX", "Thumbs"}
 
 

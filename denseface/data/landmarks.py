@@ -32,7 +32,7 @@ _HEADING = "# denseface detect "
 _POINTS = ["x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5"]
 _COLUMNS = ["picture", *_POINTS, "left", "top", "right", "bottom", "score", "width", "height"]
 _LARGEST_COORDINATE = 1e6
-_FRACTION = 1.5  # landmarks all below this are shares of the picture's size, not pixels
+_FRACTION = 1.5  # if all landmarks are below this, they are fractions of the picture's size, not pixels
 
 
 class Located(NamedTuple):
@@ -80,7 +80,7 @@ class LandmarkFile:
         self.description: dict = {"landmarks": self.path.name, "sha256": _sha256(path)}
         self._rows: dict[str, list[int]] = {}
         self._reasons: dict[str, str] = {}
-        self._meant: dict[str, str] = {}  # which picture a path stood for that is the end of several
+        self._meant: dict[str, str] = {}  # the picture that each ambiguous path was used for
         lines = iter(read_lines(path))
         first = next(lines, (1, ""))
         is_detected = first[1].startswith(_HEADING)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-_SIDES = (2, 5)  # least and most nodes along a side of the grid on which the weight is drawn
+_SIDES = (2, 5)  # fewest and most nodes along a side of the grid on which the weight is drawn
 _STEEPNESS = (0.5, 3.0)  # standard deviation of the weight's logit: even mixtures, and sharp borders
 _BIAS = 0.5
 

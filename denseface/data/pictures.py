@@ -50,7 +50,7 @@ _ADDITIONS = {
 }
 
 _SIGNATURE_LENGTH = 32
-# What a file of a format begins with, the usual suffix, and its name.
+# First bytes of each format, its usual suffix and its name.
 _SIGNATURES = [
     (re.compile(pattern, re.DOTALL), suffix, name)
     for pattern, suffix, name in (
@@ -355,7 +355,7 @@ def _load_addition(name: str) -> str:
         return ""
     try:
         importlib.import_module(addition.module)
-    except Exception as error:  # a package that does not fit raises anything
+    except Exception as error:  # an incompatible package may raise anything
         return str(error) or type(error).__name__
     return ""
 

@@ -277,7 +277,7 @@ def open_records(path: str | Path) -> RecordReader:
     path = Path(path)
     count = None
     if path.name == "train.rec" and not os.path.lexists(path.with_suffix(".idx")):
-        with contextlib.suppress(InputError):  # whoever needs the property file reports what is wrong with it
+        with contextlib.suppress(InputError):  # code that needs the property file reports its errors
             count = _read_property(path.parent)[1]
     if count is None:
         return RecordReader(path)

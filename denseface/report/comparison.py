@@ -23,7 +23,7 @@ import mxnet as mx
 LARGE_BATCH = 8
 NUM_CLASSES = 100  # of the softmax in training; few, so that the network dominates
 
-_RUNS, _SECONDS = 3, 2.0  # at least so many runs, and as many as fit into so many seconds
+_RUNS, _SECONDS = 3, 2.0  # minimum number of runs, and seconds in which more may follow
 
 
 @dataclass(frozen=True)

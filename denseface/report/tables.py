@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from denseface.evaluation.intervals import Interval
     from denseface.verification.verify import VerificationReport
 
-_FEW = 10  # people, of whom intervals contain the truth clearly less often than 95 %, see docs/evaluation.md
-_SOME = 40  # and of whom they do at low rates
+_FEW = 10  # people: with fewer, intervals contain the truth clearly less often than 95 %, see docs/evaluation.md
+_SOME = 40  # and with fewer than this, at low rates
 
 Rows = list[Sequence[str]]  # of a table, the headings first
 
