@@ -233,9 +233,8 @@ def test_the_file_says_which_it_is(write):
 
 
 def test_a_label_before_the_landmarks_is_not_part_of_the_name(tmp_path):
-    numbers = " ".join(["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"])
-    (tmp_path / "faces.txt").write_text(f"a/my 2.jpg {numbers}\n")
+    (tmp_path / "faces.txt").write_text(as_line("a/my 2.jpg"))
     assert list(LandmarkFile(tmp_path / "faces.txt")) == ["a/my 2.jpg"]
-    (tmp_path / "faces.txt").write_text(f"a/1.jpg 0 {numbers}\n")
+    (tmp_path / "faces.txt").write_text(as_line("a/1.jpg 0"))
     with pytest.raises(InputError, match=r"line 1: more than 10 numbers follow the name; leave the label out"):
         LandmarkFile(tmp_path / "faces.txt")
