@@ -83,7 +83,7 @@ def test_bad_usage_is_exit_code_2(arguments, capsys):
         (InputError("x.bin: it is\nbroken"), r"denseface: error: x.bin: it is\nbroken"),
         (OSError(28, "No space left on device", "out.npz"), "denseface: error: out.npz: No space left on device"),
         (OSError(28, "No space left on device", "a\x1b"), r"denseface: error: a\x1b: No space left on device"),
-        (MemoryError(), "denseface: error: MemoryError"),
+        (MemoryError(), "denseface: error: not enough memory"),
         (ModuleNotFoundError("MXNet is not installed"), "denseface: error: MXNet is not installed"),
     ],
 )

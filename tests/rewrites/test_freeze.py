@@ -40,10 +40,20 @@ def with_strange_scales(model):
     return dataclasses.replace(model, arguments={name: changed(name, a) for name, a in model.arguments.items()})
 
 
+def frozen_of(symbol, arguments, auxiliary):
+    """The symbol, parameters and moving averages of a network after it is frozen."""
+    graph = Graph(symbol)
+    values = freeze(graph, {**arguments, **auxiliary})
+    frozen = graph.symbol()
+    states = {*frozen.list_auxiliary_states()}
+    kinds = [{name: array for name, array in values.items() if (name in states) == kept} for kept in (False, True)]
+    return frozen, *kinds
+
+
 def assert_same(model, shape, high=3.0):
     """The frozen network computes what the plain one does; return its nodes."""
     before = {name: array.copy() for name, array in {**model.arguments, **model.auxiliary}.items()}
-    frozen = freeze(model.symbol, model.arguments, model.auxiliary)
+    frozen = frozen_of(model.symbol, model.arguments, model.auxiliary)
     data = np.random.RandomState(1).uniform(-high if high < 255 else 0, high, shape).astype(np.float32)
     expected = run(model.symbol, model.arguments, model.auxiliary, data)
     assert np.abs(expected).max() > 1e-3
@@ -135,7 +145,7 @@ def test_normalizations_of_another_axis_stay():
     # They are not run: MXNet takes them for normalizations of channels.
     symbol = S.BatchNorm(S.Convolution(DATA, num_filter=6, kernel=(1, 1), name="conv"), axis=2, name="bn")
     model = as_model(symbol, SHAPE)
-    assert ops(Graph(freeze(symbol, model.arguments, model.auxiliary)[0]).nodes) == ["Convolution", "BatchNorm"]
+    assert ops(Graph(frozen_of(symbol, model.arguments, model.auxiliary)[0]).nodes) == ["Convolution", "BatchNorm"]
 
 
 def pooled(pool, conv=None):
@@ -197,6 +207,6 @@ def test_values_that_are_missing_or_do_not_fit_are_left_to_others():
     model = as_model(symbol, SHAPE)
     for name, array in {"bn_beta": None, "bn_gamma": np.ones(3, np.float32)}.items():
         arguments = {key: value for key, value in {**model.arguments, name: array}.items() if value is not None}
-        frozen, found, _ = freeze(symbol, arguments, model.auxiliary)
+        frozen, found, _ = frozen_of(symbol, arguments, model.auxiliary)
         assert ops(Graph(frozen).nodes) == ["Convolution", "BatchNorm"]
         assert found == arguments

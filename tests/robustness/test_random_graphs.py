@@ -149,7 +149,7 @@ class RandomGraph:
             node = {"op": op, "name": "n", "attrs": attributes, "inputs": [[i, 0, 0] for i in range(len(inputs))]}
             symbol_file._checked_node(node, [{"op": "null", "name": str(i), "attrs": {}} for i in range(len(inputs))])
             _, shapes = symbol_file._infer_operator(op, tuple(sorted(attributes.items())), given, outputs)
-        except (symbol_file._Unusable, mx.base.MXNetError):
+        except (symbol_file._UnusableError, mx.base.MXNetError):
             if chance.random() < 0.98:
                 del self.nodes[size:], self.entries[n_entries:]
                 return False

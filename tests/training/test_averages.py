@@ -55,7 +55,7 @@ def test_a_run_averages_the_weights_after_its_steps(records, tmp_path):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_resuming_continues_the_averages(records, tmp_path, whole):
-    settings = {"ema": 0.9, "recipe": {"ema": 0.9}, "whole": whole}
+    settings = {"ema": 0.9, "options": {"ema": 0.9}, "whole": whole}
     undisturbed = make_run(records, tmp_path / "undisturbed", **settings)
     undisturbed.fit()
     make_run(records, tmp_path / "parts", steps=3, **settings).fit()
