@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 
 from denseface.core.errors import InputError
+from denseface.core.signals import raise_if_interrupted
 
 
 def require(module: str, package: str | None = None) -> ModuleType:
@@ -28,6 +29,7 @@ def require(module: str, package: str | None = None) -> ModuleType:
     try:
         return importlib.import_module(module)
     except Exception as error:  # such as protobuf's VersionError, or the ImportError of a missing library
+        raise_if_interrupted(error)
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module}.".startswith(f"{missing}."):
             raise InputError(f"this needs the package {package}: pip install {package}") from error

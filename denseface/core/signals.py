@@ -37,22 +37,34 @@ def use_default_sigint() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+_came: list[int] = []  # signals that a block of raise_on_signals has received
+
+
 @contextlib.contextmanager
 def raise_on_signals() -> Iterator[None]:
     """Let :data:`SIGNALS` raise :class:`Interrupted` for as long as the block lasts; those ignored stay ignored."""
-    came = []
 
     def interrupt(number, frame):
-        came.append(number)
+        _came.append(number)
         raise Interrupted(number)
 
+    _came.clear()
     with handled_by(interrupt), _coming_again():
         try:
             yield
         except Exception as error:
-            if came:  # Python up to 3.11 turns it into a RuntimeError while a class is made, and packages into others
-                raise Interrupted(came[0]) from error
+            raise_if_interrupted(error)
             raise
+
+
+def raise_if_interrupted(error: Exception) -> None:
+    """Raise :class:`Interrupted` if a signal came, whose exception may have become this one.
+
+    Python up to 3.11 turns it into a RuntimeError while a class is made, and compiled packages turn it into others
+    while they are imported. Whoever goes on after an exception calls this first.
+    """
+    if _came:
+        raise Interrupted(_came[0]) from error
 
 
 @contextlib.contextmanager

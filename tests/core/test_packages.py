@@ -1,5 +1,7 @@
 """Optional packages: what is missing is named, and so is what is installed and does not work."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.packages import require
+from denseface.core.signals import Interrupted, raise_on_signals
 from denseface.embedding.embedder import Embedder
 from support.tiny_models import save_model, tiny_model
 
@@ -55,6 +58,7 @@ def test_mxnet_does_without_onnx_that_does_not_import(tmp_path):
     broken(tmp_path, "onnx")
     code = """import denseface, mxnet
 from denseface.core.packages import require
+from denseface.core.signals import Interrupted, raise_on_signals
 print(mxnet.nd.ones(2).sum().asscalar())
 require('onnx')"""
     status, printed, errors = run(code, tmp_path)
@@ -82,3 +86,17 @@ def test_an_engine_that_does_not_import_is_named_instead_of_the_model(engine, tm
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(InputError, match=f"^the package {engine} is installed, but cannot be imported: libcublasLt"):
         Embedder(tiny_model(), engine=engine, image_shape=(16, 16, 3))
+
+
+def test_an_interruption_that_an_import_turns_into_its_own_error_stays_one(tmp_path, monkeypatch):
+    (tmp_path / "hasty.py").write_text(
+        "import signal\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "except KeyboardInterrupt as error:\n"
+        "    raise ImportError('initialization failed') from error\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Interrupted) as ended, raise_on_signals(), contextlib.suppress(InputError):
+        require("hasty")  # and without it another package would be taken
+    assert ended.value.exit_code == 128 + signal.SIGTERM

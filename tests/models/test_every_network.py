@@ -13,6 +13,7 @@ from support.helpers import nodes_of
 from support.symbols import accelerated
 
 SHAPE = (4, 3, 32, 32)
+DEEPEST = ("r100", "r100fc", "d161", "d169", "d201")  # whose families the others test in a fraction of the time
 RATE = 1e-4  # few pictures make for large gradients
 
 
@@ -39,7 +40,10 @@ def fixed_scales(symbol):
 
 
 @pytest.mark.usefixtures("configured")
-@pytest.mark.parametrize("network", configuration.network)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(name, marks=pytest.mark.torture if name in DEEPEST else ()) for name in configuration.network],
+)
 def test_a_network_learns_saves_resumes_and_exports(network, tmp_path):
     config, embedding, learner = make_learner(network)
     learner.initialize(families.initializer(config.network.net_name), seed=0)
