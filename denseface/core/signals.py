@@ -48,13 +48,14 @@ def raise_on_signals() -> Iterator[None]:
         _came.append(number)
         raise Interrupted(number)
 
-    _came.clear()
     with handled_by(interrupt), _coming_again():
         try:
             yield
         except Exception as error:
             raise_if_interrupted(error)
             raise
+        finally:
+            _came.clear()
 
 
 def raise_if_interrupted(error: Exception) -> None:

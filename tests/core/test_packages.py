@@ -100,3 +100,5 @@ def test_an_interruption_that_an_import_turns_into_its_own_error_stays_one(tmp_p
     with pytest.raises(Interrupted) as ended, raise_on_signals(), contextlib.suppress(InputError):
         require("hasty")  # and without it another package would be taken
     assert ended.value.exit_code == 128 + signal.SIGTERM
+    with pytest.raises(InputError):  # an interruption that was told is over
+        require("no_such_package")
