@@ -204,8 +204,9 @@ def _missing(measured: Sequence[Measured], statements: Statements) -> Iterator[s
     if not statements.recipe:
         yield "How it was trained: the options of its run are not beside the model."
     for each in measured:
-        far = min(far for far, tar in each.report.plain.tar.items() if tar is not None)
-        yield f"False accept rates below {far:g} on {each.report.name}: it has too few pairs of two people."
+        measurable = [far for far, tar in each.report.plain.tar.items() if tar is not None]
+        rates = f"False accept rates below {min(measurable):g}" if measurable else "False accept rates"
+        yield f"{rates} on {each.report.name}: it has too few pairs of two people."
 
 
 def front_matter(embedder: Embedder, measured: Sequence[Measured], statements: Statements) -> dict[str, object]:

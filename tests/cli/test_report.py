@@ -113,3 +113,11 @@ def test_a_set_that_cannot_be_used_is_reported_and_the_others_are_measured(model
     assert run("report", *model, tmp_path / "other.bin", "-o", tmp_path / "report.html") == 1
     assert "Measured on set" in (tmp_path / "report.html").read_text()
     assert "other.bin" in capsys.readouterr().err
+
+
+def test_a_set_too_small_for_any_false_accept_rate_is_described(model, tmp_path):
+    pytest.importorskip("matplotlib", reason="draws the curves; an extra")
+    files = [encode(picture) for picture in pictures(30)]
+    write_pairs(tmp_path / "small.bin", files, [True, False, True] * 5)
+    assert run("report", *model[:-1], tmp_path / "small.bin", "--no-pictures", "-o", tmp_path / "report.html") == 0
+    assert "False accept rates on small: " in (tmp_path / "report.html").read_text()
