@@ -107,7 +107,7 @@ def content(folder):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("embed", 2), ("folder", 2), *(pytest.param(name, 30, marks=pytest.mark.torture) for name in COMMANDS)],
+    [("embed", 2), ("folder", 2), *(pytest.param(name, 10, marks=pytest.mark.torture) for name in COMMANDS)],
 )
 def test_a_command_interrupted_at_random_moments(material, tmp_path, name, count):
     """Ctrl-C goes to all processes, as from a terminal; SIGTERM to the first."""

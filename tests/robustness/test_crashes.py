@@ -82,8 +82,8 @@ def run_content(folder):
     [
         pytest.param(PLAIN, 1, 1, id="plain"),
         pytest.param(kill_runs.SAMPLED, 1, 1, id="sampled"),
-        pytest.param(PLAIN, 1, 100, marks=pytest.mark.torture, id="plain torture"),
-        pytest.param(kill_runs.SAMPLED, 2, 10, marks=pytest.mark.torture, id="two workers torture"),
+        pytest.param(PLAIN, 1, 20, marks=pytest.mark.torture, id="plain torture"),
+        pytest.param(kill_runs.SAMPLED, 2, 4, marks=pytest.mark.torture, id="two workers torture"),
     ],
 )
 def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, options, workers, kills):
@@ -123,7 +123,7 @@ def test_train_py_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_bee
 
 @pytest.mark.parametrize(
     "kind, kills",
-    [("runs", 5), *(pytest.param(kind, 200, marks=pytest.mark.torture) for kind in ("runs", "sampled", "adaface"))],
+    [("runs", 5), *(pytest.param(kind, 40, marks=pytest.mark.torture) for kind in ("runs", "sampled", "adaface"))],
 )
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, kind, kills):
     found = counts(kind, kills, tmp_path)

@@ -18,7 +18,7 @@ from support.tiny_checkpoints import assert_equal_arrays, embedding_symbol, make
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 from support.tiny_runs import assert_same_state, make_run
 
-LIMITS = [[0, 300, 5000, 20_000, 90_000], pytest.param(range(0, 90_000, 225), marks=pytest.mark.torture)]
+LIMITS = [[0, 300, 5000, 20_000, 90_000], pytest.param(range(0, 90_000, 900), marks=pytest.mark.torture)]
 
 
 @contextlib.contextmanager

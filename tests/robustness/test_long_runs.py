@@ -29,8 +29,8 @@ def mined_triplets(faces, prefix, **changes):
     [
         (make_run, "records", 100),
         (mined_triplets, "faces", 40),
-        pytest.param(make_run, "records", 10_000, marks=pytest.mark.torture),
-        pytest.param(mined_triplets, "faces", 2_000, marks=pytest.mark.torture),
+        pytest.param(make_run, "records", 3_000, marks=pytest.mark.torture),
+        pytest.param(mined_triplets, "faces", 1_000, marks=pytest.mark.torture),
     ],
 )
 def test_memory_files_and_threads_stay_as_they_are(request, tmp_path, make, data, steps):
