@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError
+from denseface.core.providers import PROVIDERS
 from denseface.embedding.engines import ENGINES
 
 if TYPE_CHECKING:
     from denseface.data.cropping import Cropper
+    from denseface.data.detection import Detector
     from denseface.embedding.embedder import Embedder
     from denseface.galleries.gallery import Gallery
 
@@ -52,8 +54,14 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         metavar="N",
         help="pictures computed at a time (default: 2, which a CPU does as fast as more; take 64 or more on a GPU)",
     )
-    parser.add_argument("--gpu", type=gpu_number, metavar="N", help="compute on this GPU instead of the CPU")
+    parser.add_argument("--gpu", type=gpu_number, metavar="N", help="let MXNet compute on this GPU instead of the CPU")
+    add_provider(parser, "where ONNX Runtime computes the network and finds faces; implies --engine onnxruntime")
     add_scaling(parser)
+
+
+def add_provider(parser: argparse.ArgumentParser, explained: str) -> None:
+    """Add ``--provider``: where ONNX Runtime computes."""
+    parser.add_argument("--provider", choices=PROVIDERS, help=f"{explained} (default: cpu)")
 
 
 def add_scaling(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +135,7 @@ def add_face_options(
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`load_limits` reads: what a face is."""
     _add_detector(parser)
+    add_provider(parser, "where ONNX Runtime finds faces")
     _add_sizes(parser)
 
 
@@ -158,13 +167,16 @@ def _add_sizes(parser):
 
 def load_limits(args: argparse.Namespace) -> dict:
     """Return what the options say of detection, as arguments for a Cropper."""
-    from denseface.data.detection import load_detector
+    return {"detector": _load_detector(args), "min_size": args.min_size, "min_score": args.min_score}
 
-    return {
-        "detector": load_detector(args.detector) if args.detector else None,
-        "min_size": args.min_size,
-        "min_score": args.min_score,
-    }
+
+def _load_detector(args: argparse.Namespace) -> Detector | None:
+    """Load the detector that is named, or the default one on the provider that is named; None leaves the default."""
+    from denseface.data.detection import installed_detector, load_detector
+
+    if args.detector:
+        return load_detector(args.detector, args.provider or "cpu")
+    return installed_detector(args.provider) if args.provider else None
 
 
 def load_cropper(args: argparse.Namespace) -> Cropper:
@@ -172,12 +184,12 @@ def load_cropper(args: argparse.Namespace) -> Cropper:
     from denseface.data.cropping import Cropper
     from denseface.data.landmarks import LandmarkFile
 
-    return Cropper(
-        aligned=args.aligned,
-        landmarks=LandmarkFile(args.landmarks) if args.landmarks else None,
-        face=args.face or args.default_face,
-        **load_limits(args),
-    )
+    choice = {"face": args.face or args.default_face, "min_size": args.min_size, "min_score": args.min_score}
+    if args.aligned:
+        return Cropper(aligned=True, **choice)
+    if args.landmarks:
+        return Cropper(landmarks=LandmarkFile(args.landmarks), **choice)
+    return Cropper(detector=_load_detector(args), **choice)
 
 
 def load_embedder(args: argparse.Namespace, flip: bool = True, crop: Cropper | None = None) -> Embedder:
@@ -192,6 +204,7 @@ def load_embedder(args: argparse.Namespace, flip: bool = True, crop: Cropper | N
         image_shape=args.image_size,
         crop=crop,
         context=None if args.gpu is None else _gpu(args.gpu),
+        provider=args.provider,
         **given_scaling(args),
     )
 

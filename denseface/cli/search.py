@@ -23,6 +23,7 @@ from denseface.cli.options import (
     score,
 )
 from denseface.core.errors import InputError
+from denseface.core.providers import PROVIDERS
 from denseface.embedding.engines import ENGINES
 
 
@@ -82,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
     gallery = Gallery(args.gallery)
     searched = Templates(gallery, args.fuse) if args.fuse else gallery
     args.image_size = args.image_size or tuple(gallery.model["image_shape"])
-    if gallery.model["precision"] != "float32" and gallery.model["engine"] in ENGINES:
-        args.engine = args.engine or gallery.model["engine"]
+    if gallery.model["precision"] != "float32" and not (args.engine or args.provider):
+        args.engine = gallery.model["engine"] if gallery.model["engine"] in ENGINES else None
+        args.provider = gallery.provider if gallery.provider in PROVIDERS else None
     if not args.model.endswith(".onnx") and make_scaling(**given_scaling(args)) is None:
         args.input_mean, args.input_scale, args.bgr = gallery.scaling or (None, None, False)
     is_said = bool(args.aligned or args.landmarks or args.detector)

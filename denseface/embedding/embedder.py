@@ -81,7 +81,10 @@ class Embedder:
         Makes aligned faces of pictures that have another size than the network's input. By default it cuts out the
         largest face that the installed detector finds.
     context : mxnet.Context, optional
-        Where to compute; the CPU by default.
+        Where MXNet computes; the CPU by default.
+    provider : str, optional
+        Where ONNX Runtime computes, one of :data:`denseface.core.providers.PROVIDERS`; the CPU by default. It makes
+        ``onnxruntime`` the default engine.
 
     Attributes
     ----------
@@ -113,6 +116,7 @@ class Embedder:
         image_shape: tuple[int, int, int] | None = None,
         crop: Cropper | None = None,
         context: mx.Context | None = None,
+        provider: str | None = None,
     ):
         if batch_size < 1:
             raise InputError(f"must be at least 1, not {batch_size}", option="batch_size")
@@ -122,8 +126,10 @@ class Embedder:
         self.flip = flip
         self.normalize = normalize
         self.crop = crop or Cropper()
+        self.provider = provider
+        engine = engine or (provider and "onnxruntime")
         input_shape = image_shape and PictureShape(*image_shape).nchw(1)[1:]
-        self.engine, self._engine = _make_engine(engine, model, batch_size, input_shape, context)
+        self.engine, self._engine = _make_engine(engine, model, batch_size, input_shape, context, provider)
         self.image_shape = PictureShape.from_nchw((1, *self._engine.input_shape))
         self.batch_size = self._engine.batch_size
         self.emb_size = self._engine.emb_size
@@ -171,9 +177,11 @@ class Embedder:
 
     @property
     def precision(self) -> str:
-        """``float32``, ``bfloat16``, ``int8``, or ``int8 and bfloat16``: the numbers that the layers compute with."""
-        kinds = [] if self.model.precision == "float32" else [self.model.precision]
-        kinds += ["bfloat16"] if self.engine.endswith("-bf16") else []
+        """``float32``, ``bfloat16``, ``int8``, or ``int8 and bfloat16``: the numbers that the layers compute with.
+
+        ``float32 on cuda``, say, if an accelerator's float32 is not that of the CPU.
+        """
+        kinds = [kind for kind in (self.model.precision, self._engine.precision) if kind != "float32"]
         return " and ".join(kinds) or "float32"
 
     def describe(self) -> dict:
@@ -184,12 +192,13 @@ class Embedder:
         dict
             ``prefix``, ``epoch`` and ``sha256`` of the model, ``engine``, ``precision``, ``flip``, ``normalize``,
             ``image_shape`` (height, width, channels), and ``crop``, how faces are cut out of pictures; ``scaling``
-            (mean, scale, bgr) if the network leaves it to its caller.
+            (mean, scale, bgr) if the network leaves it to its caller, and ``provider`` if it is not the CPU.
         """
         return {
             **self.fingerprint,
             **({"scaling": list(self.model.scaling)} if self.model.scaling else {}),
             "engine": self.engine,
+            **({"provider": self.provider} if self.provider not in (None, "cpu") else {}),
             "precision": self.precision,
             "flip": self.flip,
             "normalize": self.normalize,
@@ -332,12 +341,13 @@ def _make_engine(
     batch_size: int,
     input_shape: tuple[int, int, int] | None,
     context: mx.Context | None,
+    provider: str | None,
 ) -> tuple[str, Engine]:
     """Return the engine of a name, or the best one that can compute a model, with its name."""
     *names, last = (name,) if name else default_engines(model, input_shape or INPUT_SHAPE, context)
     for better in names:
         try:
-            return better, make_engine(better, model, batch_size, input_shape, context)
+            return better, make_engine(better, model, batch_size, input_shape, context, provider)
         except InputError as error:  # so is every network that cannot be exported
             logger.info("computing with another engine than %s (%s)", better, error)
-    return last, make_engine(last, model, batch_size, input_shape, context)
+    return last, make_engine(last, model, batch_size, input_shape, context, provider)

@@ -16,7 +16,7 @@ import numpy as np
 
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.files import replacing
-from denseface.core.onnx_session import open_session
+from denseface.core.onnx_session import open_session, probe_pictures
 from denseface.core.packages import require
 from denseface.export.insightface import mark_as_scaling, why_not_for_insightface
 from denseface.export.metadata import write_metadata
@@ -171,7 +171,7 @@ def export(
     mark_as_scaling(proto)
     content = proto.SerializeToString()
     batch_sizes = (3, 1) if dynamic_batch else (input_shape[0],)
-    pictures = [batch for size in batch_sizes for batch in _pictures((size, *input_shape[1:]))]
+    pictures = [batch for size in batch_sizes for batch in probe_pictures((size, *input_shape[1:]))]
     # ONNX Runtime first: it refuses a reshape that does not add up, where MXNet reads what lies behind in memory.
     found = _run_onnxruntime(content, pictures)
     difference = _largest_difference(found, _run_mxnet(network, pictures))
@@ -262,16 +262,6 @@ def _finish(graph, input_shape, output, output_shape, metadata):
 def _with_named_batch(shape):
     """The batch is called N; another size that follows it has no name."""
     return ["N" if size is None and axis == 0 else size for axis, size in enumerate(shape)]
-
-
-def _pictures(shape):
-    """Noise, and a few waves to the picture's width: two batches of pixel values, 0 to 255, always the same."""
-    random = np.random.RandomState(0)
-    batch, channels, height, width = shape
-    noise = random.randint(0, 256, shape)
-    across, down, phase = random.uniform(0, 12, (3, batch, channels, 1, 1))
-    waves = np.sin(across * np.linspace(0, 1, width) + down * np.linspace(0, 1, height)[:, None] + phase)
-    return noise.astype(np.float32), np.round(127.5 + 127.5 * waves).astype(np.float32)
 
 
 def _run_onnxruntime(content, pictures):

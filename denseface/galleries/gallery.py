@@ -165,6 +165,12 @@ class Gallery:
         kinds = [type(value) for value in said] if isinstance(said, list) else []
         return tuple(said) if kinds == [float, float, bool] else None
 
+    @property
+    def provider(self) -> str | None:
+        """What ONNX Runtime computed on; None if nothing is said, as on the CPU."""
+        said = self.model.get("provider")
+        return said if isinstance(said, str) else None
+
     def require_same(self, description: dict) -> None:
         """Refuse embeddings that were not computed as those of the gallery.
 

@@ -19,7 +19,9 @@ from denseface.datasets.orl import find_faces
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.evaluation.calibration import check
+from denseface.galleries.gallery import Gallery
 from denseface.verification.verify import verify
+from support.accelerators import accelerated, disturbed
 from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, save_model, tiny_model
 
 import mxnet as mx
@@ -677,6 +679,30 @@ def test_search_computes_in_the_precision_of_the_gallery(capsys, model, faces, t
     code, _, err = run(capsys, "search", path, faces / "a.png", *model, "--engine", "mxnet")
     assert code == 1
     assert f"{path}: its embeddings were computed with precision bfloat16, not float32" in err
+
+
+def test_search_computes_on_the_provider_of_a_gallery_that_differs(capsys, caplog, monkeypatch, model, faces, tmp_path):
+    accelerator = accelerated(monkeypatch)
+    accelerator.change = disturbed
+    path = tmp_path / "faces.npz"
+    assert run(capsys, "embed", faces, *model, "-o", path, "--provider", "cuda")[0] == 0
+    assert "cuda computes other embeddings than the CPU" in caplog.text
+    made = Gallery(path).model
+    assert (made["engine"], made["provider"], made["precision"]) == ("onnxruntime", "cuda", "float32 on cuda")
+    started = len(accelerator.sessions)
+    code, out, _ = run(capsys, "search", path, faces / "a.png", *model, "--json")
+    assert (code, json.loads(out)[0]["found"][0]["name"]) == (0, f"{faces}/a.png")
+    assert len(accelerator.sessions) == started + 1
+    code, _, err = run(capsys, "search", path, faces / "a.png", *model, "--provider", "cpu")
+    assert code == 1 and "computed with precision float32 on cuda, not float32" in err
+
+
+def test_a_gallery_of_an_accelerator_that_agrees_is_one_of_float32(capsys, monkeypatch, model, faces, tmp_path):
+    accelerated(monkeypatch)
+    path = tmp_path / "faces.npz"
+    assert run(capsys, "embed", faces, *model, "-o", path, "--provider", "cuda")[0] == 0
+    assert (Gallery(path).model["provider"], Gallery(path).model["precision"]) == ("cuda", "float32")
+    assert run(capsys, "search", path, faces / "a.png", *model, "--engine", "mxnet")[0] == 0
 
 
 def test_search_prints_names_that_a_terminal_would_obey(capsys, model, faces, tmp_path):

@@ -79,7 +79,7 @@ def detector(monkeypatch):
     """Let it be the installed detector, and also the pack buffalo_l."""
     stub = Detector("centerface.onnx")
     monkeypatch.setattr(cropping, "installed_detector", lambda: stub)
-    monkeypatch.setattr(detection, "load_detector", lambda name=None: Detector(name, f"sha256 of {name}"))
+    monkeypatch.setattr(detection, "load_detector", lambda name, provider: Detector(name, f"sha256 of {name}"))
     return stub
 
 
@@ -284,7 +284,7 @@ def test_a_gallery_does_not_make_search_open_a_file(capsys, model, here, detecto
     """The name of a detector in a gallery may be anything; only that of a model pack is followed."""
     gallery = made(capsys, model, "odd.npz", "--detector", "/somewhere/evil.onnx")
     asked = []
-    monkeypatch.setattr(detection, "load_detector", lambda name=None: asked.append(name))
+    monkeypatch.setattr(detection, "load_detector", lambda *arguments: asked.append(arguments))
     code, _, err = search(capsys, model, gallery, "photos/p/one.png")
     assert (code, asked) == (1, [])
     assert "made with the detector /somewhere/evil.onnx" in err

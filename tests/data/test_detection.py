@@ -12,9 +12,10 @@ from PIL import Image
 
 from denseface.core.errors import InputError
 from denseface.core.onnx_format import read_model
-from denseface.core.onnx_session import open_session
+from denseface.core.onnx_session import open_on
 from denseface.data import detection
 from denseface.data.align import REFERENCE_POINTS, check_landmarks
+from denseface.data.cropping import cut_alike
 from denseface.data.detection import (
     CenterFace,
     InsightFaceDetector,
@@ -24,7 +25,10 @@ from denseface.data.detection import (
     suppress_overlaps,
 )
 from denseface.data.pictures import load_picture
+from denseface.export.onnx import convert
+from support.accelerators import accelerated, disturbed
 from support.photographs import astronaut, load, orl_faces, photograph
+from support.tiny_models import tiny_model
 
 # Where a human sees the eyes, the tip of the nose and the corners of the mouth of skimage's astronaut.
 ASTRONAUT = np.array([[204, 102], [246, 103], [223, 123], [203, 142], [241, 144]])
@@ -42,7 +46,7 @@ def resized(picture, width, height):
 
 def test_weights_are_constants_that_can_be_folded(monkeypatch):
     opened = []
-    monkeypatch.setattr(detection, "open_session", lambda *args: opened.append(args[0]) or open_session(*args))
+    monkeypatch.setattr(detection, "open_on", lambda *args, **kw: opened.append(args[1]) or open_on(*args, **kw))
     CenterFace()
     (taken,) = read_model(opened[0]).graph.input
     assert taken.type.tensor_type.shape.dim[1].dim_value == 3
@@ -295,6 +299,29 @@ def test_a_pack_of_insightface_gives_the_same_arrays(install):
     np.testing.assert_array_equal(scores, np.array([0.9, 0.6], np.float32))
     np.testing.assert_array_equal(landmarks, points[::-1])
     assert detector.description == {"name": "buffalo_l", "sha256": hashlib.sha256(b"det_10g.onnx").hexdigest()}
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_centerface_computes_on_a_provider(detect, monkeypatch, provider, caplog):
+    """On TensorRT by CUDA, since every size of pictures would be compiled."""
+    accelerator = accelerated(monkeypatch)
+    accelerator.change = disturbed
+    detector = pickle.loads(pickle.dumps(CenterFace(provider=provider)))
+    assert detector.description == {**detect.description, "provider": provider}
+    assert len(accelerator.sessions) == 2 and f"{provider} finds faces otherwise than the CPU" in caplog.text
+    assert cut_alike(*({"by": "detector", "detector": each.description} for each in (detector, detect)))
+
+
+def test_a_detector_of_insightface_stays_on_its_provider(install, monkeypatch):
+    accelerator = accelerated(monkeypatch)
+    stub = StubModel()
+    stub.session = None
+    install(lambda path, providers: stub)
+    monkeypatch.setattr(
+        detection, "read_input", lambda path, size: convert(tiny_model(), (1, 3, 16, 16)).SerializeToString()
+    )
+    load_detector("buffalo_l", "cuda")
+    assert (stub.session, stub.context) == (accelerator.sessions[0], 0)
 
 
 def test_a_picture_without_faces_has_empty_arrays(install):

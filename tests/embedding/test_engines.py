@@ -175,8 +175,11 @@ def test_engines_refuse_what_they_cannot_do(tmp_path):
         make_engine("torch", model, 2)
     with pytest.raises(InputError, match=r"engine: MXNet cannot run .*tiny.onnx, an ONNX file; choose onnxruntime"):
         make_engine("mxnet", model, 2)
-    with pytest.raises(InputError, match="computes on the CPU"):
+    with pytest.raises(InputError, match="for onnxruntime choose a provider"):
         make_engine("onnxruntime", model, 2, context=mx.gpu(0))
+    with pytest.raises(InputError) as caught:
+        make_engine("openvino", model, 2, provider="cuda")
+    assert caught.value.option == "provider"
     with pytest.raises(InputError, match=r"tiny.onnx: it takes pictures of \(C, H, W\) = \(3, 16, 16\)"):
         make_engine("onnxruntime", model, 2, (3, 112, 112))
 

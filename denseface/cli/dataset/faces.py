@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from denseface.cli.console import print_line
-from denseface.cli.options import add_face_options, load_cropper, positive
+from denseface.cli.options import add_face_options, add_provider, load_cropper, positive
 from denseface.core.cpus import usable_cpus
 from denseface.core.text import counted
 
@@ -26,6 +26,7 @@ _ADVICE = {
 def add_encoding_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `load_encoding` reads."""
     add_face_options(parser, default=None)
+    add_provider(parser, "where ONNX Runtime finds faces")
     parser.add_argument(
         "--size", type=positive, default=112, metavar="N", help="height and width in pixels (default: 112)"
     )

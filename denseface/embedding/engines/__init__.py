@@ -33,11 +33,14 @@ class Engine(Protocol):
         B.
     emb_size : int
         Values in an embedding.
+    precision : str
+        ``float32``, ``bfloat16``, or ``float32 on cuda`` where a provider computes float32 differently from the CPU.
     """
 
     input_shape: tuple[int, int, int]
     batch_size: int
     emb_size: int
+    precision: str
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Embed the pictures of a batch.
@@ -61,6 +64,7 @@ def make_engine(
     batch_size: int,
     input_shape: tuple[int, int, int] | None = None,
     context: mx.Context | None = None,
+    provider: str | None = None,
 ) -> Engine:
     """Bind a model.
 
@@ -76,6 +80,8 @@ def make_engine(
         Shape of one picture; by default (3, 112, 112), or that of the ONNX file.
     context : mxnet.Context, optional
         Where MXNet computes; the CPU by default.
+    provider : str, optional
+        Where ONNX Runtime computes, one of :data:`denseface.core.providers.PROVIDERS`; the CPU by default.
 
     Raises
     ------
@@ -86,6 +92,8 @@ def make_engine(
 
     if name not in ENGINES:
         raise InputError(f"{name} is not one of {', '.join(ENGINES)}", option="engine")
+    if provider is not None and name != "onnxruntime":
+        raise InputError(f"{provider} is for the engine onnxruntime, not for {name}", option="provider")
     if name == "mxnet":
         from denseface.embedding.engines.mxnet_engine import MXNetEngine
 
@@ -93,7 +101,7 @@ def make_engine(
             raise InputError(f"MXNet cannot run {model.name}, an ONNX file; choose onnxruntime", option="engine")
         return MXNetEngine(model, input_shape or INPUT_SHAPE, batch_size, context)
     if context is not None:
-        raise InputError(f"{name} computes on the CPU; only mxnet takes a GPU", option="engine")
+        raise InputError(f"{name} takes no GPU of MXNet; for onnxruntime choose a provider, cuda say", option="engine")
     if not isinstance(model, OnnxModel):
         model = converted(model, (batch_size, *(input_shape or INPUT_SHAPE)))
     elif input_shape not in (None, model.input_shape):
@@ -101,7 +109,7 @@ def make_engine(
     if name == "onnxruntime":
         from denseface.embedding.engines.onnxruntime_engine import ONNXRuntimeEngine
 
-        return ONNXRuntimeEngine(model, batch_size)
+        return ONNXRuntimeEngine(model, batch_size, provider or "cpu")
     from denseface.embedding.engines.openvino_engine import OpenVINOEngine
 
     return OpenVINOEngine(model, batch_size, bf16=name == "openvino-bf16")

@@ -46,6 +46,8 @@ class MXNetEngine:
         If the parameters do not fit, or there is no such GPU.
     """
 
+    precision = "float32"
+
     def __init__(
         self,
         model: Model,

@@ -176,6 +176,8 @@ def loading(model: OnnxModel, library: str) -> Iterator[None]:
     """Turn whatever a library raises while it loads a model into an InputError of one line."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:  # they have classes of their own
         raise InputError(f"{model.name}: {library} cannot load it: {mxnet_reason(error)}") from error
 

@@ -44,6 +44,7 @@ class OpenVINOEngine:
         self.input_shape = model.input_shape
         self.batch_size = model.batch_size or batch_size
         self.emb_size = model.emb_size
+        self.precision = "bfloat16" if bf16 else "float32"
         # Without the hint OpenVINO computes in bfloat16 by itself where that is fast.
         settings = {
             "PERFORMANCE_HINT": "LATENCY",

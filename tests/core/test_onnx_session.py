@@ -1,0 +1,101 @@
+"""Sessions on accelerators compute what the CPU computes, or say that they do not."""
+
+import os
+
+import numpy as np
+import pytest
+
+from denseface.core.errors import InputError
+from denseface.core.onnx_session import open_on, open_session
+from denseface.export.onnx import convert
+from support.accelerators import accelerated, disturbed
+from support.tiny_models import tiny_model
+
+SHAPE = (12, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def content():
+    return convert(tiny_model(), SHAPE).SerializeToString()
+
+
+def refusal(content):
+    with pytest.raises(InputError) as caught:
+        open_on("cuda", content, SHAPE)
+    assert caught.value.option == "provider"
+    return str(caught.value)
+
+
+def test_the_cpu_needs_no_comparison(content):
+    opened = open_on("cpu", content, SHAPE)
+    assert (opened.agreement, opened.session.get_providers()) == (1.0, ["CPUExecutionProvider"])
+
+
+def test_a_provider_computes_and_keeps_computing(content, monkeypatch):
+    accelerator = accelerated(monkeypatch)
+    session, agreement = open_on("cuda", content, SHAPE, is_fixed=True)
+    assert agreement == pytest.approx(1)
+    assert session.providers == [(accelerator.name, {"use_tf32": "0"}), "CPUExecutionProvider"]
+    assert not session.settings["enable_fallback"] and not session.falls_back_later
+    batch = np.full(SHAPE, 7, np.float32)
+    monkeypatch.undo()
+    expected = open_session(content).run(None, {"data": batch})[0]
+    np.testing.assert_array_equal(session.run(None, {"data": batch})[0], expected)
+
+
+def test_tensorrt_leaves_its_gaps_to_cuda(content, monkeypatch):
+    accelerated(monkeypatch, "tensorrt")
+    session, _ = open_on("tensorrt", content, SHAPE)
+    assert session.providers[1:] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_a_silent_fallback_to_the_cpu_is_an_error(content, monkeypatch, capfd):
+    accelerator = accelerated(monkeypatch)
+    accelerator.falls_back = True
+    accelerator.preload_dlls = lambda: print("Failed to load libcudnn.so.9: libcudnn.so.9: cannot open\nFollow a link")
+    assert "cuda here (libcudnn.so.9: cannot open):" in refusal(content)
+    accelerator.preload_dlls = lambda: os.write(2, b"2026 [E:onnxruntime] Failed to load a with error: libcuda.so.1\n")
+    assert "cuda here (libcuda.so.1):" in refusal(content)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA failure 35: driver version is insufficient"), OSError("gone")])
+def test_a_provider_that_does_not_start_is_an_error_of_the_provider(content, monkeypatch, error):
+    accelerated(monkeypatch).error = error
+    assert str(error) in refusal(content)
+
+
+def test_a_provider_that_cannot_compute_is_an_error_of_the_provider(content, monkeypatch):
+    def fail(outputs):
+        raise RuntimeError("no kernel image is available")
+
+    accelerated(monkeypatch).change = fail
+    assert "no kernel image" in refusal(content)
+
+
+def test_a_file_that_the_cpu_cannot_load_is_an_error_of_the_file(monkeypatch):
+    accelerated(monkeypatch)
+    with pytest.raises(Exception) as caught:
+        open_on("cuda", b"nothing", SHAPE)
+    assert not isinstance(caught.value, InputError)
+
+
+def test_different_outputs_are_measured(content, monkeypatch):
+    accelerated(monkeypatch).change = disturbed
+    assert 0.99 < open_on("cuda", content, SHAPE).agreement < 0.9999
+
+
+@pytest.mark.parametrize(
+    "change", [lambda outputs: [-o for o in outputs], lambda outputs: [o * np.nan for o in outputs]]
+)
+def test_other_outputs_are_refused(content, monkeypatch, change):
+    accelerated(monkeypatch).change = change
+    assert "something else than the CPU" in refusal(content)
+
+
+def test_a_network_that_computes_nan_anywhere_is_not_blamed_on_the_provider(monkeypatch):
+    model = tiny_model()
+    model.arguments["conv0_bias"][:] = np.nan
+    content = convert(model, SHAPE).SerializeToString()
+    accelerated(monkeypatch)
+    assert open_on("cuda", content, SHAPE).agreement == 1
