@@ -1,18 +1,18 @@
-"""``python -m research.lfw VIEW1 [MODEL ...]``: models on people whom they never saw, of LFW and of ORL.
+"""``python -m research.lfw VIEW1 MODEL|SET ...``: what grows with the number of people in training.
 
 VIEW1 is the set of View 1 as docs/lfw.md makes it. Each model is measured on the pairs of DevTest, at the threshold
-that is best on those of DevTrain, and on all pairs of pictures of the people of ORL. Without a model, Fisherfaces are:
-their setting is chosen on three splits of the people of DevTrain, and they are then trained on all of them.
+that is best on those of DevTrain, and on all pairs of pictures of people of ORL. For the folder of a training set,
+Fisherfaces are trained on it: their setting is chosen on three splits of its people.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,11 @@ from denseface.data.pairs import PairSet, read_pairs
 from denseface.data.pictures import decode
 from denseface.data.records import FaceRecords
 from denseface.evaluation.metrics import VerificationResult, pair_scores, score_pairs
+from denseface.report.plotting import COLORS, new_figure, save_figure
 from research.fisherfaces import align_faces, discriminants
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIDES = (28, 40, 56)
 COMPONENTS = (100, 200, 400, 800)
@@ -47,15 +51,24 @@ class Fisherfaces(NamedTuple):
 
 
 def main() -> None:
-    """Print a line of JSON for each model."""
-    folder, *models = sys.argv[1:]
-    if not models:
-        fisherfaces, setting = train_fisherfaces(Path(folder))
-        print(json.dumps({"model": "Fisherfaces", **setting, **measure(fisherfaces, Path(folder))}))
-    for model in models:
-        embedder = Embedder.load(model, batch_size=16)
-        embed = lambda pictures, embedder=embedder: embedder.embed(list(pictures))  # noqa: E731
-        print(json.dumps({"model": model, **measure(embed, Path(folder))}), flush=True)
+    """Print a line of JSON for each model, and draw them all."""
+    args = _arguments()
+    rows = []
+    for path in args.measured:
+        row = {"model": path, "people": 0}
+        if (Path(path) / "train.rec").exists():
+            fisherfaces, row["people"], setting = train_fisherfaces(Path(path))
+            row |= {"model": "Fisherfaces", **setting, **measure(fisherfaces, args.view1)}
+        else:
+            embedder = Embedder.load(path, batch_size=16)
+            config = Path(f"{path}-config.json")
+            if config.exists():
+                row |= {"people": json.loads(config.read_text(encoding="utf-8"))["num_classes"]}
+            row |= measure(lambda pictures: embedder.embed(list(pictures)), args.view1)  # noqa: B023
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    if args.draw:
+        save_figure(draw([row for row in rows if row["people"]]), args.draw)
 
 
 def measure(embed: Embed, folder: Path) -> dict[str, float]:
@@ -76,8 +89,8 @@ def measure(embed: Embed, folder: Path) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in metrics.items()}
 
 
-def train_fisherfaces(folder: Path) -> tuple[Fisherfaces, dict[str, float]]:
-    """Choose the setting of Fisherfaces on splits of the people, and train them on all."""
+def train_fisherfaces(folder: Path) -> tuple[Fisherfaces, int, dict[str, float]]:
+    """Choose the setting of Fisherfaces on splits of the people, and train them on all, who are counted."""
     with FaceRecords(folder) as records:
         read = [records.read_image(int(key)) for key in records.keys]
     labels = np.array([label for label, _ in read])
@@ -94,7 +107,7 @@ def train_fisherfaces(folder: Path) -> tuple[Fisherfaces, dict[str, float]]:
     setting = {"side": best[0], "components": best[1], "shrinkage": best[2], "splits": round(np.mean(found[best]), 4)}
     for components, shrinkage, fisherfaces in _trained(_flat(pictures, best[0]), labels, best[0]):
         if (components, shrinkage) == best[1:]:
-            return fisherfaces, setting
+            return fisherfaces, len(np.unique(labels)), setting
     raise AssertionError(best)
 
 
@@ -126,6 +139,38 @@ def _mirrored(flat: np.ndarray, side: int) -> np.ndarray:
     return flat.reshape(-1, side, side)[:, :, ::-1].reshape(len(flat), -1)
 
 
+def draw(rows: list[dict]) -> Figure:
+    """Draw accuracy against the number of people in training: a point per model, a line through the means."""
+    figure = new_figure(8, 3.2)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    titles = {
+        "DevTest accuracy": "LFW's DevTest: balanced accuracy",
+        "ORL 31-40 best": "ORL, 10 people: best balanced accuracy",
+    }
+    for axes, (metric, title) in zip(figure.subplots(1, len(titles)), titles.items()):
+        for kind, color in zip(("network", "Fisherfaces"), COLORS):
+            points = sorted(
+                (row["people"], row[metric]) for row in rows if (row["model"] == "Fisherfaces") == (kind != "network")
+            )
+            means = {
+                people: np.mean([value for _, value in group]) for people, group in itertools.groupby(points, _people)
+            }
+            if points:
+                axes.plot(*zip(*points), "o", color=color, markersize=3)
+                axes.plot(list(means), list(means.values()), color=color, linewidth=1, label=kind)
+        axes.set(xscale="log", xlabel="people in training")
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def _people(point: tuple[int, float]) -> int:
+    return point[0]
+
+
 def _verify(embed: Embed, pairs: PairSet) -> VerificationResult:
     images, indices = pairs.unique()
     return score_pairs(pair_scores(embed([decode(image) for image in images]), indices), pairs.issame)
@@ -135,6 +180,16 @@ def _score_all(embeddings: np.ndarray, people: np.ndarray) -> VerificationResult
     pairs = np.stack(np.triu_indices(len(people), 1), axis=1)
     issame = people[pairs[:, 0]] == people[pairs[:, 1]]
     return score_pairs(pair_scores(embeddings, pairs), issame, 2, (1e-2,))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m research.lfw", description=__doc__.partition(": ")[2].partition("\n")[0]
+    )
+    parser.add_argument("view1", type=Path, metavar="VIEW1")
+    parser.add_argument("measured", nargs="+", metavar="MODEL|SET")
+    parser.add_argument("--draw", type=Path, metavar="FILE.png")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
