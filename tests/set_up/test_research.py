@@ -5,8 +5,9 @@ import pytest
 
 from denseface.data.records import write_face_records
 from denseface.report.plotting import save_figure
-from research import fisherfaces, gradients, growth, identities, noise
-from support.tiny_models import encode, pictures
+from research import fisherfaces, gradients, growth, identities, noise, providers
+from support.accelerators import accelerated
+from support.tiny_models import encode, pictures, save_model, tiny_model
 
 
 def test_the_chart_of_growth_has_a_panel_for_each_thing_that_varies():
@@ -94,3 +95,11 @@ def test_gradients_are_measured_for_every_convolution(tmp_path):
         assert len(found) == convolutions and (found > 0).all()
     figure = gradients.draw({"d15": found.tolist()}, "2 steps")
     assert list(figure.axes[0].lines[0].get_ydata()) == found.tolist()
+
+
+def test_a_provider_is_measured_beside_the_cpu(monkeypatch, tmp_path):
+    save_model(tiny_model((112, 112, 3)), tmp_path / "model")
+    monkeypatch.setattr(providers, "_REPEATS", 1)
+    accelerated(monkeypatch)
+    rows = providers.measure(str(tmp_path / "model"), "cuda", [pictures(1, (64, 64, 3))[0]])
+    assert [float(difference) for _, _, difference in rows] == pytest.approx([1, 1, 1, 0])
