@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Union
 
@@ -20,7 +20,8 @@ from denseface.training.teacher import Teacher
 
 import mxnet as mx
 
-_BLOCK = 1 << 13  # values that are squared and added at a time
+_BLOCK = 1 << 13  # squares that MXNet adds in float32
+_AGGREGATED = 16  # arrays in one call of MXNet's kernel, which writes past its end beyond 60; more are slower on CPUs
 _Array = Union[mx.nd.NDArray, np.ndarray]  # on a device, or in main memory
 
 
@@ -40,6 +41,14 @@ class StepResult(NamedTuple):
     loss: float
     accuracy: float | None
     gradient_norm: float
+
+
+class _Measured(NamedTuple):
+    """What a device measures of a batch, still on that device, and the labels; triplets have no answers."""
+
+    loss: mx.nd.NDArray
+    answers: mx.nd.NDArray | None
+    labels: np.ndarray
 
 
 class Task(NamedTuple):
@@ -161,6 +170,10 @@ class Learner:
             param_idx2name=dict(enumerate(self.parameter_names)),
         )
         self.centers = self._make_centers(sampled_from, descent.momentum > 0) if sampled_from else None
+        gradients = [self._executors[0].grad_dict[name] for name in self._learning]
+        dense = [name for name in self._learning if not self._is_sampled(name)]
+        self._aggregated = [dense[start : start + _AGGREGATED] for start in range(0, len(dense), _AGGREGATED)]
+        self._gradient_blocks = [block for array in gradients for block in _blocks(array)]
         self._momenta = [
             {
                 name: None if self._is_sampled(name) else self._optimizer.create_state(index, executor.arg_dict[name])
@@ -228,12 +241,14 @@ class Learner:
             Averages over the batches, with the parameters from before the update.
         """
         sample, batches = self._draw(batches, seed)
-        loss, accuracy = self._forward_backward(batches)
+        measured = self._forward_backward(batches)
         self._exchange.sum_gradients(self._learning)
-        norm = self._clip()
+        squares = mx.nd.multi_sum_sq(*self._gradient_blocks, num_arrays=len(self._gradient_blocks))
+        if self._clip_norm:
+            self._clip(self._norm(squares))
         self._update(learning_rate, sample)
         self._exchange.average_statistics(self.frozen)
-        return StepResult(loss, accuracy, norm)
+        return self._result(measured, squares)
 
     def _draw(self, batches: Sequence[Batch], seed: int) -> tuple[np.ndarray | None, Sequence[Batch]]:
         """Return the sample of classes, if there is one, and the batches with labels that count within it."""
@@ -245,14 +260,15 @@ class Learner:
             self.centers.load(sample, executor.arg_dict)
         return sample, [Batch(batch.data, np.searchsorted(sample, batch.label)) for batch in batches]
 
-    def _forward_backward(self, batches: Sequence[Batch]) -> tuple[float, float | None]:
-        """Add up the gradients of batches; return the mean loss and accuracy."""
+    def _forward_backward(self, batches: Sequence[Batch]) -> list[_Measured]:
+        """Add up the gradients of batches; return what each device measures of each, without waiting for it."""
         executors = self._executors
         if self.accumulate > 1:
             for executor in executors:
-                for name in self._learning:
-                    executor.grad_dict[name][:] = 0
-        losses, accuracies = [], []
+                mx.nd.reset_arrays(
+                    *(executor.grad_dict[name] for name in self._learning), num_arrays=len(self._learning)
+                )
+        measured = []
         for batch in batches:
             inputs = {"data": batch.data, "softmax_label": batch.label}
             if self.teacher:
@@ -261,28 +277,33 @@ class Learner:
             for number, executor in enumerate(executors):
                 executor.forward(is_train=True, **{name: mx.nd.array(parts[number]) for name, parts in cut.items()})
                 executor.backward()
-            shares = list(zip(executors, cut["softmax_label"]))
-            losses.append(np.mean([executor.outputs[-1].asnumpy().mean() for executor, _ in shares]))
-            if executors[0].outputs[1].ndim == 2:  # a prediction, which triplets have none of
-                accuracies.append(np.mean([_is_right(executor.outputs[1], label) for executor, label in shares]))
-        return float(np.mean(losses)), float(np.mean(accuracies)) if accuracies else None
+                prediction, loss = executor.outputs[1], executor.outputs[-1]
+                is_class = prediction.ndim == 2  # triplets have the labels instead
+                answers = prediction.argmax(axis=1) if is_class else None
+                measured.append(_Measured(loss.copy(), answers, cut["softmax_label"][number]))
+        return measured
 
-    def _clip(self) -> float:
-        """Let the optimizer shorten a gradient that is too long; return its norm before."""
-        gradients = self._executors[0].grad_dict
-        norm = self._scale * math.sqrt(sum(_squared_norm(gradients[name]) for name in self._learning))
-        clipped = 0 < self._clip_norm < norm
-        self._optimizer.rescale_grad = self._scale * (self._clip_norm / norm if clipped else 1)
-        return norm
+    def _result(self, measured: list[_Measured], squares: mx.nd.NDArray) -> StepResult:
+        """Read what a step measured."""
+        losses = [each.loss.asnumpy().mean() for each in measured]
+        right = [each.answers.asnumpy() == each.labels for each in measured if each.answers is not None]
+        return StepResult(float(np.mean(losses)), float(np.mean(right)) if right else None, self._norm(squares))
+
+    def _norm(self, squares: mx.nd.NDArray) -> float:
+        """Return the norm of the mean loss's gradient, given sums of squares of the summed gradient."""
+        return self._scale * math.sqrt(squares.asnumpy().sum(dtype=np.float64))
+
+    def _clip(self, norm: float) -> None:
+        """Let the optimizer shorten a gradient that is too long."""
+        self._optimizer.rescale_grad = self._scale * min(1, self._clip_norm / norm if norm else 1)
 
     def _update(self, learning_rate: float, sample: np.ndarray | None) -> None:
-        """Change parameters, with one call for each: MXNet's aggregated kernel writes past its number of arrays."""
+        """Change parameters: those on the devices with one call for several."""
         self._optimizer.lr = learning_rate
         for executor, momenta in zip(self._executors, self._momenta):
-            for name in self._learning:
-                if not self._is_sampled(name):
-                    arrays = executor.arg_dict[name], executor.grad_dict[name], momenta[name]
-                    self._optimizer.update(self._numbers[name], *arrays)
+            for names in self._aggregated:
+                arguments = self._numbers, executor.arg_dict, executor.grad_dict, momenta
+                self._optimizer.update(*([values[name] for name in names] for values in arguments))
         for name in self._learning:
             if self._is_sampled(name):
                 gradient = self._executors[0].grad_dict[name]
@@ -417,16 +438,11 @@ class Learner:
         return np.split(array, len(self._executors))
 
 
-def _squared_norm(array: mx.nd.NDArray) -> float:
-    """Sum of squares: blocks in float32, which BLAS computes on one thread, and their sum in float64."""
-    flat = array.asnumpy().ravel()
-    blocks = (flat[start : start + _BLOCK] for start in range(0, len(flat), _BLOCK))
-    with np.errstate(over="ignore", invalid="ignore"):  # a norm that is not finite ends the run
-        return sum(float(np.dot(block, block)) for block in blocks)
-
-
-def _is_right(prediction: mx.nd.NDArray, label: np.ndarray) -> np.ndarray:
-    return prediction.argmax(axis=1).asnumpy() == label
+def _blocks(array: mx.nd.NDArray) -> Iterator[mx.nd.NDArray]:
+    """Yield views of an array, block by block."""
+    flat = array.reshape((-1,))
+    for start in range(0, array.size, _BLOCK):
+        yield flat[start : min(start + _BLOCK, array.size)]
 
 
 def _read(array: _Array) -> np.ndarray:

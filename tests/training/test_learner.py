@@ -1,5 +1,7 @@
 """The learner: its steps are SGD with momentum, on one device or several, in one batch or several."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -258,3 +260,66 @@ def test_less_is_advised_where_memory_is_the_cause(monkeypatch):
     monkeypatch.setattr(mx.sym.Symbol, "simple_bind", fail)
     with pytest.raises(InputError, match=r"\(Failed to allocate CPU Memory\); try a smaller one"):
         make_learner(tiny_symbol())
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts of what waits for a device, and of what is asked of MXNet's optimizer and key-value store."""
+    counts = Counter()
+
+    def count(owner, name, kind):
+        original = getattr(owner, name)
+
+        def counting(*args, **kwargs):
+            counts[kind] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    for name in ("asnumpy", "asscalar", "wait_to_read"):
+        count(mx.nd.NDArray, name, "reads")
+    count(mx.nd, "waitall", "waits")
+    count(mx.optimizer.SGD, "update", "updates")
+    count(mx.kvstore.KVStore, "pushpull", "sums")
+    return counts
+
+
+def deep_symbol():
+    body = mx.sym.Variable("data") * (1 / 255)
+    for layer in range(20):
+        body = mx.sym.Convolution(body, num_filter=4, kernel=(3, 3), pad=(1, 1), name=f"conv{layer}")
+    return class_losses.margin_softmax(mx.sym.FullyConnected(body, num_hidden=5, name="fc1"), 5, CLASSES, s=8, m2=0.2)
+
+
+@pytest.mark.parametrize("clip_norm, reads", [(0, 3), (1e9, 4)])
+def test_a_step_waits_as_often_whatever_the_number_of_parameters(calls, clip_norm, reads):
+    """Loss, answers and norm; clipping reads the norm before the update, too."""
+    learner = make_learner(deep_symbol(), clip_norm=clip_norm)
+    (batch,) = make_batches(1)
+    calls.clear()
+    learner.step([batch], 0.1, 0)
+    assert len(learner.parameter_names) == 43
+    assert calls == {"reads": reads, "updates": 3}
+
+
+def test_devices_sum_all_gradients_with_one_call_and_all_statistics_with_another(calls):
+    learner = make_learner(tiny_symbol(batch_norm=True), contexts=(mx.cpu(0), mx.cpu(1)))
+    (batch,) = make_batches(1)
+    calls.clear()
+    learner.step([batch], 0.1, 0)
+    assert calls == {"reads": 5, "updates": 2, "sums": 2, "waits": 2}
+
+
+@pytest.mark.parametrize("values", [5, 1 << 13, 3 * (1 << 20) + 7])
+def test_the_norm_of_large_gradients_is_that_in_float64(values):
+    """MXNet adds in float32; a sum of three million squares one after the other is wrong in the third digit."""
+    symbol = mx.sym.Variable("data", shape=(1, 1, 1, 1))
+    weight = mx.sym.Variable("w_weight", shape=(values,))
+    factor = mx.sym.BlockGrad(mx.sym.Variable("factor_weight", shape=(values,)))
+    loss = mx.sym.MakeLoss(mx.sym.sum(weight * factor))
+    label = mx.sym.BlockGrad(mx.sym.Variable("softmax_label", shape=(1,)))
+    learner = learner_of(mx.sym.Group([mx.sym.BlockGrad(symbol), label, loss]), (1, 1, 1, 1), frozen=["factor_weight"])
+    factors = np.random.default_rng(0).normal(size=values).astype(np.float32)
+    learner.set_parameters({"factor_weight": factors, "w_weight": np.zeros(values, np.float32)}, {})
+    norm = learner.step([Batch(np.zeros((1, 1, 1, 1), np.float32), np.zeros(1, np.float32))], 0.0, 0).gradient_norm
+    assert norm == pytest.approx(np.sqrt(np.sum(factors.astype(np.float64) ** 2)), rel=1e-6)
