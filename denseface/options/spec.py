@@ -223,6 +223,15 @@ class DataSpec(Options):
         key="",
         resume=NO_STEP,
     )
+    loader_threads: int | None = option(
+        None,
+        "threads that read and augment pictures (default: one per processor, up to 4, or up to 16 to feed GPUs)",
+        kind=int,
+        bounds=(1, 1024),
+        flag=True,
+        key="",
+        resume=NO_STEP,
+    )
     augmentation: Augmentation = field(default=Augmentation())
 
 

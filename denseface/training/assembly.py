@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError
 from denseface.data.loader import BatchLoader, Loader, PictureReader
 from denseface.data.pictures import PictureShape
@@ -18,7 +19,7 @@ from denseface.options.spec import PRETRAINED, TRIPLETS, OptimizerSpec, RunSpec
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.averages import Averages
 from denseface.training.decay import set_decay_multipliers
-from denseface.training.devices import contexts
+from denseface.training.devices import contexts, on_cpu
 from denseface.training.frozen import fix_statistics, frozen_names, set_rates
 from denseface.training.learner import Descent, Devices, Learner, Task
 from denseface.training.partial_fc import sample_size
@@ -29,6 +30,8 @@ from denseface.training.teacher import Teacher
 from denseface.training.triplets import METRICS, Mining, TripletLoader, check_share
 
 import mxnet as mx
+
+_GPU_THREADS = 16  # that read pictures, at most: more would wait for each other in Python
 
 
 def assemble(
@@ -141,7 +144,7 @@ def check_that_something_learns(spec: RunSpec, graph: Graph, embedding: mx.sym.S
 
 def make_faster(graph: Graph, data_shape: tuple[int, int, int, int], devices: Devices, dtype: str) -> None:
     """Replace operators by faster ones, where the devices are processors."""
-    if all(device.device_type == "cpu" for device in devices.contexts):
+    if on_cpu(devices.contexts):
         accelerate(graph, data_shape, bfloat16=dtype == "bfloat16")
     elif dtype != "float32":
         raise InputError("GPUs are trained on in float32 only; leave it out", option="dtype")
@@ -157,8 +160,9 @@ def make_loader(spec: RunSpec, workers: Workers, records: FaceRecords, learner: 
     data, loss, seed = spec.data, spec.loss, spec.optimizer.seed
     if data.data_mix and loss.loss_name != "teacher":
         raise InputError("data_mix: a mixture of two people has no identity; take the loss teacher", option="set")
-    reader = PictureReader(records, data.image_shape, max_bad=data.max_bad)
     num_devices = len(learner.devices)
+    threads = data.loader_threads or (None if on_cpu(learner.devices) else usable_cpus(most=_GPU_THREADS))
+    reader = PictureReader(records, data.image_shape, threads, data.max_bad)
     batch_size = spec.optimizer.per_batch_size * num_devices
     if loss.loss_name not in TRIPLETS:
         share = {"num_parts": workers.size, "part_index": workers.rank}

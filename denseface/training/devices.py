@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from denseface.core.errors import InputError
 
@@ -45,7 +46,12 @@ def contexts(gpus: str | None) -> list[mx.Context]:
     return [mx.gpu(number) for number in numbers]
 
 
-def _num_gpus():
+def on_cpu(devices: Sequence[mx.Context]) -> bool:
+    """Return whether all devices are processors."""
+    return all(device.device_type == "cpu" for device in devices)
+
+
+def _num_gpus() -> int:
     try:
         return mx.context.num_gpus()
     except mx.MXNetError:  # no driver
