@@ -44,6 +44,7 @@ from denseface.models import families
 from denseface.models.checkpoint import Checkpoint, Model
 from denseface.options.spec import PRETRAINED, DataSpec, RunSpec
 from denseface.training.assembly import assemble
+from denseface.training.devices import contexts, on_cpu
 from denseface.training.pretrained import adopt, pretrained_model, pretrained_network
 from denseface.training.run import Run
 from denseface.training.saved_options import save_options
@@ -51,6 +52,8 @@ from denseface.training.warm_centers import warm_centers
 from denseface.verification.verify import verify
 
 import mxnet as mx
+
+_VERIFIED_TOGETHER = 64  # pictures on a GPU, at most
 
 logger = logging.getLogger("denseface")
 
@@ -82,9 +85,9 @@ def train(spec: RunSpec) -> int:
         records = stack.enter_context(FaceRecords(spec.data.dataset_path, spec.data.data_images_filter))
         spec = spec.replace(num_classes=records.num_classes)
         embedding = make_network(spec, workers)
-        run = assemble(spec, workers, records, embedding, prefix, make_verify(spec.data, embedding))
+        run = assemble(spec, workers, records, embedding, prefix, make_verify(spec, embedding))
         start(run, spec, embedding)
-        workers.from_first(lambda: rehearse(run, spec.data))
+        workers.from_first(lambda: rehearse(run, spec))
         workers.from_first(lambda: save(run, spec))
 
         announce(run, spec.data)
@@ -118,11 +121,11 @@ def make_network(spec: RunSpec, workers: Workers) -> mx.sym.Symbol:
     return mx.sym.load_json(workers.from_first(lambda: pretrained_network(model, shape).tojson()))
 
 
-def make_verify(data: DataSpec, embedding: mx.sym.Symbol) -> Callable[[dict, dict], dict]:
+def make_verify(spec: RunSpec, embedding: mx.sym.Symbol) -> Callable[[dict, dict], dict]:
     """Read the verification sets beside the records, and name those that are missing; return what verifies on them."""
     pair_sets = []
-    for name in data.val_targets:
-        path = Path(data.dataset_path, f"{name}.bin")
+    for name in spec.data.val_targets:
+        path = Path(spec.data.dataset_path, f"{name}.bin")
         if not path.exists():
             logger.warning("%s: no such file; the run is not verified on %s", path, name)
             continue
@@ -133,11 +136,19 @@ def make_verify(data: DataSpec, embedding: mx.sym.Symbol) -> Callable[[dict, dic
             raise InputError(f"{path}: {error}; leave {name} out of val_targets") from error
 
     def verify_all(arguments: dict, auxiliary: dict) -> dict:
-        model = Model(embedding, arguments, auxiliary, "this run", step=0)
-        embedder = Embedder(model, image_shape=data.image_shape)
+        embedder = make_embedder(spec, Model(embedding, arguments, auxiliary, "this run", step=0))
         return {pair_set.name: verify(embedder, pair_set, progress=True).flip for pair_set in pair_sets}
 
     return verify_all
+
+
+def make_embedder(spec: RunSpec, model: Model) -> Embedder:
+    """Make what verifies a model of the run: on a GPU that trains, in batches that fit beside those of training."""
+    context, *_ = contexts(spec.devices.gpus)
+    if on_cpu([context]):
+        return Embedder(model, image_shape=spec.data.image_shape)
+    batch_size = min(spec.optimizer.per_batch_size, _VERIFIED_TOGETHER)
+    return Embedder(model, image_shape=spec.data.image_shape, batch_size=batch_size, context=context)
 
 
 def start(run: Run, spec: RunSpec, embedding: mx.sym.Symbol) -> None:
@@ -171,12 +182,12 @@ def start_from(run: Run, embedding: mx.sym.Symbol, spec: RunSpec) -> None:
     adopt(run.learner, embedding, model)
 
 
-def rehearse(run: Run, data: DataSpec) -> None:
+def rehearse(run: Run, spec: RunSpec) -> None:
     """Refuse before the first step what verification would refuse after many."""
     arguments, auxiliary = run.learner.parameters()
     model = Model(run.deployed, arguments, auxiliary, run.prefix, run.step)
     try:
-        Embedder(model, image_shape=data.image_shape)
+        make_embedder(spec, model)
     except InputError as error:
         raise InputError(f"this network could not be verified, so it is not trained: {error}") from error
 

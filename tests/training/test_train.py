@@ -22,6 +22,7 @@ from denseface.data.pairs import write_pairs
 from denseface.data.records import write_face_records
 from denseface.importing.onnx import import_onnx
 from denseface.models import checkpoint
+from denseface.options.spec import RunSpec
 from denseface.rewrites.native import bfloat16_instructions
 from support.tiny_models import as_model, as_ndarrays
 from support.torch_like import iresnet
@@ -537,3 +538,11 @@ def test_weight_decay_follows_the_one_rule(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("denseface.training.assembly.Learner", learner)
     assert train.main(flags(data, tmp_path, "--max-steps", "1", *REAL)) == 1
     assert "['0.0', '1.0']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size, expected", [(8, 8), (512, 64)])
+def test_a_gpu_that_trains_verifies_in_batches(batch_size, expected, monkeypatch):
+    monkeypatch.setattr(train, "contexts", lambda gpus: [mx.gpu(1), mx.gpu(0)])
+    monkeypatch.setattr(train, "Embedder", lambda model, **settings: settings)
+    settings = train.make_embedder(RunSpec.of({"per_batch_size": batch_size}), None)
+    assert settings == {"image_shape": (112, 112, 3), "batch_size": expected, "context": mx.gpu(1)}
