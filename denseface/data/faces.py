@@ -24,7 +24,7 @@ from denseface.core.cpus import decoding_threads
 from denseface.core.errors import InputError
 from denseface.core.parallel import ordered_map
 from denseface.data.cropping import Crop, Cropper
-from denseface.data.pictures import as_batch, decode, load_picture
+from denseface.data.pictures import Photograph, as_batch, load_picture
 from denseface.data.sources import Source
 
 Key = TypeVar("Key")
@@ -139,7 +139,7 @@ def cut_source(source: Source, crop: Cropper, image_shape: tuple[int, int, int])
         if source.is_aligned:
             crops = [Crop("", load_picture(payload, image_shape))]
         else:
-            crops = crop(decode(payload), image_shape, crop.locate(source.file))
+            crops = crop(Photograph(payload), image_shape, crop.locate(source.file))
     except InputError as error:
         return CutPicture(source, [Face.failed(source.name, error, source.file)])
     faces = [Face(source.name + crop.suffix, crop.pixels, crop.reason or "", crop.others) for crop in crops]

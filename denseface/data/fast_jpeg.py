@@ -15,7 +15,7 @@ except ImportError:
 _COLORS = ("YCbCr", "Gray")
 
 
-def decode_fast(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray | None:
+def decode_fast(payload: bytes, image_shape: tuple[int, int, int], reduction: int = 1) -> np.ndarray | None:
     """Decode a JPEG file of a known size.
 
     Parameters
@@ -23,7 +23,9 @@ def decode_fast(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray
     payload : bytes
         The file.
     image_shape : tuple (height, width, channels)
-        The shape that is wanted; channels 1 (gray) or 3 (RGB).
+        The shape of the picture; channels 1 (gray) or 3 (RGB).
+    reduction : int
+        1, 2, 4 or 8: height and width of the array are divided by it, and rounded up.
 
     Returns
     -------
@@ -38,7 +40,12 @@ def decode_fast(payload: bytes, image_shape: tuple[int, int, int]) -> np.ndarray
         *size, colors, _ = simplejpeg.decode_jpeg_header(payload)
         if size != [height, width] or colors not in _COLORS or (channels == 1 and colors != "Gray"):
             return None
-        pixels = simplejpeg.decode_jpeg(payload, colorspace="GRAY" if channels == 1 else "RGB")
+        reduced = -(-height // reduction), -(-width // reduction)
+        pixels = simplejpeg.decode_jpeg(
+            payload, colorspace="GRAY" if channels == 1 else "RGB", min_height=reduced[0], min_width=reduced[1]
+        )
+        if pixels.shape[:2] != reduced:
+            return None
     except Exception:  # of any kind: Pillow then decodes the file, or raises the error
         return None
     pixels.flags.writeable = False

@@ -23,7 +23,7 @@ from denseface.data.align import align
 from denseface.data.cropping import Cropper
 from denseface.data.detection import load_detector
 from denseface.data.landmarks import LandmarkFile, are_face_lines, face_lines, heading, reason_line, relative_name
-from denseface.data.pictures import decode, load_picture
+from denseface.data.pictures import Photograph, load_picture
 from denseface.data.sources import Source
 
 
@@ -184,11 +184,11 @@ def _search(crop: Cropper, out: Path, source: Source) -> _Found:
         payload = source.load()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF data, say, do not make a broken picture
-            picture = decode(payload)
-        faces = crop.find(picture)
+            photograph = Photograph(payload)
+            faces = crop.find(photograph)
     except InputError as error:
         return _Found(source.name, stamp, reason_line(name, str(error)), 0, str(error))
-    height, width = picture.shape[:2]
+    height, width = photograph.shape
     return _Found(source.name, stamp, face_lines(name, faces, (width, height)), len(faces.scores), None)
 
 

@@ -19,7 +19,7 @@ from denseface.core.parallel import parallel_map
 from denseface.data.cropping import Cropper, cut_middle
 from denseface.data.detection import FaceError
 from denseface.data.landmarks import Located
-from denseface.data.pictures import MAX_FILE_SIZE, decode, is_upright, read_header
+from denseface.data.pictures import MAX_FILE_SIZE, Photograph, decode, is_upright, read_header
 
 ONE_FACE = Cropper(face=None)
 
@@ -141,11 +141,12 @@ def encode_face(payload: bytes, encoding: Encoding = DEFAULT_ENCODING, located: 
     InputError
         If the picture is broken or cannot be aligned.
     """
-    picture, size = decode(payload), encoding.size
+    photograph, size = Photograph(payload), encoding.size
     is_ready = read_header(payload) in (("JPEG", mode, size, size) for mode in ("L", "RGB")) and is_upright(payload)
     if is_ready and located is None:
+        photograph.reduced()  # it must not be broken
         return payload
-    (face,) = encoding.crop(picture, (size, size, 3), located)
+    (face,) = encoding.crop(photograph, (size, size, 3), located)
     assert face.pixels is not None  # it is, unless all faces are cut
     return _jpeg(face.pixels, encoding.quality)
 

@@ -14,7 +14,7 @@ from denseface.core.threads import finished_before_exit
 from denseface.core.vectors import normalize as normalized
 from denseface.data.cropping import Crop, Cropper
 from denseface.data.faces import CutPicture, Face, check_finite, compute_batches, cut_ahead, usable
-from denseface.data.pictures import Picture, PictureShape, filled, is_picture_form, load_picture
+from denseface.data.pictures import Picture, PictureShape, filled, is_picture_form, open_photograph
 from denseface.embedding.engines import INPUT_SHAPE, Engine, make_engine
 from denseface.embedding.engines.choice import default_engines
 from denseface.embedding.engines.onnx_model import read_onnx
@@ -252,13 +252,13 @@ class Embedder:
         InputError
             If the picture is broken, or has no face.
         """
-        pixels = load_picture(picture)
+        photograph = open_photograph(picture)
         if not isinstance(picture, (str, os.PathLike)):
             if self.crop.landmarks is not None:
                 raise InputError("landmarks from a file are found by a picture's path; give the path")
-            return self.crop(pixels, self.image_shape)
+            return self.crop(photograph, self.image_shape)
         try:
-            return self.crop(pixels, self.image_shape, self.crop.locate(picture))
+            return self.crop(photograph, self.image_shape, self.crop.locate(picture))
         except InputError as error:
             raise InputError(f"{picture}: {error}") from error
 

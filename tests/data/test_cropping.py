@@ -1,4 +1,5 @@
 import functools
+import io
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from denseface.data import cropping
 from denseface.data.cropping import Cropper, cut_alike, reading_order, way_of
 from denseface.data.detection import CenterFace, Faces
 from denseface.data.landmarks import LandmarkFile, Located
+from denseface.data.pictures import Photograph
 from support.photographs import astronaut
 from support.photos import POINTS, SHAPE, SIZE, as_line, face, faces_at, group, photo
 
@@ -99,6 +101,29 @@ def test_a_face_cut_off_by_the_edge_is_not_the_largest_for_its_landmarks():
 
     crop = only(Cropper(detector=detector)(group((10, 5)), SHAPE))
     np.testing.assert_allclose(crop.pixels.astype(int), face(0), atol=1)
+
+
+def enlarged(picture, times):
+    """A JPEG file of a picture, larger by a factor."""
+    file = io.BytesIO()
+    size = picture.shape[1] * times, picture.shape[0] * times
+    Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("times", "factors"), [(6, {1}), (16, {1, 2}), (27, {1, 4})])
+def test_a_large_face_is_cut_out_of_a_reduced_photograph(times, factors, monkeypatch):
+    picture, points = group((10, 5), (100, 50)), POINTS + (10, 5)
+    photograph = Photograph(enlarged(picture, times))
+    asked, reduced = [], photograph.reduced
+    monkeypatch.setattr(photograph, "reduced", lambda most=1: asked.append(reduced(most)) or asked[-1])
+    points = (points + 0.5) * times - 0.5
+    detector = lambda picture: Faces(np.array([[*points.min(0), *points.max(0)]]), np.ones(1), points[None])  # noqa: E731
+    crop = only(Cropper(detector=detector)(photograph, SHAPE))
+    assert {one.factor for one in asked} == factors  # of the detector, which sees it whole, and of the crop
+    np.testing.assert_allclose(crop.pixels.astype(int), face(0), atol=12)
+    located = Located(detector(None), (200 * times, 100 * times))
+    np.testing.assert_array_equal(only(Cropper()(photograph, SHAPE, located)).pixels, crop.pixels)
 
 
 def test_all_faces_come_in_reading_order():

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import pickle
 import pwd
 import subprocess
@@ -24,7 +25,7 @@ from denseface.data.detection import (
     load_detector,
     suppress_overlaps,
 )
-from denseface.data.pictures import load_picture
+from denseface.data.pictures import Photograph, load_picture
 from denseface.export.onnx import convert
 from support.accelerators import accelerated, disturbed
 from support.photographs import astronaut, load, orl_faces, photograph
@@ -103,6 +104,22 @@ def test_the_size_of_a_photograph_does_not_matter(detect, side):
     assert len(boxes) == 1
     # The picture's corner is (-0.5, -0.5).
     assert np.abs((landmarks[0] + 0.5) * (512 / side) - 0.5 - ASTRONAUT).max() < 0.12 * EYE_DISTANCE
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_large_photograph_is_not_decoded_whole(detect, turns, monkeypatch):
+    picture = np.rot90(resized(astronaut(), 2600, 2600), turns)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=95)
+    photograph = Photograph(file.getvalue())
+    taken, reduced = set(), photograph.reduced
+    monkeypatch.setattr(photograph, "reduced", lambda most: taken.add(reduced(most).factor) or reduced(most))
+    found = detect(photograph)
+    whole = detect(np.asarray(picture))
+    scale = 2600 / 512 * EYE_DISTANCE
+    assert np.abs(found.landmarks[0] - whole.landmarks[0]).max() < 0.02 * scale
+    assert np.abs(found.boxes[0] - whole.boxes[0]).max() < 0.05 * scale
+    assert taken == {2}
 
 
 def test_a_face_that_fills_a_large_picture_is_one_face(detect):

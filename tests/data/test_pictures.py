@@ -11,14 +11,17 @@ import pytest
 from PIL import Image, PngImagePlugin, features
 
 from denseface.core.errors import InputError
+from denseface.data import pictures
 from denseface.data.pictures import (
     PICTURE_SUFFIXES,
     ImageError,
+    Photograph,
     PictureShape,
     decode,
     is_picture,
     is_upright,
     load_picture,
+    open_photograph,
     read_header,
     usual_suffix,
 )
@@ -68,6 +71,55 @@ def test_a_turned_photograph_equals_the_upright_one(kind, orientation, tmp_path)
         forms = [load_picture(form, (24, 32, 3)) for form in (turned, path, str(path), opened)]
         assert opened.getexif().get(0x0112) == orientation  # the caller's picture is left alone
     assert all(difference(form, load_picture(upright, (24, 32, 3))) <= 8 for form in forms)
+
+
+@pytest.mark.parametrize("has_fast_decoder", [True, False])
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_a_photograph_is_decoded_at_the_scale_of_its_use(kind, orientation, has_fast_decoder, monkeypatch):
+    if not has_fast_decoder:
+        monkeypatch.setattr(pictures, "decode_fast", lambda *arguments: None)
+    picture = np.asarray(Image.fromarray(PICTURE).resize((101, 67)))
+    photograph = Photograph(encoded(STORED[orientation](picture), kind, orientation, quality=100, subsampling=0))
+    assert photograph.shape == picture.shape[:2]
+    for most, factor in ((0.3, 1), (1.9, 1), (2, 2), (7, 4), (8, 8), (1000, 8)):
+        found = photograph.reduced(most)
+        assert found.factor == factor
+        assert found.pixels.shape == (-(-67 // factor), -(-101 // factor), 3)
+        # Each pixel is the mean of those that it covers. At the lower and right edges, it covers less.
+        rows, columns = 67 // factor * factor, 101 // factor * factor
+        covered = picture[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor, 3)
+        if orientation == 1:
+            difference_of_means = found.pixels[: rows // factor, : columns // factor] - covered.mean(axis=(1, 3))
+            assert np.abs(difference_of_means).max() <= 6
+        assert photograph.reduced(most).pixels is found.pixels
+
+
+def test_reduced_pixels_are_those_of_pillow():
+    payload = encoded(PICTURE, "JPEG", quality=80)
+    for factor in (1, 2, 4, 8):
+        with Image.open(io.BytesIO(payload)) as image:
+            image.draft(None, (64 // factor, SIDE // factor))
+            np.testing.assert_array_equal(Photograph(payload).reduced(factor).pixels, np.asarray(image))
+
+
+def test_what_is_no_jpeg_file_is_decoded_whole():
+    for picture in (encoded(PICTURE, "PNG"), encoded(STORED[6](PICTURE), "PNG", 6), PICTURE):
+        photograph = Photograph(picture)
+        assert photograph.shape == PICTURE.shape[:2]
+        found = photograph.reduced(8)
+        assert found.factor == 1 and difference(found.pixels, PICTURE) == 0
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_a_photograph_that_ends_early_is_refused_at_every_scale(most, tmp_path):
+    payload = encoded(np.random.RandomState(0).randint(0, 256, (90, 90, 3)).astype(np.uint8), "JPEG")
+    photograph = Photograph(payload[: len(payload) // 2])
+    with pytest.raises(ImageError, match="truncated"):
+        photograph.reduced(most)
+    (tmp_path / "broken.jpg").write_bytes(payload[:20])
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        open_photograph(tmp_path / "broken.jpg")
 
 
 def test_training_leaves_pictures_as_they_are_stored():
