@@ -2,6 +2,8 @@
 
 RUN := .venv/bin/python
 TESTED := 3.9 3.10 3.11 3.12 3.13
+# For GPUs mxnet-cu117==1.9.1, and what docs/gpu.md says.
+MXNET := mxnet==1.9.1
 EXTRAS := train,onnx,openvino,insightface,detect,heic,jpeg,plots,demo,test
 PIP := $(RUN) -m pip install --no-input --disable-pip-version-check
 
@@ -78,8 +80,8 @@ $(READY): setup.cfg constraints.txt $(if $(REUSED),,always)
 	$(if $(REUSED),,$(PYTHON) -m venv --clear .venv)
 	$(PIP) -c constraints.txt setuptools
 	$(PIP) -c constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
-# MXNet's metadata ask for a NumPy that Python 3.13 cannot have, so pip cannot resolve it there.
-	$(PIP) --no-deps mxnet==1.9.1
+# No extra brings MXNet: its metadata ask for a NumPy that Python 3.13 cannot have, and the package for GPUs is another.
+	$(PIP) --no-deps $(MXNET)
 	@$(RUN) -c 'import denseface, mxnet' || $(call stop,MXNet cannot be imported; install what it misses \
 	(libgomp.so.1: apt install libgomp1))
 	@touch $@

@@ -14,7 +14,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -P and -I leave out
 
-from denseface._compat import check_environment
 from denseface.core import signals
 from denseface.core.streams import log_to, prepare_streams
 
@@ -22,8 +21,8 @@ if __name__ == "__main__":
     signals.use_default_sigint()
     prepare_streams(outlive=True)
     try:
-        check_environment()
-    except ValueError as error:
+        import mxnet  # noqa: F401 - whose absence, or that of a library, is one line
+    except (ValueError, ImportError) as error:
         sys.exit(f"train.py: error: {error}")
 
 import contextlib

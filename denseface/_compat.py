@@ -5,6 +5,7 @@ MXNet is retired upstream and takes names from NumPy and Python that have been r
 and MXNet's own files stay untouched.
 """
 
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -75,24 +76,48 @@ class _MXNetFinder:
         _restore_numpy_names(Path(spec.origin).parent)
         if os.environ.get("DMLC_ROLE") in ("scheduler", "server"):  # the import does not return then
             _watch_peers()
-        try:
-            importlib.import_module("onnx")
-        except ImportError:
-            pass
-        except Exception:  # beside another protobuf it raises a VersionError, which would end MXNet's import
-            spec.loader = _LoaderWithoutOnnx(fullname, spec.origin)
+        spec.loader = _Loader(fullname, spec.origin)
         return spec
 
 
-class _LoaderWithoutOnnx(importlib.machinery.SourceFileLoader):
-    """Loads MXNet as if the package onnx were not installed: MXNet can do without it."""
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads MXNet without what it can do without, and says what to do if its library cannot be loaded."""
 
     def exec_module(self, module):
+        from denseface.core.errors import InputError
+
+        with _without_broken_onnx():
+            try:
+                super().exec_module(module)
+            except OSError as error:  # the dynamic linker's
+                reason = " ".join(str(error).split())
+                raise InputError(f"MXNet cannot be loaded ({reason}): {_advice(reason)}") from error
+
+
+@contextlib.contextmanager
+def _without_broken_onnx():
+    """Hide the package onnx while MXNet looks for it, if its import would end MXNet's."""
+    try:
+        importlib.import_module("onnx")
+    except ImportError:
+        yield
+    except Exception:  # beside another protobuf it raises a VersionError
         sys.modules["onnx"] = None
         try:
-            super().exec_module(module)
+            yield
         finally:
             del sys.modules["onnx"]
+    else:
+        yield
+
+
+def _advice(reason):
+    """Say what helps if a library is missing that MXNet's needs."""
+    if "libcuda." in reason:
+        return f"install NVIDIA's driver, or MXNet for CPUs: pip uninstall mxnet-cu117, then {INSTALL_COMMAND}"
+    if re.search(r"lib(cu|nv|nccl)", reason):
+        return "install NVIDIA's libraries, and name their folders in LD_LIBRARY_PATH, as docs/gpu.md has it"
+    return "install that library (libgomp.so.1: apt install libgomp1)"
 
 
 def check_environment() -> None:

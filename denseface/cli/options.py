@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from denseface.embedding.embedder import Embedder
     from denseface.galleries.gallery import Gallery
 
+    import mxnet as mx
+
 _MAX_SIDE = 4096
 
 
@@ -219,10 +221,10 @@ def load_embedder_of(gallery: Gallery, model: str) -> Embedder:
     return embedder
 
 
-def _gpu(number):
-    import mxnet as mx
+def _gpu(number: int) -> mx.Context:
+    from denseface.training.devices import usable_gpu
 
-    return mx.gpu(number)
+    return usable_gpu(number, str(number), "gpu")
 
 
 def positive(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from types import ModuleType
 
 from denseface.core.errors import InputError
@@ -35,3 +36,13 @@ def require(module: str, package: str | None = None) -> ModuleType:
             raise InputError(f"this needs the package {package}: pip install {package}") from error
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"the package {package} is installed, but cannot be imported: {reason}") from error
+
+
+def packages_of(module: str) -> list[str]:
+    """Return the installed packages that bring a module and are named after it; the last one overwrites the others."""
+    return sorted(
+        name
+        for distribution in importlib.metadata.distributions()
+        if (name := str(distribution.metadata["Name"]).lower()).startswith(module)
+        and any(str(file) == f"{module}/__init__.py" for file in distribution.files or ())
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from denseface.core.errors import InputError
+from denseface.core.packages import packages_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -63,7 +63,7 @@ def require_provider(onnxruntime: ModuleType, provider: str) -> None:
         raise InputError(f"{provider} is not one of {', '.join(PROVIDERS)}", option="provider")
     wanted = PROVIDERS[provider]
     available = onnxruntime.get_available_providers()
-    packages = builds()
+    packages = packages_of("onnxruntime")
     several = f"{' and '.join(packages)} are installed in one folder, where the last one overwrites the others"
     if wanted.name not in available:
         offered = [name for name, each in PROVIDERS.items() if each.name in available]
@@ -74,13 +74,3 @@ def require_provider(onnxruntime: ModuleType, provider: str) -> None:
         )
     if len(packages) > 1:
         logger.warning("%s; uninstall all, and install one", several)
-
-
-def builds() -> list[str]:
-    """Return the installed packages that bring the module onnxruntime."""
-    return sorted(
-        name
-        for distribution in importlib.metadata.distributions()
-        if (name := str(distribution.metadata["Name"]).lower()).startswith("onnxruntime")
-        and any(str(file) == "onnxruntime/__init__.py" for file in distribution.files or ())
-    )

@@ -7,7 +7,8 @@ import onnxruntime
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.core.providers import PROVIDERS, builds, require_provider
+from denseface.core.packages import packages_of
+from denseface.core.providers import PROVIDERS, require_provider
 from support.accelerators import accelerated, distributions
 
 INSIDE = "onnxruntime/__init__.py"
@@ -42,7 +43,7 @@ def test_a_provider_that_is_not_installed_names_its_package(monkeypatch):
 def test_two_packages_in_one_folder_are_named(monkeypatch, caplog):
     both = distributions(onnxruntime=INSIDE, onnxruntime_gpu=INSIDE, onnxruntime_genai="onnxruntime_genai/__init__.py")
     monkeypatch.setattr(importlib.metadata, "distributions", both)
-    assert builds() == ["onnxruntime", "onnxruntime-gpu"]
+    assert packages_of("onnxruntime") == ["onnxruntime", "onnxruntime-gpu"]
     assert "onnxruntime and onnxruntime-gpu are installed in one folder" in refusal(onnxruntime, "cuda")
     with caplog.at_level(logging.WARNING):
         require_provider(accelerated(monkeypatch), "cuda")

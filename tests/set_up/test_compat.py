@@ -67,9 +67,30 @@ class TestWhatIsMissing:
         last_line = result.stderr.splitlines()[-1]
         assert last_line == f"ModuleNotFoundError: MXNet is not installed; install it with: {_compat.INSTALL_COMMAND}"
 
-    def test_the_command_has_the_version_that_setup_installs(self):
-        assert "mxnet==1.9.1;" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    def test_the_command_has_the_version_that_set_up_installs(self):
+        assert "MXNET := mxnet==1.9.1\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
         assert "--no-deps mxnet==1.9.1 " in _compat.INSTALL_COMMAND
+
+    @pytest.mark.parametrize(
+        ("library", "advice"),
+        [
+            ("libcuda.so.1", "install NVIDIA's driver"),
+            ("libcudnn.so.8", "LD_LIBRARY_PATH"),
+            ("libgomp.so.1", "libgomp1)"),
+        ],
+    )
+    @pytest.mark.parametrize("command", [["train.py"], ["-m", "denseface", "compare", "d15", "r18"]])
+    def test_a_library_that_mxnet_cannot_load_is_one_line_with_what_helps(self, tmp_path, library, advice, command):
+        for file in ("__init__.py", *_compat._COPYING_FILES):
+            (tmp_path / "mxnet" / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "mxnet" / file).touch()
+        failing = f"import ctypes; ctypes.CDLL('{library}-of-a-test')"
+        (tmp_path / "mxnet" / "__init__.py").write_text(failing)
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1 and f"error: MXNet cannot be loaded ({library}-of-a-test: cannot open" in line
+        assert advice in line
 
     def test_distutils_is_named_with_the_package_that_brings_it_back(self):
         result = run_python("import sys; sys.modules['distutils'] = None; import denseface, mxnet")
