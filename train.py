@@ -132,7 +132,7 @@ def make_verify(spec: RunSpec, embedding: mx.sym.Symbol) -> Callable[[dict, dict
         try:
             score_pairs(np.zeros(len(pair_sets[-1].issame)), pair_sets[-1].issame)
         except InputError as error:
-            raise InputError(f"{path}: {error}; leave {name} out of val_targets") from error
+            raise InputError(f"{error}; leave {name} out of val_targets", path=path) from error
 
     def verify_all(arguments: dict, auxiliary: dict) -> dict:
         embedder = make_embedder(spec, Model(embedding, arguments, auxiliary, "this run", step=0))
@@ -171,7 +171,8 @@ def refuse_to_overwrite(prefix: str) -> None:
     newest = Checkpoint.newest(prefix)
     if newest:
         raise InputError(
-            f"{prefix}: contains a run at step {newest.step}; continue it with --resume, or give another --models-root"
+            f"contains a run at step {newest.step}; continue it with --resume, or give another --models-root",
+            path=prefix,
         )
 
 

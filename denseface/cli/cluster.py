@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from denseface.galleries.gallery import Gallery
 
     if args.sheet and not args.sheet.lower().endswith(".png"):
-        raise InputError(f"{args.sheet}: the name must end in .png", option="sheet")
+        raise InputError("the name must end in .png", path=args.sheet, option="sheet")
     gallery = Gallery(args.gallery)
     threshold = _threshold(gallery, args)
     groups = cluster(gallery, threshold.value, args.smallest, same_picture=args.same_picture).tolist()

@@ -34,7 +34,7 @@ def report_warning(message: str) -> None:
 def report_unreadable(folders: Mapping[str, str]) -> bool:
     """Print the folders that could not be read, with the reasons, as errors; return whether there are any."""
     for folder, reason in folders.items():
-        report_error(InputError(f"{folder}: {reason}; the folder is left out"))
+        report_error(InputError(f"{reason}; the folder is left out", path=folder))
     return bool(folders)
 
 

@@ -114,7 +114,7 @@ def _embed(embedder, path, args):
     pictures, num_unreadable = _pictures_in(path)
     faces = embed_pictures(embedder, pictures, args)
     if not faces.names:
-        raise InputError(f"{path}: none of its pictures can be used")
+        raise InputError("none of its pictures can be used", path=path)
     return faces.rows, faces.num_failures + num_unreadable
 
 
@@ -133,13 +133,14 @@ def _pictures_in(folder):
             )
     if found[0].is_aligned:
         raise InputError(
-            f"{folder}: a record file is in it, which has pictures of many people; name a folder of one person"
+            "a record file is in it, which has pictures of many people; name a folder of one person", path=folder
         )
     one, *more = dict.fromkeys(os.path.dirname(source.name) for source in found)
     if more:
         raise InputError(
-            f"{folder}: its pictures are in several folders, such as {one or '.'} and {more[0]}, which may be several "
-            "people; name the folder of one person"
+            f"its pictures are in several folders, such as {one or '.'} and {more[0]}, which may be several "
+            "people; name the folder of one person",
+            path=folder,
         )
     report_unreadable(sources.unreadable)
     return [source.name for source in found], len(sources.unreadable)

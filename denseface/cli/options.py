@@ -217,7 +217,7 @@ def load_embedder_of(gallery: Gallery, model: str) -> Embedder:
 
     embedder = Embedder.load(model, image_shape=tuple(gallery.model["image_shape"]), flip=gallery.model["flip"])
     if embedder.fingerprint["sha256"] != gallery.model["sha256"]:
-        raise InputError(f"{gallery.path}: its embeddings come from another model than {model}", option="model")
+        raise InputError(f"its embeddings come from another model than {model}", path=gallery.path, option="model")
     return embedder
 
 

@@ -25,24 +25,37 @@ class InputError(ValueError):
     Parameters
     ----------
     reason : str
-        The message. It names the file or the value at fault, but not a flag of a command line.
+        What is wrong and what to do, without a flag of a command line.
+    path : str or Path, optional
+        The file or folder at fault. It precedes the reason.
     option : str, optional
-        The parameter at fault, as Python spells it: ``image_shape``. It precedes the reason; a command writes it as its
+        The parameter at fault, as Python spells it: ``image_shape``. It precedes all else; a command writes it as its
         flag, ``--image-shape``.
+
+    Attributes
+    ----------
+    reason : str
+    path, option : str or None
     """
 
-    def __init__(self, reason: str, *, option: str | None = None):
+    def __init__(self, reason: str, *, path: str | Path | None = None, option: str | None = None):
         super().__init__(reason)
+        self.reason = reason
+        self.path = None if path is None else str(path)
         self.option = option
 
     def __str__(self) -> str:
-        return printable(": ".join(filter(None, (self.option, self.args[0]))))
+        return self.told(self.option)
+
+    def told(self, option: str | None) -> str:
+        """Return the message after a name of the option, if there is one."""
+        return printable(": ".join(filter(None, (option, self.path, self.args[0]))))
 
 
 def describe(error: Exception) -> str:
     """Return any error as one printable line, as a command shows it: an option is written as its flag."""
     if isinstance(error, InputError) and error.option:
-        return printable(f"--{error.option.replace('_', '-')}: {error.args[0]}")
+        return error.told(f"--{error.option.replace('_', '-')}")
     text = str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
@@ -69,9 +82,9 @@ def is_lack(error: BaseException | None) -> bool:
 def check_resources(error: Exception, path: str | Path) -> None:
     """Raise an InputError if the system lacked something, before an error while a file was read is taken for damage."""
     if isinstance(error, OSError) and error.errno is not None:
-        raise InputError(f"{path}: it cannot be read ({error.strerror})") from error
+        raise InputError(f"it cannot be read ({error.strerror})", path=path) from error
     if is_out_of_memory(error):
-        raise InputError(f"{path}: there is not enough memory to read it") from error
+        raise InputError("there is not enough memory to read it", path=path) from error
 
 
 def warn_of_many(count: int, one: str, so_far: str) -> None:

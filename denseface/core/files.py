@@ -46,7 +46,7 @@ def open_input(path: str | Path) -> BinaryIO:
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
-    raise InputError(f"{path}: is a pipe or a device; save it to a regular file first")
+    raise InputError("is a pipe or a device; save it to a regular file first", path=path)
 
 
 def read_input(path: str | Path, limit: int) -> bytes:
@@ -60,7 +60,7 @@ def read_input(path: str | Path, limit: int) -> bytes:
     with open_input(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
-            raise InputError(f"{path}: {size:,} bytes are too many for such a file, which has at most {limit:,}")
+            raise InputError(f"{size:,} bytes are too many for such a file, which has at most {limit:,}", path=path)
         return file.read()
 
 
@@ -81,11 +81,11 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     with open_input(path) as file:
         start = file.read(len(codecs.BOM_UTF8))
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise InputError(f"{path}: the text is UTF-16; save it as UTF-8")
+            raise InputError("the text is UTF-16; save it as UTF-8", path=path)
         file.seek(len(codecs.BOM_UTF8) if start == codecs.BOM_UTF8 else 0)
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), 1):
             if len(line) > _LONGEST_LINE:
-                raise InputError(f"{path}: line {number}: longer than {_LONGEST_LINE:,} bytes; is it a text file?")
+                raise InputError(f"line {number}: longer than {_LONGEST_LINE:,} bytes; is it a text file?", path=path)
             yield number, line.decode("utf-8", "surrogateescape").rstrip("\r\n")
 
 
@@ -182,7 +182,7 @@ class _Aside:
         with naming_errors(self.path):
             sync(self.file.fileno())
         if not self.is_there():
-            raise InputError(f"{self.path}: another process writes it at the same time; let one of them finish first")
+            raise InputError("another process writes it at the same time; let one of them finish first", path=self.path)
 
     def rename(self) -> None:
         self._close_on_windows()
@@ -225,7 +225,7 @@ def _new_aside(path: Path) -> _Aside:
         if _freed(name, path) and made is None:
             made = _made_aside(path, name)
     if made is None:
-        raise InputError(f"{path}: {_MOST_WRITERS} other processes write it; wait for them to finish")
+        raise InputError(f"{_MOST_WRITERS} other processes write it; wait for them to finish", path=path)
     return made
 
 
@@ -281,13 +281,13 @@ def beside(path: Path, suffix: str) -> Path:
         If ``path`` exists and is not a regular file, which nothing may replace.
     """
     if not path.name or path.is_dir():
-        raise InputError(f"{path}: it cannot be written (Is a directory); name a file")
+        raise InputError("it cannot be written (Is a directory); name a file", path=path)
     try:
         is_file = stat.S_ISREG(os.lstat(path).st_mode)
     except (OSError, ValueError):  # there is none, or opening reports why
         is_file = True
     if not is_file:
-        raise InputError(f"{path}: a link, a pipe or a device is never replaced; name a regular file")
+        raise InputError("a link, a pipe or a device is never replaced; name a regular file", path=path)
     return path.with_name(path.name + suffix)
 
 
@@ -335,15 +335,15 @@ def sync_folder(folder: str | Path) -> None:
 
 def _unwritable(path: str | Path, error: OSError) -> InputError:
     advice = "; make room, then do the same again" if error.errno in _FULL else ""
-    return InputError(f"{path}: it cannot be written ({error.strerror}){advice}")
+    return InputError(f"it cannot be written ({error.strerror}){advice}", path=path)
 
 
 def _unreadable(path: str | Path, error: OSError) -> InputError:
-    return InputError(f"{path}: it cannot be read ({error.strerror or error})")
+    return InputError(f"it cannot be read ({error.strerror or error})", path=path)
 
 
 def _in_the_way(path: str | Path) -> InputError:
-    return InputError(f"{path}: a link, a folder, a pipe or a device is in the way; remove it")
+    return InputError("a link, a folder, a pipe or a device is in the way; remove it", path=path)
 
 
 def _naming(method: Callable, failure: Callable[[str | Path, OSError], InputError]) -> Callable:

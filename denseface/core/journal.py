@@ -39,8 +39,8 @@ class Journal:
             hold(self._file, path)
         except BlockingIOError as error:
             self._file.close()
-            message = f"{path}: another run is writing there; wait for it to finish, or write elsewhere"
-            raise InputError(message) from error
+            message = "another run is writing there; wait for it to finish, or write elsewhere"
+            raise InputError(message, path=path) from error
 
     def __enter__(self) -> Journal:
         return self

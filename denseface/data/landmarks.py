@@ -131,11 +131,11 @@ class LandmarkFile:
                 continue
             if _LABELED.search(name):
                 raise InputError(
-                    f"{self.path}: line {number}: more than {width} numbers follow the name; leave the label out"
+                    f"line {number}: more than {width} numbers follow the name; leave the label out", path=self.path
                 )
             picture = posixpath.normpath(name.strip())
             if picture in self._rows:
-                raise InputError(f"{self.path}: line {number}: {picture} is there twice")
+                raise InputError(f"line {number}: {picture} is there twice", path=self.path)
             self._rows[picture] = [len(numbers)]
             numbers.append(self._floats(values, width, number))
         return numbers
@@ -147,7 +147,7 @@ class LandmarkFile:
             detector = None
         if not isinstance(detector, dict) or any(type(value) not in (str, type(None)) for value in detector.values()):
             raise InputError(
-                f"{self.path}: line 1 does not say which detector found the faces; run denseface detect again"
+                "line 1 does not say which detector found the faces; run denseface detect again", path=self.path
             )
         self.description["detector"] = detector
         numbers: list[list[float]] = []
@@ -166,7 +166,7 @@ class LandmarkFile:
         except ValueError:
             floats = []
         if len(floats) != count or not all(abs(value) <= _LARGEST_COORDINATE for value in floats):
-            raise InputError(f"{self.path}: line {number} is not a picture's path and x, y of 5 points")
+            raise InputError(f"line {number} is not a picture's path and x, y of 5 points", path=self.path)
         return floats
 
     def _find(self, picture: str) -> str | None:
@@ -181,7 +181,9 @@ class LandmarkFile:
             if key is not None and not self._is_another(key, picture):
                 meant = self._meant.setdefault(key, picture)
                 if meant != picture and not _is_same(meant, picture):
-                    raise InputError(f"{self.path}: {key} could be this picture or {meant}; write longer paths in it")
+                    raise InputError(
+                        f"{key} could be this picture or {meant}; write longer paths in it", path=self.path
+                    )
                 return key
         return None
 
@@ -284,7 +286,7 @@ def _check_most(path: Path, landmarks: np.ndarray) -> None:
     faults = [fault for points in suspects if (fault := _fault(points))]
     if 2 * len(faults) > len(landmarks):
         fault, _ = Counter(faults).most_common(1)[0]
-        raise InputError(f"{path}: {len(faults)} of {len(landmarks)} lines are not the landmarks of a face: {fault}")
+        raise InputError(f"{len(faults)} of {len(landmarks)} lines are not the landmarks of a face: {fault}", path=path)
 
 
 def _fault(points):

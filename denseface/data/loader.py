@@ -144,7 +144,7 @@ class PictureReader:
         try:
             return record, decode(record.payload, self.image_shape, upright=False)
         except ImageError as error:
-            raise RecordError(f"{self.records.reader.path}: key {key}: {error}") from error
+            raise RecordError(f"key {key}: {error}", path=self.records.reader.path) from error
 
     def cut_ahead(self, keys: np.ndarray, ahead: int) -> AbstractContextManager[Iterator[CutPicture[LabeledKey]]]:
         """Iterate over the pictures of some records, read on threads, with their classes.

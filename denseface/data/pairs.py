@@ -116,16 +116,16 @@ def read_pairs(path: str | Path) -> PairSet:
     with open_input(path) as file:
         data = file.read()
     if not data:
-        raise InputError(f"{path}: the file is empty; copy it again")
+        raise InputError("the file is empty; copy it again", path=path)
     content = plain_pickle.loads(data, str(path))
     if type(content) not in (list, tuple) or len(content) != 2 or type(content[0]) not in (list, tuple):
         raise InputError(
-            f"{path}: not a verification set, which is a pair of images and bools; denseface dataset makes one"
+            "not a verification set, which is a pair of images and bools; denseface dataset makes one", path=path
         )
     images = _images(content[0], path)
     issame = _bools(content[1])
     if issame is None:
-        raise InputError(f"{path}: the second part must be a list of bools, or of 0 and 1, one per pair")
+        raise InputError("the second part must be a list of bools, or of 0 and 1, one per pair", path=path)
     _check_counts(len(images), len(issame), path)
     return PairSet(images, issame, path.stem, _read_people(_people_path(path)))
 
@@ -206,15 +206,16 @@ def _read_people(path: Path) -> dict[str, str]:
         return {digest: person for digest, person in rows}
     except (ValueError, csv.Error) as error:
         raise InputError(
-            f"{path}: not a table of {' and '.join(_PEOPLE_COLUMNS)}; remove it, or make the set again"
+            f"not a table of {' and '.join(_PEOPLE_COLUMNS)}; remove it, or make the set again", path=path
         ) from error
 
 
 def _check_counts(num_images: int, num_pairs: int, path: Path) -> None:
     if num_pairs == 0 or num_images != 2 * num_pairs:
         raise InputError(
-            f"{path}: {counted(num_images, 'image')} for {counted(num_pairs, 'pair')}; it needs a pair, and two images "
-            "per pair"
+            f"{counted(num_images, 'image')} for {counted(num_pairs, 'pair')}; it needs a pair, and two images "
+            "per pair",
+            path=path,
         )
 
 
@@ -222,7 +223,7 @@ def _images(items: Sequence[Any], path: Path) -> list[bytes]:
     images = [item.data if isinstance(item, plain_pickle.Array) else item for item in items]
     for index, (item, image) in enumerate(zip(items, images)):
         if type(image) is not bytes or not image or (item is not image and item.kind != "u1"):
-            raise InputError(f"{path}: image {index} is not the bytes of an encoded image, such as a JPEG file's")
+            raise InputError(f"image {index} is not the bytes of an encoded image, such as a JPEG file's", path=path)
     return images
 
 

@@ -270,7 +270,7 @@ def _naming(picture: PictureFile) -> Iterator[None]:
         yield
     except ImageError as error:
         if isinstance(picture, (str, os.PathLike)):
-            raise ImageError(f"{os.fspath(picture)}: {error}") from error
+            raise ImageError(str(error), path=picture) from error
         raise
 
 

@@ -92,16 +92,17 @@ def loads(data: bytes, source: str) -> Any:
             _STEPS[name](machine, argument)
     except _Refused as error:
         raise InputError(
-            f"{source}: refused: the file asks for {error}, which plain data does not need; get another file"
+            f"refused: the file asks for {error}, which plain data does not need; get another file", path=source
         ) from error
     except _Malformed as error:
-        raise InputError(f"{source}: damaged, or not a pickle ({error}); if it was copied, copy it again") from error
+        raise InputError(f"damaged, or not a pickle ({error}); if it was copied, copy it again", path=source) from error
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         # The stack, the memo or the file lacks what an instruction needs.
         raise InputError(
-            f"{source}: damaged, or not a pickle (an instruction lacks its arguments); if it was copied, copy it again"
+            "damaged, or not a pickle (an instruction lacks its arguments); if it was copied, copy it again",
+            path=source,
         ) from error
-    raise InputError(f"{source}: truncated; copy it again")
+    raise InputError("truncated; copy it again", path=source)
 
 
 def _instructions(data: bytes) -> Iterator[tuple[str, object]]:

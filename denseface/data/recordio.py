@@ -163,8 +163,9 @@ class RecordReader:
         if outside.any():
             line = int(outside.argmax())
             raise InputError(
-                f"{self.idx_path}: line {line + 1}: the index puts key {self.keys[line]} at byte "
-                f"{self._offsets[line]}, beyond the end of {self.path} ({self._size} bytes); {_COPY}"
+                f"line {line + 1}: the index puts key {self.keys[line]} at byte "
+                f"{self._offsets[line]}, beyond the end of {self.path} ({self._size} bytes); {_COPY}",
+                path=self.idx_path,
             )
 
     def _find_records(self) -> np.ndarray:
@@ -176,15 +177,15 @@ class RecordReader:
             magic, word, flag = struct.unpack("<III", block.ljust(_FRAME.size + 4, b"\0"))
             before, kind, length = kind, word >> _LENGTH_BITS, word % _LENGTH_LIMIT
             if magic != _MAGIC or kind not in ((_MIDDLE, _LAST) if before in (_FIRST, _MIDDLE) else (_WHOLE, _FIRST)):
-                raise InputError(f"{self.path}: byte {offset}: no record starts here; {_COPY}")
+                raise InputError(f"byte {offset}: no record starts here; {_COPY}", path=self.path)
             # A record without a payload is a header of the identities.
             if kind == _FIRST or (kind == _WHOLE and length > _HEADER.size + 4 * flag):
                 offsets.append(offset)
             offset += _FRAME.size + _padded(length)
         if offset > self._size or kind in (_FIRST, _MIDDLE):
-            raise InputError(f"{self.path}: the file ends inside its last record; {_COPY}")
+            raise InputError(f"the file ends inside its last record; {_COPY}", path=self.path)
         if not offsets:
-            raise InputError(f"{self.path}: there is no record with a picture in it")
+            raise InputError("there is no record with a picture in it", path=self.path)
         return np.array(offsets, np.int64)
 
     def _offset(self, key: int) -> int:
@@ -193,7 +194,7 @@ class RecordReader:
             line = self._order[position]
             if self.keys[line] == key:
                 return int(self._offsets[line])
-        raise RecordError(f"{self.idx_path}: there is no record with key {key}")
+        raise RecordError(f"there is no record with key {key}", path=self.idx_path)
 
     def _content(self, key: int) -> bytes:
         """Join the frames of one record."""
@@ -233,10 +234,10 @@ class RecordReader:
         try:
             return os.pread(self._file.fileno(), size, offset)
         except OSError as error:
-            raise RecordError(f"{self.path}: byte {offset}: it cannot be read ({error.strerror})") from error
+            raise RecordError(f"byte {offset}: it cannot be read ({error.strerror})", path=self.path) from error
 
     def _broken(self, key: int, offset: int, reason: str) -> RecordError:
-        return RecordError(f"{self.path}: key {key} at byte {offset}: {reason}")
+        return RecordError(f"key {key} at byte {offset}: {reason}", path=self.path)
 
 
 class RecordWriter:
@@ -297,10 +298,12 @@ class RecordWriter:
             If the record is too long for the format (512 MiB), or the key is negative or too large.
         """
         if not 0 <= key < 10**_KEY_DIGITS:
-            raise InputError(f"{self.path}: key {key} is not a whole number of at most {_KEY_DIGITS} digits")
+            raise InputError(f"key {key} is not a whole number of at most {_KEY_DIGITS} digits", path=self.path)
         content = _pack(key, labels, payload)
         if len(content) >= _LENGTH_LIMIT:
-            raise InputError(f"{self.path}: key {key}: a record must be shorter than 512 MiB, not {len(content)} bytes")
+            raise InputError(
+                f"key {key}: a record must be shorter than 512 MiB, not {len(content)} bytes", path=self.path
+            )
         self._keys.append(key)
         self._index.write(b"%d\t%d\n" % (key, self._position))
         for kind, part in _split_at_magic(content):
@@ -333,12 +336,12 @@ def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
             bad = _BAD_INDEX_LINE.search(block, 0, len(block) - 1)
             if bad:
                 number = line + block.count(b"\n", 0, bad.start()) + 1
-                raise InputError(f"{path}: line {number} is not a key, a tab and an offset; {_COPY}")
+                raise InputError(f"line {number} is not a key, a tab and an offset; {_COPY}", path=path)
             pairs = np.fromstring(block, np.int64, sep=" ").reshape(-1, 2)
             keys[line : line + len(pairs)], offsets[line : line + len(pairs)] = pairs.T
             line += len(pairs)
     if not count:
-        raise InputError(f"{path}: the index is empty; {_COPY}")
+        raise InputError(f"the index is empty; {_COPY}", path=path)
     return keys, offsets
 
 
@@ -355,7 +358,7 @@ def _sorting_order(keys: np.ndarray, path: Path) -> np.ndarray:
     in_order = keys[order]
     twice = in_order[1:] == in_order[:-1]
     if twice.any():
-        raise InputError(f"{path}: key {in_order[1:][twice][0]} occurs twice; every record needs its own key")
+        raise InputError(f"key {in_order[1:][twice][0]} occurs twice; every record needs its own key", path=path)
     return order
 
 

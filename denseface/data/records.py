@@ -134,7 +134,7 @@ class FaceRecords:
             return label
         class_index = int(self._class_of_label[label])
         if class_index < 0:
-            raise RecordError(f"{self.reader.path}: key {record.key}: images_filter has left out label {label}")
+            raise RecordError(f"key {record.key}: images_filter has left out label {label}", path=self.reader.path)
         return class_index
 
     def keys_by_identity(self) -> list[np.ndarray]:
@@ -164,8 +164,9 @@ class FaceRecords:
         label = float(labels[0])
         if not (0 <= label < self._property.num_classes and label.is_integer()):
             raise RecordError(
-                f"{self.reader.path}: key {key}: label {label:g} is not one of the "
-                f"{self._property.num_classes} classes that {self.folder / 'property'} names"
+                f"key {key}: label {label:g} is not one of the "
+                f"{self._property.num_classes} classes that {self.folder / 'property'} names",
+                path=self.reader.path,
             )
         return int(label)
 
@@ -178,19 +179,19 @@ class FaceRecords:
         missing = self.reader.first_missing(np.arange(first, last))
         if missing is not None:
             raise InputError(
-                f"{self.reader.path}: record 0 names identity record {missing}, which the index lacks; {_PACK}"
+                f"record 0 names identity record {missing}, which the index lacks; {_PACK}", path=self.reader.path
             )
         ranges = np.array([_read_range(self.reader, key) for key in range(first, last)], np.int64)
         by_start = np.array(sorted([[first, last], *ranges.tolist()]))
         overlap = by_start[1:, 0] < by_start[:-1, 1]
         if overlap.any():
             raise InputError(
-                f"{self.reader.path}: key {by_start[1:][overlap][0, 0]} is in the ranges of two headers; {_PACK}"
+                f"key {by_start[1:][overlap][0, 0]} is in the ranges of two headers; {_PACK}", path=self.reader.path
             )
         missing = self.reader.first_missing(_expand(ranges))
         if missing is not None:
             raise InputError(
-                f"{self.reader.path}: an identity claims the image with key {missing}, not in the index; {_PACK}"
+                f"an identity claims the image with key {missing}, not in the index; {_PACK}", path=self.reader.path
             )
         return ranges
 
@@ -209,7 +210,7 @@ class FaceRecords:
             kept_labels = np.unique(labels[labels >= 0])
         if not len(kept_labels):
             raise InputError(
-                f"{self.reader.path}: images_filter {images_filter}: no identity has that many images; set it lower"
+                f"images_filter {images_filter}: no identity has that many images; set it lower", path=self.reader.path
             )
         self.num_classes = len(kept_labels)
         self._class_of_label = np.full(self._property.num_classes, -1, np.int64)
@@ -248,20 +249,21 @@ def read_header_range(reader: RecordReader) -> tuple[int, int] | None:
 def _read_range(reader: RecordReader, key: int) -> tuple[int, int]:
     """Check the range that a header record contains."""
     record = reader.read(key)
-    where = f"{reader.path}: key {key}"
+    start, end = (*map(float, record.labels[:2]), 0.0, 0.0)[:2]
     if record.payload:
-        raise InputError(f"{where}: this record has a payload, but the headers say that it is one of them; {_PACK}")
-    if record.flag < 2:
-        raise InputError(f"{where}: a header record needs two labels, a key and the one after the last; {_PACK}")
-    start, end = map(float, record.labels[:2])
-    if not (1 <= start < end and start.is_integer() and end.is_integer()):
-        raise InputError(f"{where}: from {start:g} to {end:g} is not a range of keys; {_PACK}")
-    if end >= _EXACT_LIMIT:
-        raise InputError(
-            f"{where}: the range ends at {end:.0f}, but this layout keeps keys as float32, exact only below "
-            f"{_EXACT_LIMIT}; split the set, or write it plain (without header records)"
+        reason = f"this record has a payload, but the headers say that it is one of them; {_PACK}"
+    elif record.flag < 2:
+        reason = f"a header record needs two labels, a key and the one after the last; {_PACK}"
+    elif not (1 <= start < end and start.is_integer() and end.is_integer()):
+        reason = f"from {start:g} to {end:g} is not a range of keys; {_PACK}"
+    elif end >= _EXACT_LIMIT:
+        reason = (
+            f"the range ends at {end:.0f}, but this layout keeps keys as float32, exact only below {_EXACT_LIMIT}; "
+            "split the set, or write it plain (without header records)"
         )
-    return int(start), int(end)
+    else:
+        return int(start), int(end)
+    raise InputError(f"key {key}: {reason}", path=reader.path)
 
 
 def open_records(path: str | Path) -> RecordReader:
@@ -285,7 +287,7 @@ def open_records(path: str | Path) -> RecordReader:
     reader = RecordReader(path, indexed=False)
     if len(reader) != count:
         reader.close()
-        raise InputError(f"{path}: property says {count} images, and there are {len(reader)}; copy both files again")
+        raise InputError(f"property says {count} images, and there are {len(reader)}; copy both files again", path=path)
     return reader
 
 
@@ -311,7 +313,7 @@ def _read_property(folder: str | Path) -> tuple[Property, int | None]:
     match = _PROPERTY.fullmatch(text.removeprefix(codecs.BOM_UTF8))  # editors on Windows write the mark
     found = Property(*map(int, match.groups()[:3])) if match else None
     if match is None or found is None or 0 in found or found.num_classes > _EXACT_LIMIT:
-        raise InputError(f"{path}: it must be one line num_classes,height,width, as in 85742,112,112")
+        raise InputError("it must be one line num_classes,height,width, as in 85742,112,112", path=path)
     return found, None if match[4] is None else int(match[4])
 
 
@@ -354,18 +356,20 @@ def write_face_records(
                 starts.append(key)
             elif label != len(starts) - 1:
                 raise InputError(
-                    f"{rec_path}: label {label} comes where {len(starts)} is the next; "
-                    "images must be sorted by label, without gaps"
+                    f"label {label} comes where {len(starts)} is the next; "
+                    "images must be sorted by label, without gaps",
+                    path=rec_path,
                 )
             writer.write(key, float(label), payload)
             key += 1
             if key + len(starts) >= _EXACT_LIMIT:
                 raise InputError(
-                    f"{rec_path}: more than {key - 2} images do not fit, because this layout keeps keys as float32, "
-                    f"exact only below {_EXACT_LIMIT}; split the set"
+                    f"more than {key - 2} images do not fit, because this layout keeps keys as float32, "
+                    f"exact only below {_EXACT_LIMIT}; split the set",
+                    path=rec_path,
                 )
         if not starts:
-            raise InputError(f"{rec_path}: there is no image to write")
+            raise InputError("there is no image to write", path=rec_path)
         for identity, (start, end) in enumerate(zip(starts, [*starts[1:], key])):
             writer.write(key + identity, (start, end), b"")
         writer.write(0, (key, key + len(starts)), b"")

@@ -91,7 +91,7 @@ class TemplateSet:
         try:
             return align(picture, self.landmarks[index], size)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+            raise InputError(str(error), path=path) from error
 
 
 def read_templates(path: str | Path) -> TemplateSet:
@@ -106,23 +106,23 @@ def read_templates(path: str | Path) -> TemplateSet:
     path = Path(path)
     found = sorted((path / "meta").glob(f"*_{_SUFFIXES[0]}"))
     if len(found) != 1:
-        raise InputError(f"{path}: not a set of templates, which has one file meta/NAME_{_SUFFIXES[0]}")
+        raise InputError(f"not a set of templates, which has one file meta/NAME_{_SUFFIXES[0]}", path=path)
     name = found[0].name[: -len(_SUFFIXES[0]) - 1]
     face_path, owner_path, pair_path = (path / "meta" / f"{name}_{suffix}" for suffix in _SUFFIXES)
     faces = list(_rows(face_path, _face, "a picture, ten coordinates and a score of at least 0"))
     owners = list(_rows(owner_path, _owner, "a picture and two whole numbers"))
     files = [face.file for face in faces]
     if files != [file for file, _, _ in owners]:
-        raise InputError(f"{path}: {face_path.name} and {owner_path.name} are not of the same pictures")
+        raise InputError(f"{face_path.name} and {owner_path.name} are not of the same pictures", path=path)
     for file in files:
         if Path(file).is_absolute() or ".." in Path(file).parts:
-            raise InputError(f"{path}: {file} lies outside the folder of pictures")
+            raise InputError(f"{file} lies outside the folder of pictures", path=path)
     ids, owner = np.unique(np.array([template for _, template, _ in owners], np.int64), return_inverse=True)
     rows = np.array(list(_rows(pair_path, _pair, "two whole numbers, and 0 or 1")), np.int64)
     pairs = np.minimum(np.searchsorted(ids, rows[:, :2]), len(ids) - 1)
     unknown = ids[pairs] != rows[:, :2]
     if unknown.any():
-        raise InputError(f"{pair_path}: template {rows[:, :2][unknown][0]} has no picture")
+        raise InputError(f"template {rows[:, :2][unknown][0]} has no picture", path=pair_path)
     return TemplateSet(
         name=name,
         folder=path / "loose_crop",
@@ -178,8 +178,8 @@ def _rows(path: Path, read: Callable[..., _Row], form: str) -> Iterator[_Row]:
         try:
             row = read(*words)
         except (TypeError, ValueError):  # another number of words, or another kind
-            raise InputError(f"{path}: line {number}: not {form}") from None
+            raise InputError(f"line {number}: not {form}", path=path) from None
         empty = False
         yield row
     if empty:
-        raise InputError(f"{path}: contains no line")
+        raise InputError("contains no line", path=path)

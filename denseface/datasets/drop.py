@@ -49,7 +49,7 @@ def write_without(
     entries = read_manifest(records.folder, records.keys.tolist())
     labels = {key: records.label(records.reader.read(key)) for key in records.keys.tolist() if key not in dropped}
     if not labels:
-        raise InputError(f"{records.folder}: no picture would be left; drop fewer")
+        raise InputError("no picture would be left; drop fewer", path=records.folder)
     numbers = {label: number for number, label in enumerate(sorted({*labels.values()}))}
     kept = sorted(labels, key=lambda key: (labels[key], key))
 

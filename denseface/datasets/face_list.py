@@ -170,7 +170,7 @@ def _write(out: Path, crop: Cropper, journal: Journal) -> None:
 def _photographs(sources: Iterable[Source]) -> Iterator[Source]:
     for source in sources:
         if source.is_aligned:
-            raise InputError(f"{source.file}: contains aligned faces; give photographs")
+            raise InputError("contains aligned faces; give photographs", path=source.file)
         yield source
 
 

@@ -263,7 +263,8 @@ def _read_lists(
         found, absent = read_names(path, names)
         if absent and option != "exclude":
             raise InputError(
-                f"{path}: {counted(len(absent), 'person')} without a folder in {source}: {listed(absent)}",
+                f"{counted(len(absent), 'person')} without a folder in {source}: {listed(absent)}",
+                path=path,
                 option=option,
             )
         chosen[option], num_absent[option] = set(found), len(absent)
@@ -286,7 +287,7 @@ def _selected(everybody: list[Person], chosen: Mapping[str, set[str]]) -> list[P
 def _check_apart(source, out):
     inside, around = (Path(os.path.realpath(path)) for path in (out, source))
     if around in (inside, *inside.parents):
-        raise InputError(f"{out}: lies inside {source}, where it would count as a person; name another folder")
+        raise InputError(f"lies inside {source}, where it would count as a person; name another folder", path=out)
 
 
 def _draw_people(
@@ -333,7 +334,7 @@ def _write_training(
             faults = [f"{file}: {fault.reason}" for file, fault in rejected.bad.items()]
             faults += [f"{file}: {person} has too few" for file, person in rejected.few.items()]
             reasons = "".join(f"; {fault}" for fault in faults[-1:])
-            raise InputError(f"{source}: no person has enough usable pictures to train on{reasons}")
+            raise InputError(f"no person has enough usable pictures to train on{reasons}", path=source)
 
     with write_manifest(folder) as manifest:
         written = write_face_records(folder, labeled(), (size, size))

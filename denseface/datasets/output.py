@@ -78,14 +78,14 @@ def _check_replaceable(path: Path, given: Path) -> None:
     if (path / _MARK).exists():  # left by a process that was killed right after it had finished the folder
         (path / _MARK).unlink()
     if not path.is_dir() or any(path.iterdir()):
-        raise InputError(f"{given}: already exists; remove it, or name another folder")
+        raise InputError("already exists; remove it, or name another folder", path=given)
     try:
         mode = path.stat().st_mode
         path.rmdir()
         path.mkdir()
         path.chmod(mode)
     except OSError as error:
-        raise InputError(f"{given}: it cannot be replaced ({error.strerror}); name a new folder in it") from error
+        raise InputError(f"it cannot be replaced ({error.strerror}); name a new folder in it", path=given) from error
 
 
 def _make_marked(folder: Path) -> BinaryIO:
@@ -118,15 +118,15 @@ def _remove_left(folder: Path) -> None:
             try:
                 is_left = hold(file, mark)
             except BlockingIOError as error:
-                message = f"{folder}: another run is writing there; wait for it to finish, or write elsewhere"
-                raise InputError(message) from error
+                message = "another run is writing there; wait for it to finish, or write elsewhere"
+                raise InputError(message, path=folder) from error
             if is_left:
                 _remove_marked(folder)
                 return
     try:
         folder.rmdir()  # killed before it was marked
     except OSError as error:
-        raise InputError(f"{folder}: in use by another run, or in the way; if none runs, remove it") from error
+        raise InputError("in use by another run, or in the way; if none runs, remove it", path=folder) from error
 
 
 def _remove_marked(folder: Path) -> None:

@@ -116,7 +116,7 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
             continue
         pair = _parse(fields)
         if pair is None:
-            raise InputError(f"{path}: line {number}: not of the form {_FORMS}")
+            raise InputError(f"line {number}: not of the form {_FORMS}", path=path)
         try:
             files += map(folder.find, pair[:2])
         except InputError as error:
@@ -125,11 +125,11 @@ def read_pair_list(path: str | Path, images: str | Path) -> PairList:
         lines.append(number)
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(f"{path}: {missing[0]}{others}")
+        raise InputError(f"{missing[0]}{others}", path=path)
     if not lines:
-        raise InputError(f"{path}: contains no pair; write lines of the form {_FORMS}")
+        raise InputError(f"contains no pair; write lines of the form {_FORMS}", path=path)
     if announced not in (None, len(lines)):
-        raise InputError(f"{path}: the first line announces {announced} pairs, but there are {len(lines)}")
+        raise InputError(f"the first line announces {announced} pairs, but there are {len(lines)}", path=path)
     return PairList(files, np.array(issame), lines, has_folds)
 
 
@@ -171,7 +171,7 @@ def build_from_list(
         If the list cannot be used, no pair or pairs of one kind only are left, or ``out`` cannot be written.
     """
     if Path(out).suffix != ".bin":
-        raise InputError(f"{out}: the name of a verification set must end in .bin")
+        raise InputError("the name of a verification set must end in .bin", path=out)
     if unfound not in UNFOUND:
         raise InputError(f"must be one of {', '.join(UNFOUND)}, not {unfound}", option="unfound")
     images = Path(path).parent if images is None else Path(images)
@@ -213,7 +213,7 @@ def _kept(path: str | Path, pairs: PairList, payloads: dict[str, bytes], bad: li
     if len(set(issame.tolist())) < len(set(pairs.issame.tolist())):
         kind = "" if not len(issame) else "impostor " if issame[0] else "genuine "
         line = pairs.lines[pairs.files.index(bad[0].file) // 2]
-        raise InputError(f"{path}: no {kind}pair is left; line {line}: {bad[0].file}: {bad[0].reason}")
+        raise InputError(f"no {kind}pair is left; line {line}: {bad[0].file}: {bad[0].reason}", path=path)
     if not pairs.has_folds:
         order = spread(int(issame.sum()), int((~issame).sum()))
         genuine, impostor = kept[issame], kept[~issame]
@@ -234,7 +234,7 @@ class _Folder:
     def __init__(self, path: str | Path):
         self._root = os.path.realpath(path)
         if not os.path.isdir(self._root):
-            raise InputError(f"{path}: not a folder")
+            raise InputError("not a folder", path=path)
 
     def find(self, name: str) -> str:
         """Return the path of a picture below the folder; its suffix may lack, its accents be composed or not."""

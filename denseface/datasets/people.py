@@ -56,7 +56,7 @@ def find_people(source: str | Path, unlabeled: bool = False) -> tuple[list[Perso
         If ``source`` is not a folder, or contains no picture that belongs to a person.
     """
     if not os.path.isdir(source):
-        raise InputError(f"{source}: not a folder")
+        raise InputError("not a folder", path=source)
     root = os.path.realpath(source)
     people: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
@@ -72,7 +72,7 @@ def find_people(source: str | Path, unlabeled: bool = False) -> tuple[list[Perso
     if not any(people.values()):
         example = "".join(f"; {file}: {fault}" for file, fault in list(left_out.items())[:1])
         what = "contains no picture" if unlabeled else "contains no picture in a folder below it; make one per person"
-        raise InputError(f"{source}: {what}{example}")
+        raise InputError(f"{what}{example}", path=source)
     return [Person(*item) for item in people.items()], left_out
 
 
@@ -121,9 +121,9 @@ def read_names(path: str | Path, people: Iterable[str]) -> tuple[list[str], list
             absent.append(name)
     announced = sum(numbers[1:]) if numbers[1:] else (numbers or [count])[0]
     if announced != count:
-        raise InputError(f"{path}: announces {announced} people, but has {count} names")
+        raise InputError(f"announces {announced} people, but has {count} names", path=path)
     if not count:
-        raise InputError(f"{path}: contains no name; write one per line")
+        raise InputError("contains no name; write one per line", path=path)
     return sorted(found), absent
 
 

@@ -135,7 +135,7 @@ class PeopleSet:
             return write_without(self.records, keys, out, measure).num_images
         kept = [name for name in self._names if name not in dropped]
         if not kept:
-            raise InputError(f"{self.path}: no picture would be left; drop fewer")
+            raise InputError("no picture would be left; drop fewer", path=self.path)
         with fresh_folder(out) as folder:
             for name in kept:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

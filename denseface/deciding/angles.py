@@ -79,11 +79,12 @@ def measure_angles(
     newest = Checkpoint.newest(prefix)
     weight = newest and newest.load().arguments.get("fc7_weight")
     if weight is None:
-        raise InputError(f"{prefix}: a run with class centers is needed, as train.py saves it", option="run")
+        raise InputError("a run with class centers is needed, as train.py saves it", path=prefix, option="run")
     if len(weight) != records.num_classes:
         raise InputError(
-            f"{prefix}: it has centers of {len(weight)} classes, and {records.folder} has {records.num_classes}; name "
+            f"it has centers of {len(weight)} classes, and {records.folder} has {records.num_classes}; name "
             "the set that it was trained on",
+            path=prefix,
             option="run",
         )
     image_shape = _image_shape(f"{prefix}-config.json")
@@ -117,4 +118,4 @@ def _image_shape(path):
             return PictureShape(height, width, channels)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         pass
-    raise InputError(f"{path}: its image_shape is not that of a run; restore the file from a copy")
+    raise InputError("its image_shape is not that of a run; restore the file from a copy", path=path)

@@ -139,7 +139,7 @@ def audit(
     measured = _Set(gallery, shown, on_progress)
     known = measured.own[~np.isnan(measured.own)]
     if measured.templates.count < 2 or len(known) < 4:
-        raise InputError(f"{gallery.path}: an audit needs two people, and several pictures of each")
+        raise InputError("an audit needs two people, and several pictures of each", path=gallery.path)
     line = _fitted(known, measured.random)
     suspects: dict[int, Suspect] = {}
     for row, suspect in _wrong(measured, line):

@@ -197,14 +197,15 @@ def choose_threshold(model: Any, way: str, name: str | None = None, far: float |
     if name is None or name not in sets:
         of_set = f" of the set {name}" if name else ""
         raise InputError(
-            f"{model.metrics_path}: no threshold{of_set} for this model; measure it first (denseface verify), or state "
-            "a threshold"
+            f"no threshold{of_set} for this model; measure it first (denseface verify), or state a threshold",
+            path=model.metrics_path,
         )
     found = sets[name]
     if found.points is None:
         raise InputError(
-            f"{model.metrics_path}: no thresholds at false accept rates of the set {name}; measure the model again "
-            "(denseface verify), or state a threshold"
+            f"no thresholds at false accept rates of the set {name}; measure the model again "
+            "(denseface verify), or state a threshold",
+            path=model.metrics_path,
         )
     if far is None:
         far = min((rate for rate in found.points if rate >= DEFAULT_FAR), default=max(FARS))
@@ -302,4 +303,4 @@ def read_metrics(model: Any) -> dict[str, dict]:
 
 
 def _not_ours(path):
-    return InputError(f"{path}: not a file that denseface verify has written; remove it and measure the model again")
+    return InputError("not a file that denseface verify has written; remove it and measure the model again", path=path)

@@ -153,10 +153,10 @@ def read_hosts(path: str | Path) -> list[str]:
     lines = [line.partition("#")[0].strip() for _, line in read_lines(path)]
     hosts = [line for line in lines if line]
     if not hosts:
-        raise InputError(f"{path}: it names no host; write one per line, as in user@node1")
+        raise InputError("it names no host; write one per line, as in user@node1", path=path)
     for host in hosts:
         if host.startswith("-") or not all(c.isalnum() or c in "@.-_:[]" for c in host):
-            raise InputError(f"{path}: {host!r} is not the name of a host; write one per line, as in user@node1")
+            raise InputError(f"{host!r} is not the name of a host; write one per line, as in user@node1", path=path)
     return hosts
 
 

@@ -162,15 +162,15 @@ class ServerWorkers:
             try:
                 answer = {"value": function()}
             except InputError as error:
-                answer = {"error": error.args[0], "option": error.option}
+                answer = {"error": error.args[0], "path": error.path, "option": error.option}
             except OSError as error:
-                answer = {"error": describe(error), "option": None}
+                answer = {"error": describe(error), "path": None, "option": None}
         text = json.dumps(answer).encode()
         size = int(self.sum([len(text) if self.is_first else 0])[0])
         codes = np.frombuffer(text, np.uint8) if self.is_first else np.zeros(size)
         answer = json.loads(self.sum(codes).astype(np.uint8).tobytes())
         if "error" in answer:
-            raise InputError(answer["error"], option=answer["option"])
+            raise InputError(answer["error"], path=answer["path"], option=answer["option"])
         return answer["value"]
 
     def broadcast(self, key: int, array: mx.nd.NDArray) -> None:

@@ -176,7 +176,7 @@ def export(
     found = _run_onnxruntime(content, pictures)
     difference = _largest_difference(found, _run_mxnet(network, pictures))
     if difference > TOLERANCE:
-        raise InputError(f"{path}: not written, ONNX Runtime differs from MXNet by {difference:.1e} of the output")
+        raise InputError(f"not written, ONNX Runtime differs from MXNet by {difference:.1e} of the output", path=path)
     with replacing(path) as file:
         file.write(content)
     names = [node.name for node in proto.graph.node]

@@ -189,7 +189,9 @@ class ArrayFile:
             raise
         except Exception as error:  # zipfile, zlib, mmap, NumPy and struct have many for a broken file
             check_resources(error, self.path)
-            raise InputError(f"{self.path}: not a file that denseface embed wrote, or broken; make it again") from error
+            raise InputError(
+                "not a file that denseface embed wrote, or broken; make it again", path=self.path
+            ) from error
 
 
 def _read_header(member):

@@ -123,7 +123,7 @@ def embed_all(
             logger.warning("%s: interrupted; the same command resumes after %d pictures", out, done)
             raise
         if not work.counts.embedded and part is None:
-            raise InputError(f"{out}: not written, because no picture could be read")
+            raise InputError("not written, because no picture could be read", path=out)
         work.write(out, getattr(sources, "roots", []))
     shutil.rmtree(folder)
     return work.counts
@@ -139,7 +139,7 @@ class _Work:
         self._name_width = 1
         self._model = embedder.describe() if part is None else {**embedder.describe(), "part": part.description}
         if folder.is_symlink():
-            raise InputError(f"{folder}: a link is in the way; remove it")
+            raise InputError("a link is in the way; remove it", path=folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._log = Journal(folder / "log", self._model)
         try:

@@ -66,7 +66,7 @@ def cluster(
     if not -1 <= threshold <= 1:
         raise InputError(f"must be from -1 to 1, not {threshold}", option="threshold")
     if len(gallery) > MOST:
-        raise InputError(f"{gallery.path}: {len(gallery):,} embeddings are more than {MOST:,}; cluster parts of it")
+        raise InputError(f"{len(gallery):,} embeddings are more than {MOST:,}; cluster parts of it", path=gallery.path)
     if not len(gallery):
         return np.empty(0, np.int64)
     rows = np.concatenate([normalize(block).astype(np.float32) for _, block in gallery.blocks(_BLOCK)])

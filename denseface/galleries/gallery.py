@@ -125,19 +125,23 @@ class Gallery:
         try:
             self.model = json.loads(self._file.text("model"))
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not a file that denseface embed wrote, or broken; make it again") from error
+            raise InputError("not a file that denseface embed wrote, or broken; make it again", path=path) from error
         self.shape, dtype = self._file.shape("embeddings"), self._file.dtype("embeddings")
         names_shape, names_dtype = self._file.shape("names"), self._file.dtype("names")
         if dtype != np.dtype("<f4") or len(self.shape) != 2 or names_dtype.kind != "U" or not names_dtype.itemsize:
-            raise InputError(f"{path}: embeddings must be float32 (N, emb_size) and names text; make it again")
+            raise InputError("embeddings must be float32 (N, emb_size) and names text; make it again", path=path)
         if not (self.shape[0] >= 0 and 1 <= self.shape[1] <= _MAX_SIZE and names_dtype.itemsize <= _MAX_SIZE):
             raise InputError(
-                f"{path}: {self.shape} embeddings with names of {names_dtype} are impossible; make it again"
+                f"{self.shape} embeddings with names of {names_dtype} are impossible; make it again", path=path
             )
         if names_shape != self.shape[:1]:
-            raise InputError(f"{path}: {self.shape[0]} embeddings need as many names, not {names_shape}; make it again")
+            raise InputError(
+                f"{self.shape[0]} embeddings need as many names, not {names_shape}; make it again", path=path
+            )
         if not _says_how(self.model):
-            raise InputError(f"{path}: it does not say how its embeddings were computed; make it with denseface embed")
+            raise InputError(
+                "it does not say how its embeddings were computed; make it with denseface embed", path=path
+            )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -189,32 +193,36 @@ class Gallery:
             if self.scaling is not None and list(self.scaling) != ours.get("scaling"):
                 mean, scale, bgr = self.scaling
                 raise InputError(
-                    f"{self.path}: its network took (pixel - {mean:g}) * {scale:g}{', blue first' if bgr else ''}; "
-                    "search with this scaling and this model, or embed the pictures again"
+                    f"its network took (pixel - {mean:g}) * {scale:g}{', blue first' if bgr else ''}; "
+                    "search with this scaling and this model, or embed the pictures again",
+                    path=self.path,
                 )
             raise InputError(
-                f"{self.path}: its embeddings come from another model, {theirs.get('prefix')},{theirs.get('epoch')}; "
-                "search with that model, or embed the pictures again"
+                f"its embeddings come from another model, {theirs.get('prefix')},{theirs.get('epoch')}; "
+                "search with that model, or embed the pictures again",
+                path=self.path,
             )
         if not cut_alike(self.crop, _crop_of(ours)):
             made, wanted = way_of(self.crop), way_of(_crop_of(ours))
             raise InputError(
-                f"{self.path}: made with {made}, and this search is with {wanted}, which cuts faces differently; "
-                f"search with {made}, or embed the pictures of {self.path} again with {wanted}"
+                f"made with {made}, and this search is with {wanted}, which cuts faces differently; "
+                f"search with {made}, or embed the pictures of {self.path} again with {wanted}",
+                path=self.path,
             )
         for key in ("flip", "image_shape", "precision"):
             if theirs[key] != ours[key]:
                 raise InputError(
-                    f"{self.path}: its embeddings were computed with {key} {theirs[key]}, not {ours[key]}; do "
-                    "the same, or embed the pictures again"
+                    f"its embeddings were computed with {key} {theirs[key]}, not {ours[key]}; do "
+                    "the same, or embed the pictures again",
+                    path=self.path,
                 )
 
     def require_fitting(self, queries: np.ndarray) -> None:
         """Refuse queries that have another shape than (q, emb_size), or are not finite."""
         if queries.ndim != 2 or queries.shape[1] != self.shape[1]:
             raise InputError(
-                f"{self.path}: its embeddings have {self.shape[1]} values, which does not fit queries of shape "
-                f"{queries.shape}"
+                f"its embeddings have {self.shape[1]} values, which does not fit queries of shape {queries.shape}",
+                path=self.path,
             )
         if not np.isfinite(queries).all():
             raise InputError("a query is not finite; check the model that it comes from")
@@ -265,7 +273,7 @@ class Gallery:
         except InputError:
             raise
         except ValueError as error:
-            raise InputError(f"{self.path}: an embedding in it is not finite; make it again") from error
+            raise InputError("an embedding in it is not finite; make it again", path=self.path) from error
         self._is_unit = found.are_unit
         return found
 
@@ -284,7 +292,7 @@ class Gallery:
         """
         for start, rows in self._file.blocks("embeddings", step):
             if not np.isfinite(rows).all():
-                raise InputError(f"{self.path}: an embedding behind number {start} is not finite; make it again")
+                raise InputError(f"an embedding behind number {start} is not finite; make it again", path=self.path)
             yield start, rows
 
     def names(self, rows: Iterable[int]) -> dict[int, str]:

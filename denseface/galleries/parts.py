@@ -120,16 +120,17 @@ def merge(
     indices, count = [_described(gallery)["index"] for gallery in galleries], _described(first)["count"]
     for one, other in zip(galleries, galleries[1:]):
         if _described(one)["index"] == _described(other)["index"]:
-            raise InputError(f"{other.path}: the same part as {one.path}, {_described(one)['index']} of {count}")
+            raise InputError(f"the same part as {one.path}, {_described(one)['index']} of {count}", path=other.path)
     missing = sorted({*range(1, count + 1)} - {*indices})
     if missing:
         raise InputError(
-            f"{out}: not written, because part {missing[0]} of {count} is missing ({len(missing)} in all); make it "
-            f"with denseface embed --part {missing[0]}/{count}"
+            f"not written, because part {missing[0]} of {count} is missing ({len(missing)} in all); make it "
+            f"with denseface embed --part {missing[0]}/{count}",
+            path=out,
         )
     shape = (sum(gallery.shape[0] for gallery in galleries), first.shape[1])
     if not shape[0]:
-        raise InputError(f"{out}: not written, because no picture could be read")
+        raise InputError("not written, because no picture could be read", path=out)
     model = {key: value for key, value in first.model.items() if key != "part"}
     width = max(gallery.name_width for gallery in galleries)
     write_gallery(out, _blocks(galleries, on_progress), shape, _names(galleries), width, model)
@@ -148,7 +149,7 @@ class _Seen(NamedTuple):
         """Open it again."""
         gallery = Gallery(self.path)
         if (gallery.shape, gallery.name_width, gallery.model) != self[1:]:
-            raise InputError(f"{self.path}: has been replaced meanwhile; merge again")
+            raise InputError("has been replaced meanwhile; merge again", path=self.path)
         return gallery
 
 
@@ -176,9 +177,11 @@ def _described(gallery: _Seen) -> dict:
     said = gallery.model.get("part")
     kinds = {"index": int, "count": int, "batch_size": int, "pictures": int, "names": str}
     if not isinstance(said, dict) or any(type(said.get(key)) is not kind for key, kind in kinds.items()):
-        raise InputError(f"{gallery.path}: not a part; make parts with denseface embed --part I/N")
+        raise InputError("not a part; make parts with denseface embed --part I/N", path=gallery.path)
     if not 1 <= said["index"] <= said["count"] <= _MOST_PARTS:
-        raise InputError(f"{gallery.path}: it says that it is part {said['index']} of {said['count']}; make it again")
+        raise InputError(
+            f"it says that it is part {said['index']} of {said['count']}; make it again", path=gallery.path
+        )
     return said
 
 
@@ -191,9 +194,9 @@ def _check_alike(gallery: _Seen, first: _Seen) -> None:
         ("names", "of other pictures"),
     ):
         if ours[key] != theirs[key]:
-            raise InputError(f"{gallery.path}: {what} than {first.path}; make it again with the same command")
+            raise InputError(f"{what} than {first.path}; make it again with the same command", path=gallery.path)
     for key in {*gallery.model, *first.model} - {"part", *_ORIGIN}:
         if gallery.model.get(key) != first.model.get(key):
-            raise InputError(f"{gallery.path}: computed with another {key} than {first.path}; make it again")
+            raise InputError(f"computed with another {key} than {first.path}; make it again", path=gallery.path)
     if gallery.shape[1] != first.shape[1]:
-        raise InputError(f"{gallery.path}: it has {gallery.shape[1]} values per embedding, not {first.shape[1]}")
+        raise InputError(f"it has {gallery.shape[1]} values per embedding, not {first.shape[1]}", path=gallery.path)

@@ -136,8 +136,9 @@ class Templates:
         for row, name in _names(gallery):
             if all_faces and name.endswith("#2"):
                 raise InputError(
-                    f"{gallery.path}: {name} is one of several faces, and its folder names one person; embed the "
-                    "pictures again without --face all"
+                    f"{name} is one of several faces, and its folder names one person; embed the "
+                    "pictures again without --face all",
+                    path=gallery.path,
                 )
             if (own := folder(name)) != last:
                 starts.append(row)
@@ -150,10 +151,11 @@ class Templates:
         if len(again):
             one, other = (self._folder_at(number) for number in self._order[again[0] : again[0] + 2])
             if one == other:
-                raise InputError(f"{gallery.path}: the pictures of {one} are apart; embed one folder per person")
+                raise InputError(f"the pictures of {one} are apart; embed one folder per person", path=gallery.path)
             raise InputError(
-                f"{gallery.path}: {one} and {other} have one name, and a person has one folder; rename one of them, or "
-                "make one of both"
+                f"{one} and {other} have one name, and a person has one folder; rename one of them, or "
+                "make one of both",
+                path=gallery.path,
             )
 
     def _folder_at(self, number):

@@ -161,8 +161,9 @@ class Checkpoint:
         steps = _steps(str(prefix), ".json")
         if steps and not found:
             raise InputError(
-                f"{_path(prefix, steps[-1], 'json')}: this checkpoint is damaged, its .params and .states do not "
-                "belong to it; bring all three back, or remove this file to start again"
+                "this checkpoint is damaged, its .params and .states do not "
+                "belong to it; bring all three back, or remove this file to start again",
+                path=_path(prefix, steps[-1], "json"),
             )
         return found[-1] if found else None
 
@@ -201,7 +202,7 @@ class Checkpoint:
     def _joined(self, targets: Arrays) -> dict[str, np.ndarray]:
         """The arrays that were cut, each in its target or, where that does not fit, in a new array."""
         totals = self.manifest.get("rows", {})
-        strange = InputError(f"{self._path('json')}: its rows are not those of its .states files")
+        strange = InputError("its rows are not those of its .states files", path=self._path("json"))
         room = sum(mark["size"] for mark in self.manifest["files"].values())
         arrays: dict[str, np.ndarray] = {}
         filled = dict.fromkeys(totals, 0)
@@ -265,7 +266,9 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
     if step is None:
         steps = _steps(prefix, ".params")
         if not steps:
-            raise InputError(f"{prefix}-NNNN.params: no such file; a prefix is the path up to the dash before NNNN")
+            raise InputError(
+                "no such file; a prefix is the path up to the dash before NNNN", path=f"{prefix}-NNNN.params"
+            )
         step = steps[-1]
     path = _path(prefix, step, "params")
     values = {name.removeprefix("arg:").removeprefix("aux:"): value for name, value in read_arrays(path).items()}
@@ -282,14 +285,15 @@ def load_model(prefix: str | Path, step: int | None = None) -> Model:
         missing = sorted(set(wanted) - set(given))
         if missing:
             raise InputError(
-                f"{path}: {kind} {missing[0]} of {prefix}-symbol.json is missing ({len(missing)} in all); "
-                "take both files from one run"
+                f"{kind} {missing[0]} of {prefix}-symbol.json is missing ({len(missing)} in all); "
+                "take both files from one run",
+                path=path,
             )
         for name in wanted:
             _check_finite(path, name, given[name])
     for name in variances(embedding):
         if auxiliary[name].min() < -_VARIANCE_ROUNDING:
-            raise InputError(f"{path}: the variance {name} is below 0; the file is damaged, take a copy that is not")
+            raise InputError(f"the variance {name} is below 0; the file is damaged, take a copy that is not", path=path)
         auxiliary[name] = np.maximum(auxiliary[name], 0)
     return Model(symbol, arguments, auxiliary, prefix, step)
 
@@ -461,13 +465,14 @@ def _split(path: Path, arrays: Arrays) -> tuple[dict[str, np.ndarray], dict[str,
     """Arguments and auxiliary states of a ``.params`` file."""
     strange = [name for name in arrays if not name.startswith(("arg:", "aux:"))]
     if strange:
-        raise InputError(f"{path}: {strange[0]} is neither arg: nor aux:; save it with MXNet's save_checkpoint")
+        raise InputError(f"{strange[0]} is neither arg: nor aux:; save it with MXNet's save_checkpoint", path=path)
     return _with_prefix(arrays, "arg:"), _with_prefix(arrays, "aux:")
 
 
 def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
     if array.dtype.kind == "f" and not (math.isfinite(array.min()) and math.isfinite(array.max())):
         raise InputError(
-            f"{path}: {name} has values that are not finite numbers; training diverged before it was saved, or "
-            "the file is damaged; take another checkpoint"
+            f"{name} has values that are not finite numbers; training diverged before it was saved, or "
+            "the file is damaged; take another checkpoint",
+            path=path,
         )

@@ -76,7 +76,7 @@ def read_arrays(path: str | Path, mark: FileMark | None = None) -> dict[str, np.
     with open_input(path) as file:
         reader = _Reader(file, path)
         if reader.size < 16 or reader.numbers("Q") != (_FILE_MAGIC,):
-            raise InputError(f"{path}: it is not a file of MXNet arrays (.params)")
+            raise InputError("it is not a file of MXNet arrays (.params)", path=path)
         reader.numbers("Q")
         arrays = reader.arrays()
         names = reader.names(len(arrays))
@@ -148,7 +148,7 @@ class _Reader:
         self.part = "the header"
 
     def fail(self, problem: str) -> NoReturn:
-        raise InputError(f"{self.path}: {self.part}, near byte {self.offset}: {problem}; get the file again")
+        raise InputError(f"{self.part}, near byte {self.offset}: {problem}; get the file again", path=self.path)
 
     def claim(self, length: int) -> None:
         """Advance by ``length`` bytes, which must exist."""
@@ -215,8 +215,9 @@ class _Reader:
         (storage,) = self.numbers("i")
         if storage in _STORAGES:
             raise InputError(
-                f"{self.path}: {self.part}, near byte {self.offset}: it is sparse ({_STORAGES[storage]}); "
-                "save it again after tostype('default')"
+                f"{self.part}, near byte {self.offset}: it is sparse ({_STORAGES[storage]}); "
+                "save it again after tostype('default')",
+                path=self.path,
             )
         if storage != 0:
             self.fail(f"there is no storage type {storage}")
@@ -250,6 +251,7 @@ class _Reader:
             self.fail(f"{self.size - self.offset} bytes follow the last name")
         if mark is not None and mark != (self.size, self.crc32):
             raise InputError(
-                f"{self.path}: damaged, its size or CRC-32 is not what was written; bring the file back, or remove the "
-                ".json file of this checkpoint to resume from an earlier one"
+                "damaged, its size or CRC-32 is not what was written; bring the file back, or remove the "
+                ".json file of this checkpoint to resume from an earlier one",
+                path=self.path,
             )

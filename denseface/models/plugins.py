@@ -31,7 +31,7 @@ def python_files(folder: str | Path) -> dict[str, Path]:
         If there is no such folder.
     """
     if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder", option="symbol_path")
+        raise InputError("no such folder", path=folder, option="symbol_path")
     return {path.stem: path for path in sorted(Path(folder).resolve().glob("*.py"))}
 
 
@@ -67,16 +67,16 @@ def build(path: Path) -> mx.sym.Symbol:
             sys.modules[path.stem] = module
             spec.loader.exec_module(module)
             if not hasattr(module, "get_symbol"):
-                raise InputError(f"{path}: has no get_symbol()")
+                raise InputError("has no get_symbol()", path=path)
             symbol = module.get_symbol()
         except InputError:
             raise
         except (Exception, SystemExit) as error:
-            raise InputError(f"{path}: {_complaint(error, path.parent)}") from error
+            raise InputError(_complaint(error, path.parent), path=path) from error
     if not isinstance(symbol, mx.sym.Symbol):
-        raise InputError(f"{path}: get_symbol() returned {type(symbol).__name__}, not a symbol")
+        raise InputError(f"get_symbol() returned {type(symbol).__name__}, not a symbol", path=path)
     if len(symbol.list_outputs()) != 1 or "data" not in symbol.list_inputs():
-        raise InputError(f"{path}: the symbol of get_symbol() must have one output and the input data")
+        raise InputError("the symbol of get_symbol() must have one output and the input data", path=path)
     parse_symbol(symbol.tojson(), str(path))  # refuse now what could not be read back after training
     return symbol
 

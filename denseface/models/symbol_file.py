@@ -121,7 +121,7 @@ def read_symbol(path: str | Path) -> mx.sym.Symbol:
     try:
         text = read_input(path, _MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: it is not UTF-8 text; a network's description is JSON") from error
+        raise InputError("it is not UTF-8 text; a network's description is JSON", path=path) from error
     return parse_symbol(text, str(path))
 
 
@@ -149,11 +149,11 @@ def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
     try:
         description = _checked_graph(text)
     except _UnusableError as problem:
-        raise InputError(f"{name}: {problem}") from problem
+        raise InputError(str(problem), path=name) from problem
     try:
         return mx.sym.load_json(json.dumps(description, ensure_ascii=False))
     except mx.base.MXNetError as error:
-        raise InputError(f"{name}: MXNet refuses it: {mxnet_reason(error)}") from error
+        raise InputError(f"MXNet refuses it: {mxnet_reason(error)}", path=name) from error
 
 
 def variances(symbol: mx.sym.Symbol) -> list[str]:

@@ -133,7 +133,7 @@ def _folder(path: str, tables: Tables) -> Mapping[str, Any]:
 def _more_networks(path: str | Path | None, own: Table) -> Table:
     networks = read_networks(path) if path else {}
     for name in networks.keys() & own.keys():
-        raise InputError(f"{path}: {name} is a network of config.py; choose another name")
+        raise InputError(f"{name} is a network of config.py; choose another name", path=path)
     return networks
 
 

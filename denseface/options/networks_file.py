@@ -41,18 +41,18 @@ def read_networks(path: str | Path) -> dict[str, dict[str, Any]]:
     try:
         networks = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON file: {error}") from error
+        raise InputError(f"not a JSON file: {error}", path=path) from error
     if not isinstance(networks, dict) or not all(isinstance(settings, dict) for settings in networks.values()):
-        raise InputError(f'{path}: write it as {{"NAME": {{"net_name": "FAMILY", "KEY": VALUE}}}}')
+        raise InputError('write it as {"NAME": {"net_name": "FAMILY", "KEY": VALUE}}', path=path)
     for name, settings in networks.items():
         if not re.fullmatch(r"[\w-]+", name):
-            raise InputError(f"{path}: {name!r}: a network's name is made of letters, digits, _ and -")
+            raise InputError(f"{name!r}: a network's name is made of letters, digits, _ and -", path=path)
         if not isinstance(settings.get("net_name"), str):
-            raise InputError(f"{path}: {name}: net_name must name the family, the file without .py")
+            raise InputError(f"{name}: net_name must name the family, the file without .py", path=path)
         for key, value in settings.items():
             reason = _fault(key, value)
             if reason:
-                raise InputError(f"{path}: {name}: {key[:80]}{reason}")
+                raise InputError(f"{name}: {key[:80]}{reason}", path=path)
     return networks
 
 

@@ -255,9 +255,11 @@ def _draw_scores(axes, name, result, color):
 def _run_prefix(folder):
     found = sorted(folder.glob("*-training.csv"))
     if not found:
-        raise InputError(f"{folder}: no training run here (no file PREFIX-training.csv)")
+        raise InputError("no training run here (no file PREFIX-training.csv)", path=folder)
     if len(found) > 1:
-        raise InputError(f"{folder}: several runs here ({', '.join(path.name for path in found)}); keep one per folder")
+        raise InputError(
+            f"several runs here ({', '.join(path.name for path in found)}); keep one per folder", path=folder
+        )
     return str(found[0])[: -len("-training.csv")]
 
 

@@ -174,6 +174,6 @@ def draw_graph(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], path: s
             "the graph of all operators needs Graphviz's program dot (Debian: apt install graphviz)"
         ) from error
     except (OSError, subprocess.SubprocessError) as error:
-        raise InputError(f"{path}: dot failed: {error}") from error
+        raise InputError(f"dot failed: {error}", path=path) from error
     with replacing(path) as file:
         file.write(picture)

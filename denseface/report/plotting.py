@@ -77,7 +77,7 @@ def check_format(path: str | Path) -> str:
     """Return the ending of a file's name; raise InputError if it is not one of ``FORMATS``."""
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
-        raise InputError(f"{path}: the name must end in {', '.join(FORMATS)}")
+        raise InputError(f"the name must end in {', '.join(FORMATS)}", path=path)
     return ending
 
 

@@ -102,7 +102,7 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, float 
         with io.TextIOWrapper(open_input(path), "utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"cannot be read ({error})", path=path) from error
     for number, row in enumerate(rows, start=2):
         try:
             if {*row} != {*columns} or None in row.values():
@@ -110,7 +110,9 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, float 
             for column in {*columns} - {"set"}:
                 row[column] = float(row[column] or "nan")
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: line {number} was not written by a training run; repair or remove it") from error
+            raise InputError(
+                f"line {number} was not written by a training run; repair or remove it", path=path
+            ) from error
     return rows
 
 

@@ -152,7 +152,7 @@ class Run:
             self._progress = Progress.restored(progress)
         except InputError as error:
             raise InputError(
-                f"{self.prefix}: the run to resume has another configuration: {error}; use the options of its start"
+                f"the run to resume has another configuration: {error}; use the options of its start", path=self.prefix
             ) from error
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._strange_progress(step) from error
@@ -324,13 +324,12 @@ class Run:
             if self.averages:
                 self.averages.restore(*(state.averages or ({}, {})))
         except InputError as error:
-            raise InputError(f"{self.prefix}: the run to resume has another configuration: {error}") from error
+            raise InputError(f"the run to resume has another configuration: {error}", path=self.prefix) from error
         return state.step, state.progress
 
     def _strange_progress(self, step: int) -> InputError:
-        return InputError(
-            f"{self.prefix}-{step:04d}.json: its progress is not what a run writes; restore the file from a copy"
-        )
+        reason = "its progress is not what a run writes; restore the file from a copy"
+        return InputError(reason, path=f"{self.prefix}-{step:04d}.json")
 
     def _save(self) -> None:
         """Save on the first worker, while the others wait; nothing if this step is saved already."""

@@ -34,21 +34,21 @@ def read_groups(path: str | Path) -> dict[str, dict[str, str]]:
             columns = [name for name in rows.fieldnames or () if name != "person"]
             if "person" not in (rows.fieldnames or ()) or not columns:
                 raise InputError(
-                    f"{path}: the first line must name a column person and one or more others, to group by"
+                    "the first line must name a column person and one or more others, to group by", path=path
                 )
             groups: dict[str, dict[str, str]] = {column: {} for column in columns}
             seen: set[str] = set()
             for row in rows:
                 if row["person"] in seen or None in row or None in row.values():
                     raise InputError(
-                        f"{path}: line {rows.line_num}: a row needs {len(columns) + 1} cells, and a person one row"
+                        f"line {rows.line_num}: a row needs {len(columns) + 1} cells, and a person one row", path=path
                     )
                 seen.add(row["person"])
                 for column in columns:
                     if row[column]:
                         groups[column][row["person"]] = row[column]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+        raise InputError(f"not a CSV file in UTF-8 ({error})", path=path) from error
     return groups
 
 

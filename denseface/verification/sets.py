@@ -45,7 +45,7 @@ def measure_set(
     """
     if os.path.isdir(path):
         if all_pairs:
-            raise InputError(f"{path}: pairs of templates are those that its list has", option="all_pairs")
+            raise InputError("pairs of templates are those that its list has", path=path, option="all_pairs")
         templates = read_templates(path)
         templates = replace(templates, name=name or templates.name)
         report = verify_templates(embedder, templates, folds=folds, thresholds=thresholds, progress=True)

@@ -62,7 +62,7 @@ class VerificationReport:
         try:
             return find_people(pairs, self.pair_set.issame, self.pair_set.people_of(pictures))
         except InputError as error:
-            raise InputError(f"{self.name}.people.csv: {error}; correct it, or remove it") from error
+            raise InputError(f"{error}; correct it, or remove it", path=f"{self.name}.people.csv") from error
 
     @cached_property
     def shared(self) -> SharedPeople:

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 from denseface.core.errors import InputError, describe
 
@@ -18,3 +19,10 @@ def test_an_option_is_named_as_python_spells_it_and_by_commands_as_its_flag():
     assert str(error) == "batch_size: must be at least 1, not 0"
     assert describe(error) == "--batch-size: must be at least 1, not 0"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_file_at_fault_is_named_before_the_reason():
+    error = InputError("not a PNG", path=Path("a") / "b.png", option="sheet")
+    assert (error.path, error.option, error.reason) == ("a/b.png", "sheet", "not a PNG")
+    assert str(error) == "sheet: a/b.png: not a PNG" and describe(error) == "--sheet: a/b.png: not a PNG"
+    assert vars(pickle.loads(pickle.dumps(error))) == vars(error)

@@ -103,7 +103,9 @@ def _by_angles(args, people):
     if args.held_out:
         raise InputError("a run compares the pictures that it was trained on; give a model instead", option="held_out")
     if people.records is None:
-        raise InputError(f"{people.path}: a run was trained on records, and this is a folder of pictures", option="run")
+        raise InputError(
+            "a run was trained on records, and this is a folder of pictures", path=people.path, option="run"
+        )
     with progress() as show:
         found = measure_angles(args.prefix, people.records, show)
     suspects = []

@@ -81,12 +81,12 @@ def check_onnx(content: bytes, name: str, input_shape: tuple[int, int, int] | No
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{name}: not an ONNX file; denseface export writes one") from error
+        raise InputError("not an ONNX file; denseface export writes one", path=name) from error
     try:
         _check_model(model, input_shape)
         _check_computation(model)
     except UnusableError as problem:
-        raise InputError(f"{name}: refused: {problem}") from problem
+        raise InputError(f"refused: {problem}", path=name) from problem
     return model
 
 

@@ -98,17 +98,18 @@ def read_onnx(
     with open_input(path) as file:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
-        raise InputError(f"{path}: larger than {_MAX_BYTES >> 20} MB; export the network again")
+        raise InputError(f"larger than {_MAX_BYTES >> 20} MB; export the network again", path=path)
     proto = check_onnx(content, str(path), input_shape)
     try:
         origin = read_metadata({entry.key: entry.value for entry in proto.metadata_props})
     except ValueError as error:
-        raise InputError(f"{path}: refused: {error}; export the network again") from error
+        raise InputError(f"refused: {error}; export the network again", path=path) from error
     if origin is not None:
         if scaling is not None:
             raise InputError(
-                f"{path}: denseface export wrote it, and it scales its pictures itself; leave --input-mean, "
-                "--input-scale and --bgr out"
+                "denseface export wrote it, and it scales its pictures itself; leave --input-mean, "
+                "--input-scale and --bgr out",
+                path=path,
             )
         return _described(proto, str(path), *origin)
     if scaling is None:
@@ -125,11 +126,11 @@ def _scale(graph: Message, scaling: Scaling, name: str) -> None:
     """Call the input ``data``, and scale it before the first layer."""
     (given,) = graph.input
     if given.type.tensor_type.shape.dim[1].dim_value == 1 and scaling.bgr:
-        raise InputError(f"{name}: takes gray pictures, which have no order of colors", option="bgr")
+        raise InputError("takes gray pictures, which have no order of colors", path=name, option="bgr")
     taken = {tensor.name for tensor in graph.initializer}.union(*([*node.input, *node.output] for node in graph.node))
     prefix = next(prefix for prefix in map("scaling{}_".format, itertools.count()) if not _starts(taken, prefix))
     if "data" in taken - {given.name}:
-        raise InputError(f"{name}: refused: it calls another tensor than its input data")
+        raise InputError("refused: it calls another tensor than its input data", path=name)
     for node in graph.node:
         node.input[:] = [f"{prefix}input" if tensor == given.name else tensor for tensor in node.input]
     given.name = "data"
