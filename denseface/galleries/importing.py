@@ -91,10 +91,10 @@ def import_gallery(
     rows = _read_rows(path)
     numbers = _read_names(names_path)
     if len(numbers) != len(rows):
-        raise InputError(f"{names_path}: {len(numbers)} names for the {len(rows)} embeddings of {path}")
+        raise InputError(f"{len(numbers)} names for the {len(rows)} embeddings of {path}", path=names_path)
     if rows.shape[1] != embedder.emb_size:
         raise InputError(
-            f"{path}: embeddings of {rows.shape[1]} values; those of {embedder.model.name} have {embedder.emb_size}"
+            f"embeddings of {rows.shape[1]} values; those of {embedder.model.name} have {embedder.emb_size}", path=path
         )
     names = list(numbers)
     for _ in _normalized(path, rows, names):  # before a row that is broken is compared
@@ -115,7 +115,7 @@ def _read_rows(path: str | Path) -> np.ndarray:
         if is_archive:
             with np.load(path, allow_pickle=False) as archive:
                 if len(archive.files) != 1:
-                    raise InputError(f"{path}: has {len(archive.files)} arrays; save the embeddings alone")
+                    raise InputError(f"has {len(archive.files)} arrays; save the embeddings alone", path=path)
                 rows = archive[archive.files[0]]
         else:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -123,10 +123,10 @@ def _read_rows(path: str | Path) -> np.ndarray:
         raise
     except Exception as error:  # zipfile, zlib and NumPy have many for a broken file
         check_resources(error, path)
-        raise InputError(f"{path}: not an array as numpy.save writes it, or broken; save it again") from error
+        raise InputError("not an array as numpy.save writes it, or broken; save it again", path=path) from error
     if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f" or rows.ndim != 2 or 0 in rows.shape:
         kind = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "bytes"
-        raise InputError(f"{path}: must be float32 or float64 of shape (N, emb_size), not {kind}")
+        raise InputError(f"must be float32 or float64 of shape (N, emb_size), not {kind}", path=path)
     return rows
 
 
@@ -135,9 +135,9 @@ def _read_names(path: str | Path) -> dict[str, int]:
     numbers: dict[str, int] = {}
     for line, name in read_lines(path):
         if not name.strip():
-            raise InputError(f"{path}: line {line} is empty; write one name per line")
+            raise InputError(f"line {line} is empty; write one name per line", path=path)
         if name in numbers:
-            raise InputError(f"{path}: line {line} repeats {name}, of line {numbers[name] + 1}; make names unique")
+            raise InputError(f"line {line} repeats {name}, of line {numbers[name] + 1}; make names unique", path=path)
         numbers[name] = line - 1
     return numbers
 
@@ -151,7 +151,7 @@ def _normalized(
         for broken, reason in ((~np.isfinite(block).all(axis=1), "not finite"), (~block.any(axis=1), "all zeros")):
             if broken.any():
                 row = start + int(np.flatnonzero(broken)[0])
-                raise InputError(f"{path}: row {row}, {names[row]}, is {reason}; leave it out")
+                raise InputError(f"row {row}, {names[row]}, is {reason}; leave it out", path=path)
         yield normalize(block).astype(np.float32)
         if on_written:
             on_written(len(block))
@@ -169,7 +169,7 @@ def _check(
     """Compare rows with the model's embeddings of their pictures; return the cosines."""
     named = {source: name for source in pictures if (name := _name_of(source, pictures.roots, numbers)) is not None}
     if not named:
-        raise InputError(f"{path}: no name is that of a picture to check, such as {next(iter(pictures)).name}")
+        raise InputError(f"no name is that of a picture to check, such as {next(iter(pictures)).name}", path=path)
     checked = []
     for each in _compared(rows, numbers, embedder, flip, named):
         checked.append(each)
@@ -185,8 +185,9 @@ def _check(
             else "they come from another model, or from faces that were cut or scaled in another way"
         )
         raise InputError(
-            f"{path}: the row of {worst.name} has a cosine of {worst.cosine:.4f} with what {embedder.model.name} "
-            f"computes from {worst.picture} {way} mirror images, and {LEAST_COSINE} is the least; {advice}"
+            f"the row of {worst.name} has a cosine of {worst.cosine:.4f} with what {embedder.model.name} "
+            f"computes from {worst.picture} {way} mirror images, and {LEAST_COSINE} is the least; {advice}",
+            path=path,
         )
     return [each.cosine for each in checked]
 

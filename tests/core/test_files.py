@@ -8,6 +8,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, open_own, read_input, read_lines, replacing, replacing_together
+from support.refusals import refused
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -33,11 +34,11 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_what_cannot_be_opened_is_named(tmp_path):
     missing = tmp_path / "none" / "a.bin"
-    with pytest.raises(InputError, match=r"none/a\.bin: it cannot be written"), replacing(missing):
+    with refused("written", path=missing, cause=FileNotFoundError), replacing(missing):
         pass
-    with pytest.raises(InputError, match=r"none/a\.bin: it cannot be read"):
+    with refused("read", path=missing, cause=FileNotFoundError):
         open_input(missing)
-    with pytest.raises(InputError, match="it cannot be read"):
+    with refused("read", path=tmp_path, cause=IsADirectoryError):
         open_input(tmp_path)
 
 
@@ -62,27 +63,28 @@ def test_a_failing_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, s
 
 
 def test_a_folder_is_not_replaced(tmp_path):
-    message = r"it cannot be written \(Is a directory\); name a file$"
-    with pytest.raises(InputError, match=message), replacing(tmp_path) as file:
+    with refused(os.strerror(errno.EISDIR), path=tmp_path), replacing(tmp_path) as file:
         file.write(b"new")
     assert list(tmp_path.iterdir()) == [] and not tmp_path.with_name(tmp_path.name + ".tmp").exists()
 
 
 def test_another_file_that_fails_in_the_block_is_not_blamed_on_this_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="other"), replacing(tmp_path / "a.bin"):
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "a.bin"):
         (tmp_path / "other").read_bytes()
+    assert caught.value.filename == str(tmp_path / "other")
 
 
 def test_what_may_never_end_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(InputError, match="is a pipe or a device; save it to a regular file first"):
+        with refused("pipe", path=path):
             open_input(path)
 
 
 def test_a_name_with_a_null_character_is_one_line():
-    with pytest.raises(InputError, match=r"a\\x00b: it cannot be read \(embedded null byte\)"):
+    with refused("embedded null byte", path="a\0b") as caught:
         open_input("a\0b")
+    assert str(caught.value).isprintable()
 
 
 def open_and_write(path):
@@ -111,7 +113,7 @@ def test_nothing_is_written_through_a_link(tmp_path, name, link):
         write(tmp_path / "a")  # the name is removed, and the file stays
         assert (tmp_path / "a").read_bytes() == b"more"
     else:
-        with pytest.raises(InputError, match=rf"/{written}: a link, .* is in the way; remove it"):
+        with refused("link", path=tmp_path / written):
             write(tmp_path / "a")
         assert os.path.samefile(tmp_path / written, target)
     assert target.read_bytes() == b"precious"
@@ -124,7 +126,7 @@ def test_nothing_is_written_through_a_link(tmp_path, name, link):
 def test_pipes_and_dangling_links_are_refused_without_waiting(tmp_path, name, make):
     write, written = WRITERS[name]
     make(tmp_path / written)
-    with pytest.raises(InputError, match="is in the way; remove it"):
+    with refused("in the way", path=tmp_path / written):
         write(tmp_path / "a")
     assert os.listdir(tmp_path) == [written]
 
@@ -182,7 +184,7 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path, make):
     (tmp_path / "target").write_bytes(b"kept")
     make(tmp_path / "a")
     before = os.lstat(tmp_path / "a")
-    with pytest.raises(InputError, match="is never replaced; name a regular file"):
+    with refused("never replaced", path=tmp_path / "a"):
         replace(tmp_path / "a")
     assert os.path.samestat(os.lstat(tmp_path / "a"), before)
     assert (tmp_path / "target").read_bytes() == b"kept" and sorted(os.listdir(tmp_path)) == ["a", "target"]
@@ -217,14 +219,14 @@ def test_a_disk_that_fails_later_is_named(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"x" * 100_000)
     with open_input(tmp_path / "a") as file:
         os.dup2(os.open("/proc/self/mem", os.O_RDONLY), file.fileno())  # which fails at 0, as a broken disk does
-        with pytest.raises(InputError, match=r"a: it cannot be read \(Input/output error\)"):
+        with refused("read", os.strerror(errno.EIO), path=tmp_path / "a"):
             file.read(10)
     with open_own(tmp_path / "log") as file:
         os.dup2(os.open("/dev/full", os.O_RDWR), file.fileno())
         file.write(b"x")
-        with pytest.raises(InputError, match=r"log: it cannot be written \(No space left on device\); make room"):
+        with refused("written", os.strerror(errno.ENOSPC), "make room", path=tmp_path / "log"):
             file.flush()
-        with pytest.raises(InputError, match=r"log: it cannot be written"):
+        with refused("written", path=tmp_path / "log"):
             file.truncate(1)
         os.dup2(os.open(tmp_path / "a", os.O_RDWR), file.fileno())
 
@@ -241,9 +243,9 @@ def test_sizes_are_bounded(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"1234")
     assert read_input(path, 4) == b"1234"
-    with pytest.raises(InputError, match=r"a: 4 bytes are too many for such a file, which has at most 3$"):
+    with refused(4, 3, path=path):
         read_input(path, 3)
-    with pytest.raises(InputError, match="is a pipe or a device"):
+    with refused("pipe", path="/dev/zero"):
         read_input("/dev/zero", 3)
 
 
@@ -257,13 +259,10 @@ def test_lines_have_no_end_and_no_byte_order_mark(tmp_path, start):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("a b".encode("utf-16"), "UTF-16; save it as UTF-8"),
-        (b"1\n" + b"x" * 70_000, "line 2: longer than 65,536 bytes"),
-    ],
+    ("content", "facts"),
+    [("a b".encode("utf-16"), ["UTF-16"]), (b"1\n" + b"x" * 70_000, ["line 2", "65,536"])],
 )
-def test_what_is_not_text_is_named(tmp_path, content, message):
+def test_what_is_not_text_is_named(tmp_path, content, facts):
     (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(InputError, match=rf"a\.txt: .*{message}"):
+    with refused(*facts, path=tmp_path / "a.txt"):
         list(read_lines(tmp_path / "a.txt"))

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from denseface.core.errors import InputError
 from denseface.core.journal import Journal
+from support.refusals import refused
 
 HEADING = {"model": "a", "size": 3}
 
@@ -67,7 +67,7 @@ def test_other_and_fewer_items_keep_what_they_share(tmp_path):
 
 def test_only_one_run_at_a_time(tmp_path):
     path = tmp_path / "journal"
-    with Journal(path, HEADING), pytest.raises(InputError, match="journal: another run is writing there"):
+    with Journal(path, HEADING), refused("another run", path=path):
         Journal(path, HEADING)
     assert run(path, range(2))[0] == [0, 1]
 
@@ -93,6 +93,6 @@ def test_a_line_nested_too_deep_to_be_read_is_dropped(tmp_path):
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "precious").write_text("kept")
     os.symlink(tmp_path / "precious", tmp_path / "journal")
-    with pytest.raises(InputError, match="a link, a folder, a pipe or a device is in the way"):
+    with refused("in the way", path=tmp_path / "journal"):
         Journal(tmp_path / "journal", HEADING)
     assert (tmp_path / "precious").read_text() == "kept"

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from denseface.core import threads
-from denseface.core.errors import InputError
 from denseface.core.threads import require_threads
+from support.refusals import refused
 
 SCRIPT = """
 import threading, time
@@ -50,7 +50,7 @@ def test_threads_that_can_be_started(few_threads):
 
 def test_too_few_threads_are_an_error(few_threads):
     before = threading.active_count()
-    with pytest.raises(InputError, match="3 of 4 threads"):
+    with refused(3, 4):
         require_threads(4)
     assert threading.active_count() == before
 

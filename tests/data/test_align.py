@@ -13,6 +13,7 @@ from denseface.data.align import (
     likely_order,
     residuals,
 )
+from support.refusals import refused
 
 
 def similarity(degrees, scale, shift):
@@ -100,13 +101,13 @@ def test_no_other_similarity_is_closer():
     ],
 )
 def test_points_without_an_answer_are_refused(src, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         estimate_similarity(src, REFERENCE_POINTS)
 
 
 def test_points_that_only_a_reflection_would_match_are_refused():
     cross = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
-    with pytest.raises(InputError, match="no rotation"):
+    with refused("rotation"):
         estimate_similarity(cross, cross * [1, -1])
 
 
@@ -140,15 +141,15 @@ def test_outside_the_picture_is_black():
     ("landmarks", "message"),
     [
         (REFERENCE_POINTS[[1, 0, 2, 4, 3]], "left and right exchanged"),
-        (REFERENCE_POINTS + 112, r"outside the picture of 112 x 112 pixels"),
+        (REFERENCE_POINTS + 112, "outside the picture of 112 x 112 pixels"),
         (REFERENCE_POINTS - [0, 80], "outside the picture"),
-        (REFERENCE_POINTS[:4], r"5 landmarks.*\(4, 2\)"),
+        (REFERENCE_POINTS[:4], "(4, 2)"),
         (np.zeros((5, 2)), "coincide"),
         (REFERENCE_POINTS * [[1], [1], [np.inf], [1], [1]], "finite"),
     ],
 )
 def test_landmarks_of_no_face_are_refused(landmarks, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         align(smooth_picture(112, 112), landmarks)
 
 
@@ -156,7 +157,7 @@ def test_landmarks_of_no_face_are_refused(landmarks, message):
     "picture", [np.zeros((4, 4, 3)), np.zeros(4, np.uint8), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8)]
 )
 def test_what_is_no_picture_is_refused(picture):
-    with pytest.raises(InputError, match="a picture must be uint8"):
+    with refused("uint8"):
         align(picture, REFERENCE_POINTS)
 
 
@@ -175,7 +176,7 @@ IN_WRONG_ORDER = {
 def test_landmarks_in_a_wrong_order_are_refused_by_its_name(order, seed):
     random = np.random.RandomState(seed)
     points = (IN_WRONG_ORDER[order] + random.normal(0, 1.5, (5, 2))) * random.uniform(0.5, 4) + 3
-    with pytest.raises(InputError, match=f"the landmarks seem to have {order}; write x y of the left eye"):
+    with refused(order):
         align(smooth_picture(500, 500), points)
 
 
@@ -188,7 +189,7 @@ def test_landmarks_in_a_wrong_order_are_refused_by_its_name(order, seed):
 )
 def test_common_mistakes_are_told(numbers, order):
     points = np.array(numbers.split(), float).reshape(5, 2)
-    with pytest.raises(InputError, match=order):
+    with refused(order):
         align(smooth_picture(112, 112), points)
     assert likely_order(points) == order
 
@@ -206,7 +207,7 @@ def test_every_other_order_is_refused_unless_it_turns_the_face():
 
 def test_points_of_anything_else_are_refused():
     line = np.column_stack([np.arange(5) * 20, np.arange(5) * 20])
-    with pytest.raises(InputError, match=r"not those of a face: aligned, one is \d\d pixels of 112"):
+    with refused("pixels of 112"):
         align(smooth_picture(112, 112), line)
 
 

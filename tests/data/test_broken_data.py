@@ -9,6 +9,7 @@ from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords, write_face_records
+from support.refusals import refused
 from support.tiny_models import encode, pictures
 
 SHAPE, CLASSES, PICTURES = (16, 16, 3), 4, 32
@@ -62,8 +63,9 @@ def test_flipped_bits_cost_pictures_but_no_run(faces, count):
 def test_a_cut_file_is_named(faces, cut):
     path = faces / "train.rec"
     path.write_bytes(path.read_bytes()[: -cut - 1] if cut else b"")
-    with pytest.raises(InputError, match=r"train\.(rec|idx): .*"):
+    with pytest.raises(InputError) as caught:
         epochs(faces)
+    assert caught.value.path in (str(path), str(path.with_suffix(".idx")))
 
 
 def test_max_bad_ends_a_run_whose_pictures_break(faces):
@@ -72,5 +74,5 @@ def test_max_bad_ends_a_run_whose_pictures_break(faces):
     path.write_bytes(data.replace(b"IHDR", b"XXXX", 5))
     batches, bad = epochs(faces, max_bad=5)
     assert len(bad) == 5 and len(batches) == 8
-    with pytest.raises(InputError, match=r"with it 5 pictures are broken, more than max_bad = 4"):
+    with refused(path, "5 pictures", "max_bad = 4"):
         epochs(faces, max_bad=4)

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from denseface.core.errors import InputError
 from denseface.data.pairs import read_pairs, write_pairs
+from support.refusals import refused
 
 IMAGES = [b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 c", b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 a"]
 ISSAME = [True, False, True]
@@ -32,10 +32,10 @@ def test_people_come_back_and_belong_to_their_set(tmp_path):
     write_pairs(tmp_path / "lfw.bin", IMAGES, ISSAME, people)
     pairs = read_pairs(tmp_path / "lfw.bin")
     assert pairs.people_of(pairs.images) == people
-    with pytest.raises(InputError, match=r"lfw.people.csv is of another set"):
+    with refused("lfw.people.csv", "another set"):
         pairs.people_of([b"another"])
     (tmp_path / "lfw.people.csv").write_text("name\nanna\n")
-    with pytest.raises(InputError, match=r"lfw.people.csv: not a table of sha256 and person"):
+    with refused("sha256 and person", path=tmp_path / "lfw.people.csv"):
         read_pairs(tmp_path / "lfw.bin")
     write_pairs(tmp_path / "lfw.bin", IMAGES, ISSAME)
     assert read_pairs(tmp_path / "lfw.bin").people_of(IMAGES) is None
@@ -112,32 +112,32 @@ def test_a_set_from_python_2_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "fact"),
     [
         ([], "not a verification set"),
         (7, "not a verification set"),
         (IMAGES, "not a verification set"),
         ((IMAGES, ISSAME, []), "not a verification set"),
         ((b"ab", [True]), "not a verification set"),
-        ((IMAGES, b"\1\0\1"), "the second part must be a list of bools, or of 0 and 1"),
-        ((IMAGES, [1, 0, 2]), "the second part must be a list of bools, or of 0 and 1"),
-        ((IMAGES, [1, 0, -1]), "the second part must be a list of bools, or of 0 and 1"),
-        ((IMAGES, np.array([1, 0, 256])), "the second part must be a list of bools, or of 0 and 1"),
-        ((IMAGES, ["1", "0", "1"]), "the second part must be a list of bools, or of 0 and 1"),
-        ((IMAGES, [True, None, True]), "the second part must be a list of bools, or of 0 and 1"),
-        ((IMAGES, np.array([[True, False, True]])), "the second part must be a list of bools, or of 0 and 1"),
-        ((IMAGES, [True, False]), "6 images for 2 pairs; it needs a pair, and two images per pair"),
+        ((IMAGES, b"\1\0\1"), "second part"),
+        ((IMAGES, [1, 0, 2]), "second part"),
+        ((IMAGES, [1, 0, -1]), "second part"),
+        ((IMAGES, np.array([1, 0, 256])), "second part"),
+        ((IMAGES, ["1", "0", "1"]), "second part"),
+        ((IMAGES, [True, None, True]), "second part"),
+        ((IMAGES, np.array([[True, False, True]])), "second part"),
+        ((IMAGES, [True, False]), "6 images for 2 pairs"),
         ((IMAGES[:5], ISSAME), "5 images for 3 pairs"),
         (([], []), "0 images for 0 pairs"),
-        ((["text", *IMAGES[1:]], ISSAME), "image 0 is not the bytes of an encoded image"),
-        (([*IMAGES[:5], None], ISSAME), "image 5 is not the bytes of an encoded image"),
-        (([*IMAGES[:5], b""], ISSAME), "image 5 is not the bytes of an encoded image"),
-        (([*IMAGES[:5], [b"a"]], ISSAME), "image 5 is not the bytes of an encoded image"),
-        (([*IMAGES[:5], np.array([True])], ISSAME), "image 5 is not the bytes of an encoded image"),
+        ((["text", *IMAGES[1:]], ISSAME), "image 0"),
+        (([*IMAGES[:5], None], ISSAME), "image 5"),
+        (([*IMAGES[:5], b""], ISSAME), "image 5"),
+        (([*IMAGES[:5], [b"a"]], ISSAME), "image 5"),
+        (([*IMAGES[:5], np.array([True])], ISSAME), "image 5"),
     ],
 )
-def test_other_content_is_refused(tmp_path, content, message):
-    with pytest.raises(InputError, match=rf"a\.bin: {message}"):
+def test_other_content_is_refused(tmp_path, content, fact):
+    with refused(fact, path=tmp_path / "a.bin"):
         read_pairs(save(tmp_path / "a.bin", content))
 
 
@@ -146,30 +146,30 @@ def test_every_truncation_is_refused(tmp_path):
     data = (tmp_path / "whole.bin").read_bytes()
     for length in range(len(data)):
         (tmp_path / "cut.bin").write_bytes(data[:length])
-        with pytest.raises(InputError, match=r"cut\.bin: "):
+        with refused(path=tmp_path / "cut.bin"):
             read_pairs(tmp_path / "cut.bin")
 
 
 def test_a_file_that_asks_for_more_is_refused_by_name(tmp_path):
     canary = tmp_path / "canary"
     (tmp_path / "lfw.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR.")
-    with pytest.raises(InputError, match=r"lfw\.bin: refused: the file asks for os\.system"):
+    with refused("os.system", path=tmp_path / "lfw.bin"):
         read_pairs(tmp_path / "lfw.bin")
     assert not canary.exists()
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"lfw\.bin: it cannot be read"):
+    with refused(path=tmp_path / "lfw.bin", cause=FileNotFoundError):
         read_pairs(tmp_path / "lfw.bin")
     (tmp_path / "lfw.bin").touch()
-    with pytest.raises(InputError, match=r"lfw\.bin: the file is empty"):
+    with refused("empty", path=tmp_path / "lfw.bin"):
         read_pairs(tmp_path / "lfw.bin")
 
 
 @pytest.mark.parametrize(("images", "issame"), [([], []), (IMAGES, [True]), (IMAGES[:1], [True])])
 def test_counts_are_checked_before_anything_is_written(tmp_path, images, issame):
     (tmp_path / "a.bin").write_bytes(b"old")
-    with pytest.raises(InputError, match=rf"a\.bin: {len(images)} images? for {len(issame)} pairs?; "):
+    with refused(len(images), len(issame), path=tmp_path / "a.bin"):
         write_pairs(tmp_path / "a.bin", images, issame)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
@@ -184,7 +184,7 @@ def test_a_set_and_its_people_are_replaced_together_or_not_at_all(tmp_path, monk
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patched, pytest.raises(InputError, match=r"set\.bin: it cannot be written"):
+    with monkeypatch.context() as patched, refused("written", os.strerror(errno.ENOSPC), path=path):
         patched.setattr(os, "fsync", full)
         write_pairs(path, images[::-1], [True, False], list("acba"))
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before

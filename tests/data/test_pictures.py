@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, features
 
-from denseface.core.errors import InputError
 from denseface.data import pictures
 from denseface.data.pictures import (
     PICTURE_SUFFIXES,
@@ -25,6 +24,7 @@ from denseface.data.pictures import (
     read_header,
     usual_suffix,
 )
+from support.refusals import refused
 
 SIDE = 48
 # Smooth, so that JPEG changes it little, and unlike each of its turns.
@@ -115,10 +115,10 @@ def test_what_is_no_jpeg_file_is_decoded_whole():
 def test_a_photograph_that_ends_early_is_refused_at_every_scale(most, tmp_path):
     payload = encoded(np.random.RandomState(0).randint(0, 256, (90, 90, 3)).astype(np.uint8), "JPEG")
     photograph = Photograph(payload[: len(payload) // 2])
-    with pytest.raises(ImageError, match="truncated"):
+    with refused("truncated", kind=ImageError):
         photograph.reduced(most)
     (tmp_path / "broken.jpg").write_bytes(payload[:20])
-    with pytest.raises(ImageError, match=r"broken\.jpg"):
+    with refused(path=tmp_path / "broken.jpg", kind=ImageError):
         open_photograph(tmp_path / "broken.jpg")
 
 
@@ -163,11 +163,11 @@ def test_shape_and_type_are_as_asked(channels):
 def test_what_is_not_a_picture_is_named(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"text")
-    with pytest.raises(InputError, match=rf"^{path}: "):
+    with refused("not a JPEG", path=path):
         load_picture(path, (8, 8, 3))
-    with pytest.raises(InputError, match=r"not int$"):
+    with refused("int"):
         load_picture(3, (8, 8, 3))
-    with pytest.raises(InputError, match="uint8"):
+    with refused("uint8", "float64"):
         load_picture(np.zeros((8, 8, 3)), (8, 8, 3))
 
 
@@ -223,24 +223,24 @@ def heic(brand=b"heic"):
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [
-        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "^a JPEG 2000 picture"),
-        (b"8BPS\0\1" + bytes(40), "^a Photoshop picture"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "a JPEG 2000 picture"),
+        (b"8BPS\0\1" + bytes(40), "a Photoshop picture"),
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-            "^not a JPEG, PNG, BMP, PPM, WebP, GIF, TIFF or AVIF picture",
+            "not a JPEG, PNG, BMP, PPM, WebP, GIF, TIFF or AVIF picture",
         ),
-        (b"", "^not a JPEG"),
-        (encoded(PICTURE[..., 0].astype(np.int32), "TIFF"), r"more than 16 bits per channel \(mode I\)"),
-        (encoded(PICTURE[..., 0].astype(np.float32), "TIFF"), r"more than 16 bits per channel \(mode F\)"),
-        (encoded(PICTURE, "PNG", pnginfo=text(2_000_000)), "^its text or color profile is longer than Pillow reads"),
-        (encoded(PICTURE, "PNG", icc_profile=b"x" * 2_000_000), "^its text or color profile is longer"),
-        (encoded(np.zeros((10_000, 20_000), bool), "PNG"), "^it has more than 64,000,000 pixels; scale it down$"),
-        (encoded(PICTURE, "TIFF", tiffinfo={254: 1}), "the first picture in it is a preview"),
+        (b"", "not a JPEG"),
+        (encoded(PICTURE[..., 0].astype(np.int32), "TIFF"), "16 bits per channel (mode I)"),
+        (encoded(PICTURE[..., 0].astype(np.float32), "TIFF"), "16 bits per channel (mode F)"),
+        (encoded(PICTURE, "PNG", pnginfo=text(2_000_000)), "text or color profile"),
+        (encoded(PICTURE, "PNG", icc_profile=b"x" * 2_000_000), "text or color profile"),
+        (encoded(np.zeros((10_000, 20_000), bool), "PNG"), "64,000,000 pixels"),
+        (encoded(PICTURE, "TIFF", tiffinfo={254: 1}), "preview"),
         (encoded(PICTURE, "PNG")[:12] + b"text" * 9, "broken"),
     ],
 )
 def test_what_cannot_be_read_says_why(payload, reason):
-    with pytest.raises(ImageError, match=reason):
+    with refused(reason, kind=ImageError):
         decode(payload)
 
 
@@ -322,7 +322,7 @@ def test_jpeg_xl_is_read_by_an_installed_package(monkeypatch, tmp_path):
 def test_the_package_that_is_missing_is_named(payload, package, monkeypatch):
     for module in ("pillow_heif", "pillow_jxl"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImageError, match=f"pip install {package}, or convert it to JPEG or PNG$"):
+    with refused(f"pip install {package}", kind=ImageError):
         decode(payload)
 
 
@@ -330,7 +330,7 @@ def test_the_package_that_is_missing_is_named(payload, package, monkeypatch):
 def test_a_package_that_does_not_fit_is_not_blamed_on_the_picture(monkeypatch, tmp_path):
     (tmp_path / "pillow_jxl.py").write_text("raise OSError('libjxl.so: no such file')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImageError, match=r"pillow-jxl-plugin.*cannot be imported: libjxl\.so: no such file$"):
+    with refused("pillow-jxl-plugin", "libjxl.so: no such file", kind=ImageError):
         decode(b"\xff\x0a" + bytes(40))
 
 
@@ -344,11 +344,11 @@ def test_an_open_file_is_read_from_where_it_stands(tmp_path):
     with open(tmp_path / "two", "rb") as file:
         file.seek(6)
         np.testing.assert_array_equal(load_picture(file), PICTURE)
-        with pytest.raises(ImageError, match="has it been read already"):
+        with refused("read already", kind=ImageError):
             load_picture(file)
-    with pytest.raises(InputError, match="closed file"):
+    with refused("closed"):
         load_picture(file)
-    with open(tmp_path / "two", encoding="latin-1") as file, pytest.raises(InputError, match="open it in binary mode"):
+    with open(tmp_path / "two", encoding="latin-1") as file, refused("binary"):
         load_picture(file)
 
 

@@ -5,6 +5,7 @@ import gzip
 import lzma
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from denseface.core.errors import InputError
 from denseface.data import plain_pickle
 from denseface.data.plain_pickle import Array
+from support.refusals import refused
 
 CANARY = b"canary-of-the-pickle-tests"
 
@@ -172,16 +174,17 @@ def test_the_canary_sings():
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickles_are_refused_by_name(name):
     data, message = HOSTILE[name]
-    with pytest.raises(InputError, match=f"^lfw.bin: .*{message}") as caught:
+    with refused(path="lfw.bin") as caught:
         plain_pickle.loads(data, "lfw.bin")
-    assert "\n" not in str(caught.value)
+    assert re.search(message, caught.value.reason) and "\n" not in caught.value.reason
     assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_pickles_are_refused(name):
-    with pytest.raises(InputError, match=r"^lfw\.bin: (truncated|damaged, or not a pickle)"):
+    with refused(path="lfw.bin") as caught:
         plain_pickle.loads(DAMAGED[name], "lfw.bin")
+    assert caught.value.reason.startswith(("truncated", "damaged, or not a pickle"))
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -1,6 +1,5 @@
 import errno
 import os
-import re
 import struct
 import time
 import tracemalloc
@@ -9,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from denseface.core.errors import InputError
 from denseface.data import recordio
 from denseface.data.recordio import RecordError, RecordReader, RecordWriter
+from support.refusals import refused
 
 import mxnet as mx
 
@@ -129,39 +128,39 @@ BAD_LINES = ["", "seven\t0", "7", "7 0", "7\t0\t0", "-7\t0", "7\t-1", "7\t0x0", 
 def test_a_bad_index_line_is_named_by_its_number(tmp_path, line, before):
     path = write(tmp_path, [b"zero"])
     (tmp_path / "a.idx").write_text("".join(f"{key}\t0\n" for key in range(before)) + line + "\n5\t0\n")
-    with pytest.raises(InputError, match=rf"a\.idx: line {before + 1} is not a key"):
+    with refused(f"line {before + 1}", path=tmp_path / "a.idx"):
         RecordReader(path)
 
 
 @pytest.mark.parametrize(
-    ("index", "message"),
+    ("index", "facts"),
     [
-        (b"", "a.idx: the index is empty"),
-        (b"\n", "a.idx: line 1 is not a key"),
-        (b"\xff\xd8" * 3_000_000, "a.idx: line 1 is not a key"),
-        (b"0\t0\n7\t0\n0\t0\n", "a.idx: key 0 occurs twice"),
-        (b"0\t0\n1\t36\n", "a.idx: line 2: the index puts key 1 at byte 36, beyond the end of .*a.rec"),
-        (b"0\t0\n1\t999999999999999999\n", "a.idx: line 2: the index puts key 1 at byte 999999999999999999"),
+        (b"", ["empty"]),
+        (b"\n", ["line 1"]),
+        (b"\xff\xd8" * 3_000_000, ["line 1"]),
+        (b"0\t0\n7\t0\n0\t0\n", ["key 0", "twice"]),
+        (b"0\t0\n1\t36\n", ["line 2", "key 1", "byte 36", "a.rec"]),
+        (b"0\t0\n1\t999999999999999999\n", ["line 2", "key 1", "byte 999999999999999999"]),
     ],
     ids=["empty", "blank", "binary", "twice", "past the end", "far past the end"],
 )
-def test_a_bad_index_is_refused(tmp_path, index, message):
+def test_a_bad_index_is_refused(tmp_path, index, facts):
     path = write(tmp_path, [b"zero"])
     assert path.stat().st_size == 36
     (tmp_path / "a.idx").write_bytes(index)
-    with pytest.raises(InputError, match=message):
+    with refused(*facts, path=tmp_path / "a.idx"):
         RecordReader(path)
 
 
 def test_missing_files_are_named(tmp_path):
     path = write(tmp_path)
-    with pytest.raises(InputError, match=r"none\.idx: it cannot be read"):
+    with refused(path=tmp_path / "none.idx", cause=FileNotFoundError):
         RecordReader(path, tmp_path / "none.idx")
     path.unlink()
-    with pytest.raises(InputError, match=r"a\.rec: it cannot be read"):
+    with refused(path=path, cause=FileNotFoundError):
         RecordReader(path)
     path.write_bytes(b"")
-    with pytest.raises(InputError, match="beyond the end of"):
+    with refused("line 1", path, path=tmp_path / "a.idx"):
         RecordReader(path)
 
 
@@ -172,25 +171,24 @@ GOOD = HEADER.pack(0, 5, 0, 0) + b"a picture"
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (b"\0" + frame(GOOD)[1:], "no record starts here"),
-        (frame(GOOD, kind=2), "no record starts here"),
-        (frame(GOOD[:4], kind=1) + frame(GOOD[8:]), "no record starts here"),
-        (frame(GOOD[:4], kind=1) + frame(GOOD[8:], kind=1), "no record starts here"),
-        (MAGIC + struct.pack("<I", 2**29 - 1) + GOOD, "the file ends inside this record"),
-        (frame(GOOD, kind=1), "the file ends inside this record"),
-        (frame(b""), "0 bytes are too few for a record's header"),
-        (frame(GOOD[:23]), "23 bytes are too few for a record's header"),
+        (b"\0" + frame(GOOD)[1:], "starts"),
+        (frame(GOOD, kind=2), "starts"),
+        (frame(GOOD[:4], kind=1) + frame(GOOD[8:]), "starts"),
+        (frame(GOOD[:4], kind=1) + frame(GOOD[8:], kind=1), "starts"),
+        (MAGIC + struct.pack("<I", 2**29 - 1) + GOOD, "ends"),
+        (frame(GOOD, kind=1), "ends"),
+        (frame(b""), "0 bytes"),
+        (frame(GOOD[:23]), "23 bytes"),
         (frame(HEADER.pack(3, 0, 0, 0) + bytes(11)), "3 labels do not fit into 35 bytes"),
         (frame(HEADER.pack(2**32 - 1, 0, 0, 0)), "4294967295 labels do not fit into 24 bytes"),
     ],
 )
 def test_a_broken_record_is_named_and_the_others_are_read(tmp_path, broken, reason):
     with RecordReader(write_raw(tmp_path, frame(GOOD), broken)) as reader:
-        place = rf"a\.rec: key 1 at byte \d+: {re.escape(reason)}"
-        with pytest.raises(RecordError, match=place):
+        with refused("key 1 at byte", reason, path=reader.path, kind=RecordError):
             reader.read(1)
         assert reader.read(0).payload == b"a picture"
-        with pytest.raises(RecordError, match=r"a\.idx: there is no record with key 2"):
+        with refused("key 2", path=reader.idx_path, kind=RecordError):
             reader.read(2)
 
 
@@ -200,7 +198,7 @@ def test_a_broken_record_is_named_and_the_others_are_read(tmp_path, broken, reas
 )
 def test_labels_are_not_read_from_a_broken_record(tmp_path, broken):
     with RecordReader(write_raw(tmp_path, frame(GOOD), broken, frame(GOOD))) as reader:
-        with pytest.raises(RecordError, match=r"a\.rec: key 1 at byte 44"):
+        with refused("key 1 at byte 44", path=reader.path, kind=RecordError):
             reader.read_labels(1)
         assert reader.read_labels(2).tolist() == [5]
 
@@ -211,7 +209,7 @@ def test_a_truncated_file_loses_its_last_record_only(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     with RecordReader(path) as reader:
         assert reader.read(0).payload == b"a picture"
-        with pytest.raises(RecordError, match="key 1 at byte 44: the file ends inside this record"):
+        with refused("key 1 at byte 44", "ends", path=path, kind=RecordError):
             reader.read(1)
 
 
@@ -256,7 +254,7 @@ def test_an_exception_leaves_the_old_files(tmp_path):
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none/a\.rec: it cannot be written"):
+    with refused("written", path=tmp_path / "none" / "a.rec", cause=FileNotFoundError):
         RecordWriter(tmp_path / "none" / "a.rec", tmp_path / "a.idx")
     assert not list(tmp_path.iterdir())
 
@@ -271,18 +269,18 @@ def test_new_records_never_stand_beside_an_old_index(tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fail_at_the_index)
-    with pytest.raises(KeyboardInterrupt, match="power cut"):
+    with pytest.raises(KeyboardInterrupt):
         write(tmp_path, [b"new"])
-    with pytest.raises(InputError, match=r"a\.idx: it cannot be read"):
+    with refused(path=tmp_path / "a.idx", cause=FileNotFoundError):
         RecordReader(path)
 
 
 def test_keys_are_checked(tmp_path):
     paths = tmp_path / "a.rec", tmp_path / "a.idx"
     for key in (-1, 10**18):
-        with pytest.raises(InputError, match=f"key {key} is"), RecordWriter(*paths) as writer:
+        with refused(f"key {key}", path=paths[0]), RecordWriter(*paths) as writer:
             writer.write(key, 0, b"")
-    with pytest.raises(InputError, match=r"a\.idx: key 3 occurs twice"), RecordWriter(*paths) as writer:
+    with refused("key 3", "twice", path=paths[1]), RecordWriter(*paths) as writer:
         for key in (3, 4, 3):
             writer.write(key, 0, b"")
     assert not list(tmp_path.iterdir())
@@ -292,7 +290,7 @@ def test_a_record_too_long_for_the_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(recordio, "_LENGTH_LIMIT", 100)
     with RecordWriter(tmp_path / "a.rec", tmp_path / "a.idx") as writer:
         writer.write(0, 0, bytes(75))
-        with pytest.raises(InputError, match="key 1: a record must be shorter than 512 MiB, not 100 bytes"):
+        with refused("key 1", "100 bytes", path=tmp_path / "a.rec"):
             writer.write(1, 0, bytes(76))
 
 
@@ -312,5 +310,5 @@ def test_a_disk_that_fails_is_named_with_the_byte(tmp_path, monkeypatch):
     with RecordReader(write(tmp_path, [b"one", b"two"])) as reader:
         monkeypatch.setattr(os, "pread", fail)
         for read in (reader.read, reader.read_labels):
-            with pytest.raises(RecordError, match=r"a\.rec: byte \d+: it cannot be read \(Input/output error\)$"):
+            with refused("byte 36", os.strerror(errno.EIO), path=reader.path, kind=RecordError):
                 read(1)

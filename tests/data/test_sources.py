@@ -1,13 +1,14 @@
+import errno
 import os
 
 import numpy as np
 import pytest
 
-from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
 from denseface.data.recordio import RecordWriter
 from denseface.data.records import write_face_records
 from denseface.data.sources import Sources
+from support.refusals import refused
 from support.tiny_models import encode, pictures
 
 IMAGES = [encode(picture) for picture in pictures(6)]
@@ -45,7 +46,7 @@ def test_pictures_of_a_folder_are_known_by_suffix_or_content(tmp_path):
         names = [os.path.relpath(source.name, tmp_path) for source in sources]
         assert names == ["a.jfif", "b/without-suffix", "c.jpg.bak", "d.heic", "itself.jpg"]
         assert sources.left_out == [f"{tmp_path}/b/notes.txt", f"{tmp_path}/link"]
-        with pytest.raises(InputError, match=r"itself\.jpg: it cannot be read \(Too many levels of symbolic links\)"):
+        with refused(os.strerror(errno.ELOOP), path=tmp_path / "itself.jpg"):
             list(sources)[-1].load()
 
 
@@ -118,16 +119,16 @@ def test_paths_follow_each_other(tmp_path):
 @pytest.mark.parametrize("name", ["absent.png", "absent", "absent.txt", "absent.rec", "absent.bin"])
 def test_what_does_not_exist_is_named_before_anything_is_done(tmp_path, name):
     fill(tmp_path, "a.png")
-    with pytest.raises(InputError, match="absent"):
+    with refused(path=tmp_path / name, cause=FileNotFoundError):
         Sources([tmp_path / "a.png", tmp_path / name])
 
 
 def test_nothing_to_embed_is_named(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     for path in (tmp_path, tmp_path / "empty.txt"):
-        with pytest.raises(InputError, match=f"^{path}: there is no picture in it"):
+        with refused("no picture", path=path):
             Sources([path])
-    with pytest.raises(InputError, match=r"no picture in it; 1 file of other kinds, such as .*empty\.txt$"):
+    with refused("1 file", tmp_path / "empty.txt", path=tmp_path):
         Sources([tmp_path])
 
 
@@ -136,5 +137,5 @@ def test_a_file_that_vanishes_is_named_when_it_is_read(tmp_path):
     with Sources([tmp_path]) as sources:
         (source,) = sources
         (tmp_path / "a.png").unlink()
-        with pytest.raises(InputError, match=r"a\.png: it cannot be read"):
+        with refused(path=tmp_path / "a.png", cause=FileNotFoundError):
             source.load()

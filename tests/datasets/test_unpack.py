@@ -1,15 +1,13 @@
 import csv
 import os
 
-import pytest
-
-from denseface.core.errors import InputError
 from denseface.data.records import write_face_records
 from denseface.datasets import folder
 from denseface.datasets.faces import Encoding
 from denseface.datasets.unpack import unpack
 from support.picture_folders import contents, face, save_people
 from support.record_sets import write_entries
+from support.refusals import refused
 from support.tiny_models import encode
 
 
@@ -50,8 +48,8 @@ def test_records_that_cannot_be_read_are_listed(tmp_path):
 
 
 def test_what_cannot_be_done_is_refused(tmp_path):
-    with pytest.raises(InputError, match="property: it cannot be read"):
+    with refused(path=tmp_path / "absent" / "property", cause=FileNotFoundError):
         unpack(tmp_path / "absent", tmp_path / "out")
     write_face_records(tmp_path / "set", [(0, encode(face(0, 1)))], (16, 16))
-    with pytest.raises(InputError, match="set: already exists"):
+    with refused("already exists", path=tmp_path / "set"):
         unpack(tmp_path / "set", tmp_path / "set")

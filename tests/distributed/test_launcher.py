@@ -16,6 +16,7 @@ from denseface.distributed import launcher
 from denseface.distributed.launcher import Process
 from support.launched import python
 from support.processes import is_running
+from support.refusals import refused
 
 ROOT = Path(cli.__file__).parents[2]
 SLEEP = "import time; time.sleep(60)"
@@ -72,17 +73,12 @@ def test_a_dry_run_prints_commands_for_a_shell(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "content, message",
-    [
-        ("\n# none\n", "it names no host"),
-        ("-oProxyCommand=x\n", "is not the name of a host"),
-        ("a b\n", "is not the name of a host"),
-    ],
+    "content, fact", [("\n# none\n", "no host"), ("-oProxyCommand=x\n", "'-oProxyCommand=x'"), ("a b\n", "'a b'")]
 )
-def test_lists_of_hosts_that_are_none(tmp_path, content, message):
+def test_lists_of_hosts_that_are_none(tmp_path, content, fact):
     path = tmp_path / "hosts"
     path.write_text(content)
-    with pytest.raises(InputError, match=message):
+    with refused(fact, path=path):
         launcher.read_hosts(path)
 
 

@@ -21,6 +21,7 @@ from support import distributed_run
 from support.distributed_run import CLASSES, SIZE
 from support.launched import children
 from support.processes import is_running
+from support.refusals import refused
 from support.tiny_models import as_ndarrays, encode, pictures, tiny_model
 
 import mxnet as mx
@@ -139,7 +140,7 @@ def test_workers_with_devices_triplets_and_accumulation_see_what_one_does(record
 
 def test_workers_stop_together_when_the_loss_of_one_is_none_any_more(records, tmp_path):
     prefix, log = tmp_path / "model", tmp_path / "log"
-    with pytest.raises(InputError, match=r"worker \d failed with exit code 1"):
+    with refused("exit code 1"):
         launch(records, prefix, output=log, dropout=0.3, diverge_at=7, verbose=5)
     assert log.read_text().count("step 7: the loss is no longer finite") == 2
     assert log.read_text().count("checkpoint at step 5 is kept") == 2
@@ -162,19 +163,17 @@ def test_one_worker_needs_no_server_and_answers_for_all():
         assert workers.sum([[1, 2]]).tolist() == [[1, 2]]
         assert workers.from_first(lambda: {"a": 1}) == {"a": 1}
         workers.check(None)
-        with pytest.raises(InputError, match="mine"):
+        with refused("mine"):
             workers.check(InputError("mine"))
 
 
 def test_kvstore_and_variables_have_to_agree(monkeypatch):
-    with pytest.raises(
-        InputError, match="kvstore: dist_sync needs other workers, but DMLC_ROLE is not set; start the run"
-    ):
+    with refused("dist_sync", "DMLC_ROLE is not set", option="kvstore"):
         connect("dist_sync")
     monkeypatch.setenv("DMLC_ROLE", "worker")
-    with pytest.raises(InputError, match=r"kvstore: device trains alone, but DMLC_ROLE says .* take dist_sync"):
+    with refused("device", "DMLC_ROLE", "dist_sync", option="kvstore"):
         connect("device")
-    with pytest.raises(InputError, match="DMLC_PS_ROOT_URI is not set"):
+    with refused("DMLC_PS_ROOT_URI is not set", option="kvstore"):
         connect("dist_sync")
 
 
@@ -193,8 +192,9 @@ def test_variables_that_mxnet_would_wait_on_are_named(monkeypatch, role, name, v
     for key, text in {**good, "DMLC_NUM_WORKER": "1", "DMLC_NUM_SERVER": "1", name: value}.items():
         monkeypatch.setenv(key, text)
     begin = heartbeats.watch_as_server if role == "server" else lambda: connect("dist_sync")
-    with pytest.raises(InputError, match=f"{name}={value}: "):
+    with pytest.raises(InputError) as caught:
         begin()
+    assert f"{name}={value}: " in caught.value.reason
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "1.5", "9" * 20])
@@ -202,7 +202,7 @@ def test_a_time_that_is_none_is_named(monkeypatch, text):
     for name in heartbeats.VARIABLES:
         monkeypatch.setenv(name, "worker" if name == "DMLC_ROLE" else "1")
     monkeypatch.setenv("DENSEFACE_ARRIVAL_TIMEOUT", text)
-    with pytest.raises(InputError, match=r"DENSEFACE_ARRIVAL_TIMEOUT=.*whole number"):
+    with refused("DENSEFACE_ARRIVAL_TIMEOUT", "whole number"):
         connect("dist_sync")
 
 

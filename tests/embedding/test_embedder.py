@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denseface.core.errors import InputError
 from denseface.core.vectors import similarity
 from denseface.data.cropping import Cropper
 from denseface.data.faces import PictureError
@@ -18,6 +17,7 @@ from denseface.evaluation.metrics import pair_scores, score_pairs
 from denseface.verification.verify import verify
 from support.helpers import output
 from support.photos import SHAPE, as_line, face, faces_at, group, photo
+from support.refusals import refused
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_model
 
 
@@ -99,7 +99,7 @@ def test_a_batch_of_any_size_is_computed(model, count):
 
 @pytest.mark.parametrize("batch", [np.zeros((2, 3, 16, 16)), np.zeros((2, 16, 16, 3), np.float32)])
 def test_a_batch_of_another_kind_is_refused(model, batch):
-    with pytest.raises(InputError, match=r"a batch must be float32 of shape \(2, 3, 16, 16\), not float"):
+    with refused("float32", "(2, 3, 16, 16)", batch.dtype):
         Embedder(model, image_shape=TINY_SHAPE).compute(batch)
 
 
@@ -124,7 +124,7 @@ def test_every_form_of_a_picture_gives_the_same(model, tmp_path):
 
 @pytest.mark.parametrize("value", [None, 7, object()])
 def test_what_is_neither_a_picture_nor_several_is_named(model, value):
-    with pytest.raises(PictureError, match=f"a picture must be a path, bytes, .*, not {type(value).__name__}$"):
+    with refused(type(value).__name__, kind=PictureError):
         Embedder(model, image_shape=TINY_SHAPE).embed(value)
 
 
@@ -139,7 +139,7 @@ def test_other_formats_are_read(kind):
 def test_a_huge_picture_is_refused_before_it_is_unpacked():
     buffer = io.BytesIO()
     Image.new("1", (8001, 8000)).save(buffer, "PPM")
-    with pytest.raises(InputError, match="8001 x 8000 pixels are more than 64,000,000"):
+    with refused("8001 x 8000", "64,000,000"):
         load_picture(buffer.getvalue(), TINY_SHAPE)
 
 
@@ -183,11 +183,12 @@ def test_faces_in_other_pictures_are_found(tmp_path):
 def test_pictures_without_faces_are_named_by_their_place_and_path(tmp_path):
     embedder = Embedder(tiny_model(SHAPE), image_shape=SHAPE, crop=Cropper(detector=lambda picture: faces_at()))
     (tmp_path / "a.png").write_bytes(encode(group()))
-    with pytest.raises(PictureError, match=r"^picture 1: no face is found in it$") as caught:
+    with refused("no face is found", kind=PictureError) as caught:
         embedder.embed([face(0), group()])
-    assert caught.value.position == 1
-    with pytest.raises(PictureError, match=rf"^picture 0: {tmp_path}/a\.png: no face is found in it$"):
+    assert (caught.value.position, caught.value.name) == (1, "picture 1")
+    with refused("no face is found", kind=PictureError) as caught:
         embedder.embed(str(tmp_path / "a.png"))
+    assert (caught.value.position, caught.value.name) == (0, f"picture 0: {tmp_path}/a.png")
 
 
 def test_all_faces_are_cut_before_they_are_embedded():
@@ -197,7 +198,7 @@ def test_all_faces_are_cut_before_they_are_embedded():
     assert [crop.suffix for crop in crops] == ["#1", "#2"]
     found = embedder.embed([crop.pixels for crop in crops])
     assert (np.diag(similarity(found, embedder.embed([face(1), face(0)]))) > 0.999).all()
-    with pytest.raises(PictureError, match=r"face: all is more than one row per picture; cut\(\) returns them all"):
+    with refused("face: all", kind=PictureError):
         embedder.embed(group((60, 40), (10, 5)))
 
 
@@ -209,7 +210,7 @@ def test_landmarks_need_the_path_of_a_picture(tmp_path):
     embedder = Embedder(tiny_model(SHAPE), image_shape=SHAPE, crop=crop)
     aligned = Embedder(tiny_model(SHAPE), image_shape=SHAPE)
     assert similarity(embedder.embed(tmp_path / "a.png")[0], aligned.embed(face(0))[0]) > 0.999
-    with pytest.raises(PictureError, match="found by a picture's path; give the path"):
+    with refused("path", kind=PictureError):
         embedder.embed(picture)
 
 
@@ -247,19 +248,19 @@ def test_an_embedding_of_zeros_stays_zeros(model):
 @pytest.mark.parametrize(
     ("picture", "reason"),
     [
-        (np.zeros((16, 16, 3), np.float32), "an array must be uint8 .*, not float32"),
-        (np.zeros((3, 16, 16), np.uint8), r"not uint8 \(3, 16, 16\)"),
-        (np.zeros((0, 16, 3), np.uint8), r"not uint8 \(0, 16, 3\)"),
-        (Image.new("F", (16, 16)), "it has more than 16 bits per channel"),
-        (b"no picture", "not a JPEG, PNG, BMP, PPM, WebP"),
-        ("absent.png", "absent.png: it cannot be read"),
+        (np.zeros((16, 16, 3), np.float32), "not float32"),
+        (np.zeros((3, 16, 16), np.uint8), "not uint8 (3, 16, 16)"),
+        (np.zeros((0, 16, 3), np.uint8), "not uint8 (0, 16, 3)"),
+        (Image.new("F", (16, 16)), "16 bits per channel"),
+        (b"no picture", "not a JPEG"),
+        ("absent.png", "read"),
         (7, "not int"),
         (None, "not NoneType"),
     ],
 )
 def test_what_is_no_picture_is_named_by_its_place(model, picture, reason):
     good = pictures(2)
-    with pytest.raises(PictureError, match=f"^picture 2: .*{reason}") as caught:
+    with refused(reason, kind=PictureError) as caught:
         Embedder(model, image_shape=TINY_SHAPE).embed([*good, picture])
     assert caught.value.position == 2
 
@@ -267,14 +268,15 @@ def test_what_is_no_picture_is_named_by_its_place(model, picture, reason):
 def test_a_broken_file_is_named(model, tmp_path):
     path = tmp_path / "half.png"
     path.write_bytes(encode(pictures(1)[0])[:300])
-    with pytest.raises(PictureError, match=f"^picture 0: {path}: the picture is broken"):
+    with refused("broken", kind=PictureError) as caught:
         Embedder(model, image_shape=TINY_SHAPE).embed(path)
+    assert caught.value.name == f"picture 0: {path}"
 
 
 def test_impossible_options_are_refused(model):
-    with pytest.raises(InputError, match="batch_size: must be at least 1"):
+    with refused(0, option="batch_size"):
         Embedder(model, batch_size=0, image_shape=TINY_SHAPE)
-    with pytest.raises(InputError, match="image_shape: channels must be 1"):
+    with refused("channels", option="image_shape"):
         Embedder(model, image_shape=(16, 16, 4))
 
 
@@ -287,7 +289,7 @@ def test_similarity_is_the_cosine():
     assert similarity(a[0], b[0]) == pytest.approx(expected[0][0])
     assert similarity(a[0], a[0]) == pytest.approx(1)
     assert similarity(a[0], np.zeros(5)) == 0
-    with pytest.raises(InputError, match="shapes"):
+    with refused("(3, 5)", "(3, 4)"):
         similarity(a, b[:, :4])
 
 
@@ -342,8 +344,9 @@ def test_who_is_not_enrolled_never_matches(model):
 def test_a_broken_picture_of_a_set_is_named_by_its_pair(model):
     pairs = pair_set()
     pairs.images[5] = b"broken"
-    with pytest.raises(InputError, match=r"^faces: pair 2: not a JPEG, PNG"):
+    with refused("not a JPEG", kind=PictureError) as caught:
         verify(Embedder(model, image_shape=TINY_SHAPE), pairs)
+    assert caught.value.name == "faces: pair 2"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
@@ -351,19 +354,22 @@ def test_an_embedding_that_is_not_finite_is_named(model, value):
     """The last one is finite until the embedding of the mirror image is added."""
     broken = with_values(model, fc1_beta=value)
     images = pictures(3)
-    with pytest.raises(PictureError, match=r"^picture 0: its embedding is not finite; check the parameters"):
+    with refused("finite", kind=PictureError) as caught:
         Embedder(broken, image_shape=TINY_SHAPE).embed(images)
+    assert caught.value.position == 0
     embedder = Embedder(model, batch_size=2, flip=False, image_shape=TINY_SHAPE)
     original = embedder._engine
     embedder._engine = lambda batch: np.where(batch[:, 0, 0, :1] == images[2, 0, 0, 0], value * 10, original(batch))
-    with pytest.raises(PictureError, match=r"^picture 2: its embedding"), np.errstate(over="ignore"):
+    with refused("finite", kind=PictureError) as caught, np.errstate(over="ignore"):
         embedder.embed(images)
+    assert caught.value.position == 2
 
 
 def test_a_model_that_gives_nan_is_named(model):
     broken = with_values(model, fc1_beta=np.nan)
-    with pytest.raises(InputError, match=r"^faces: pair 0: its embedding is not finite"):
+    with refused("finite", kind=PictureError) as caught:
         verify(Embedder(broken, image_shape=TINY_SHAPE), pair_set())
+    assert caught.value.name == "faces: pair 0"
 
 
 def test_images_have_the_size_of_most_networks_by_default():

@@ -145,5 +145,6 @@ def test_a_shape_that_is_computed_from_the_pictures_is_followed():
 )
 def test_what_does_not_fit_is_refused(op, others, attributes, reason):
     inputs = [Array(X), *(Array(value.shape, value) for value in others)]
-    with pytest.raises(UnusableError, match=reason):
+    with pytest.raises(UnusableError) as caught:
         ours(op, inputs, attributes, 1)
+    assert reason in str(caught.value)

@@ -9,11 +9,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from denseface.cli import main
-from denseface.core.errors import InputError
 from denseface.data.sources import Sources
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.scaling import Scaling, make_scaling, scaled
 from denseface.galleries.bulk import embed_all
+from support.refusals import refused
 from support.tiny_models import TINY_SHAPE, as_model, encode, pictures, save_model, tiny_model
 
 import mxnet as mx
@@ -162,7 +162,7 @@ class TestForeignFiles:
         assert loaded[0] == loaded[2] and len(set(loaded)) == 3
 
     def test_shapes_are_checked(self, tmp_path):
-        with pytest.raises(InputError, match=r"a.onnx: refused: it is not consistent: Gemm e: matrices"):
+        with refused("Gemm e", path=tmp_path / "a.onnx"):
             path = foreign(tmp_path / "a.onnx")
             model = onnx.load(path)
             model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 32
@@ -175,14 +175,14 @@ class TestForeignFiles:
         graph = helper.make_graph([helper.make_node("Flatten", ["x"], ["y"], "f")], "g", [data], [output])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
-        with pytest.raises(InputError, match=r"bgr: .*no order of colors"):
+        with refused("gray", path=tmp_path / "a.onnx", option="bgr"):
             Embedder.load(str(tmp_path / "a.onnx"), bgr=True)
 
     def test_files_of_export_are_not_scaled_again(self, tmp_path):
         save_model(tiny_model(), tmp_path / "model")
         path = str(tmp_path / "model.onnx")
         assert main(["export", "--model", str(tmp_path / "model"), "-o", path, "--image-size", "16,16"]) == 0
-        with pytest.raises(InputError, match="it scales its pictures itself; leave --input-mean"):
+        with refused("scales its pictures itself", path=path):
             Embedder.load(path, **SCALING)
 
 
@@ -210,13 +210,13 @@ def test_commands_scale_alike(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "option"),
     [
-        ((float("nan"), 1, False), "input_mean: must be a finite number"),
-        ((0, 0, False), "input_scale: must be a finite number other than 0"),
-        ((0, float("inf"), False), "input_scale: must be a finite number other than 0"),
+        ((float("nan"), 1, False), "input_mean"),
+        ((0, 0, False), "input_scale"),
+        ((0, float("inf"), False), "input_scale"),
     ],
 )
-def test_scalings_that_lose_the_picture_are_refused(values, message):
-    with pytest.raises(InputError, match=message):
+def test_scalings_that_lose_the_picture_are_refused(values, option):
+    with refused(option=option):
         make_scaling(*values)

@@ -9,7 +9,6 @@ import onnx
 import pytest
 
 from denseface.cli import main
-from denseface.core.errors import InputError
 from denseface.core.onnx_session import open_session
 from denseface.core.vectors import similarity
 from denseface.embedding.embedder import Embedder
@@ -19,6 +18,7 @@ from denseface.export import int8
 from denseface.export.insightface import is_known_to_scale
 from denseface.export.int8 import quantize
 from denseface.models import families
+from support.refusals import refused
 from support.tiny_models import TINY_SHAPE, as_model, encode, pictures, save_model, tiny_model
 
 SHAPE = (4, 3, 32, 32)
@@ -111,10 +111,10 @@ def test_other_scalings_stay(middle):
 
 def test_a_network_that_int8_spoils_is_refused(monkeypatch):
     content = converted(tiny_model(), (1, 3, 16, 16)).content
-    with pytest.raises(InputError, match="int8: the ranges of values are measured on pictures"):
+    with refused("pictures", option="int8"):
         quantize(content, [])
     monkeypatch.setattr(int8, "LEAST_COSINE", 1.1)
-    with pytest.raises(InputError, match=r"^int8: would lower similarity to \d.\d{3} \(minimum 1.1\); export"):
+    with refused("minimum 1.1", option="int8"):
         quantize(content, batches((1, 3, 16, 16)))
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from symbol import fdensenet, fmobilefacenet, fresnet
 
@@ -15,6 +16,7 @@ from denseface.export.onnx import convert, export
 from denseface.export.operators import CONVERTERS
 from denseface.models.checkpoint import Model
 from support.helpers import golden_input, golden_outputs, relative_error, value_of
+from support.refusals import refused
 from support.tiny_models import as_ndarrays
 from symbol_utils import HEADS
 
@@ -315,7 +317,7 @@ def test_fixed_batch(symbol):
 def test_a_batch_size_fixed_by_the_network_needs_a_fixed_batch():
     symbol = S.Reshape(DATA, shape=(3, 168), name="fixed")
     assert_same(symbol, shape=(3, *SHAPE[1:]), dynamic_batch=False)
-    with pytest.raises(InputError, match=r"Reshape fixed: .* fixes the batch size"):
+    with refused("Reshape fixed", "batch size"):
         convert(model_of(symbol), (3, *SHAPE[1:]))
 
 
@@ -449,43 +451,44 @@ def test_files_are_as_old_as_their_opset_allows():
 )
 def test_what_has_no_counterpart_is_refused(symbol, message):
     model = drawn(symbol, SHAPE) if "data" in symbol.list_arguments() else model_of(symbol)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError) as caught:
         convert(model, SHAPE)
+    assert re.search(message, caught.value.reason)
     assert "\n" not in str(caught.value)
 
 
 def test_shapes_that_do_not_follow_are_refused(recwarn):
-    with pytest.raises(InputError, match="shapes do not follow from an input of shape"):
+    with refused("do not follow", SHAPE):
         convert(model_of(S.broadcast_add(DATA, S.zeros((0, 4, 1, 1)))), SHAPE)
     assert not [warning for warning in recwarn if warning.category is UserWarning]
 
 
 @pytest.mark.parametrize("shape", [(4, 7, 6), (0, 4, 7, 6), (1, 4, 7, 6, 5)])
 def test_input_shapes_other_than_pictures_are_refused(shape):
-    with pytest.raises(InputError, match="input_shape must be"):
+    with refused("input_shape", shape):
         convert(model_of(DATA * 2), shape)
 
 
 @pytest.mark.parametrize("opset", [16, 999])
 def test_opsets_out_of_range_are_refused(opset):
-    with pytest.raises(InputError, match="opset: must be 17 to"):
+    with refused("17 to", option="opset"):
         convert(model_of(DATA * 2), SHAPE, opset=opset)
 
 
 def test_missing_parameters_are_named():
     model = drawn(CASES["bn"], SHAPE)
     del model.arguments["bn_beta"], model.auxiliary["bn_moving_var"]
-    with pytest.raises(InputError, match="missing: bn_beta, bn_moving_var"):
+    with refused("bn_beta, bn_moving_var"):
         convert(model, SHAPE)
 
 
 def test_parameters_that_do_not_fit_are_refused(capfd):
-    with pytest.raises(InputError, match=r"input of shape \(2, 4, 9, 9\) does not fit the network: .*fc") as caught:
+    with refused("(2, 4, 9, 9)", "fc") as caught:
         convert(drawn(CASES["fc"], SHAPE), (2, 4, 9, 9))
     assert "\n" not in str(caught.value)
     model = drawn(CASES["bn"], SHAPE)
     model.auxiliary["bn_moving_mean"] = np.ones(5, np.float32)
-    with pytest.raises(InputError, match=r"bn_moving_mean has the shape \(5,\), the network needs \(4,\)"):
+    with refused("bn_moving_mean", "(5,)", "(4,)"):
         convert(model, SHAPE)
     assert capfd.readouterr() == ("", "")
 
@@ -493,7 +496,7 @@ def test_parameters_that_do_not_fit_are_refused(capfd):
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_named_with_its_cure(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=rf"{package}: pip install {package}"):
+    with refused(f"pip install {package}"):
         export(model_of(S.Flatten(DATA)), SHAPE, tmp_path / "model.onnx")
 
 
@@ -529,7 +532,7 @@ def test_export_drops_what_differs(tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older model")
     monkeypatch.setitem(CONVERTERS, "square", double_it)
-    with pytest.raises(InputError, match=r"model.onnx: not written, ONNX Runtime differs from MXNet by"):
+    with refused("ONNX Runtime differs from MXNet", path=path):
         export(model_of(S.Flatten(S.square(DATA))), SHAPE, path)
     assert path.read_bytes() == b"an older model"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -544,20 +547,20 @@ def test_export_refuses_a_difference_just_above_the_tolerance(tmp_path, monkeypa
     model = model_of(S.Flatten(S.identity(DATA)))
     assert export(model, SHAPE, tmp_path / "a.onnx").difference == pytest.approx(error, rel=0.01)
     error = 1.2e-4
-    with pytest.raises(InputError, match=r"1\.2e-04"):
+    with refused("1.2e-04", path=tmp_path / "b.onnx"):
         export(model, SHAPE, tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()
 
 
 def test_export_refuses_numbers_that_are_not(tmp_path):
-    with pytest.raises(InputError, match="NaN or infinity"):
+    with refused("NaN or infinity"):
         export(model_of(S.Flatten(S.log(DATA - 1000))), SHAPE, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_export_refuses_a_reshape_that_does_not_add_up(tmp_path):
     """MXNet runs it, on whatever is in memory behind its input."""
-    with pytest.raises(InputError, match="the parameters do not fit pictures") as caught:
+    with refused("do not fit") as caught:
         export(model_of(S.Reshape(DATA, shape=(0, 999))), SHAPE, tmp_path / "model.onnx")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -565,13 +568,13 @@ def test_export_refuses_a_reshape_that_does_not_add_up(tmp_path):
 
 def test_export_refuses_a_shape_that_is_not_mxnets(tmp_path):
     """Of one picture MXNet squeezes the batch away as well."""
-    with pytest.raises(InputError, match=r"has the shape \(1, 4\), MXNet's \(4,\)"):
+    with refused("(1, 4)", "(4,)"):
         export(model_of(S.squeeze(CHANNELS)), SHAPE, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_export_names_a_path_it_cannot_write(tmp_path):
-    with pytest.raises(InputError, match="nowhere"):
+    with refused(path=tmp_path / "nowhere" / "model.onnx", cause=FileNotFoundError):
         export(model_of(S.Flatten(DATA)), SHAPE, tmp_path / "nowhere" / "model.onnx")
 
 

@@ -1,16 +1,15 @@
 import json
 import os
-import re
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
-from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
 from denseface.galleries import nearest
 from denseface.galleries.gallery import Gallery, write_gallery
+from support.refusals import refused
 
 MODEL = {
     "prefix": "p",
@@ -117,7 +116,7 @@ def test_a_gallery_stays_what_it_was_when_opened(tmp_path):
 def test_a_gallery_that_is_cut_off_while_it_is_open_ends_in_one_line(tmp_path):
     gallery = Gallery(write(tmp_path / "g.npz", unit_rows(5000)))
     os.truncate(gallery.path, 8192)
-    with pytest.raises(InputError, match="or broken; make it again"):
+    with refused("broken", path=gallery.path):
         gallery.nearest(unit_rows(1), 1)
 
 
@@ -126,12 +125,12 @@ def test_a_changed_bit_is_found(tmp_path):
     content = bytearray(path.read_bytes())
     content[500] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="or broken; make it again"):
+    with refused("broken", path=path):
         Gallery(path).nearest(unit_rows(1), 1)
 
 
 def test_a_query_that_is_not_finite_is_refused(tmp_path):
-    with pytest.raises(InputError, match="a query is not finite"):
+    with refused("query"):
         Gallery(write(tmp_path / "g.npz", unit_rows(3))).nearest(np.full((1, 8), np.nan, np.float32), 1)
 
 
@@ -147,28 +146,29 @@ def test_search_gives_names_and_scores(tmp_path):
 
 def test_queries_of_another_length_are_refused(tmp_path):
     path = write(tmp_path / "g.npz", unit_rows(3))
-    with pytest.raises(InputError, match=rf"^{path}: its embeddings have 8 values, .* of shape \(2, 9\)"):
+    with refused("8 values", "(2, 9)", path=path):
         Gallery(path).search(unit_rows(2, 9))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "facts"),
     [
-        ({"sha256": "cd"}, "from another model, p,1; search with that model"),
-        ({"flip": False}, "with flip True, not False"),
-        ({"image_shape": [16, 16, 1]}, r"with image_shape \[16, 16, 3\], not \[16, 16, 1\]"),
-        ({"precision": "bfloat16", "engine": "openvino-bf16"}, "with precision float32, not bfloat16"),
-        ({"crop": DETECTED}, "made with aligned pictures, and this search is with the detector d.onnx"),
-        ({"engine": "openvino", "prefix": "q", "normalize": False}, None),
+        ({"sha256": "cd"}, ["another model", "p,1"]),
+        ({"flip": False}, ["flip True", "not False"]),
+        ({"image_shape": [16, 16, 1]}, ["image_shape [16, 16, 3]", "not [16, 16, 1]"]),
+        ({"precision": "bfloat16", "engine": "openvino-bf16"}, ["precision float32", "not bfloat16"]),
+        ({"crop": DETECTED}, ["aligned pictures", "the detector d.onnx"]),
     ],
 )
-def test_embeddings_computed_otherwise_are_refused(tmp_path, change, message):
+def test_embeddings_computed_otherwise_are_refused(tmp_path, change, facts):
     gallery = Gallery(write(tmp_path / "g.npz", unit_rows(3)))
-    if message is None:
+    with refused(*facts, path=gallery.path):
         gallery.require_same({**MODEL, **change})
-    else:
-        with pytest.raises(InputError, match=f"^{gallery.path}: .*{message}"):
-            gallery.require_same({**MODEL, **change})
+
+
+def test_what_changes_no_embedding_may_differ(tmp_path):
+    gallery = Gallery(write(tmp_path / "g.npz", unit_rows(3)))
+    gallery.require_same({**MODEL, "engine": "openvino", "prefix": "q", "normalize": False})
 
 
 def test_faces_are_cut_out_for_a_gallery_of_such_faces(tmp_path):
@@ -180,18 +180,14 @@ def test_faces_are_cut_out_for_a_gallery_of_such_faces(tmp_path):
         "the detector e.onnx": {"by": "detector", "detector": {"name": "e.onnx", "sha256": "cd"}},
     }
     for way, description in ways.items():
-        message = (
-            f"made with the detector d.onnx, and this search is with {way}, which cuts faces differently; search with "
-            f"the detector d.onnx, or embed the pictures of {gallery.path} again with {way}"
-        )
-        with pytest.raises(InputError, match=re.escape(message)):
+        with refused("the detector d.onnx", way, path=gallery.path):
             gallery.require_same({**MODEL, "crop": description})
 
 
 @pytest.mark.parametrize("crop", [None, 3, [], {}, {"by": 3}, {"by": "detector", "detector": 3}])
 def test_what_an_odd_file_says_of_its_faces_is_not_believed(tmp_path, crop):
     gallery = Gallery(write(tmp_path / "g.npz", unit_rows(3), model={**MODEL, "crop": crop}))
-    with pytest.raises(InputError, match="which cuts faces differently"):
+    with refused("cuts faces differently", path=gallery.path):
         gallery.require_same({**MODEL, "crop": {"by": "landmarks"}})
 
 
@@ -229,7 +225,7 @@ def file_memory():
 def broken_gallery(path, damage):
     rows = unit_rows(4)
     if damage == "missing":
-        return "it cannot be read"
+        return "read"
     if damage == "text":
         path.write_text("no zip")
         return "not a file that denseface embed wrote"
@@ -261,8 +257,8 @@ def broken_gallery(path, damage):
         return "not a file that denseface embed wrote"
     arrays = {"embeddings": rows, "names": np.array(["a"] * 4), "model": np.array('{"prefix": "p"}')}
     changes = {
-        "float64": ("embeddings", rows.astype(np.float64), r"must be float32 \(N, emb_size\)"),
-        "flat": ("embeddings", rows.ravel(), r"must be float32 \(N, emb_size\)"),
+        "float64": ("embeddings", rows.astype(np.float64), "float32 (N, emb_size)"),
+        "flat": ("embeddings", rows.ravel(), "float32 (N, emb_size)"),
         "Fortran": ("embeddings", np.asfortranarray(rows), "not a file that denseface embed wrote"),
         "numbers for names": ("names", np.arange(4), "names text"),
         "too few names": ("names", np.array(["a"]), "4 embeddings need as many names"),
@@ -283,14 +279,14 @@ def broken_gallery(path, damage):
 def test_other_files_are_refused(tmp_path, damage):
     path = tmp_path / "g.npz"
     message = broken_gallery(path, damage)
-    with pytest.raises(InputError, match=f"^{path}: .*({message})"):
+    with refused(message, path=path):
         Gallery(path)
 
 
 def test_embeddings_that_are_not_finite_are_refused(tmp_path):
     rows = unit_rows(4)
     rows[2, 3] = np.nan
-    with pytest.raises(InputError, match="an embedding in it is not finite"):
+    with refused("finite", path=tmp_path / "g.npz"):
         Gallery(write(tmp_path / "g.npz", rows)).nearest(unit_rows(1), 1)
 
 

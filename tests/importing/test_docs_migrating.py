@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from denseface.cli import main
-from denseface.core.errors import InputError
 from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines.onnx_model import read_onnx
 from denseface.galleries.gallery import Gallery
 from support.bent_onnx import healthy
+from support.refusals import refused
 from support.tiny_models import pictures, save_model, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def test_embeddings_and_fingerprint_are_those_of_the_model(folder):
 
 def test_weights_in_other_files_are_put_into_one_as_the_error_says(folder):
     onnx.save(onnx.load("face.onnx"), "parts.onnx", save_as_external_data=True, size_threshold=0)
-    with pytest.raises(InputError, match=r"onnx\.save\(onnx\.load\(FILE\), FILE\)"):
+    with refused("onnx.save(onnx.load(FILE), FILE)", path="parts.onnx"):
         read_onnx("parts.onnx")
     onnx.save(onnx.load("parts.onnx"), "parts.onnx")
     assert read_onnx("parts.onnx").emb_size == 8
@@ -70,7 +70,7 @@ def test_one_of_several_outputs_is_taken_out_as_the_error_says(tmp_path):
     model.graph.output.append(onnx.helper.make_tensor_value_info("fc", onnx.TensorProto.FLOAT, ["N", 8]))
     path, one = tmp_path / "two.onnx", tmp_path / "one.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match=r"fc1_output \(2, 8\), fc \(2, 8\); keep one with onnx\.utils\.extract_model"):
+    with refused("fc1_output (2, 8), fc (2, 8)", "onnx.utils.extract_model", path=path):
         read_onnx(path)
     onnx.utils.extract_model(str(path), str(one), ["data"], ["fc1_output"])
     assert read_onnx(one).emb_size == 8

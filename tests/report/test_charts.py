@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from denseface import cli
-from denseface.core.errors import InputError
 from denseface.data.pairs import PairSet, write_pairs
 from denseface.evaluation.influence import tar_intervals
 from denseface.evaluation.metrics import score_pairs
@@ -18,6 +17,7 @@ from denseface.report.plotting import save_figure
 from denseface.report.summary import Costs
 from denseface.training.log import RunLog, TrainingRow
 from denseface.verification.verify import VerificationReport
+from support.refusals import refused
 from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, tiny_model
 
 import mxnet as mx
@@ -115,16 +115,16 @@ def test_plot_run(capsys, run_folder):
 )
 def test_a_damaged_run_is_named(tmp_path, content, line):
     (tmp_path / "m-training.csv").write_text(content.replace("HEAD", HEAD))
-    with pytest.raises(InputError, match=rf"m-training.csv: line {line} was not written by a training run"):
+    with refused(f"line {line}", path=tmp_path / "m-training.csv"):
         draw_run(tmp_path)
 
 
 def test_no_run_and_several_runs_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no training run here"):
+    with refused("no training run", path=tmp_path):
         draw_run(tmp_path)
     for name in "ab":
         (tmp_path / f"{name}-training.csv").touch()
-    with pytest.raises(InputError, match=r"several runs here \(a-training.csv, b-training.csv\)"):
+    with refused("a-training.csv, b-training.csv", path=tmp_path):
         draw_run(tmp_path)
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from denseface import cli
-from denseface.core.errors import InputError
 from denseface.models import families
 from denseface.report.reuse import draw_reuse, reuse
+from support.refusals import refused
 from support.tiny_models import as_model, as_ndarrays
 
 import mxnet as mx
@@ -62,5 +62,5 @@ def test_plot_reuse_draws_a_saved_model(configured, capsys, tmp_path):
 
 def test_a_network_without_dense_blocks_is_refused(configured):
     model = as_model(families.embedding_symbol(configured("r18", "emore", emb_size=8)), (1, 3, 32, 32))
-    with pytest.raises(InputError, match="not a DenseNet"):
+    with refused("not a DenseNet"):
         reuse(model)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from denseface.core.errors import InputError
 from denseface.data.loader import Batch
 from denseface.models import checkpoint
 from denseface.training.partial_fc import CLASS_PARAMETERS, draw_sample, sample_size
 from support import class_losses, tiny_runs
 from support.class_losses import adaface
 from support.learners import learner_of
+from support.refusals import refused
 from support.tiny_runs import assert_same_state, embedding_symbol, make_run
 
 import mxnet as mx
@@ -190,9 +190,8 @@ def test_the_parameters_of_all_classes_are_set_adopted_and_checked():
     arguments, _ = learner.parameters()
     assert arguments["fc7_weight"].shape == (CLASSES, EMBEDDING) and arguments["fc7_bias"].shape == (CLASSES,)
     assert learner.momenta()["fc7_weight"].shape == (CLASSES, EMBEDDING)
-    with pytest.raises(ValueError, match="read-only"):
-        arguments["fc7_weight"][:] = 0
-    with pytest.raises(InputError, match="fc7_weight: its shape is"):
+    assert not arguments["fc7_weight"].flags.writeable
+    with refused("fc7_weight", (12, EMBEDDING)):
         learner.set_parameters({"fc7_weight": np.zeros((12, EMBEDDING), np.float32)}, {})
     given = np.arange(CLASSES * EMBEDDING, dtype=np.float32).reshape(CLASSES, EMBEDDING)
     loaded, fresh, left_over = learner.adopt({"fc7_weight": given, "fc7_bias": np.zeros(12)}, {})
@@ -206,12 +205,12 @@ def test_without_momentum_there_is_no_state():
     learner = make_learner(12, momentum=0.0)
     learner.step(make_batches(1), 0.1, 0)
     assert learner.momenta() == {}
-    with pytest.raises(InputError, match="fc7_weight"):
+    with refused("fc7_weight"):
         learner.set_momenta({"fc7_weight": np.zeros((CLASSES, EMBEDDING), np.float32)})
 
 
 def test_more_centers_than_mxnet_counts_are_one_line():
-    with pytest.raises(InputError, match="have room for the centers of 429496729 classes, not of 429496730"):
+    with refused(429496729, 429496730):
         make_learner(12, num_classes=429496730)
 
 

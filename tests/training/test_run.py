@@ -18,6 +18,7 @@ from denseface.training import run as training
 from support import class_losses
 from support.class_losses import adaface
 from support.learners import learner_of
+from support.refusals import refused
 from support.tiny_runs import BATCH, CLASSES, SIZE, assert_same_state, embedding_symbol, make_run
 
 import mxnet as mx
@@ -70,9 +71,9 @@ def test_frozen_parts_resume(records, tmp_path, stop):
 @pytest.mark.parametrize("option, value", [("ema", 0.9), ("ema", 0.5)])
 def test_an_option_that_a_resumed_run_has_to_repeat_is_named(records, tmp_path, option, value):
     make_run(records, tmp_path / "model", steps=4, options={"ema": 0.99}).fit()
-    with pytest.raises(InputError, match=f"^{option}: {value}: the run to resume was started with 0.99; repeat that"):
+    with refused(value, 0.99, option=option):
         make_run(records, tmp_path / "model", options={option: value}).resume()
-    with pytest.raises(InputError, match=r"^ema: not set: the run to resume was started with 0\.99"):
+    with refused("not set", 0.99, option="ema"):
         make_run(records, tmp_path / "model").resume()
     assert make_run(records, tmp_path / "model", options={"ema": 0.99}).resume()
 
@@ -133,9 +134,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(r
         return result._replace(loss=math.nan) if run.step == 6 else result
 
     run.learner.step = diverging
-    with pytest.raises(
-        InputError, match=r"step 7: the loss is no longer finite.*checkpoint at step 4 is kept.*rate of 0\.1"
-    ):
+    with refused("step 7", "loss", "step 4", "rate of 0.1"):
         run.fit()
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
 
@@ -148,7 +147,7 @@ def test_a_rate_that_diverges_trains_with_clipped_gradients(records, tmp_path):
         "steps": 60,
         "frequent": 1,
     }
-    with pytest.raises(InputError, match=r"the gradient is no longer finite \(learning rate 3\).*a clipped gradient"):
+    with refused("gradient", "learning rate 3", "clipped"):
         make_run(records, tmp_path / "diverges", **settings).fit()
     assert make_run(records, tmp_path / "trains", clip_norm=0.1, **settings).fit()
     losses_seen = [float(row["loss"]) for row in read_csv(tmp_path / "trains-training.csv")]
@@ -167,7 +166,7 @@ def test_parameters_that_are_not_finite_do_not_replace_a_checkpoint(records, tmp
         return result
 
     run.learner.step = overflowing
-    with pytest.raises(InputError, match=r"step 8: fc7_weight is no longer finite.*checkpoint at step 4 is kept"):
+    with refused("step 8", "fc7_weight", "step 4"):
         run.fit()
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
 
@@ -190,11 +189,9 @@ def test_a_step_that_fails_in_mxnet_keeps_the_last_checkpoint(records, tmp_path,
         return take_step(*args, **kwargs)
 
     run.learner.step = failing
-    with pytest.raises(
-        InputError, match=rf"^step 7: MXNet fails \({reason}.*\); the checkpoint at step 4 is kept"
-    ) as fail:
+    with refused("step 7", reason, "step 4") as caught:
         run.fit()
-    assert ("try a smaller batch per device" in str(fail.value)) == advice
+    assert ("smaller batch" in caught.value.reason) == advice
     resumed, whole = make_run(records, tmp_path / "model"), make_run(records, tmp_path / "whole")
     resumed.resume()
     assert resumed.fit() and whole.fit()
@@ -205,7 +202,7 @@ def test_a_verification_that_fails_costs_no_step(records, tmp_path):
     def fail(arguments, auxiliary):
         raise InputError("no memory")
 
-    with pytest.raises(InputError, match="no memory"):
+    with refused("no memory"):
         make_run(records, tmp_path / "model", fail).fit()
     assert checkpoint.complete_steps(tmp_path / "model") == [4]
 
@@ -241,7 +238,7 @@ def test_progress_that_no_run_has_written_is_refused(records, tmp_path, key, val
     manifest = json.loads(path.read_text())
     manifest["progress"][key] = value
     path.write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"model-0002\.json: its progress is not what a run writes"):
+    with refused("progress", path=path):
         make_run(records, tmp_path / "model").resume()
 
 
@@ -384,7 +381,7 @@ def test_a_run_of_another_network_is_not_resumed(records, tmp_path):
     other = class_losses.margin_softmax(embedding_symbol(), 5, CLASSES + 1, s=8, m2=0.2)
     run = make_run(records, tmp_path / "model")
     run.learner = learner_of(other, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
-    with pytest.raises(InputError, match="another configuration: fc7_weight"):
+    with refused("fc7_weight", path=tmp_path / "model"):
         run.resume()
 
 

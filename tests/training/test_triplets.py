@@ -26,6 +26,7 @@ from denseface.training import run as training
 from denseface.training import triplets
 from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader, mine
 from support.record_sets import write_entries
+from support.refusals import refused
 from support.tiny_triplets import CLASSES, SHAPE, SIZE, make_run
 
 import mxnet as mx
@@ -115,7 +116,7 @@ def test_without_pairs_or_negatives_there_are_no_triplets():
 def test_embeddings_that_are_not_finite_are_refused():
     embeddings, labels = cluttered()
     embeddings[3, 1] = np.nan
-    with pytest.raises(InputError, match="no longer finite; try a lower learning rate"):
+    with refused("finite", "learning rate"):
         mine(embeddings, labels, mining(ANGLE, 0.3), np.random.default_rng(0))
 
 
@@ -312,7 +313,7 @@ def test_a_poor_bag_is_passed_over_and_said(records, caplog):
 
 def test_many_poor_bags_in_a_row_are_an_error_that_says_what_to_try(records):
     loader = make_loader(records, lambda data: np.ones((len(data), 2)), accumulate=2)
-    with pytest.raises(InputError, match=r"10 bags in a row gave fewer than the 8 triplets.*triplet_alpha") as error:
+    with refused("10 bags", "8 triplets", "triplet_alpha") as error:
         next(loader.batches())
     assert "\n" not in str(error.value)
     assert loader.state() == make_loader(records, Network()).state()
@@ -323,19 +324,19 @@ def test_an_epoch_is_as_many_pictures_as_the_set_has(records):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    "changes, option, facts",
     [
-        ({"batch_size": 16}, "per_batch_size: triplets need a multiple of 3, such as 15, not 16"),
-        ({"batch_size": 2}, "per_batch_size: triplets need a multiple of 3, such as 3, not 2"),
-        ({"batch_size": 12, "num_devices": 6}, "per_batch_size: .*not 2"),
-        ({"alpha": 0.0}, "triplet_alpha must be above 0"),
-        ({"max_ap": -1.0}, "triplet_max_ap"),
-        ({"images_per_identity": 1}, "images_per_identity must be at least 2"),
-        ({"bag_size": 9}, "triplet_bag_size 9 is too small for two identities"),
+        ({"batch_size": 16}, "per_batch_size", [15, 16]),
+        ({"batch_size": 2}, "per_batch_size", [3, 2]),
+        ({"batch_size": 12, "num_devices": 6}, "per_batch_size", [2]),
+        ({"alpha": 0.0}, None, ["triplet_alpha", 0.0]),
+        ({"max_ap": -1.0}, None, ["triplet_max_ap"]),
+        ({"images_per_identity": 1}, None, ["images_per_identity", 1]),
+        ({"bag_size": 9}, None, ["triplet_bag_size 9"]),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(records, changes, message):
-    with pytest.raises(InputError, match=message):
+def test_settings_out_of_range_are_refused_by_name(records, changes, option, facts):
+    with refused(*facts, option=option):
         make_loader(records, Network(), **changes)
 
 
@@ -351,14 +352,14 @@ def test_settings_out_of_range_are_refused_by_name(records, changes, message):
     ],
 )
 def test_a_state_of_something_else_is_refused(records, state, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         make_loader(records, Network()).restore(state)
 
 
 def test_a_step_outside_the_bag_is_refused(records):
     loader = make_loader(records, Network())
     for step in (-1, 1):
-        with pytest.raises(InputError, match="not in the bag that was saved"):
+        with refused("bag"):
             next(loader.batches(step))
 
 
@@ -371,7 +372,7 @@ def test_broken_pictures_are_named_and_left_out(tmp_path, caplog):
         take(loader, network, 3)
         assert set(loader.reader.bad) == {1, 8, 15} and "key 8" in caplog.text
         assert not {1, 8, 15} & set(np.concatenate(network.seen).tolist())
-        with pytest.raises(InputError, match="more than max_bad = 1"):
+        with refused(tmp_path / "train.rec", "max_bad = 1"):
             next(make_loader(records, network, batch_size=6, max_bad=1).batches())
 
 
@@ -458,7 +459,7 @@ def test_a_run_without_triplets_left_is_saved_and_goes_on_with_a_larger_margin(f
         mine_bag(first_step)
 
     run.loader._next_bag = none_left
-    with pytest.raises(InputError, match="10 bags in a row"):
+    with refused("10 bags"):
         run.fit()
     step = run.step
     assert step > 3

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
 from denseface.data.faces import PictureError
 from denseface.data.loader import PictureReader
@@ -15,6 +14,7 @@ from denseface.training.warm_centers import warm_centers
 from support import class_losses
 from support.class_losses import adaface
 from support.learners import learner_of
+from support.refusals import refused
 from support.tiny_models import encode, pictures
 from support.tiny_runs import BATCH, SIZE, embedding_symbol
 
@@ -89,10 +89,9 @@ def test_a_loss_without_centers_and_a_network_that_computes_no_numbers_are_refus
     triplets = learner_of(
         losses.triplet(embedding_symbol(), alpha=0.3), (6, 3, SIZE, SIZE), [mx.cpu()], momentum=0, wd=0
     )
-    with pytest.raises(InputError, match=r"^warm_centers: this loss has no class centers"):
+    with refused("loss", option="warm_centers"):
         warm_centers(triplets, PictureReader(faces, SHAPE), 6)
     learner = make_learner()
     learner.set_parameters({"fc1_bias": np.full(5, np.nan, np.float32)}, {})
-    with pytest.raises(PictureError, match="check the pretrained network") as caught:
+    with refused("pretrained network", option="warm_centers", kind=PictureError):
         warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
-    assert caught.value.option == "warm_centers"

@@ -1,24 +1,27 @@
 """Templates of made data, in the files of IJB, against a plain computation of InsightFace's protocol."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from denseface import cli
-from denseface.core.errors import InputError
 from denseface.data.align import REFERENCE_POINTS, align
 from denseface.data.template_set import read_templates
 from denseface.embedding.embedder import Embedder
 from denseface.verification.verify_templates import verify_templates
+from support.refusals import refused
 from support.tiny_models import TINY_SHAPE, save_model, tiny_model
 
 
-@pytest.fixture
-def made(tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
     """Forty templates of ten people with 1 to 6 pictures; media with several pictures; numbers with gaps."""
     random = np.random.default_rng(0)
-    (tmp_path / "loose_crop").mkdir()
-    (tmp_path / "meta").mkdir()
+    folder = tmp_path_factory.mktemp("templates")
+    (folder / "loose_crop").mkdir()
+    (folder / "meta").mkdir()
     people = random.uniform(0, 255, (10, 8, 8, 3))
     faces, owners, pairs = [], [], []
     for template in range(40):
@@ -26,15 +29,20 @@ def made(tmp_path):
             name = f"{template}_{picture}.png"
             pixels = people[template % 10] + random.normal(0, 60, (8, 8, 3))
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((140, 150))
-            image.save(tmp_path / "loose_crop" / name)
+            image.save(folder / "loose_crop" / name)
             points = REFERENCE_POINTS + random.normal(0, 1, (5, 2)) + 12
             faces.append(f"{name} {' '.join(f'{value:.3f}' for value in points.ravel())} {random.uniform(0.3, 1):.4f}")
             owners.append(f"{name} {7 * template + 3} {picture // 2 + 100}")
     for one in range(40):
         pairs += [f"{7 * one + 3} {7 * other + 3} {int(one % 10 == other % 10)}" for other in range(one)]
     for name, lines in (("name_5pts_score", faces), ("face_tid_mid", owners), ("template_pair_label", pairs)):
-        (tmp_path / "meta" / f"made_{name}.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path
+        (folder / "meta" / f"made_{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def made(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "templates")
 
 
 def plainly(folder, embedder):
@@ -93,7 +101,7 @@ def test_a_picture_that_cannot_be_used_is_left_out_with_a_warning(made, caplog):
     assert caplog.text.count(f"{several}_0.png") == 1 and "made: 1 of" in caplog.text
     alone = np.flatnonzero(np.bincount(templates.templates) == 1)[0]
     (made / "loose_crop" / f"{alone}_0.png").write_bytes(b"broken")
-    with pytest.raises(InputError, match=f"made: 1 template without a picture that can be used: {7 * alone + 3}$"):
+    with refused("made", "1 template", 7 * alone + 3):
         verify_templates(embedder, templates)
 
 
@@ -125,7 +133,7 @@ def test_a_network_of_gray_pictures_gets_one_channel(made):
 def test_damaged_files_are_named(made, name, line, message):
     path = made / "meta" / f"made_{name}.txt"
     path.write_text(line + "\n" + path.read_text())
-    with pytest.raises(InputError, match=message):
+    with refused(message, path=made if name == "face_tid_mid" and "100" in line else path):
         read_templates(made)
 
 
@@ -133,8 +141,8 @@ def test_pictures_outside_and_missing_files_are_refused(made):
     for name in ("name_5pts_score", "face_tid_mid"):
         path = made / "meta" / f"made_{name}.txt"
         path.write_text(path.read_text().replace("0_0.png", "../0_0.png"))
-    with pytest.raises(InputError, match=r"\.\./0_0.png lies outside"):
+    with refused("../0_0.png", "outside", path=made):
         read_templates(made)
     (made / "meta" / "made_name_5pts_score.txt").unlink()
-    with pytest.raises(InputError, match="not a set of templates"):
+    with refused("not a set of templates", path=made):
         read_templates(made)
