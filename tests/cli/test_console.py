@@ -2,7 +2,6 @@
 
 import ast
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def test_columns_are_aligned_and_nothing_is_cut_in_a_file(capsys):
 
 def test_a_narrow_terminal_keeps_the_end_of_names(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((29, 20)))
+    monkeypatch.setenv("COLUMNS", "29")
     print_table(LINES)
     assert capsys.readouterr().out.splitlines() == [
         "layer                output",
