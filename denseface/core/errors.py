@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class InputError(ValueError):
     ----------
     reason : str
         What is wrong and what to do, without a flag of a command line.
-    path : str or Path, optional
+    path : path-like, optional
         The file or folder at fault. It precedes the reason.
     option : str, optional
         The parameter at fault, as Python spells it: ``image_shape``. It precedes all else; a command writes it as its
@@ -38,10 +39,10 @@ class InputError(ValueError):
     path, option : str or None
     """
 
-    def __init__(self, reason: str, *, path: str | Path | None = None, option: str | None = None):
+    def __init__(self, reason: str, *, path: str | os.PathLike[str] | None = None, option: str | None = None):
         super().__init__(reason)
         self.reason = reason
-        self.path = None if path is None else str(path)
+        self.path = None if path is None else os.fspath(path)
         self.option = option
 
     def __str__(self) -> str:
