@@ -63,7 +63,7 @@ def main() -> None:
             embedder = Embedder.load(path, batch_size=16)
             config = Path(f"{path}-config.json")
             if config.exists():
-                row |= {"people": json.loads(config.read_text(encoding="utf-8"))["num_classes"]}
+                row |= {"people": json.loads(config.read_text(encoding="utf-8"))["config"]["num_classes"]}
             row |= measure(lambda pictures: embedder.embed(list(pictures)), args.view1)  # noqa: B023
         print(json.dumps(row), flush=True)
         rows.append(row)
