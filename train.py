@@ -158,12 +158,12 @@ def start(run: Run, spec: RunSpec, embedding: mx.sym.Symbol) -> None:
     elif run.resume():
         logger.info("resuming %s at step %d of %d", run.prefix, run.step, run.plan.steps)
         return
-    run.learner.initialize(families.initializer(spec.network.net_name), spec.optimizer.seed)
+    run.learner.state.initialize(families.initializer(spec.network.net_name), spec.optimizer.seed)
     if spec.start.pretrained:
         workers.from_first(lambda: start_from(run, embedding, spec))
     if spec.start.warm_centers:
         workers.from_first(lambda: warm_centers(run.learner, run.loader.reader, run.loader.batch_size))
-    run.learner.broadcast()
+    run.learner.state.broadcast()
 
 
 def refuse_to_overwrite(prefix: str) -> None:
@@ -184,7 +184,7 @@ def start_from(run: Run, embedding: mx.sym.Symbol, spec: RunSpec) -> None:
 
 def rehearse(run: Run, spec: RunSpec) -> None:
     """Refuse before the first step what verification would refuse after many."""
-    arguments, auxiliary = run.learner.parameters()
+    arguments, auxiliary = run.learner.state.parameters()
     model = Model(run.deployed, arguments, auxiliary, run.prefix, run.step)
     try:
         make_embedder(spec, model)
@@ -206,8 +206,8 @@ def announce(run: Run, data: DataSpec) -> None:
     logger.info("%s: %d images of %d identities", data.dataset, len(records), records.num_classes)
     if learner.frozen:
         logger.info("%d parameters and batch statistics are frozen", len(learner.frozen))
-    if learner.centers:
-        logger.info("a step trains on %d of the %d classes", learner.centers.size, data.num_classes)
+    if learner.state.centers:
+        logger.info("a step trains on %d of the %d classes", learner.state.centers.size, data.num_classes)
     if learner.teacher:
         logger.info("teacher: %s, %d values per embedding", learner.teacher.name, learner.teacher.emb_size)
     images = loader.batch_size * plan.accumulate * workers.size

@@ -49,7 +49,8 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False, head=No
     from denseface.data.loader import Batch
     from denseface.models.graph import Graph
     from denseface.rewrites.accelerate import accelerate
-    from denseface.training.learner import Descent, Learner, Task
+    from denseface.training.descent import Descent
+    from denseface.training.learner import Learner, Task
 
     import mxnet as mx
 
@@ -60,7 +61,7 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False, head=No
         accelerate(graph, shape, bfloat16=half)
         symbol = graph.symbol()
     learner = Learner(Task(symbol), shape, Descent(_MOMENTUM, _DECAY))
-    learner.set_parameters({**model.arguments, "fc7_weight": class_weights()}, model.auxiliary)
+    learner.state.set_parameters({**model.arguments, "fc7_weight": class_weights()}, model.auxiliary)
     batch = Batch(faces(batch_size), labels(batch_size))
 
     def run():

@@ -75,7 +75,7 @@ def steps(network: str, batch_size: int, num_classes: int, rate: float) -> Calla
     spec = families.configure(names, ["net_act=relu", f"emb_size={_EMBEDDING}", "loss_s=32", "wd=0.0005"])
     spec = spec.replace(per_batch_size=batch_size, sample_rate=rate, num_classes=num_classes)
     learner = make_learner(spec, OneWorker(), families.embedding_symbol(spec))
-    learner.initialize(families.initializer(spec.network.net_name), seed=0)
+    learner.state.initialize(families.initializer(spec.network.net_name), seed=0)
     random = np.random.default_rng(0)
     pictures = faces(batch_size)
 

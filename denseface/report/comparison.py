@@ -16,7 +16,8 @@ from denseface.models.checkpoint import Model
 from denseface.models.graph import Graph
 from denseface.report.summary import Costs, summarize
 from denseface.rewrites.accelerate import accelerate
-from denseface.training.learner import Descent, Learner, Task
+from denseface.training.descent import Descent
+from denseface.training.learner import Learner, Task
 
 import mxnet as mx
 
@@ -121,7 +122,7 @@ def _seconds_of_training(symbol, input_shape):
     graph = Graph(losses.softmax(symbol, losses.ClassCenters(NUM_CLASSES, int(np.prod(outputs[0][1:])))))
     accelerate(graph, shape)
     learner = Learner(Task(graph.symbol()), shape, Descent(0.9, 0.0005))
-    learner.initialize(mx.init.Xavier(), seed=0)
+    learner.state.initialize(mx.init.Xavier(), seed=0)
     batch = Batch(_pictures(shape), np.arange(LARGE_BATCH, dtype=np.float32))
     return _median_seconds(lambda: learner.step([batch], learning_rate=0.0, seed=0))
 

@@ -19,9 +19,10 @@ from denseface.options.spec import PRETRAINED, TRIPLETS, OptimizerSpec, RunSpec
 from denseface.rewrites.accelerate import accelerate
 from denseface.training.averages import Averages
 from denseface.training.decay import set_decay_multipliers
+from denseface.training.descent import Descent
 from denseface.training.devices import contexts, on_cpu
 from denseface.training.frozen import fix_statistics, frozen_names, set_rates
-from denseface.training.learner import Descent, Devices, Learner, Task
+from denseface.training.learner import Devices, Learner, Task
 from denseface.training.partial_fc import sample_size
 from denseface.training.run import Plan, Run
 from denseface.training.saved_options import repeated
@@ -190,7 +191,7 @@ def make_loader(spec: RunSpec, workers: Workers, records: FaceRecords, learner: 
 def make_averages(decay: float, learner: Learner, embedding: mx.sym.Symbol) -> Averages:
     """Make averages of the embedding network's parameters and batch statistics."""
     deployed = {*embedding.list_arguments(), *embedding.list_auxiliary_states()}
-    bound = [{name: array for name, array in kind.items() if name in deployed} for kind in learner.bound()]
+    bound = [{name: array for name, array in kind.items() if name in deployed} for kind in learner.state.bound()]
     return Averages(decay, *bound)
 
 

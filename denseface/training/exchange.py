@@ -46,6 +46,11 @@ class Exchange:
         if self._store:
             self._store.init([*self._keys.values()], [*arrays.values()])
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are other workers."""
+        return self._workers.size > 1
+
     def sum_gradients(self, names: Sequence[str]) -> None:
         """Replace the gradients of these parameters by their sums over all devices."""
         if self._store:

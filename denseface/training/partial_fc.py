@@ -109,6 +109,12 @@ class Centers:
             # MXNet shares this memory, and makes the view that it is given read-only: hence one of its own.
             self._arrays[name] = [mx.nd.from_numpy(tables[name].view()) for tables in kinds]
 
+    @classmethod
+    def of(cls, executor: mx.executor.Executor, num_classes: int, momentum: bool) -> Centers:
+        """Make the tables of the classifier that an executor has a sample of."""
+        bound = executor.arg_dict
+        return cls(num_classes, {name: bound[name].shape for name in CLASS_PARAMETERS if name in bound}, momentum)
+
     def blocks(self, table: np.ndarray | None) -> Iterator[np.ndarray]:
         """Yield a table, if there is one, in blocks of as many rows as are bound."""
         for start in range(0, 0 if table is None else self.num_classes, self.size):

@@ -86,7 +86,7 @@ def adopt(learner: Learner, embedding: mx.sym.Symbol, model: Model) -> None:
     InputError
         If less than half of the learner's parameters are among them, or it is in doubt which is which.
     """
-    parameters, statistics = learner.parameters()
+    parameters, statistics = learner.state.parameters()
     shapes = {name: array.shape for name, array in {**parameters, **statistics}.items()}
     head = {*shapes} - {*embedding.list_inputs()}
     given = {n: array.shape for n, array in {**model.arguments, **model.auxiliary}.items() if n not in head}
@@ -98,7 +98,7 @@ def adopt(learner: Learner, embedding: mx.sym.Symbol, model: Model) -> None:
         {names.get(name, name): array for name, array in arrays.items()}
         for arrays in (model.arguments, model.auxiliary)
     )
-    loaded, fresh, left_over = learner.adopt(arguments, auxiliary)
+    loaded, fresh, left_over = learner.state.adopt(arguments, auxiliary)
     logger.info("%s: %d parameters loaded", model.name, len(loaded))
     if names:
         logger.info("  %d have other names there: %s", len(names), _listed([f"{n} is {o}" for o, n in names.items()]))

@@ -146,7 +146,7 @@ class Run:
         if found is None:
             return False
         step, progress = found
-        self.learner.broadcast()
+        self.learner.state.broadcast()
         try:
             self.loader.restore(progress["loader"])
             self._progress = Progress.restored(progress)
@@ -293,7 +293,7 @@ class Run:
 
     def _verify(self, log: RunLog) -> int:
         """Verify, log and remember; return for how many verifications the run has not become better."""
-        results = dict(self.verify(*self.learner.parameters()))
+        results = dict(self.verify(*self.learner.state.parameters()))
         scores = [_score(results)] if results else []
         if self.averages:
             averaged = self.verify(*self.averages.values())
@@ -315,12 +315,12 @@ class Run:
         if not isinstance(started_with, dict):
             raise self._strange_progress(newest.step)
         check_repeated(started_with, self.plan.options, newest.step)
-        centers = self.learner.centers
+        centers = self.learner.state.centers
         targets = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
         state = newest.load(**targets)
         try:
-            self.learner.set_parameters(state.arguments, state.auxiliary)
-            self.learner.set_momenta(state.momenta)
+            self.learner.state.set_parameters(state.arguments, state.auxiliary)
+            self.learner.state.set_momenta(state.momenta)
             if self.averages:
                 self.averages.restore(*(state.averages or ({}, {})))
         except InputError as error:
@@ -340,8 +340,8 @@ class Run:
         self.workers.from_first(self._tidy)
 
     def _write(self) -> None:
-        arguments, auxiliary = self.learner.parameters()
-        momenta = self.learner.momenta()
+        arguments, auxiliary = self.learner.state.parameters()
+        momenta = self.learner.state.momenta()
         averages = self.averages.values() if self.averages else None
         for name, array in {**momenta, **arguments, **auxiliary}.items():
             if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # no copy: the array may be large

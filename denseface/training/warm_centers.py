@@ -39,7 +39,7 @@ def warm_centers(learner: Learner, reader: PictureReader, batch_size: int) -> No
     InputError
         If the loss has no class centers, too many pictures are unreadable, or an embedding is not finite.
     """
-    parameters, statistics = learner.parameters()
+    parameters, statistics = learner.state.parameters()
     centers = parameters.get(CLASS_CENTERS)
     num_classes = reader.records.num_classes
     if centers is None:
@@ -67,7 +67,7 @@ def warm_centers(learner: Learner, reader: PictureReader, batch_size: int) -> No
     seen = np.abs(sums).max(axis=1) > 0
     centers[seen, 0] = normalize(sums[seen])
     # The statistics, too: a loss may have measured the embeddings.
-    learner.set_parameters({CLASS_CENTERS: centers.reshape(shape)}, statistics)
+    learner.state.set_parameters({CLASS_CENTERS: centers.reshape(shape)}, statistics)
     cold = num_classes - int(seen.sum())
     logger.info(
         "class centers start at the mean embeddings of their pictures%s",

@@ -140,7 +140,7 @@ class Pictures:
         labels = np.arange(COUNT) // PER_CLASS
         write_face_records(self.folder, list(zip(labels.tolist(), self.payloads)), TINY_SHAPE[:2])
         learner = learner_of(loss, (BATCH, 3, *TINY_SHAPE[:2]), [mx.cpu()], momentum=0.9, wd=0.0)
-        learner.initialize(mx.init.Xavier(), seed=1)
+        learner.state.initialize(mx.init.Xavier(), seed=1)
         with FaceRecords(self.folder) as records:
             yield learner, PictureReader(records, TINY_SHAPE), f"{self.folder}/train.rec: key {records.keys[BAD]}"
 
@@ -201,7 +201,7 @@ def by_subcenters(given):
     with given.training(margin_softmax(overflowing(), 8, COUNT // PER_CLASS, s=8)) as (learner, reader, name):
         yield name
         prefix = str(given.folder / "model")
-        state = checkpoint.TrainingState(1, *learner.parameters(), {}, {})
+        state = checkpoint.TrainingState(1, *learner.state.parameters(), {}, {})
         checkpoint.save(prefix, overflowing(), state)
         Path(f"{prefix}-config.json").write_text(json.dumps({"config": {"image_shape": TINY_SHAPE}}))
         yield from (found for found in measure_angles(prefix, reader.records).values() if isinstance(found, str))

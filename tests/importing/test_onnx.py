@@ -100,13 +100,13 @@ def unfolded_network():
 def trained(network, model):
     shape = (4, 3, 16, 16)
     learner = learner_of(accelerated(class_losses.margin_softmax(network, 8, 4, s=8), shape), shape, wd=5e-4)
-    learner.initialize(mx.init.Xavier(), seed=1)
+    learner.state.initialize(mx.init.Xavier(), seed=1)
     centers = np.random.RandomState(2).standard_normal((4, 8)).astype(np.float32)
     adopt(learner, network, model)
-    learner.set_parameters({"fc7_weight": centers}, {})
+    learner.state.set_parameters({"fc7_weight": centers}, {})
     for seed in range(2):
         learner.step([Batch(pictures(16, 4), np.arange(4, dtype=np.float32))], 0.1, seed)
-    arguments, auxiliary = learner.parameters()
+    arguments, auxiliary = learner.state.parameters()
     return {**arguments, **auxiliary}
 
 

@@ -8,7 +8,8 @@ from denseface.data.loader import Batch
 from denseface.export import onnx as onnx_export
 from denseface.models import checkpoint, families
 from denseface.options.names import Names
-from denseface.training.learner import Descent, Learner, Task
+from denseface.training.descent import Descent
+from denseface.training.learner import Learner, Task
 from support.helpers import nodes_of
 from support.symbols import accelerated
 
@@ -46,10 +47,10 @@ def fixed_scales(symbol):
 )
 def test_a_network_learns_saves_resumes_and_exports(network, tmp_path):
     config, embedding, learner = make_learner(network)
-    learner.initialize(families.initializer(config.network.net_name), seed=0)
+    learner.state.initialize(families.initializer(config.network.net_name), seed=0)
     assert np.isfinite(learner.step([batch(0)], RATE, seed=0).loss)
-    arguments, auxiliary = learner.parameters()
-    momenta = learner.momenta()
+    arguments, auxiliary = learner.state.parameters()
+    momenta = learner.state.momenta()
     still = {name for name, momentum in momenta.items() if not momentum.any()}
     assert still == fixed_scales(embedding)
 
@@ -57,10 +58,10 @@ def test_a_network_learns_saves_resumes_and_exports(network, tmp_path):
     checkpoint.save(tmp_path / "m", embedding, checkpoint.TrainingState(1, arguments, auxiliary, momenta, progress))
     state = checkpoint.Checkpoint.newest(tmp_path / "m").load()
     *_, resumed = make_learner(network)
-    resumed.set_parameters(state.arguments, state.auxiliary)
-    resumed.set_momenta(state.momenta)
+    resumed.state.set_parameters(state.arguments, state.auxiliary)
+    resumed.state.set_momenta(state.momenta)
     assert resumed.step([batch(1)], RATE, seed=1) == learner.step([batch(1)], RATE, seed=1)
-    for found, expected in zip(resumed.parameters(), learner.parameters()):
+    for found, expected in zip(resumed.state.parameters(), learner.state.parameters()):
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array)
 

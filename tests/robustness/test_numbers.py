@@ -33,7 +33,7 @@ def run_on(folder, labels, num_classes=None, rate=0.1, loss=class_losses.margin_
     with FaceRecords(folder) as records:
         symbol = loss(embedding_symbol(), 5, records.num_classes, **margins)
         learner = learner_of(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
-        learner.initialize(mx.init.Xavier(), seed=1)
+        learner.state.initialize(mx.init.Xavier(), seed=1)
         loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation())
         plan = Plan(str(folder / "model"), 6, Schedule("step", rate, 6), 1, 3, training.KEEP_BEST, 1, 0)
         yield Run(learner, loader, plan, embedding_symbol(), lambda arguments, auxiliary: {})
@@ -75,9 +75,9 @@ def test_a_rate_that_is_too_high_ends_in_advice_and_no_checkpoint(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_parameter_that_is_no_number_is_never_saved(tmp_path, value):
     with run_on(tmp_path, [0, 0, 1, 1], s=8.0) as run:
-        arguments, auxiliary = run.learner.parameters()
+        arguments, auxiliary = run.learner.state.parameters()
         arguments["fc7_weight"][0, 0] = value
-        run.learner.set_parameters(arguments, auxiliary)
+        run.learner.state.set_parameters(arguments, auxiliary)
         with refused("finite"):
             run.fit()
     assert checkpoint.complete_steps(tmp_path / "model") == []

@@ -22,8 +22,9 @@ from denseface.models.distillation import with_teacher
 from denseface.models.graph import Graph
 from denseface.training import run as training
 from denseface.training.assembly import make_averages
+from denseface.training.descent import Descent
 from denseface.training.frozen import fix_statistics
-from denseface.training.learner import Descent, Devices, Learner, Task
+from denseface.training.learner import Devices, Learner, Task
 from denseface.training.run import Plan, Run
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher
@@ -107,8 +108,8 @@ def main(
         averages = make_averages(ema, learner, embedding) if ema and workers.is_first else None
         run = Run(learner, loader, plan, embedding, lambda arguments, auxiliary: {}, averages)
         if not (resume and run.resume()):
-            learner.initialize(mx.init.Xavier(), seed=5)
-            learner.broadcast()
+            learner.state.initialize(mx.init.Xavier(), seed=5)
+            learner.state.broadcast()
         last = workers.rank == workers.size - 1
         take_step = learner.step
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from denseface.distributed.workers import OneWorker
-from denseface.training.learner import Descent, Devices, Learner, Task
+from denseface.training.descent import Descent
+from denseface.training.learner import Devices, Learner, Task
 
 import mxnet as mx
 

@@ -69,14 +69,15 @@ def make_run(
         rewritten(symbol, fix_statistics, names=freeze), (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3,
         accumulate=accumulate, clip_norm=clip_norm, teacher=teacher, frozen=freeze,
     )  # fmt: skip
-    learner.initialize(mx.init.Xavier(), seed=5)
+    learner.state.initialize(mx.init.Xavier(), seed=5)
     averages = make_averages(ema, learner, embedding_symbol()) if ema else None
     return Run(learner, loader, plan, symbol if whole else embedding_symbol(), verify, averages)
 
 
 def assert_same_state(one, other):
     for ours, theirs in zip(
-        (*one.learner.parameters(), one.learner.momenta()), (*other.learner.parameters(), other.learner.momenta())
+        (*one.learner.state.parameters(), one.learner.state.momenta()),
+        (*other.learner.state.parameters(), other.learner.state.momenta()),
     ):
         assert ours.keys() == theirs.keys()
         for name in ours:

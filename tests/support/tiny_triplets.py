@@ -52,7 +52,7 @@ def make_run(records, prefix, loss=losses.triplet, contexts=CPU, accumulate=1, b
     }  # fmt: skip
     symbol = loss(embedding_symbol(), alpha=0.5)
     learner = learner_of(symbol, (batch_size, 3, SIZE, SIZE), contexts, momentum=0.9, wd=1e-3, accumulate=accumulate)
-    learner.initialize(mx.init.Xavier(), seed=5)
+    learner.state.initialize(mx.init.Xavier(), seed=5)
     metric = SQUARED_EUCLIDEAN if loss is losses.triplet else ANGLE
     loader = TripletLoader(
         PictureReader(records, SHAPE), learner.embed, Mining(metric, alpha=0.5, bag_size=10, images_per_identity=5),

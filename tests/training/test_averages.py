@@ -32,12 +32,12 @@ def test_averages_forget_the_start_and_keep_what_does_not_change():
 
 def test_a_run_averages_the_weights_after_its_steps(records, tmp_path):
     run = make_run(records, tmp_path / "model", steps=3, ema=0.5)
-    start = [{**run.learner.parameters()[0], **run.learner.parameters()[1]}]
+    start = [{**run.learner.state.parameters()[0], **run.learner.state.parameters()[1]}]
     take_step = run.learner.step
 
     def recorded(*args, **kwargs):
         result = take_step(*args, **kwargs)
-        arguments, auxiliary = run.learner.parameters()
+        arguments, auxiliary = run.learner.state.parameters()
         start.append({**arguments, **auxiliary})
         return result
 

@@ -33,10 +33,12 @@ def make_learner(frozen=(), contexts=CPU, rates=(), symbol=None, shape=SHAPE):
         symbol = class_losses.margin_softmax(embedding_symbol(), 5, CLASSES, s=8, m2=0.2)
     symbol = rewritten(rewritten(symbol, fix_statistics, names=frozen), set_rates, rates=rates)
     learner = learner_of(symbol, shape, contexts, momentum=0.9, wd=0.01, frozen=frozen)
-    learner.initialize(mx.init.Xavier(), seed=3)
+    learner.state.initialize(mx.init.Xavier(), seed=3)
     rng = np.random.default_rng(1)
-    _, auxiliary = learner.parameters()
-    learner.set_parameters({}, {name: rng.uniform(0.5, 2, a.shape).astype(np.float32) for name, a in auxiliary.items()})
+    _, auxiliary = learner.state.parameters()
+    learner.state.set_parameters(
+        {}, {name: rng.uniform(0.5, 2, a.shape).astype(np.float32) for name, a in auxiliary.items()}
+    )
     return learner
 
 
@@ -47,8 +49,8 @@ def make_batch(seed=0, shape=SHAPE):
 
 
 def values(learner):
-    arguments, auxiliary = learner.parameters()
-    momenta = {f"{name} momentum": array for name, array in learner.momenta().items()}
+    arguments, auxiliary = learner.state.parameters()
+    momenta = {f"{name} momentum": array for name, array in learner.state.momenta().items()}
     return {name: array.copy() for name, array in {**arguments, **auxiliary, **momenta}.items()}
 
 
@@ -68,7 +70,7 @@ def test_frozen_parameters_and_statistics_stay_and_the_others_learn(devices):
     for step in range(3):
         learner.step([make_batch(step)], 0.1, step)
     assert changed(before, values(learner)) == before.keys() - frozen
-    assert not {*learner.momenta()} & frozen
+    assert not {*learner.state.momenta()} & frozen
 
 
 def test_a_frozen_network_is_used_as_in_evaluation():
@@ -93,7 +95,7 @@ def test_a_frozen_part_of_a_dense_network_is_the_same_in_compiled_blocks(configu
     fast = accelerated(fixed, shape)
     assert "denseface_dense_block" in fast.tojson()
     one, other = (make_learner(frozen, symbol=symbol, shape=shape) for symbol in (fixed, fast))
-    other.set_parameters(*one.parameters())
+    other.state.set_parameters(*one.state.parameters())
     before = values(one)
     batch = make_batch(shape=shape)
     assert one.step([batch], 0.01, 0).loss == pytest.approx(other.step([batch], 0.01, 0).loss, rel=1e-4)
@@ -110,7 +112,7 @@ def test_a_rate_is_multiplied_and_the_last_pattern_counts():
     for one in (plain, learner):
         one.step([make_batch()], 0.1, 0)
     factors = {"stage1_conv_weight": 3, "stage2_conv_weight": 3, "fc1_weight": 0, "fc1_bias": 0, "fc7_weight": 0.5}
-    for name in plain.parameters()[0]:
+    for name in plain.state.parameters()[0]:
         expected = before[name] + factors.get(name, 1) * (values(plain)[name] - before[name])
         np.testing.assert_allclose(values(learner)[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
 

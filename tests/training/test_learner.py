@@ -29,7 +29,7 @@ def tiny_symbol(dropout=0.0, batch_norm=False):
 
 def make_learner(symbol, contexts=CPU, accumulate=1, shape=SHAPE, momentum=0.9, **settings):
     learner = learner_of(symbol, shape, contexts, momentum=momentum, wd=0.01, accumulate=accumulate, **settings)
-    learner.initialize(mx.init.Xavier(), seed=3)
+    learner.state.initialize(mx.init.Xavier(), seed=3)
     return learner
 
 
@@ -45,7 +45,7 @@ def make_batches(count, size=SHAPE[0], seed=0):
 
 
 def assert_same_parameters(one, other, tolerance):
-    for ours, theirs in zip(one.parameters(), other.parameters()):
+    for ours, theirs in zip(one.state.parameters(), other.state.parameters()):
         assert ours.keys() == theirs.keys()
         for name in ours:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
@@ -55,7 +55,7 @@ def test_a_step_is_sgd_with_momentum_and_decay():
     symbol = tiny_symbol()
     learner = make_learner(symbol)
     (batch,) = make_batches(1)
-    before, _ = learner.parameters()
+    before, _ = learner.state.parameters()
     executor = symbol.simple_bind(mx.cpu(), data=SHAPE, softmax_label=SHAPE[:1])
     executor.copy_params_from({name: mx.nd.array(value) for name, value in before.items()})
     velocity = {name: np.zeros_like(value) for name, value in before.items()}
@@ -70,7 +70,7 @@ def test_a_step_is_sgd_with_momentum_and_decay():
             expected[name] = expected[name] + velocity[name]
             executor.arg_dict[name][:] = expected[name]
         learner.step([batch], learning_rate=0.1, seed=step)
-    after, _ = learner.parameters()
+    after, _ = learner.state.parameters()
     for name in expected:
         np.testing.assert_allclose(after[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
         assert not np.array_equal(after[name], before[name]), name
@@ -79,7 +79,7 @@ def test_a_step_is_sgd_with_momentum_and_decay():
 def test_the_result_is_the_mean_loss_and_the_share_of_right_answers():
     learner = make_learner(tiny_symbol())
     (batch,) = make_batches(1)
-    arguments, _ = learner.parameters()
+    arguments, _ = learner.state.parameters()
     executor = learner.symbol.simple_bind(mx.cpu(), data=SHAPE, softmax_label=SHAPE[:1], grad_req="null")
     executor.copy_params_from({name: mx.nd.array(value) for name, value in arguments.items()})
     executor.forward(is_train=True, data=mx.nd.array(batch.data), softmax_label=mx.nd.array(batch.label))
@@ -116,7 +116,7 @@ def test_a_longer_gradient_is_shortened_before_decay_is_added(clip):
     """Clipped to a fraction f, a step is the one whose rate is f times as high, and whose decay 1 / f times."""
     (batch,) = make_batches(1)
     start = make_learner(tiny_symbol(), momentum=0.0)
-    before, _ = start.parameters()
+    before, _ = start.state.parameters()
     norm = start.step([batch], 0.1, 0).gradient_norm
     gradients = {
         name: gradient.asnumpy() for name, gradient in start._executors[0].grad_dict.items() if gradient is not None
@@ -124,7 +124,7 @@ def test_a_longer_gradient_is_shortened_before_decay_is_added(clip):
     assert norm == pytest.approx(np.sqrt(sum((array**2).sum() for array in gradients.values())), rel=1e-5)
     learner = make_learner(tiny_symbol(), momentum=0.0, clip_norm=clip * norm)
     assert learner.step([batch], 0.1, 0).gradient_norm == norm
-    after, _ = learner.parameters()
+    after, _ = learner.state.parameters()
     for name, gradient in gradients.items():
         decay = 0 if name.endswith("bias") else 0.01
         expected = before[name] - 0.1 * (gradient * (0.5 if clip == 0.5 else 1) + decay * before[name])
@@ -151,8 +151,10 @@ def test_devices_average_their_moving_statistics():
     for half in np.split(batch.data, 2):
         single = make_learner(tiny_symbol(batch_norm=True), shape=(4, *SHAPE[1:]))
         single.step([Batch(half, batch.label[:4])], 0.0, 0)
-        halves.append(single.parameters()[1]["bn_moving_mean"])
-    np.testing.assert_allclose(learner.parameters()[1]["bn_moving_mean"], np.mean(halves, axis=0), rtol=1e-5, atol=1e-7)
+        halves.append(single.state.parameters()[1]["bn_moving_mean"])
+    np.testing.assert_allclose(
+        learner.state.parameters()[1]["bn_moving_mean"], np.mean(halves, axis=0), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_devices_go_on_with_the_same_statistics_every_time():
@@ -179,7 +181,7 @@ def test_embedding_is_the_network_in_evaluation_mode(devices):
         one.step([first], 0.1, 0)
     embeddings = learner.embed(second.data)
     assert embeddings.shape == (8, 5) and embeddings.dtype == np.float32
-    arguments, auxiliary = learner.parameters()
+    arguments, auxiliary = learner.state.parameters()
     executor = symbol.get_internals()["fc1_output"].simple_bind(mx.cpu(), data=SHAPE, grad_req="null")
     executor.copy_params_from(
         {name: mx.nd.array(value) for name, value in arguments.items()},
@@ -198,19 +200,19 @@ def test_a_step_depends_on_its_seed_and_not_on_the_steps_before():
     through = make_learner(tiny_symbol(dropout=0.5))
     for step, batch in enumerate(batches):
         if step == 2:
-            halfway = through.parameters(), through.momenta()
+            halfway = through.state.parameters(), through.state.momenta()
         through.step([batch], 0.1, seed=step)
     resumed = make_learner(tiny_symbol(dropout=0.5))
-    resumed.set_parameters(*halfway[0])
-    resumed.set_momenta(halfway[1])
+    resumed.state.set_parameters(*halfway[0])
+    resumed.state.set_momenta(halfway[1])
     mx.nd.random.uniform(shape=(100,)).wait_to_read()  # disturbs the generator
     resumed.step([batches[2]], 0.1, seed=2)
     assert_same_parameters(through, resumed, 0)
     other = make_learner(tiny_symbol(dropout=0.5))
-    other.set_parameters(*halfway[0])
-    other.set_momenta(halfway[1])
+    other.state.set_parameters(*halfway[0])
+    other.state.set_momenta(halfway[1])
     other.step([batches[2]], 0.1, seed=9)
-    assert not np.array_equal(other.parameters()[0]["conv_weight"], through.parameters()[0]["conv_weight"])
+    assert not np.array_equal(other.state.parameters()[0]["conv_weight"], through.state.parameters()[0]["conv_weight"])
 
 
 def test_equal_seeds_give_equal_parameters():
@@ -218,22 +220,22 @@ def test_equal_seeds_give_equal_parameters():
 
 
 def test_without_momentum_there_is_no_state():
-    assert make_learner(tiny_symbol(), momentum=0.0).momenta() == {}
+    assert make_learner(tiny_symbol(), momentum=0.0).state.momenta() == {}
 
 
 def test_adopting_takes_what_fits_and_lists_the_rest():
     learner = make_learner(tiny_symbol(batch_norm=True))
-    arguments, auxiliary = learner.parameters()
+    arguments, auxiliary = learner.state.parameters()
     given = {
         "conv_weight": arguments["conv_weight"] + 1,
         "fc1_weight": np.zeros((7, 7), np.float32),
         "stranger_weight": np.zeros(3, np.float32),
     }
-    loaded, fresh, left_over = learner.adopt(given, {"bn_moving_mean": auxiliary["bn_moving_mean"] + 2})
+    loaded, fresh, left_over = learner.state.adopt(given, {"bn_moving_mean": auxiliary["bn_moving_mean"] + 2})
     assert loaded == ["conv_weight", "bn_moving_mean"]
     assert "fc1_weight" in fresh and "bn_moving_var" in fresh and "conv_weight" not in fresh
     assert left_over == ["fc1_weight", "stranger_weight"]
-    after, after_auxiliary = learner.parameters()
+    after, after_auxiliary = learner.state.parameters()
     np.testing.assert_array_equal(after["conv_weight"], arguments["conv_weight"] + 1)
     np.testing.assert_array_equal(after["fc1_weight"], arguments["fc1_weight"])
     np.testing.assert_array_equal(after_auxiliary["bn_moving_mean"], auxiliary["bn_moving_mean"] + 2)
@@ -243,9 +245,9 @@ def test_adopting_takes_what_fits_and_lists_the_rest():
 def test_parameters_that_do_not_fit_are_refused_by_name(name, array):
     learner = make_learner(tiny_symbol())
     with refused(name):
-        learner.set_parameters({name: array}, {})
+        learner.state.set_parameters({name: array}, {})
     with refused(name):
-        learner.set_momenta({name: array})
+        learner.state.set_momenta({name: array})
 
 
 def test_a_batch_that_mxnet_cannot_count_is_one_line():
@@ -295,10 +297,10 @@ def deep_symbol():
 def test_a_step_waits_as_often_whatever_the_number_of_parameters(calls, clip_norm, reads):
     """Loss, answers and norm; clipping reads the norm before the update, too."""
     learner = make_learner(deep_symbol(), clip_norm=clip_norm)
+    assert len(learner.state.parameters()[0]) == 43
     (batch,) = make_batches(1)
     calls.clear()
     learner.step([batch], 0.1, 0)
-    assert len(learner.parameter_names) == 43
     assert calls == {"reads": reads, "updates": 3}
 
 
@@ -320,6 +322,6 @@ def test_the_norm_of_large_gradients_is_that_in_float64(values):
     label = mx.sym.BlockGrad(mx.sym.Variable("softmax_label", shape=(1,)))
     learner = learner_of(mx.sym.Group([mx.sym.BlockGrad(symbol), label, loss]), (1, 1, 1, 1), frozen=["factor_weight"])
     factors = np.random.default_rng(0).normal(size=values).astype(np.float32)
-    learner.set_parameters({"factor_weight": factors, "w_weight": np.zeros(values, np.float32)}, {})
+    learner.state.set_parameters({"factor_weight": factors, "w_weight": np.zeros(values, np.float32)}, {})
     norm = learner.step([Batch(np.zeros((1, 1, 1, 1), np.float32), np.zeros(1, np.float32))], 0.0, 0).gradient_norm
     assert norm == pytest.approx(np.sqrt(np.sum(factors.astype(np.float64) ** 2)), rel=1e-6)

@@ -39,7 +39,7 @@ def symbol_of(loss, classes):
 def make_learner(size, loss="arcface", contexts=CPU, num_classes=CLASSES, **settings):
     settings = {"momentum": 0.9, "wd": 0.01, **settings}
     learner = learner_of(symbol_of(loss, size), SHAPE, contexts, sampled_from=num_classes, **settings)
-    learner.initialize(mx.init.Xavier(), seed=3)
+    learner.state.initialize(mx.init.Xavier(), seed=3)
     return learner
 
 
@@ -55,7 +55,7 @@ def make_batches(count, classes=CLASSES, seed=0):
 
 def copies(learner):
     """Parameters and momenta by name, as they are now."""
-    arguments, momenta = learner.parameters()[0], learner.momenta()
+    arguments, momenta = learner.state.parameters()[0], learner.state.momenta()
     return {**{n: a.copy() for n, a in arguments.items()}, **{f"{n} momentum": a.copy() for n, a in momenta.items()}}
 
 
@@ -117,9 +117,9 @@ def test_a_step_is_that_of_a_network_with_the_sampled_classes_alone(loss):
     before = copies(learner)
     sample = draw_sample(batch.label, CLASSES, 12, seed=7)
     rows = {name: array[sample] if name.startswith("fc7") else array for name, array in before.items()}
-    auxiliary = learner.parameters()[1]
-    small.set_parameters({name: array for name, array in rows.items() if "momentum" not in name}, auxiliary)
-    small.set_momenta({name.split()[0]: array for name, array in rows.items() if "momentum" in name})
+    auxiliary = learner.state.parameters()[1]
+    small.state.set_parameters({name: array for name, array in rows.items() if "momentum" not in name}, auxiliary)
+    small.state.set_momenta({name.split()[0]: array for name, array in rows.items() if "momentum" in name})
     positions = np.array([list(sample).index(label) for label in batch.label], np.float32)
     assert learner.step([batch], 0.1, seed=7) == small.step([Batch(batch.data, positions)], 0.1, seed=7)
     after, expected = copies(learner), copies(small)
@@ -150,18 +150,20 @@ def test_rows_that_are_not_sampled_neither_move_nor_decay_and_go_on_with_their_m
     still = make_learner(12, wd=0.0)
     momentum = np.zeros((CLASSES, EMBEDDING), np.float32)
     momentum[30:] = 1
-    arguments, _ = still.parameters()
+    arguments, _ = still.state.parameters()
     far = np.zeros((CLASSES, EMBEDDING), np.float32)
     far[:, 0] = -1e4  # all of one direction: the softmax is even whatever the momentum
-    still.set_parameters({**arguments, "fc7_weight": far}, {})
-    still.set_momenta({"fc7_weight": momentum})
+    still.state.set_parameters({**arguments, "fc7_weight": far}, {})
+    still.state.set_momenta({"fc7_weight": momentum})
     still.step([batches[0]], 0.0, seed=0)
     sample = draw_sample(batches[0].label, CLASSES, 12, seed=0)
     moved = np.isin(np.arange(CLASSES), sample) & (np.arange(CLASSES) >= 30)
     assert moved.any() and not moved[30:].all()
     expected = np.where(moved[:, np.newaxis], 0.9, momentum)
-    np.testing.assert_allclose(still.momenta()["fc7_weight"], expected, rtol=1e-6)
-    np.testing.assert_allclose(still.parameters()[0]["fc7_weight"] - far, expected * moved[:, np.newaxis], atol=1e-3)
+    np.testing.assert_allclose(still.state.momenta()["fc7_weight"], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        still.state.parameters()[0]["fc7_weight"] - far, expected * moved[:, np.newaxis], atol=1e-3
+    )
 
 
 def test_accumulated_batches_and_devices_share_a_sample():
@@ -176,7 +178,7 @@ def test_accumulated_batches_and_devices_share_a_sample():
     parts = learner_of(plain, SHAPE, CPU, accumulate=2, **settings)
     devices = learner_of(plain, wide, (mx.cpu(0), mx.cpu(1)), **settings)
     for learner in (one, parts, devices):
-        learner.initialize(mx.init.Xavier(), seed=3)
+        learner.state.initialize(mx.init.Xavier(), seed=3)
     for step in range(3):
         expected = one.step([together], 0.1, step)
         assert parts.step([first, second], 0.1, step).loss == pytest.approx(expected.loss, rel=1e-5)
@@ -187,16 +189,16 @@ def test_accumulated_batches_and_devices_share_a_sample():
 
 def test_the_parameters_of_all_classes_are_set_adopted_and_checked():
     learner = make_learner(12, "softmax")
-    arguments, _ = learner.parameters()
+    arguments, _ = learner.state.parameters()
     assert arguments["fc7_weight"].shape == (CLASSES, EMBEDDING) and arguments["fc7_bias"].shape == (CLASSES,)
-    assert learner.momenta()["fc7_weight"].shape == (CLASSES, EMBEDDING)
+    assert learner.state.momenta()["fc7_weight"].shape == (CLASSES, EMBEDDING)
     assert not arguments["fc7_weight"].flags.writeable
     with refused("fc7_weight", (12, EMBEDDING)):
-        learner.set_parameters({"fc7_weight": np.zeros((12, EMBEDDING), np.float32)}, {})
+        learner.state.set_parameters({"fc7_weight": np.zeros((12, EMBEDDING), np.float32)}, {})
     given = np.arange(CLASSES * EMBEDDING, dtype=np.float32).reshape(CLASSES, EMBEDDING)
-    loaded, fresh, left_over = learner.adopt({"fc7_weight": given, "fc7_bias": np.zeros(12)}, {})
+    loaded, fresh, left_over = learner.state.adopt({"fc7_weight": given, "fc7_bias": np.zeros(12)}, {})
     assert loaded == ["fc7_weight"] and "fc7_bias" in fresh and left_over == ["fc7_bias"]
-    np.testing.assert_array_equal(learner.parameters()[0]["fc7_weight"], given)
+    np.testing.assert_array_equal(learner.state.parameters()[0]["fc7_weight"], given)
     learner.step(make_batches(1), 0.1, 0)
     assert given[1, 1] == 6  # what was given is not what is trained
 
@@ -204,9 +206,9 @@ def test_the_parameters_of_all_classes_are_set_adopted_and_checked():
 def test_without_momentum_there_is_no_state():
     learner = make_learner(12, momentum=0.0)
     learner.step(make_batches(1), 0.1, 0)
-    assert learner.momenta() == {}
+    assert learner.state.momenta() == {}
     with refused("fc7_weight"):
-        learner.set_momenta({"fc7_weight": np.zeros((CLASSES, EMBEDDING), np.float32)})
+        learner.state.set_momenta({"fc7_weight": np.zeros((CLASSES, EMBEDDING), np.float32)})
 
 
 def test_more_centers_than_mxnet_counts_are_one_line():
@@ -219,7 +221,7 @@ def sampled_run(records, prefix, size=8, **changes):
     symbol = class_losses.softmax(embedding_symbol(), 5, size)
     shape = (tiny_runs.BATCH, 3, tiny_runs.SIZE, tiny_runs.SIZE)
     run.learner = learner_of(symbol, shape, CPU, momentum=0.9, wd=1e-3, sampled_from=CLASSES)
-    run.learner.initialize(mx.init.Xavier(), seed=5)
+    run.learner.state.initialize(mx.init.Xavier(), seed=5)
     return run
 
 
@@ -230,9 +232,9 @@ def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, monk
     assert whole.fit()
     assert sampled_run(records, tmp_path / "parts", steps=stop).fit()
     second = sampled_run(records, tmp_path / "parts")
-    places = dict(second.learner.centers.weights)
+    places = dict(second.learner.state.centers.weights)
     second.resume()
-    assert all(second.learner.centers.weights[name] is place for name, place in places.items())
+    assert all(second.learner.state.centers.weights[name] is place for name, place in places.items())
     assert second.fit()
     assert_same_state(whole, second)
     assert len(list(tmp_path.glob("parts-0010.states*"))) == files
@@ -249,7 +251,7 @@ def test_a_run_is_resumed_with_another_sample_or_the_full_layer(records, tmp_pat
     for run in (full, other):
         run.resume()
         assert_same_state(first, run)
-    assert other.fit() and other.learner.centers.size == 20
+    assert other.fit() and other.learner.state.centers.size == 20
 
 
 def test_the_model_is_the_embedding_alone(records, tmp_path):

@@ -29,7 +29,7 @@ def network(names=("conv", "bn", "pre_fc1", "fc1"), emb_size=5, extra=None):
 def make_learner(embedding, emb_size=5):
     symbol = class_losses.margin_softmax(embedding, emb_size, 3, s=8)
     learner = learner_of(symbol, SHAPE, [mx.cpu()], momentum=0.9, wd=0.0)
-    learner.initialize(mx.init.Xavier(), seed=1)
+    learner.state.initialize(mx.init.Xavier(), seed=1)
     return learner
 
 
@@ -46,7 +46,7 @@ def test_other_names_are_known_by_shape_and_position(caplog):
     given = as_model(network(("conv", "bn", "fc1", "fc1_bn")), SHAPE)
     learner = make_learner(network())
     adopt(learner, network(), given)
-    arguments, auxiliary = learner.parameters()
+    arguments, auxiliary = learner.state.parameters()
     np.testing.assert_array_equal(arguments["pre_fc1_weight"], given.arguments["fc1_weight"])
     np.testing.assert_array_equal(arguments["fc1_beta"], given.arguments["fc1_bn_beta"])
     np.testing.assert_array_equal(auxiliary["fc1_moving_var"], given.auxiliary["fc1_bn_moving_var"])
@@ -82,7 +82,7 @@ def test_the_network_of_a_model_ends_at_its_embedding(tmp_path):
 
 def test_centers_of_a_whole_network_are_adopted_by_name():
     learner = make_learner(network())
-    arguments, auxiliary = learner.parameters()
+    arguments, auxiliary = learner.state.parameters()
     centers = {"fc7_weight": arguments["fc7_weight"] + 1}
     adopt(learner, network(), Model(learner.symbol, {**arguments, **centers}, auxiliary, "whole", 1))
-    np.testing.assert_array_equal(learner.parameters()[0]["fc7_weight"], centers["fc7_weight"])
+    np.testing.assert_array_equal(learner.state.parameters()[0]["fc7_weight"], centers["fc7_weight"])

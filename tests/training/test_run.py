@@ -49,7 +49,7 @@ def test_resuming_repeats_the_run_that_was_never_stopped(records, tmp_path, stop
 def test_frozen_parts_resume(records, tmp_path, stop):
     settings = {"freeze": {"conv_weight", "bn_moving_mean"}, "ema": 0.9}
     whole = make_run(records, tmp_path / "whole", **settings)
-    start = whole.learner.parameters()
+    start = whole.learner.state.parameters()
     whole.fit()
     make_run(records, tmp_path / "parts", steps=stop, **settings).fit()
     resumed = make_run(records, tmp_path / "parts", **settings)
@@ -59,12 +59,13 @@ def test_frozen_parts_resume(records, tmp_path, stop):
     for one, other in zip(whole.averages.values(), resumed.averages.values()):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    arguments, auxiliary = whole.learner.parameters()
+    arguments, auxiliary = whole.learner.state.parameters()
     np.testing.assert_array_equal(arguments["conv_weight"], start[0]["conv_weight"])
     np.testing.assert_array_equal(whole.averages.values()[0]["conv_weight"], start[0]["conv_weight"])
     np.testing.assert_array_equal(auxiliary["bn_moving_var"], start[1]["bn_moving_var"])
     assert (
-        not np.array_equal(arguments["bn_beta"], start[0]["bn_beta"]) and "conv_weight" not in resumed.learner.momenta()
+        not np.array_equal(arguments["bn_beta"], start[0]["bn_beta"])
+        and "conv_weight" not in resumed.learner.state.momenta()
     )
 
 
@@ -161,8 +162,8 @@ def test_parameters_that_are_not_finite_do_not_replace_a_checkpoint(records, tmp
     def overflowing(*args, **kwargs):
         result = take_step(*args, **kwargs)
         if run.step == 7:
-            arguments, auxiliary = run.learner.parameters()
-            run.learner.set_parameters({**arguments, "fc7_weight": arguments["fc7_weight"] * np.inf}, auxiliary)
+            arguments, auxiliary = run.learner.state.parameters()
+            run.learner.state.set_parameters({**arguments, "fc7_weight": arguments["fc7_weight"] * np.inf}, auxiliary)
         return result
 
     run.learner.step = overflowing

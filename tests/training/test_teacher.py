@@ -87,7 +87,7 @@ def test_a_student_learns_its_teachers_embeddings_alone_with_one_device_or_two(t
 
         contexts = [mx.cpu(number) for number in range(devices)]
         learner = learner_of(symbol, (4, 3, SIZE, SIZE), contexts, momentum=0.9, wd=0, teacher=Watched())
-        learner.initialize(mx.init.Xavier(), seed=3)
+        learner.state.initialize(mx.init.Xavier(), seed=3)
         batch = batch_of(4)
         losses = [learner.step([batch], 0.05, seed=step).loss for step in range(60)]
         assert all(data is batch.data for data in seen) and len(seen) == 60
@@ -104,9 +104,9 @@ def test_resuming_with_a_teacher_repeats_the_run_and_its_layer_is_not_deployed(r
     second = make_run(records, tmp_path / "parts", teacher=teacher)
     assert second.resume() and second.fit()
     assert_same_state(whole, second)
-    arguments, momenta = second.learner.parameters()[0], second.learner.momenta()
+    arguments, momenta = second.learner.state.parameters()[0], second.learner.state.momenta()
     assert arguments["teacher_fc_weight"].shape == (7, 5) and momenta["teacher_fc_weight"].any()
-    assert np.abs(arguments["conv_weight"] - untaught.learner.parameters()[0]["conv_weight"]).max() > 1e-3
+    assert np.abs(arguments["conv_weight"] - untaught.learner.state.parameters()[0]["conv_weight"]).max() > 1e-3
     deployed = checkpoint.load_model(tmp_path / "parts")
     assert not [name for name in {*deployed.arguments, *deployed.symbol.list_arguments()} if "teacher" in name]
 

@@ -37,23 +37,23 @@ def faces(tmp_path):
 def make_learner(classes=CLASSES, loss=class_losses.margin_softmax, loss_settings=None, **settings):
     symbol = loss(embedding_symbol(), 5, classes, s=8, **(loss_settings or {}))
     learner = learner_of(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0, **settings)
-    learner.initialize(mx.init.Xavier(), seed=1)
+    learner.state.initialize(mx.init.Xavier(), seed=1)
     return learner
 
 
 def test_a_center_is_the_normalized_mean_of_its_pictures(faces, caplog):
     caplog.set_level("INFO", "denseface")
     learner = make_learner()
-    before = {name: array.copy() for name, array in learner.parameters()[0].items()}
+    before = {name: array.copy() for name, array in learner.state.parameters()[0].items()}
     warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
-    model = Model(embedding_symbol(), *learner.parameters(), "model", 1)
+    model = Model(embedding_symbol(), *learner.state.parameters(), "model", 1)
     embedder = Embedder(model, image_shape=SHAPE, batch_size=1)
     expected = before["fc7_weight"].copy()
     people = pictures(3 * CLASSES, SHAPE)
     for label in range(CLASSES - 1):
         embeddings = [normalize(embedder.embed([people[i]]))[0] for i in range(label, 3 * CLASSES, CLASSES)]
         expected[label] = normalize([np.mean(embeddings, axis=0)])[0]
-    after = learner.parameters()[0]
+    after = learner.state.parameters()[0]
     np.testing.assert_allclose(after["fc7_weight"], expected, rtol=1e-4, atol=1e-6)
     assert all(np.array_equal(after[name], before[name]) for name in before if name != "fc7_weight")
     assert "1 of 7 have no readable picture and start fresh" in caplog.text
@@ -63,25 +63,25 @@ def test_sampled_centers_are_those_of_the_full_layer(faces):
     full, sampled = make_learner(), make_learner(BATCH, sampled_from=CLASSES)
     for learner in (full, sampled):
         warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
-    one, other = (learner.parameters()[0]["fc7_weight"][: CLASSES - 1] for learner in (full, sampled))
+    one, other = (learner.state.parameters()[0]["fc7_weight"][: CLASSES - 1] for learner in (full, sampled))
     np.testing.assert_array_equal(one, other)
 
 
 def test_of_several_centers_per_class_the_first_starts_there(faces):
     one, three = make_learner(), make_learner(loss_settings={"k": 3})
-    before = three.parameters()[0]["fc7_weight"].copy()
+    before = three.state.parameters()[0]["fc7_weight"].copy()
     for learner in (one, three):
         warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
-    first, centers = (learner.parameters()[0]["fc7_weight"] for learner in (one, three))
+    first, centers = (learner.state.parameters()[0]["fc7_weight"] for learner in (one, three))
     np.testing.assert_array_equal(centers[: CLASSES - 1, 0], first[: CLASSES - 1])
     np.testing.assert_array_equal(centers[:, 1:], before[:, 1:])
 
 
 def test_the_statistics_of_a_loss_stay_as_they_are(faces):
     learner = make_learner(loss=adaface)
-    _, before = learner.parameters()
+    _, before = learner.state.parameters()
     warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
-    _, after = learner.parameters()
+    _, after = learner.state.parameters()
     assert "adaface_norm_mean" in before and all(np.array_equal(after[name], before[name]) for name in before)
 
 
@@ -92,6 +92,6 @@ def test_a_loss_without_centers_and_a_network_that_computes_no_numbers_are_refus
     with refused("loss", option="warm_centers"):
         warm_centers(triplets, PictureReader(faces, SHAPE), 6)
     learner = make_learner()
-    learner.set_parameters({"fc1_bias": np.full(5, np.nan, np.float32)}, {})
+    learner.state.set_parameters({"fc1_bias": np.full(5, np.nan, np.float32)}, {})
     with refused("pretrained network", option="warm_centers", kind=PictureError):
         warm_centers(learner, PictureReader(faces, SHAPE), BATCH)
