@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -185,6 +186,12 @@ print(len(os.listdir("/proc/self/task")) - before)
         loss.backward()
         # 2 (w . x - t) x, with w = (1, 1)
         np.testing.assert_allclose(net.weight.grad().asnumpy(), [[-4, -8]])
+
+    @pytest.mark.parametrize("package", ["gluoncv", "gluonfr"])
+    def test_libraries_on_top_of_mxnet_are_imported(self, package):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed; no extra of ours needs it")
+        assert output_of(f"import denseface, {package}; print({package}.__name__)") == package
 
     def test_module_fits_a_step_and_its_checkpoint_predicts_the_same(self, tmp_path):
         output = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=1, no_bias=True, name="fc")
