@@ -58,6 +58,9 @@ class OneWorker:
         """Return what the function returns."""
         return function()
 
+    def broadcast(self, key: int, array: mx.nd.NDArray) -> None:
+        """Leave the array as it is."""
+
 
 class ServerWorkers:
     """The workers of a distributed run, seen from one of them, which MXNet's parameter server connects.

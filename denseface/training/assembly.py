@@ -24,7 +24,8 @@ from denseface.training.devices import contexts, on_cpu
 from denseface.training.frozen import fix_statistics, frozen_names, set_rates
 from denseface.training.learner import Devices, Learner, Task
 from denseface.training.partial_fc import sample_size
-from denseface.training.run import Plan, Run
+from denseface.training.plan import Keep, Plan
+from denseface.training.run import Run
 from denseface.training.saved_options import repeated
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher
@@ -212,7 +213,7 @@ def make_plan(spec: RunSpec, prefix: str, loader: Loader, options: Mapping[str, 
         schedule=Schedule(optimizer.lr_schedule, optimizer.lr, steps, warmup, optimizer.lr_steps),
         frequent=keeping.frequent,
         verbose=keeping.verbose,
-        keep=keeping.ckpt,
+        keep=Keep(keeping.ckpt),
         accumulate=optimizer.accumulate,
         seed=optimizer.seed,
         stop_after=optimizer.stop_after,

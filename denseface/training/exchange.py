@@ -53,16 +53,13 @@ class Exchange:
 
     def sum_gradients(self, names: Sequence[str]) -> None:
         """Replace the gradients of these parameters by their sums over all devices."""
-        if self._store:
-            self._sum(names, [executor.grad_dict for executor in self._executors])
+        self._sum(names, [executor.grad_dict for executor in self._executors])
 
     def average_statistics(self, kept: Collection[str]) -> None:
         """Replace moving averages, but for those that are kept, by their means over all devices."""
-        if not self._store:
-            return
         statistics = [executor.aux_dict for executor in self._executors]
         names = [name for name in statistics[0] if name not in kept]  # a mean of equal numbers may be rounded
-        if not names:
+        if not self._store or not names:
             return
         mx.nd.waitall()  # MXNet does not declare that the backward pass changes them, so nothing else waits for it
         self._sum(names, statistics)
@@ -73,8 +70,9 @@ class Exchange:
 
     def _sum(self, names: Sequence[str], devices: Sequence[dict[str, mx.nd.NDArray]]) -> None:
         """Replace the arrays of these names by their sums over all devices, with one call for all."""
-        keys = [self._keys[name] for name in names]
-        self._store.pushpull(keys, [[arrays[name] for arrays in devices] for name in names])
+        if self._store:
+            keys = [self._keys[name] for name in names]
+            self._store.pushpull(keys, [[arrays[name] for arrays in devices] for name in names])
 
     def copy_to_devices(self) -> None:
         """Copy parameters and moving averages of this process's first device to its others."""

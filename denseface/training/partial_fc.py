@@ -117,8 +117,9 @@ class Centers:
 
     def blocks(self, table: np.ndarray | None) -> Iterator[np.ndarray]:
         """Yield a table, if there is one, in blocks of as many rows as are bound."""
-        for start in range(0, 0 if table is None else self.num_classes, self.size):
-            yield table[start : start + self.size]
+        if table is not None:
+            for start in range(0, self.num_classes, self.size):
+                yield table[start : start + self.size]
 
     def initialize(self, name: str, draw: Callable[[mx.nd.NDArray], None]) -> None:
         """Fill a table block by block; ``draw`` fills one block."""

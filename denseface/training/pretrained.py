@@ -28,7 +28,7 @@ class Role(NamedTuple):
     """What a parameter is, whatever its name: the operator that reads it, as which input, and its shape."""
 
     op: str
-    index: int
+    operand: int
     shape: tuple[int, ...]
 
 
@@ -154,7 +154,7 @@ def renamed(own: Mapping[str, Role], given: Mapping[str, Role]) -> dict[str, str
             continue
         for name in names:
             likely = [other for other in others if given[other] == own[name]]
-            if likely and own[name].op in _WEIGHTED and own[name].index == 1:
+            if likely and own[name].op in _WEIGHTED and own[name].operand == 1:
                 raise InputError(
                     f"{name} could be {' or '.join(likely[:3])}, but the layers around it differ; train the model's "
                     "own network, or rename its parameters"

@@ -8,73 +8,26 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
 from denseface.core.signals import SIGNALS, Interrupted, handled_by
 from denseface.data.loader import Batch, Loader
-from denseface.evaluation.metrics import VerificationResult
-from denseface.models import checkpoint
-from denseface.models.checkpoint import Checkpoint, TrainingState
 from denseface.training.averages import Averages
+from denseface.training.checkpoints import Checkpoints
 from denseface.training.learner import Learner, StepResult
 from denseface.training.log import RunLog, TrainingRow
+from denseface.training.plan import Plan
 from denseface.training.progress import Progress, Window
-from denseface.training.saved_options import check_repeated
-from denseface.training.schedule import Schedule
+from denseface.training.score import describe, score
 
 import mxnet as mx
 
 logger = logging.getLogger("denseface")
-
-KEEP_NOTHING, KEEP_EVERY_BEST, KEEP_ALL, KEEP_BEST = 0, 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run does, when, and where its files are.
-
-    Attributes
-    ----------
-    prefix : str
-        Prefix of the run's files; the folder exists.
-    steps : int
-        Steps of the whole run, whether resumed or not.
-    schedule : Schedule
-        The learning rate of each step.
-    frequent : int
-        Steps between two rows of the log.
-    verbose : int
-        Steps between two verifications, each with a checkpoint.
-    keep : int
-        ``KEEP_NOTHING`` (0): no checkpoints. Otherwise the newest is kept, with what resuming needs, and of the others
-        only the model: each that was the best when it was saved (1), all (2), or the best (3).
-    accumulate : int
-        Batches per step.
-    seed : int
-        Seed of the run.
-    stop_after : int
-        Verifications in a row without an improvement beyond noise, after which the run ends; 0 for none.
-    options : mapping of str to plain value
-        What a resumed run has to repeat, by name.
-    """
-
-    prefix: str
-    steps: int
-    schedule: Schedule
-    frequent: int
-    verbose: int
-    keep: int
-    accumulate: int
-    seed: int
-    stop_after: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Run:
@@ -126,7 +79,7 @@ class Run:
         self.averages = averages
         self.step = 0
         self.stopped_by: int | None = None
-        self._saved_step = 0
+        self._checkpoints = Checkpoints(plan, learner, loader, deployed, averages)
         self._progress = Progress()
 
     def resume(self) -> bool:
@@ -142,21 +95,10 @@ class Run:
         InputError
             If it is damaged or belongs to another network.
         """
-        found = self.workers.from_first(self._load_newest)
-        if found is None:
+        progress = self._checkpoints.restore()
+        if progress is None:
             return False
-        step, progress = found
-        self.learner.state.broadcast()
-        try:
-            self.loader.restore(progress["loader"])
-            self._progress = Progress.restored(progress)
-        except InputError as error:
-            raise InputError(
-                f"the run to resume has another configuration: {error}; use the options of its start", path=self.prefix
-            ) from error
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise self._strange_progress(step) from error
-        self.step = self._saved_step = step
+        self.step, self._progress = self._checkpoints.saved, progress
         return True
 
     def fit(self) -> bool:
@@ -187,7 +129,7 @@ class Run:
             with self._stopped_by_signals(), logging_redirect_tqdm(), bar:
                 self._take_steps(stream, log, bar)
                 self._save()
-                self.workers.from_first(self._tidy)  # a run that ended may have been killed before it did
+                self._checkpoints.tidy(self._progress.bests)  # a run that ended may have been killed before it did
                 return self._is_over()
         finally:
             stream.close()
@@ -205,7 +147,7 @@ class Run:
         5. verify and save, every ``plan.verbose`` steps; a verification that fails costs no step.
         """
         timed_steps, seconds = 0, 0.0
-        _, stop = self._agree(StepResult(0.0, None, 0.0))
+        _, stop = self._agree([])
         while not self._is_over() and not stop:
             started = time.perf_counter()
             rate = self.plan.schedule.rate(self.step)
@@ -217,10 +159,11 @@ class Run:
 
             result = self._learn(batches, rate)
 
-            result, stop = self._agree(result)
+            (loss, accuracy, norm), stop = self._agree([result.loss, result.accuracy or 0, result.gradient_norm])
+            result = StepResult(loss, None if result.accuracy is None else accuracy, norm)
             for name, value in (("loss", result.loss), ("gradient", result.gradient_norm)):
                 if not math.isfinite(value):
-                    raise InputError(self._divergence(f"the {name}", self.step + 1))
+                    raise self._checkpoints.divergence(f"the {name}", self.step + 1)
             self.step += 1
             if self.averages:
                 self.averages.update(self.step)
@@ -262,22 +205,20 @@ class Run:
         except (mx.MXNetError, MemoryError) as error:
             advice = "; try a smaller batch per device, and accumulate more of them" if is_out_of_memory(error) else ""
             raise InputError(
-                f"step {self.step + 1}: MXNet fails ({mxnet_reason(error)}); {self._kept()}{advice}"
+                f"step {self.step + 1}: MXNet fails ({mxnet_reason(error)}); {self._checkpoints.kept()}{advice}"
             ) from error
 
-    def _agree(self, result: StepResult) -> tuple[StepResult, bool]:
-        """Return the mean result of all workers, and whether a signal to one of them stops all.
+    def _agree(self, measured: Sequence[float]) -> tuple[list[float], bool]:
+        """Return means over all workers, and whether a signal to one of them stops all.
 
         What a worker hears of a signal later than here counts at the next step, so that all stop at the same one.
         """
         asked = [self.stopped_by == number for number in SIGNALS]
-        measured = [result.loss, result.accuracy or 0, result.gradient_norm]
-        loss, accuracy, norm, *asked = self.workers.sum([*measured, *asked]) / self.workers.size
-        mean = StepResult(float(loss), None if result.accuracy is None else float(accuracy), float(norm))
-        signalled = [number for number, share in zip(SIGNALS, asked) if share]
+        means = (self.workers.sum([*measured, *asked]) / self.workers.size).tolist()
+        signalled = [number for number, share in zip(SIGNALS, means[len(measured) :]) if share]
         if signalled:
             self.stopped_by = signalled[0]
-        return mean, bool(signalled)
+        return means[: len(measured)], bool(signalled)
 
     def _log_row(self, has_accuracy: bool, rate: float, steps_per_second: float, log: RunLog, bar: tqdm) -> None:
         window = self._progress.window
@@ -291,89 +232,30 @@ class Run:
         if bar.disable:
             logger.info("step %d/%d, %s, lr %.2g, %.1f images/s", self.step, self.plan.steps, shown, rate, speed)
 
-    def _verify(self, log: RunLog) -> int:
+    def _verify(self, log: RunLog | None) -> int:
         """Verify, log and remember; return for how many verifications the run has not become better."""
         results = dict(self.verify(*self.learner.state.parameters()))
-        scores = [_score(results)] if results else []
+        scores = [score(results)] if results else []
         if self.averages:
             averaged = self.verify(*self.averages.values())
-            scores += [_score(averaged)] if averaged else []
+            scores += [score(averaged)] if averaged else []
             results.update({f"{name}-ema": result for name, result in averaged.items()})
         for name, result in results.items():
-            log.verification(self.step, name, result.to_dict())
-            logger.info("step %d, %s: %s", self.step, name, _described(result))
+            if log:
+                log.verification(self.step, name, result.to_dict())
+            logger.info("step %d, %s: %s", self.step, name, describe(result))
         if scores:
             self._progress.verified(self.step, *max(scores))
         return self._progress.stale
 
-    def _load_newest(self) -> tuple[int, dict] | None:
-        """Read the newest checkpoint into the learner; return its step and progress, or None if there is none."""
-        newest = Checkpoint.newest(self.prefix)
-        if newest is None:
-            return None
-        started_with = newest.manifest["progress"].get("recipe")
-        if not isinstance(started_with, dict):
-            raise self._strange_progress(newest.step)
-        check_repeated(started_with, self.plan.options, newest.step)
-        centers = self.learner.state.centers
-        targets = {"arguments": centers.weights, "momenta": centers.momenta} if centers else {}
-        state = newest.load(**targets)
-        try:
-            self.learner.state.set_parameters(state.arguments, state.auxiliary)
-            self.learner.state.set_momenta(state.momenta)
-            if self.averages:
-                self.averages.restore(*(state.averages or ({}, {})))
-        except InputError as error:
-            raise InputError(f"the run to resume has another configuration: {error}", path=self.prefix) from error
-        return state.step, state.progress
-
-    def _strange_progress(self, step: int) -> InputError:
-        reason = "its progress is not what a run writes; restore the file from a copy"
-        return InputError(reason, path=f"{self.prefix}-{step:04d}.json")
-
     def _save(self) -> None:
-        """Save on the first worker, while the others wait; nothing if this step is saved already."""
-        if self.plan.keep == KEEP_NOTHING or self.step == self._saved_step:
-            return
-        self.workers.from_first(self._write)
-        self._saved_step = self.step
-        self.workers.from_first(self._tidy)
-
-    def _write(self) -> None:
-        arguments, auxiliary = self.learner.state.parameters()
-        momenta = self.learner.state.momenta()
-        averages = self.averages.values() if self.averages else None
-        for name, array in {**momenta, **arguments, **auxiliary}.items():
-            if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # no copy: the array may be large
-                raise InputError(self._divergence(name, self.step))
-        progress = {**self._progress.to_dict(), "loader": self.loader.state(), "recipe": dict(self.plan.options)}
-        state = TrainingState(self.step, arguments, auxiliary, momenta, progress, averages)
-        checkpoint.save(self.prefix, self.deployed, state)
-        logger.info("step %d: saved %s,%d", self.step, self.prefix, self.step)
-
-    def _tidy(self) -> None:
-        """Remove checkpoints that the newest replaces, and what a crash left."""
-        if self.plan.keep == KEEP_NOTHING or not self._saved_step:
-            return
-        bests = self._progress.bests
-        models = {KEEP_EVERY_BEST: bests, KEEP_ALL: None, KEEP_BEST: bests[-1:]}[self.plan.keep]
-        checkpoint.keep_only(self.prefix, models, states=[self._saved_step])
+        self._checkpoints.save(self.step, self._progress)
 
     def _open_log(self) -> RunLog | None:
         """Open the log, on the first worker."""
         opened = []
         self.workers.from_first(lambda: opened.append(RunLog(self.prefix, self.step)))
         return opened[0] if opened else None
-
-    def _divergence(self, what: str, step: int) -> str:
-        rate = self.plan.schedule.rate(step - 1)
-        return (
-            f"step {step}: {what} is no longer finite (learning rate {rate:.2g}); {self._kept()}; "
-            f"try a learning rate of {rate / 10:.2g}, more warm-up steps, or a clipped gradient"
-        )
-
-    def _kept(self) -> str:
-        return f"the checkpoint at step {self._saved_step} is kept" if self._saved_step else "nothing was saved yet"
 
     @contextlib.contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
@@ -389,43 +271,3 @@ class Run:
 
         with handled_by(request):
             yield
-
-
-class Score(NamedTuple):
-    """What decides which step is the best.
-
-    Attributes
-    ----------
-    value : float
-        Mean balanced accuracy over the verification sets.
-    noise : float
-        Twice its standard error, with the pairs as independent draws. Pairs of few people vary more.
-    """
-
-    value: float
-    noise: float
-
-
-def _score(results: Mapping[str, VerificationResult]) -> Score:
-    count = len(results)
-    variance = sum(_variance(result) for result in results.values())
-    return Score(sum(result.balanced_accuracy for result in results.values()) / count, 2 * math.sqrt(variance) / count)
-
-
-def _variance(result: VerificationResult) -> float:
-    """Variance of the balanced accuracy: that of the mean of two fractions."""
-    accepted = np.mean(result.scores.genuine >= result.balanced_threshold)
-    rejected = np.mean(result.scores.impostor < result.balanced_threshold)
-    kinds = ((accepted, result.n_genuine), (rejected, result.n_impostor))
-    return float(sum(rate * (1 - rate) / number for rate, number in kinds)) / 4
-
-
-def _described(result: VerificationResult) -> str:
-    """Write a result in one line; first what does not depend on how many of the pairs are genuine."""
-    measured = [far for far, tar in result.tar.items() if tar is not None]
-    strictest = f", TAR {result.tar[min(measured)]:.4f} at FAR {min(measured):g}" if measured else ""
-    constant = max(result.n_genuine, result.n_impostor) / (result.n_genuine + result.n_impostor)
-    return (
-        f"balanced accuracy {result.balanced_accuracy:.4f}{strictest}, accuracy {result.accuracy:.4f} +- "
-        f"{result.accuracy_std:.4f} (one answer for all pairs: {constant:.4f})"
-    )

@@ -10,8 +10,8 @@ from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.models import checkpoint
-from denseface.training import run as training
-from denseface.training.run import Plan, Run
+from denseface.training.plan import Keep, Plan
+from denseface.training.run import Run
 from denseface.training.schedule import Schedule
 from support import class_losses
 from support.learners import learner_of
@@ -35,7 +35,7 @@ def run_on(folder, labels, num_classes=None, rate=0.1, loss=class_losses.margin_
         learner = learner_of(symbol, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
         learner.state.initialize(mx.init.Xavier(), seed=1)
         loader = BatchLoader(PictureReader(records, (SIZE, SIZE, 3)), BATCH, Augmentation())
-        plan = Plan(str(folder / "model"), 6, Schedule("step", rate, 6), 1, 3, training.KEEP_BEST, 1, 0)
+        plan = Plan(str(folder / "model"), 6, Schedule("step", rate, 6), 1, 3, Keep.BEST, 1, 0)
         yield Run(learner, loader, plan, embedding_symbol(), lambda arguments, auxiliary: {})
 
 

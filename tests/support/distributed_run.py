@@ -20,12 +20,12 @@ from denseface.models import losses
 from denseface.models.adaface import adaface_margin
 from denseface.models.distillation import with_teacher
 from denseface.models.graph import Graph
-from denseface.training import run as training
 from denseface.training.assembly import make_averages
 from denseface.training.descent import Descent
 from denseface.training.frozen import fix_statistics
 from denseface.training.learner import Devices, Learner, Task
-from denseface.training.run import Plan, Run
+from denseface.training.plan import Keep, Plan
+from denseface.training.run import Run
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher
 from denseface.training.triplets import METRICS, Mining, TripletLoader
@@ -104,7 +104,7 @@ def main(
             Devices(contexts, "device", workers),
         )
         schedule = Schedule("step", 0.05, steps, 2, [15])
-        plan = Plan(prefix, steps, schedule, 1, verbose, training.KEEP_BEST, accumulate, 5)
+        plan = Plan(prefix, steps, schedule, 1, verbose, Keep.BEST, accumulate, 5)
         averages = make_averages(ema, learner, embedding) if ema and workers.is_first else None
         run = Run(learner, loader, plan, embedding, lambda arguments, auxiliary: {}, averages)
         if not (resume and run.resume()):

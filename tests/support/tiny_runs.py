@@ -11,10 +11,10 @@ from denseface.data.augment import Augmentation
 from denseface.data.loader import BatchLoader, PictureReader
 from denseface.data.records import write_face_records
 from denseface.models.distillation import with_teacher
-from denseface.training import run as training
 from denseface.training.assembly import make_averages
 from denseface.training.frozen import fix_statistics
-from denseface.training.run import Plan, Run
+from denseface.training.plan import Keep, Plan
+from denseface.training.run import Run
 from denseface.training.schedule import Schedule
 from support import class_losses
 from support.learners import learner_of
@@ -53,7 +53,7 @@ def make_run(
         "schedule": Schedule("step", rate, steps, 2, [8]),
         "frequent": 2,
         "verbose": 4,
-        "keep": training.KEEP_BEST,
+        "keep": Keep.BEST,
         "accumulate": accumulate,
         "seed": 5,
     }

@@ -11,8 +11,8 @@ from denseface.data.augment import Augmentation
 from denseface.data.loader import PictureReader
 from denseface.data.records import write_face_records
 from denseface.models import losses
-from denseface.training import run as training
-from denseface.training.run import Plan, Run
+from denseface.training.plan import Keep, Plan
+from denseface.training.run import Run
 from denseface.training.schedule import Schedule
 from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader
 from support.learners import learner_of
@@ -48,7 +48,7 @@ def make_run(records, prefix, loss=losses.triplet, contexts=CPU, accumulate=1, b
     steps, rate = changes.pop("steps", 8), changes.pop("learning_rate", 0.05)
     settings = {
         "steps": steps, "schedule": Schedule("step", rate, steps), "frequent": 2, "verbose": 4,
-        "keep": training.KEEP_BEST, "accumulate": accumulate, "seed": 5,
+        "keep": Keep.BEST, "accumulate": accumulate, "seed": 5,
     }  # fmt: skip
     symbol = loss(embedding_symbol(), alpha=0.5)
     learner = learner_of(symbol, (batch_size, 3, SIZE, SIZE), contexts, momentum=0.9, wd=1e-3, accumulate=accumulate)

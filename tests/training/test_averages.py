@@ -8,8 +8,8 @@ import pytest
 from denseface.embedding.embedder import Embedder
 from denseface.evaluation.metrics import score_pairs
 from denseface.models import checkpoint
-from denseface.training import run as training
 from denseface.training.averages import Averages
+from denseface.training.plan import Keep
 from support.tiny_runs import SIZE, make_run
 
 import mxnet as mx
@@ -76,7 +76,7 @@ def test_averages_are_verified_and_saved_as_a_model_beside_the_weights(records, 
         right = np.arange(200) < 200 * [0.6, 0.9, 0.7, 0.6, 0.8, 0.6][len(seen) - 1]
         return {"made": score_pairs(np.where(right == issame, 1.0, 0.0), issame)}
 
-    run = make_run(records, tmp_path / "model", verify, verbose=4, ema=0.9, keep=training.KEEP_BEST)
+    run = make_run(records, tmp_path / "model", verify, verbose=4, ema=0.9, keep=Keep.BEST)
     run.fit()
     with open(tmp_path / "model-verification.csv", newline="") as file:
         rows = [(row["step"], row["set"], float(row["accuracy"])) for row in csv.DictReader(file)]

@@ -14,12 +14,11 @@ from denseface.core.errors import InputError
 from denseface.core.signals import SIGNALS
 from denseface.evaluation.metrics import score_pairs
 from denseface.models import checkpoint
-from denseface.training import run as training
+from denseface.training.plan import Keep
 from support import class_losses
 from support.class_losses import adaface
-from support.learners import learner_of
 from support.refusals import refused
-from support.tiny_runs import BATCH, CLASSES, SIZE, assert_same_state, embedding_symbol, make_run
+from support.tiny_runs import CLASSES, assert_same_state, make_run
 
 import mxnet as mx
 
@@ -302,10 +301,10 @@ def test_figures_go_to_csv_and_a_resumed_run_does_not_repeat_them(records, tmp_p
 @pytest.mark.parametrize(
     "keep, models, resumable",
     [
-        (training.KEEP_NOTHING, [], []),
-        (training.KEEP_EVERY_BEST, [2, 4, 10], [10]),
-        (training.KEEP_ALL, [2, 4, 6, 8, 10], [10]),
-        (training.KEEP_BEST, [4, 10], [10]),
+        (Keep.NOTHING, [], []),
+        (Keep.EVERY_BEST, [2, 4, 10], [10]),
+        (Keep.ALL, [2, 4, 6, 8, 10], [10]),
+        (Keep.BEST, [4, 10], [10]),
     ],
 )
 def test_what_is_kept(records, tmp_path, keep, models, resumable):
@@ -379,9 +378,11 @@ def test_a_run_killed_after_its_last_checkpoint_is_tidied_up(records, tmp_path, 
 def test_a_run_of_another_network_is_not_resumed(records, tmp_path):
     run = make_run(records, tmp_path / "model", steps=4)
     run.fit()
-    other = class_losses.margin_softmax(embedding_symbol(), 5, CLASSES + 1, s=8, m2=0.2)
-    run = make_run(records, tmp_path / "model")
-    run.learner = learner_of(other, (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=0.0)
+
+    def of_more_classes(embedding, size, classes, **margins):
+        return class_losses.margin_softmax(embedding, size, classes + 1, **margins)
+
+    run = make_run(records, tmp_path / "model", loss=of_more_classes)
     with refused("fc7_weight", path=tmp_path / "model"):
         run.resume()
 

@@ -22,8 +22,8 @@ from denseface.data.pictures import as_batch
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.models import checkpoint, losses
 from denseface.models.checkpoint import parse_model
-from denseface.training import run as training
 from denseface.training import triplets
+from denseface.training.plan import Keep
 from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader, mine
 from support.record_sets import write_entries
 from support.refusals import refused
@@ -425,7 +425,7 @@ def test_resuming_repeats_the_run_that_was_never_stopped(faces, tmp_path, option
 
 
 def test_training_brings_pictures_of_one_identity_together(faces, tmp_path):
-    run = make_run(faces, tmp_path / "model", steps=40, batch_size=24, keep=training.KEEP_NOTHING, verbose=1000)
+    run = make_run(faces, tmp_path / "model", steps=40, batch_size=24, keep=Keep.NOTHING, verbose=1000)
     with run.loader.reader.cut_ahead(faces.keys, ahead=4) as cuts:
         pictures = list(cuts)
     labels = np.array([picture.key.label for picture in pictures])
