@@ -1,5 +1,6 @@
 """The cache of compiled operators: nothing is used that somebody else may have written, or that has changed."""
 
+import errno
 import os
 import pwd
 import stat
@@ -18,11 +19,25 @@ CONTENT = bytes(range(256)) * 20
 SOMEBODY_ELSE = 65534  # nobody
 
 
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """The folder of temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir(0o700)
+    return tmp_path / "temporary"
+
+
 @pytest.fixture
 def base(tmp_path, monkeypatch):
     """The folder for caches; who can write there is for a test to say."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def kept_beside_temporary_files(temporary):
+    """Use the cache twice; whether the file is made at most once, and kept in the folder of temporary files."""
+    path, _ = use()
+    return path == temporary / f"denseface-{os.geteuid()}" / NAME and use() == (path, 0)
 
 
 def use(name=NAME):
@@ -100,12 +115,12 @@ def test_what_has_changed_is_made_again(base, change, which):
 
 
 @pytest.mark.parametrize("which", [NAME, "library.sha256"])
-def test_a_folder_in_the_way_is_left_alone(base, which, caplog):
+def test_a_folder_in_the_way_is_left_alone(base, which, caplog, temporary):
     path = base / "denseface" / which
     path.mkdir(parents=True)
     for folder in (base, base / "denseface"):
         folder.chmod(0o700)
-    assert not use()[0].exists()
+    assert kept_beside_temporary_files(temporary)
     assert path.is_dir() and "Is a directory" in caplog.text
 
 
@@ -143,7 +158,7 @@ def test_what_belongs_to_another_user_is_not_used(base, caplog):
         assert use() == (path, 1)
     for folder in (path.parent, base):
         os.chown(folder, SOMEBODY_ELSE, -1)
-        assert use()[0].parent != path.parent
+        assert use(f"{folder.name}.so")[0].parent != path.parent
         assert f"{folder} belongs to another user" in caplog.text
         os.chown(folder, 0, -1)
 
@@ -154,10 +169,10 @@ def test_links_to_ones_own_folders_are_followed(base, tmp_path):
     assert use() == (tmp_path / "elsewhere" / "denseface" / NAME, 1)
 
 
-def test_a_file_in_the_place_of_the_folder_is_left_alone(base, caplog):
+def test_a_file_in_the_place_of_the_folder_is_left_alone(base, caplog, temporary):
     base.mkdir(0o700)
     (base / "denseface").write_text("in the way")
-    assert not use()[0].exists()
+    assert kept_beside_temporary_files(temporary)
     assert (base / "denseface").read_text() == "in the way"
     assert "Not a directory" in caplog.text
 
@@ -209,14 +224,14 @@ def test_a_failure_leaves_nothing(base):
 
 
 @pytest.mark.parametrize("home", ["/nonexistent/home", None])
-def test_without_a_home_folder_nothing_is_kept(monkeypatch, home, caplog):
+def test_without_a_home_folder_it_is_kept_beside_temporary_files(monkeypatch, home, caplog, temporary):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if home:
         monkeypatch.setenv("HOME", home)
     else:
         monkeypatch.delenv("HOME")
         monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # the user has no entry
-    assert not use()[0].exists()
+    assert kept_beside_temporary_files(temporary)
     assert "there is no home folder; set XDG_CACHE_HOME to a folder" in caplog.text
     assert not Path("/nonexistent").exists()
 
@@ -240,11 +255,35 @@ def test_a_disk_that_is_full_keeps_nothing(base, monkeypatch, caplog):
     assert sorted(entry.name for entry in (base / "denseface").iterdir()) == ["other.sha256", "other.so"]
 
 
-def test_temporary_files_that_others_can_replace_are_not_used_either(base, tmp_path, monkeypatch):
-    for folder in (base, tmp_path / "temporary"):
-        folder.mkdir()
+def test_where_nothing_can_be_written_what_is_there_is_used(base, temporary, monkeypatch, caplog):
+    kept, _ = use()
+    mkdir, mkdtemp = os.mkdir, tempfile.mkdtemp
+
+    def refuse(function):
+        def call(*arguments, **options):
+            folder = str(options.get("dir") or arguments[0])
+            if folder.startswith(str(base)):
+                raise OSError(errno.EROFS, "Read-only file system", folder)
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "mkdir", refuse(mkdir))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda suffix, prefix, dir: refuse(mkdtemp)(suffix, prefix, dir=dir))
+    assert use() == (kept, 0)
+    assert not caplog.text
+    path, times = use("other.so")
+    assert (path, times) == (temporary / f"denseface-{os.geteuid()}" / "other.so", 1)
+    assert "Read-only file system" in caplog.text
+    caplog.clear()
+    assert cache.is_cached("other.so") and use("other.so") == (path, 0)
+    assert not caplog.text  # the cause is told when it costs something
+
+
+def test_temporary_files_that_others_can_replace_are_not_used_either(base, temporary):
+    base.mkdir()
+    for folder in (base, temporary):
         folder.chmod(0o777)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with pytest.raises(cache.CacheError) as caught:
         use()
-    assert str(tmp_path / "temporary") in str(caught.value)
+    assert str(temporary) in str(caught.value)

@@ -99,6 +99,13 @@ def test_what_was_compiled_is_used_again(copied):
 
 
 @with_compiler
+def test_the_package_may_be_where_nobody_can_write(library):
+    package = Path(native.__file__).parents[2]
+    assert package not in library.parents
+    assert not [path for path in package.rglob("*") if path.suffix in (".so", ".o", ".sha256")]
+
+
+@with_compiler
 def test_a_cut_library_is_compiled_again(library, copied, tmp_path):
     copied.write_bytes(copied.read_bytes()[:20000])
     result, log = run(tmp_path, CXX=script_that_writes(tmp_path / "c++", library))

@@ -33,8 +33,9 @@ def load_operators() -> bool:
     """Make the operators known to MXNet, once per process. Without a suitable compiler nothing changes.
 
     The compiler is that of the environment variable ``CXX``, or ``c++``. The compiled library is kept in the user's
-    cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), under a name that depends on the sources, the compiler and the
-    processor. A folder or file that another user can write is not used.
+    cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), or beside temporary files where nothing can be written there,
+    under a name that depends on the sources, the compiler and the processor. A folder or file that another user can
+    write is not used.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def are_compiled() -> bool:
     """Tell whether `load_operators` finds the operators compiled, so that nobody would wait for the compiler."""
     try:
         return is_cached(_name(_compiler()[1]))
-    except (_CompilerError, CacheError, OSError):
+    except (_CompilerError, OSError):
         return False
 
 

@@ -42,36 +42,53 @@ def cached(name: str, make: Callable[[Path], None]) -> Iterator[Path]:
     Yields
     ------
     Path
-        The file. If the cache cannot be used (a warning says why), it is in a temporary folder, and removed afterwards.
+        The file: in the user's cache folder; in a folder of this user beside temporary files, if that one is read-only
+        or others can write there; or else in a folder that is removed afterwards. A warning says why.
 
     Raises
     ------
     CacheError
         If others can write to the folder of temporary files, too.
     """
-    with contextlib.ExitStack() as stack:
+    reasons: list[CacheError] = []
+
+    def make_and_warn(path: Path) -> None:
+        for reason in reasons:
+            logger.warning("%s is not kept where it should be: %s", name, reason)
+        make(path)
+
+    path = _find(name)
+    if path is not None:
+        yield path
+        return
+    for folder in _FOLDERS:
         try:
-            path = _stored(name, make)
+            path = _stored(folder(), name, make_and_warn)
         except CacheError as error:
-            logger.warning("%s is not kept for other processes: %s", name, error)
-            path = _made_private(Path(stack.enter_context(tempfile.TemporaryDirectory()))) / name
-            make(path)
+            reasons.append(error)
+        else:
+            yield path
+            return
+    with tempfile.TemporaryDirectory() as scratch:
+        path = _made_private(Path(scratch)) / name
+        make_and_warn(path)
         yield path
 
 
 def is_cached(name: str) -> bool:
-    """Tell whether a file is in the cache, without making it.
-
-    Raises
-    ------
-    CacheError
-        If the cache cannot be used.
-    """
-    return _is_intact(_private_folder() / name)
+    """Tell whether a file is in the cache, without making it."""
+    return _find(name) is not None
 
 
-def _stored(name: str, make: Callable[[Path], None]) -> Path:
-    folder = _private_folder()
+def _find(name: str) -> Path | None:
+    for folder in _FOLDERS:
+        with contextlib.suppress(CacheError):
+            if _is_intact(folder() / name):
+                return folder() / name
+    return None
+
+
+def _stored(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
     path = folder / name
     if _is_intact(path):
         return path
@@ -90,7 +107,7 @@ def _stored(name: str, make: Callable[[Path], None]) -> Path:
     return path
 
 
-def _private_folder() -> Path:
+def _user_folder() -> Path:
     """Return the user's cache folder."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(given):  # a relative path is invalid: https://specifications.freedesktop.org/basedir-spec/
@@ -101,6 +118,15 @@ def _private_folder() -> Path:
             raise CacheError("there is no home folder; set XDG_CACHE_HOME to a folder")
         base = home / ".cache"
     return _made_private(base / "denseface")
+
+
+def _temporary_folder() -> Path:
+    """Return a folder of this user's that other processes find, too, until temporary files are removed."""
+    return _made_private(Path(tempfile.gettempdir(), f"denseface-{os.geteuid()}"))
+
+
+# A package may be installed where nobody can write, and so may be the home of a service or in a container.
+_FOLDERS = (_user_folder, _temporary_folder)
 
 
 def _made_private(folder: Path) -> Path:
