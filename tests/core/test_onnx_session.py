@@ -31,6 +31,11 @@ def test_the_cpu_needs_no_comparison(content):
     assert (opened.agreement, opened.session.get_providers()) == (1.0, ["CPUExecutionProvider"])
 
 
+def test_threads_without_work_soon_leave_the_cores_to_others(content):
+    options = open_session(content, threads=2).get_session_options()
+    assert 0 < int(options.get_session_config_entry("session.intra_op.spin_duration_us")) < 1000
+
+
 def test_a_provider_computes_and_keeps_computing(content, monkeypatch):
     accelerator = accelerated(monkeypatch)
     session, agreement = open_on("cuda", content, SHAPE, is_fixed=True)
