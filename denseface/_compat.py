@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 
 INSTALL_COMMAND = "pip install --no-deps mxnet==1.9.1 && pip install requests 'graphviz<0.9' setuptools"
@@ -86,7 +87,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module):
         from denseface.core.errors import InputError
 
-        with _without_broken_onnx():
+        with _hidden("sklearn", "scipy.stats", *([] if _imports("onnx") else ["onnx"])):
             try:
                 super().exec_module(module)
             except OSError as error:  # the dynamic linker's
@@ -94,21 +95,38 @@ class _Loader(importlib.machinery.SourceFileLoader):
                 raise InputError(f"MXNet cannot be loaded ({reason}): {_advice(reason)}") from error
 
 
-@contextlib.contextmanager
-def _without_broken_onnx():
-    """Hide the package onnx while MXNet looks for it, if its import would end MXNet's."""
+def _imports(name):
+    """Import a module; return whether MXNet's own import of it would end as MXNet expects."""
     try:
-        importlib.import_module("onnx")
+        importlib.import_module(name)
     except ImportError:
+        pass
+    except Exception:  # onnx raises a VersionError beside another protobuf
+        return False
+    return True
+
+
+class _HidingFinder:
+    """Lets imports of some modules fail on the thread that made it."""
+
+    def __init__(self, names):
+        self.names = names
+        self.thread = threading.get_ident()
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname in self.names and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError(f"{fullname} is hidden from MXNet", name=fullname)
+
+
+@contextlib.contextmanager
+def _hidden(*names):
+    """Hide modules from MXNet: two that are loaded for seconds, for what nobody calls, and those that would end it."""
+    finder = _HidingFinder(names)
+    sys.meta_path.insert(0, finder)
+    try:
         yield
-    except Exception:  # beside another protobuf it raises a VersionError
-        sys.modules["onnx"] = None
-        try:
-            yield
-        finally:
-            del sys.modules["onnx"]
-    else:
-        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _advice(reason):

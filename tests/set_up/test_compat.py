@@ -51,6 +51,10 @@ class TestImportingDenseface:
             denseface.nothing  # noqa: B018
         assert output_of("from denseface import InputError; import sys; print('mxnet' in sys.modules)") == "False"
 
+    def test_mxnet_does_not_load_for_seconds_what_nobody_calls(self):
+        code = "import denseface, mxnet, sys; slow = {'sklearn', 'scipy.stats'}; print(slow & {*sys.modules}, end=' ')"
+        assert output_of(f"{code}; import scipy.stats; print(slow & {{*sys.modules}})") == "set() {'scipy.stats'}"
+
     def test_puts_one_finder_in_place_however_often(self):
         code = """
 import importlib, sys
