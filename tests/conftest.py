@@ -1,4 +1,5 @@
 import copy
+import os
 import signal
 
 import pytest
@@ -33,6 +34,13 @@ def configured():
         for key in list(table):
             table.pop(key)
         table.update(values)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """A folder for compiled operators, shared by the processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
 
 
 @pytest.fixture(scope="session")

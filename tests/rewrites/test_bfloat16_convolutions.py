@@ -5,7 +5,7 @@ import pytest
 
 from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16
 from denseface.rewrites.native import bfloat16_instructions
-from support.again import call_again, compiler_without
+from support.again import call_again, compiler_without, other_threads
 from support.symbols import operators, rewritten
 
 import mxnet as mx
@@ -65,13 +65,13 @@ def test_step_is_exact(shape, outputs, kernel, stride):
 STEPS = [(*case, kernel, stride) for case in SHAPES for kernel in (1, 3) for stride in (1, 2)]
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("threads", other_threads("1", "3"))
 def test_any_number_of_threads(threads):
     call_again(test_step_is_exact, STEPS, OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
 
 
-def test_without_amx(tmp_path):
-    call_again(test_step_is_exact, STEPS, **compiler_without("amx-bf16", tmp_path))
+def test_without_amx(compiled):
+    call_again(test_step_is_exact, STEPS, **compiler_without("amx-bf16", compiled))
 
 
 def test_what_is_read_is_rounded_to_bfloat16():

@@ -11,7 +11,7 @@ from denseface.models.graph import Graph
 from denseface.rewrites.dense_blocks import fuse_dense_blocks, fuse_dense_blocks_for_inference
 from denseface.rewrites.native import bfloat16_instructions, load_operators
 from denseface.rewrites.prelu import compose_slopes
-from support.again import call_again, compiler_without
+from support.again import call_again, compiler_without, other_threads
 from support.symbols import operators, rewritten
 
 import mxnet as mx
@@ -141,9 +141,9 @@ def test_training_step_in_bfloat16(shape, settings):
 
 
 @pytest.mark.parametrize("absent, instructions", [("amx-bf16", "AVX-512"), ("avx512bf16", "")])
-def test_bfloat16_without_some_instructions(absent, instructions, tmp_path):
+def test_bfloat16_without_some_instructions(absent, instructions, compiled):
     cases = [NETWORKS[name] for name in ("unequal strips", "odd blocks", "one pixel high")]
-    call_again(test_training_step_in_bfloat16, cases, INSTRUCTIONS=instructions, **compiler_without(absent, tmp_path))
+    call_again(test_training_step_in_bfloat16, cases, INSTRUCTIONS=instructions, **compiler_without(absent, compiled))
 
 
 def test_evaluation_uses_moving_averages_and_keeps_them():
@@ -179,7 +179,7 @@ def test_inference(shape, settings):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])  # whole pictures per thread, and parts of them
+@pytest.mark.parametrize("threads", other_threads("1", "3"))  # whole pictures per thread, and parts of them
 @pytest.mark.parametrize("check", [test_inference, test_training_step, test_training_step_in_bfloat16])
 def test_any_number_of_threads(check, threads):
     call_again(check, list(NETWORKS.values()), OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")

@@ -6,7 +6,7 @@ import pytest
 from denseface.rewrites.native import load_operators
 from denseface.rewrites.norms import compile_norms
 from denseface.rewrites.prelu import compose_slopes
-from support.again import call_again
+from support.again import call_again, other_threads
 from support.symbols import operators, rewritten
 
 import mxnet as mx
@@ -121,7 +121,7 @@ def test_vectors_are_left_alone():
     assert "denseface_norm" not in operators(rewritten(norm(mx.sym.Variable("data")), compile_norms, (3, 5)))
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("threads", other_threads("1", "3"))
 def test_any_number_of_threads(threads):
     cases = [(activation, shape) for activation in ACTIVATIONS for shape in SHAPES]
     call_again(test_steps_and_evaluation, cases, OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
