@@ -81,9 +81,11 @@ def log_of(prefix, column):
 
 
 def test_two_workers_end_where_one_with_their_pictures_does_after_a_stop_too(records, tmp_path):
-    """With batch normalization on fixed statistics: otherwise a worker normalizes by its own pictures alone."""
-    two, one = places(tmp_path, "two", "one")
-    log, settings = tmp_path / "log", {"fixed": True, "clip_norm": 20, "ema": 0.9}
+    """Taught, and with fixed statistics of batch normalization, which a worker otherwise has of its pictures alone."""
+    two, one, teacher = places(tmp_path, "two", "one", "teacher")
+    model = tiny_model((SIZE, SIZE, 3), 7)
+    mx.model.save_checkpoint(str(teacher), 1, model.symbol, *as_ndarrays(model))
+    log, settings = tmp_path / "log", {"fixed": True, "clip_norm": 20, "ema": 0.9, "teacher": f"{teacher},1"}
     assert launch(records, two, output=log, batch=4, **settings, signal_at=8) == 143
     assert checkpoint.complete_steps(two) == [8]
     assert log.read_text().count("taking step 8") == 2 and "taking step 9" not in log.read_text()
@@ -94,17 +96,6 @@ def test_two_workers_end_where_one_with_their_pictures_does_after_a_stop_too(rec
     norms = log_of(one, "gradient_norm")
     np.testing.assert_allclose(norms, log_of(two, "gradient_norm"), rtol=1e-4)
     assert min(norms) < settings["clip_norm"] < max(norms)
-
-
-def test_two_workers_are_taught_what_one_is_after_a_stop_too(records, tmp_path):
-    two, one, teacher = places(tmp_path, "two", "one", "teacher")
-    model = tiny_model((SIZE, SIZE, 3), 7)
-    mx.model.save_checkpoint(str(teacher), 1, model.symbol, *as_ndarrays(model))
-    settings = {"fixed": True, "teacher": f"{teacher},1"}
-    assert launch(records, two, batch=4, steps=8, **settings) == 0
-    assert launch(records, two, batch=4, resume=True, **settings) == 0
-    assert alone(records, one, batch=8, **settings) == 0
-    assert_same_ends(one, two, 20, 1e-4)
 
 
 def test_two_workers_measure_the_lengths_of_adaface_as_two_devices_do_after_a_stop_too(records, tmp_path):

@@ -80,7 +80,6 @@ def run_content(folder):
 @pytest.mark.parametrize(
     "options, workers, kills",
     [
-        pytest.param(PLAIN, 1, 1, id="plain"),
         pytest.param(kill_runs.SAMPLED, 1, 1, id="sampled"),
         pytest.param(PLAIN, 1, 20, marks=pytest.mark.torture, id="plain torture"),
         pytest.param(kill_runs.SAMPLED, 2, 4, marks=pytest.mark.torture, id="two workers torture"),
