@@ -202,10 +202,20 @@ class PictureReader:
                 )
 
 
+class Part(NamedTuple):
+    """Which of the workers that share an epoch this is, from 0, and how many there are."""
+
+    rank: int
+    size: int
+
+
+WHOLE = Part(0, 1)
+
+
 class BatchLoader:
     """Shuffled batches for training, in an order that depends on the seed alone.
 
-    Each epoch is a permutation of all pictures, cut into steps of ``batch_size * num_parts``, of which each part takes
+    Each epoch is a permutation of all pictures, cut into steps of ``batch_size * part.size``, of which each part takes
     its own ``batch_size``; what is left at the end is dropped. A set too small for one such step is repeated to fill
     it. Two parts with batches of 16 thus see, step by step, what one part with batches of 32 sees.
 
@@ -224,8 +234,8 @@ class BatchLoader:
     mix : float
         Probability with which a picture is mixed with another one of the set before it is augmented (``data_mix``); its
         class is then no longer true. See :func:`~denseface.data.mixing.mix_faces`.
-    num_parts, part_index : int
-        The number of workers that share an epoch, and which of them this is, from 0.
+    part : Part
+        Which of several workers this is; by default it is alone.
 
     Attributes
     ----------
@@ -245,22 +255,19 @@ class BatchLoader:
         augmentation: Augmentation,
         seed: int = 0,
         mix: float = 0.0,
-        num_parts: int = 1,
-        part_index: int = 0,
+        part: Part = WHOLE,
     ):
         _check_range("batch_size", batch_size, 1)
         _check_range("data_mix", mix, 0, 1)
         _check_range("seed", seed, 0, 2**64 - 1)
-        _check_range("num_parts", num_parts, 1)
-        _check_range("part_index", part_index, 0, num_parts - 1)
+        _check_range("part", part.rank, 0, part.size - 1)
         self.reader = reader
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
         self.mix = mix
-        self.num_parts = num_parts
-        self.part_index = part_index
-        self.batches_per_epoch = max(1, len(reader.records.keys) // (batch_size * num_parts))
+        self.part = part
+        self.batches_per_epoch = max(1, len(reader.records.keys) // (batch_size * part.size))
 
     def state(self) -> dict:
         """Return nothing: a batch depends on its number alone."""
@@ -304,9 +311,9 @@ class BatchLoader:
         epoch, first_batch = divmod(start_batch, self.batches_per_epoch)
         while True:
             order = _generator(self.seed, epoch).permutation(self.reader.records.keys)
-            order = np.resize(order, self.batches_per_epoch * self.num_parts * self.batch_size)
+            order = np.resize(order, self.batches_per_epoch * self.part.size * self.batch_size)
             for number in range(first_batch, self.batches_per_epoch):
-                first = (number * self.num_parts + self.part_index) * self.batch_size
+                first = (number * self.part.size + self.part.rank) * self.batch_size
                 yield epoch, first, order[first : first + self.batch_size]
             epoch, first_batch = epoch + 1, 0
 

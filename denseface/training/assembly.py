@@ -8,7 +8,7 @@ from typing import Any
 
 from denseface.core.cpus import usable_cpus
 from denseface.core.errors import InputError
-from denseface.data.loader import BatchLoader, Loader, PictureReader
+from denseface.data.loader import BatchLoader, Loader, Part, PictureReader
 from denseface.data.pictures import PictureShape
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import Workers
@@ -29,7 +29,7 @@ from denseface.training.run import Run
 from denseface.training.saved_options import repeated
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher
-from denseface.training.triplets import METRICS, Mining, TripletLoader, check_share
+from denseface.training.triplets import METRICS, Mining, StepShape, TripletLoader, check_share
 
 import mxnet as mx
 
@@ -167,8 +167,8 @@ def make_loader(spec: RunSpec, workers: Workers, records: FaceRecords, learner: 
     reader = PictureReader(records, data.image_shape, threads, data.max_bad)
     batch_size = spec.optimizer.per_batch_size * num_devices
     if loss.loss_name not in TRIPLETS:
-        share = {"num_parts": workers.size, "part_index": workers.rank}
-        return BatchLoader(reader, batch_size, data.augmentation, seed, mix=data.data_mix, **share)
+        part = Part(workers.rank, workers.size)
+        return BatchLoader(reader, batch_size, data.augmentation, seed, data.data_mix, part)
     mining = Mining(
         METRICS[loss.loss_name],
         alpha=loss.triplet_alpha,
@@ -176,17 +176,8 @@ def make_loader(spec: RunSpec, workers: Workers, records: FaceRecords, learner: 
         images_per_identity=loss.images_per_identity,
         max_ap=loss.triplet_max_ap,
     )
-    return TripletLoader(
-        reader,
-        learner.embed,
-        mining,
-        batch_size,
-        data.augmentation,
-        seed,
-        num_devices=num_devices,
-        accumulate=spec.optimizer.accumulate,
-        workers=workers,
-    )
+    step = StepShape(batch_size, num_devices, spec.optimizer.accumulate, workers)
+    return TripletLoader(reader, learner.embed, mining, step, data.augmentation, seed)
 
 
 def make_averages(decay: float, learner: Learner, embedding: mx.sym.Symbol) -> Averages:

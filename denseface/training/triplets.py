@@ -153,6 +153,28 @@ def check_share(pictures: int) -> None:
         raise InputError(f"triplets need a multiple of 3, such as {near}, not {pictures}", option="per_batch_size")
 
 
+class StepShape(NamedTuple):
+    """How many pictures a step has, and who takes which.
+
+    Attributes
+    ----------
+    batch_size : int
+        Pictures per batch of this worker.
+    num_devices : int
+        The number of equal shares of each batch of this worker. A share consists of T anchors, then their T
+        positives, then their T negatives.
+    accumulate : int
+        Batches per step.
+    workers : OneWorker or ServerWorkers
+        The processes that train together; by default this one alone.
+    """
+
+    batch_size: int
+    num_devices: int = 1
+    accumulate: int = 1
+    workers: Workers = OneWorker()
+
+
 class TripletLoader:
     """Batches of semi-hard triplets, in an order that depends on the seed and on the network alone.
 
@@ -176,22 +198,17 @@ class TripletLoader:
         as it is then: :meth:`denseface.training.learner.Learner.embed`.
     mining : Mining
         How triplets are mined.
-    batch_size : int
-        Pictures per batch of this worker.
+    step : StepShape
+        How many pictures a step has, and who takes which.
     augmentation : Augmentation
         Random changes to each picture.
     seed : int
         Of everything random, 0 or more.
-    num_devices : int
-        The number of equal shares of each batch of this worker. A share consists of T anchors, then their T
-        positives, then their T negatives.
-    accumulate : int
-        Batches per step.
-    workers : OneWorker or ServerWorkers, optional
-        The processes that train together; by default this one alone.
 
     Attributes
     ----------
+    batch_size : int
+        As in the shape of a step.
     batches_per_epoch : int
         Batches with as many pictures as the training set. How many of them a bag makes differs from bag to bag.
 
@@ -206,24 +223,18 @@ class TripletLoader:
         reader: PictureReader,
         embed: Callable[[np.ndarray], np.ndarray],
         mining: Mining,
-        batch_size: int,
+        step: StepShape,
         augmentation: Augmentation,
         seed: int = 0,
-        num_devices: int = 1,
-        accumulate: int = 1,
-        workers: Workers | None = None,
     ):
-        check_share(batch_size // num_devices)
+        check_share(step.batch_size // step.num_devices)
         mining.check()
         self.reader = reader
         self.embed = embed
         self.mining = mining
-        self.batch_size = batch_size
+        self.batch_size, self.num_devices, self.accumulate, self.workers = step
         self.augmentation = augmentation
         self.seed = seed
-        self.num_devices = num_devices
-        self.accumulate = accumulate
-        self.workers = workers or OneWorker()
         self.batches_per_epoch = max(1, len(reader.records.keys) // self._step_size)
         self._identities = reader.records.keys_by_identity()
         self._bags_per_pass = -(-len(self._identities) // (mining.bag_size // mining.images_per_identity))

@@ -34,7 +34,7 @@ from denseface.deciding.angles import measure_angles
 from denseface.embedding.embedder import Embedder
 from denseface.galleries.bulk import embed_all
 from denseface.models import checkpoint, losses
-from denseface.training.triplets import SQUARED_EUCLIDEAN, Mining, TripletLoader
+from denseface.training.triplets import SQUARED_EUCLIDEAN, Mining, StepShape, TripletLoader
 from denseface.training.warm_centers import warm_centers
 from denseface.verification.verify import verify
 from denseface.verification.verify_templates import verify_templates
@@ -194,7 +194,7 @@ def by_triplets(given):
     with given.training(losses.triplet(overflowing(), alpha=0.5)) as (learner, reader, name):
         yield name
         mining = Mining(SQUARED_EUCLIDEAN, alpha=1e9, bag_size=COUNT, images_per_identity=PER_CLASS)
-        next(TripletLoader(reader, learner.embed, mining, 3, Augmentation()).batches())
+        next(TripletLoader(reader, learner.embed, mining, StepShape(3), Augmentation()).batches())
 
 
 def by_subcenters(given):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader, PictureReader
+from denseface.data.loader import BatchLoader, Part, PictureReader
 from denseface.data.pictures import ImageError, decode
 from denseface.data.records import FaceRecords, write_face_records
 from support.refusals import refused
@@ -169,7 +169,7 @@ def test_a_set_smaller_than_a_batch_is_repeated(tmp_path):
 
 def test_parts_share_each_step_equally(faces):
     whole = make_loader(faces, 6, SHAPE, EVERYTHING, seed=5)
-    parts = [make_loader(faces, 2, SHAPE, EVERYTHING, seed=5, num_parts=3, part_index=part) for part in range(3)]
+    parts = [make_loader(faces, 2, SHAPE, EVERYTHING, seed=5, part=Part(part, 3)) for part in range(3)]
     assert {loader.batches_per_epoch for loader in [whole, *parts]} == {3}
     for step, shares in zip(take(whole, 5), zip(*(take(part, 5) for part in parts))):
         np.testing.assert_array_equal(np.concatenate([share.data for share in shares]), step.data)
@@ -366,9 +366,9 @@ def test_only_a_few_batches_are_made_ahead(flats):
         ("threads", 0),
         ("seed", -1),
         ("seed", 2**64),
-        ("num_parts", 0),
-        ("part_index", 1),
-        ("part_index", -1),
+        ("part", Part(0, 0)),
+        ("part", Part(1, 1)),
+        ("part", Part(-1, 1)),
         ("max_bad", -1),
         ("data_mix", 1.5),
         ("image_shape", (16, 16, 4)),

@@ -13,7 +13,7 @@ import sys
 
 from denseface.core.errors import InputError
 from denseface.data.augment import Augmentation
-from denseface.data.loader import BatchLoader, PictureReader
+from denseface.data.loader import BatchLoader, Part, PictureReader
 from denseface.data.records import FaceRecords
 from denseface.distributed.workers import connect
 from denseface.models import losses
@@ -28,7 +28,7 @@ from denseface.training.plan import Keep, Plan
 from denseface.training.run import Run
 from denseface.training.schedule import Schedule
 from denseface.training.teacher import Teacher
-from denseface.training.triplets import METRICS, Mining, TripletLoader
+from denseface.training.triplets import METRICS, Mining, StepShape, TripletLoader
 
 import mxnet as mx
 
@@ -79,16 +79,16 @@ def main(
     with connect(kvstore) as workers, FaceRecords(records_folder) as records:
         embedding = embedding_symbol(dropout)
         reader = PictureReader(records, (SIZE, SIZE, 3), max_bad=max_bad)
-        settings = (batch, Augmentation(color=1), 5)
+        settings = (Augmentation(color=1), 5)
         if loss in CLASS_LOSSES:
             centers = losses.ClassCenters(sample or CLASSES, 5)
             symbol = losses.cosine_softmax(embedding, centers, s=8, margin=CLASS_LOSSES[loss](embedding))
-            loader = BatchLoader(reader, *settings, num_parts=workers.size, part_index=workers.rank)
+            loader = BatchLoader(reader, batch, *settings, part=Part(workers.rank, workers.size))
         else:
             symbol = losses.triplet(embedding, alpha=0.3)
             loader = TripletLoader(
-                reader, lambda data: learner.embed(data), Mining(METRICS["triplet"], 0.3, 16, 4), *settings,
-                num_devices=devices, accumulate=accumulate, workers=workers,
+                reader, lambda data: learner.embed(data), Mining(METRICS["triplet"], 0.3, 16, 4),
+                StepShape(batch, devices, accumulate, workers), *settings,
             )  # fmt: skip
         teaches = Teacher(teacher, (SIZE, SIZE, 3), batch, mx.cpu()) if teacher else None
         if teaches:

@@ -14,7 +14,7 @@ from denseface.models import losses
 from denseface.training.plan import Keep, Plan
 from denseface.training.run import Run
 from denseface.training.schedule import Schedule
-from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader
+from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, StepShape, TripletLoader
 from support.learners import learner_of
 
 import mxnet as mx
@@ -56,7 +56,7 @@ def make_run(records, prefix, loss=losses.triplet, contexts=CPU, accumulate=1, b
     metric = SQUARED_EUCLIDEAN if loss is losses.triplet else ANGLE
     loader = TripletLoader(
         PictureReader(records, SHAPE), learner.embed, Mining(metric, alpha=0.5, bag_size=10, images_per_identity=5),
-        batch_size, Augmentation(color=1), seed=5, num_devices=len(contexts), accumulate=accumulate,
+        StepShape(batch_size, len(contexts), accumulate), Augmentation(color=1), seed=5,
     )  # fmt: skip
     plan = Plan(str(prefix), **{**settings, **changes})
     return Run(learner, loader, plan, embedding_symbol(), lambda arguments, auxiliary: {})

@@ -24,7 +24,7 @@ from denseface.models import checkpoint, losses
 from denseface.models.checkpoint import parse_model
 from denseface.training import triplets
 from denseface.training.plan import Keep
-from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, TripletLoader, mine
+from denseface.training.triplets import ANGLE, SQUARED_EUCLIDEAN, Mining, StepShape, TripletLoader, mine
 from support.record_sets import write_entries
 from support.refusals import refused
 from support.tiny_triplets import CLASSES, SHAPE, SIZE, make_run
@@ -179,8 +179,8 @@ def make_loader(records, embed, batch_size=12, bag_size=20, **changes):
     mining = Mining(
         **{"metric": SQUARED_EUCLIDEAN, "alpha": 0.5, "images_per_identity": 5, **of_mining}, bag_size=bag_size
     )
-    settings = {"augmentation": PLAIN, "seed": 3, **changes}
-    return TripletLoader(reader, embed, mining, batch_size, **settings)
+    step = StepShape(batch_size, **{name: changes.pop(name) for name in StepShape._fields if name in changes})
+    return TripletLoader(reader, embed, mining, step, **{"augmentation": PLAIN, "seed": 3, **changes})
 
 
 def take(loader, network, count, start_batch=0):
