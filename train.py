@@ -26,6 +26,7 @@ if __name__ == "__main__":
         sys.exit(f"train.py: error: {error}")
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -83,9 +84,11 @@ def train(spec: RunSpec) -> int:
 
         records = stack.enter_context(FaceRecords(spec.data.dataset_path, spec.data.data_images_filter))
         spec = spec.replace(num_classes=records.num_classes)
-        embedding = make_network(spec, workers)
+        read_pretrained = functools.lru_cache(maxsize=1)(functools.partial(read_model, spec))
+        embedding = make_network(spec, workers, read_pretrained)
         run = assemble(spec, workers, records, embedding, prefix, make_verify(spec, embedding))
-        start(run, spec, embedding)
+        start(run, spec, embedding, read_pretrained)
+        read_pretrained.cache_clear()  # its parameters are copied
         workers.from_first(lambda: rehearse(run, spec))
         workers.from_first(lambda: save(run, spec))
 
@@ -112,12 +115,17 @@ def locked_run_folder(prefix: str) -> Iterator[None]:
         yield
 
 
-def make_network(spec: RunSpec, workers: Workers) -> mx.sym.Symbol:
+def read_model(spec: RunSpec) -> Model:
+    """Read the model that the run starts from."""
+    return pretrained_model(spec.start.pretrained, spec.start.pretrained_epoch, spec.data.image_shape)
+
+
+def make_network(spec: RunSpec, workers: Workers, read_pretrained: Callable[[], Model]) -> mx.sym.Symbol:
     """Build the network that the options describe, or read that of the pretrained model."""
     if spec.network.network != PRETRAINED:
         return families.embedding_symbol(spec)
-    model, shape = spec.start.pretrained, spec.data.image_shape
-    return mx.sym.load_json(workers.from_first(lambda: pretrained_network(model, shape).tojson()))
+    model = spec.start.pretrained
+    return mx.sym.load_json(workers.from_first(lambda: pretrained_network(model, read_pretrained).tojson()))
 
 
 def make_verify(spec: RunSpec, embedding: mx.sym.Symbol) -> Callable[[dict, dict], dict]:
@@ -150,7 +158,7 @@ def make_embedder(spec: RunSpec, model: Model) -> Embedder:
     return Embedder(model, image_shape=spec.data.image_shape, batch_size=batch_size, context=context)
 
 
-def start(run: Run, spec: RunSpec, embedding: mx.sym.Symbol) -> None:
+def start(run: Run, spec: RunSpec, embedding: mx.sym.Symbol, read_pretrained: Callable[[], Model]) -> None:
     """Set a run's parameters."""
     workers = run.workers
     if not spec.start.resume:
@@ -160,7 +168,7 @@ def start(run: Run, spec: RunSpec, embedding: mx.sym.Symbol) -> None:
         return
     run.learner.state.initialize(families.initializer(spec.network.net_name), spec.optimizer.seed)
     if spec.start.pretrained:
-        workers.from_first(lambda: start_from(run, embedding, spec))
+        workers.from_first(lambda: adopt(run.learner, embedding, read_pretrained()))
     if spec.start.warm_centers:
         workers.from_first(lambda: warm_centers(run.learner, run.loader.reader, run.loader.batch_size))
     run.learner.state.broadcast()
@@ -174,12 +182,6 @@ def refuse_to_overwrite(prefix: str) -> None:
             f"contains a run at step {newest.step}; continue it with --resume, or give another --models-root",
             path=prefix,
         )
-
-
-def start_from(run: Run, embedding: mx.sym.Symbol, spec: RunSpec) -> None:
-    """Copy the parameters that another model has in common with the run's."""
-    model = pretrained_model(spec.start.pretrained, spec.start.pretrained_epoch, spec.data.image_shape)
-    adopt(run.learner, embedding, model)
 
 
 def rehearse(run: Run, spec: RunSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,10 +32,18 @@ class Role(NamedTuple):
     shape: tuple[int, ...]
 
 
-def pretrained_network(pretrained: str, image_shape: tuple[int, int, int] | None = None) -> mx.sym.Symbol:
-    """Read the network of a model, up to its embedding; parameters as of `pretrained_model`."""
+def pretrained_network(pretrained: str, read: Callable[[], Model]) -> mx.sym.Symbol:
+    """Read the network of a model, up to its embedding.
+
+    Parameters
+    ----------
+    pretrained : str
+        As for :func:`pretrained_model`.
+    read : callable
+        Reads the model; called for an ONNX file, whose network is not in a file of its own.
+    """
     if pretrained.endswith(".onnx"):
-        return embedding_output(pretrained_model(pretrained, None, image_shape).symbol)
+        return embedding_output(read().symbol)
     prefix, _ = parse_model(pretrained)
     return embedding_output(read_symbol(Path(f"{prefix}-symbol.json")))
 

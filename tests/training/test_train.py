@@ -234,6 +234,7 @@ def test_a_network_from_onnx_is_fine_tuned_and_resumed(data, tmp_path, caplog):
     options = ("--network", "pretrained", "--pretrained", str(file), "--freeze", "conv1*", "--freeze", "bn1*")
     assert train.main(flags(data, tmp_path, "--max-steps", "2", *options, keys=())) == 0
     assert "1 start fresh: fc7_weight" in caplog.text
+    assert caplog.text.count("the insightface package's rule") == 1  # it is read once
     given = import_onnx(file, input_shape=(3, SIZE, SIZE))
     for model, moved in ((given, False), (checkpoint.load_model(prefix(tmp_path, "pretrained-arcface-orl")), True)):
         changed = [name for name, array in model.arguments.items() if (array != given.arguments[name]).any()]
