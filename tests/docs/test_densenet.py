@@ -19,7 +19,7 @@ from support.tiny_models import as_model, as_ndarrays
 
 import mxnet as mx
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = (3, 112, 112)
 BOTH = ["docs/densenet.md", "docs/densenet.zh-CN.md"]
 PAIRS = [("docs/densenet.md", "docs/densenet.zh-CN.md"), ("README.md", "README.zh-CN.md")]

@@ -10,7 +10,7 @@ from denseface.cli.training_flags import parse
 from denseface.options import insightface
 from denseface.options.spec import BY_KEY
 
-PAGE = (Path(__file__).parents[1] / "docs" / "insightface.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "insightface.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`(?:--)?([\w-]+)[^`]*`", PAGE))
 
 KEYS = {*BY_KEY}
