@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDES = (28, 40)
-COMPONENTS = (100, 200, 400)
-SHRINKAGES = (0.1, 1.0, 3.0)
+COMPONENTS = (100, 200, 400, 700)
+SHRINKAGES = (0.01, 0.03, 0.1, 1.0)
 SPLITS = 3
 _PICTURES = 10  # of each of ORL's people
 _ORL = {"ORL 31-40": range(31, 41), "ORL 1-40": range(1, 41)}
