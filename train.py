@@ -76,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(spec: RunSpec) -> int:
     prefix = run_prefix(spec)
-    with contextlib.ExitStack() as stack:
-        workers = stack.enter_context(connect(spec.devices.kvstore))
+    with connect(spec.devices.kvstore) as workers, contextlib.ExitStack() as stack:
         if not workers.is_first:
             logger.setLevel(logging.WARNING)
         workers.from_first(lambda: stack.enter_context(locked_run_folder(prefix)))
@@ -95,7 +94,7 @@ def train(spec: RunSpec) -> int:
         announce(run, spec.data)
         if not run.fit():
             logger.info("stopped at step %d; continue with the same command and --resume", run.step)
-            return 128 + run.stopped_by
+            return 128 + (run.stopped_by or 0)
         bad = len(run.loader.reader.bad)
         logger.info("done: %s, step %d; %d broken pictures were replaced", prefix, run.step, bad)
         return 0

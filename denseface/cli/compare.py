@@ -85,7 +85,7 @@ def _accuracies(model, args):
         verify(embedder, replace(read_pairs(path), name=name), progress=True)
         for path, name in zip(paths, distinct_names(paths))
     ]
-    return {report.name: report.flip.accuracy for report in reports}
+    return {report.name: report.result.accuracy for report in reports}
 
 
 def _table(rows):

@@ -85,6 +85,6 @@ def _part(text):
 
     index, _, count = text.partition("/")
     part = Part(int(index), int(count))
-    if not 1 <= part.index <= part.count:
+    if not 1 <= part.number <= part.total:
         raise argparse.ArgumentTypeError("write 3/8 for the third of eight parts")
     return part

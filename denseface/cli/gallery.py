@@ -102,7 +102,7 @@ def run_import(args: argparse.Namespace) -> int:
             f"nothing was checked: if another model than {args.model}, or other crops, made these embeddings, searches "
             "are wrong; --check compares some with their pictures"
         )
-    print_line(f"{args.out}: {counted(imported.count, 'embedding')} of {imported.emb_size} values, {said}")
+    print_line(f"{args.out}: {counted(imported.embedded, 'embedding')} of {imported.emb_size} values, {said}")
     return OK
 
 

@@ -82,17 +82,17 @@ def run(args: argparse.Namespace) -> int:
     stated = args.threshold is not None
     found = Threshold(args.threshold) if stated else find_threshold(embedder, args.set, args.far)
     sides, failures = zip(*(_embed(embedder, path, args) for path in args.pictures))
+    one, other = sides
     fusion = (args.fuse or "mean") if folders else None
-    found_score = compare(*sides, fusion) if fusion else float(similarity(*sides)[0, 0])
+    found_score = compare(one, other, fusion) if fusion else float(similarity(one, other)[0, 0])
     sizes, code = [len(rows) for rows in sides], FAILED if any(failures) else OK
     same = found_score >= found.value
     probability = found.probability and float(found.probability.probability(found_score, args.prior))
     if args.json:
-        content = {"same": same, "score": found_score, "threshold": found.value, "threshold_of": found.name}
-        content["far"] = found.far
-        content.update(fuse=fusion, pictures=sizes)
+        decided = {"same": same, "score": found_score, "threshold": found.value, "threshold_of": found.name}
+        compared = {"far": found.far, "fuse": fusion, "pictures": sizes}
         certainty = {"probability": probability, "false_match_rate": found.fmr, "interval": found.fmr_interval}
-        print_json({**content, **certainty})
+        print_json({**decided, **compared, **certainty})
         return code
     verdict = "same person" if same else "different persons"
     fused = f" ({fusion} of {' and '.join(counted(size, 'picture') for size in sizes)})" if fusion else ""

@@ -78,13 +78,14 @@ def network_of_model(text: str, size: tuple[int, int, int] | None) -> Network:
     """Take the embedding network out of a saved model."""
     from denseface.data.pictures import PictureShape
     from denseface.importing.onnx import import_onnx
-    from denseface.models.checkpoint import load_model, parse_model
+    from denseface.models.checkpoint import Model, load_model, parse_model
     from denseface.models.embedding_network import checked_embedding
 
     shape = PictureShape(*(size or (112, 112, 3))).nchw(1)
     if text.endswith(".onnx"):
-        model = import_onnx(text, input_shape=size and shape[1:])
-        shape = shape if size else (1, *model.file.input_shape)
+        imported = import_onnx(text, input_shape=size and shape[1:])
+        shape = shape if size else (1, *imported.file.input_shape)
+        model: Model = imported
     else:
         model = load_model(*parse_model(text))
     return Network(model.name, checked_embedding(model, shape).graph.symbol(), shape[1:])

@@ -25,7 +25,7 @@ _MAX_SIDE = 4096
 def add_example(parser: argparse.ArgumentParser, *lines: str) -> None:
     """Show commands as they are typed at the end of a command's help."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = textwrap.fill(parser.description, 79)
+    parser.description = textwrap.fill(parser.description or "", 79)
     parser.epilog = "\n  ".join(["example:" if len(lines) == 1 else "examples:", *lines])
 
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for path, name in zip(paths, distinct_names(paths)):
         try:
             report = measure_set(embedder, path, name)
-            way = next(iter(report.ways))
+            way = report.way
             by = {column: measure_groups(report, way, group_of) for column, group_of in groups.items()}
             measured.append(Measured(report, by))
         except InputError as error:

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
                     print_table(tables.transfer_rows(report, others[name]))
                 for column, group_of in groups.items():
                     print_line(f"{report.name}, by {column}")
-                    found = measure_groups(report, next(iter(report.ways)), group_of)
+                    found = measure_groups(report, report.way, group_of)
                     print_table(tables.group_rows(found))
                     for group in tables.small_groups(found):
                         report_warning(f"{report.name}: {column} {group} has too few people to say anything")

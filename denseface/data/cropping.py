@@ -6,8 +6,8 @@ their landmarks, and they are cut out; unless the user says that it is an aligne
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -181,7 +181,7 @@ class Cropper:
         """
         return self._checked(photograph, Located(_run(self.detector or load_detector(), photograph), None))
 
-    def locate(self, path: str | Path) -> Located | None:
+    def locate(self, path: str | os.PathLike) -> Located | None:
         """Look up the faces of a picture file, if there is a file of landmarks.
 
         Raises

@@ -102,7 +102,7 @@ class LandmarkFile:
         """Return how many faces a picture has, by its name in the file."""
         return len(self._rows[picture])
 
-    def locate(self, picture: str | Path) -> Located:
+    def locate(self, picture: str | os.PathLike) -> Located:
         """Look up the faces of a picture by its path.
 
         Raises

@@ -77,8 +77,8 @@ def measure_angles(
         If the run does not exist, has no class centers, or not as many classes as the set.
     """
     newest = Checkpoint.newest(prefix)
-    weight = newest and newest.load().arguments.get("fc7_weight")
-    if weight is None:
+    weight = newest.load().arguments.get("fc7_weight") if newest else None
+    if newest is None or weight is None:
         raise InputError("a run with class centers is needed, as train.py saves it", path=prefix, option="run")
     if len(weight) != records.num_classes:
         raise InputError(

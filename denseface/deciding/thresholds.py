@@ -55,8 +55,8 @@ def save_metrics(embedder: Embedder, reports: Mapping[str, VerificationReport]) 
             if before.get("pairs") == metrics["pairs"]:
                 metrics = {**before, **{key: value for key, value in metrics.items() if value is not None}}
             sets[name] = metrics
-        with replacing(path) as file:
-            file.write(json.dumps({"model": embedder.fingerprint, "sets": sets}, indent=1).encode())
+        with replacing(path) as written:
+            written.write(json.dumps({"model": embedder.fingerprint, "sets": sets}, indent=1).encode())
 
 
 @contextlib.contextmanager

@@ -47,9 +47,10 @@ def check_variables() -> None:
             raise InputError(
                 f"{name} is not set; start the run with denseface launch, or set {', '.join(VARIABLES)} everywhere"
             )
-        low, high = _RANGES.get(name, (None, None))
-        if low is not None and not (text.isdecimal() and low <= int(text[:9]) <= high):
-            raise InputError(f"{name}={text}: give a whole number from {low} to {high}")
+        if name in _RANGES:
+            low, high = _RANGES[name]
+            if not (text.isdecimal() and low <= int(text[:9]) <= high):
+                raise InputError(f"{name}={text}: give a whole number from {low} to {high}")
     role = os.environ["DMLC_ROLE"]
     if role not in ROLES:
         raise InputError(f"DMLC_ROLE={role}: it is one of {', '.join(ROLES)}")

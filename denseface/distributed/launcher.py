@@ -193,6 +193,8 @@ def run(processes: Sequence[Process], output: IO[bytes] | None = None) -> int:
 class _Child:
     process: Process
     popen: subprocess.Popen
+    stdin: IO[bytes]
+    stdout: IO[bytes]
     unfinished: bytes = b""
 
     def stop(self, number: int) -> None:
@@ -201,8 +203,8 @@ class _Child:
             self.popen.send_signal(number)
         else:
             with contextlib.suppress(BrokenPipeError):
-                self.popen.stdin.write(_CTRL_C)
-                self.popen.stdin.flush()
+                self.stdin.write(_CTRL_C)
+                self.stdin.flush()
 
 
 @dataclass
@@ -231,11 +233,11 @@ class _Group:
             child.popen.wait()
         self._show(0)
         for child in self.children:
-            child.popen.stdout.close()
-            child.popen.stdin.close()
+            child.stdout.close()
+            child.stdin.close()
         self._selector.close()
 
-    def _start(self, process):
+    def _start(self, process: Process) -> None:
         try:
             popen = subprocess.Popen(
                 process.arguments(),
@@ -247,7 +249,8 @@ class _Group:
             )
         except OSError as error:
             raise InputError(f"{process.command[0]}: it cannot be started ({error.strerror})") from error
-        child = _Child(process, popen)
+        assert popen.stdin and popen.stdout  # pipes, as asked for
+        child = _Child(process, popen, popen.stdin, popen.stdout)
         os.set_blocking(popen.stdout.fileno(), False)
         self._selector.register(popen.stdout, selectors.EVENT_READ, child)
         self.children.append(child)
@@ -268,28 +271,29 @@ class _Group:
             has_failed = any(code not in (None, 0, *_STOPPED) for code in codes)
             if has_failed:
                 raise InputError(self._failure(codes))
-            if None not in codes:
-                return max(codes)
-            if any(code is not None for code in codes):
+            ended = [code for code in codes if code is not None]
+            if len(ended) == len(codes):
+                return max(ended)
+            if ended:
                 deadline = deadline or time.monotonic() + _END_SECONDS
                 if time.monotonic() > deadline:
                     late = ", ".join(c.process.name for c, code in zip(self.children, codes) if code is None)
                     raise InputError(f"{late}: still running {_END_SECONDS} s after the others have ended; killed")
 
-    def _failure(self, codes):
+    def _failure(self, codes: Sequence[int | None]) -> str:
         """Name the process that failed, after the others have had time to report; killed ones come first."""
-        failures = [(c.process.name, code) for c, code in zip(self.children, codes) if code not in (None, 0, *_STOPPED)]
-        name, code = min(failures, key=lambda failure: failure[1] > 0)
+        failures = [(c.process.name, code) for c, code in zip(self.children, codes) if code not in (0, *_STOPPED)]
+        name, code = min(((name, code) for name, code in failures if code is not None), key=lambda each: each[1] > 0)
         if code < 0:
             return f"{name} was killed by {signal.Signals(-code).name}; all others were ended; resume the run"
         self._show_until(time.monotonic() + _LAST_WORDS_SECONDS)
         return f"{name} failed with exit code {code}, as its lines say; all others were ended"
 
-    def _show_until(self, deadline):
+    def _show_until(self, deadline: float) -> None:
         while time.monotonic() < deadline and any(child.popen.poll() is None for child in self.children):
             self._show(_POLL_SECONDS)
 
-    def _show(self, seconds):
+    def _show(self, seconds: float) -> None:
         """Pass on new output, waiting for it up to so many seconds."""
         if not self._selector.get_map():
             time.sleep(seconds)

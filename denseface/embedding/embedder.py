@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -142,7 +142,7 @@ class Embedder:
         input_mean: float | None = None,
         input_scale: float | None = None,
         bgr: bool = False,
-        **options: object,
+        **options: Any,
     ) -> Embedder:
         """Load a model and make an embedder of it.
 
@@ -226,7 +226,7 @@ class Embedder:
             If a picture is broken, has no face, or an array is of another type or shape.
         """
         is_one = is_picture_form(images) or not isinstance(images, Iterable)
-        numbered = enumerate([images] if is_one else images)
+        numbered = enumerate(cast("Iterable[Picture]", [images] if is_one else images))
         ahead, threads = 2 * self.batch_size, 0 if is_one else None  # starting threads would take longer
         parts = [np.empty((0, self.emb_size), np.float32)]
         with cut_ahead(self._cut_one, numbered, ahead, threads) as pictures:

@@ -74,7 +74,8 @@ def make_scaling(
     """
     if input_mean is None and input_scale is None and not bgr:
         return None
-    scaling = Scaling(*(float(d if g is None else g) for g, d in ((input_mean, 0), (input_scale, 1))), bool(bgr))
+    mean = 0.0 if input_mean is None else float(input_mean)
+    scaling = Scaling(mean, 1.0 if input_scale is None else float(input_scale), bool(bgr))
     if not math.isfinite(scaling.mean):
         raise InputError(f"must be a finite number, not {scaling.mean}", option="input_mean")
     if not math.isfinite(scaling.scale) or not scaling.scale:

@@ -63,7 +63,7 @@ class ArrayFile:
         with self._described():
             with open_input(self.path) as file:
                 self._mapping = _Mapping(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._archive = zipfile.ZipFile(self._mapping)
+            self._archive = zipfile.ZipFile(self._mapping)  # type: ignore[call-overload]  # reads and seeks as a file does
             self._arrays = {name: self._find(name) for name in names}
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -214,7 +214,9 @@ class _Work:
 
     def _results_of(self, values, source):
         """Faces and number of other faces of a line of the log, if it agrees with a source and with the next rows."""
-        *key, results, others = values if len(values) > 1 else (None, None)
+        if len(values) < 2:
+            return None
+        *key, results, others = values
         if key != [source.name, *source.stamp()] or not _are_results(results, source) or type(others) is not int:
             return None
         size = 4 * self._embedder.emb_size

@@ -27,7 +27,7 @@ class Imported(NamedTuple):
 
     Attributes
     ----------
-    count, emb_size : int
+    embedded, emb_size : int
         Number of embeddings, and values in one.
     checked : int
         How many were compared with what the model computes from their pictures.
@@ -35,7 +35,7 @@ class Imported(NamedTuple):
         The lowest cosine of these, -1 to 1; 1 if there are none.
     """
 
-    count: int
+    embedded: int
     emb_size: int
     checked: int
     agreement: float
@@ -104,7 +104,7 @@ def import_gallery(
     model = {**embedder.describe(), **described}
     model.pop("provider", None)  # which computed what was compared
     write_gallery(out, _normalized(path, rows, names, on_written), rows.shape, names, max(map(len, names)), model)
-    return Imported(*rows.shape, len(cosines), min(cosines, default=1.0))
+    return Imported(len(rows), rows.shape[1], len(cosines), min(cosines, default=1.0))
 
 
 def _read_rows(path: str | Path) -> np.ndarray:

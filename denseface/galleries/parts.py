@@ -25,14 +25,14 @@ class Part(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    number : int
         Which one, from 1.
-    count : int
+    total : int
         How many there are.
     """
 
-    index: int
-    count: int
+    number: int
+    total: int
 
     def of(self, sources: Iterable[Source], batch_size: int) -> ChosenPart:
         """Choose from pictures: whole batches, as many for each part as for any other, up to one.
@@ -42,17 +42,17 @@ class Part(NamedTuple):
         InputError
             If there is no such part.
         """
-        if not 1 <= self.index <= self.count <= _MOST_PARTS:
+        if not 1 <= self.number <= self.total <= _MOST_PARTS:
             raise InputError(f"is from 1 to the number of parts, at most {_MOST_PARTS}: not {self}", option="part")
         digest, pictures = hashlib.sha256(), 0
         for source in sources:
             digest.update(source.name.encode("utf-8", "surrogatepass") + b"\n")
             pictures += 1
         batches = -(-pictures // batch_size)
-        start, stop = (min(pictures, batches * n // self.count * batch_size) for n in (self.index - 1, self.index))
+        start, stop = (min(pictures, batches * n // self.total * batch_size) for n in (self.number - 1, self.number))
         description = {
-            "index": self.index,
-            "count": self.count,
+            "index": self.number,
+            "count": self.total,
             "batch_size": batch_size,
             "pictures": pictures,
             "names": digest.hexdigest(),
@@ -60,7 +60,7 @@ class Part(NamedTuple):
         return ChosenPart(start, stop, description)
 
     def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
+        return f"{self.number}/{self.total}"
 
 
 class ChosenPart(NamedTuple):
@@ -141,7 +141,7 @@ class _Seen(NamedTuple):
     """What a gallery says about itself, which is closed again: a process may have few files open at once."""
 
     path: Path
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     name_width: int
     model: dict
 

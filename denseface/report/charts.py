@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def draw_comparison(networks: Sequence[Measured]) -> Figure:
         "pictures per second in training, batches of 8": lambda row: row.training,
     }
     for name in dict.fromkeys(key for row in networks for key in row.accuracies):
-        panels[f"accuracy on {shortened(name)}"] = lambda row, name=name: row.accuracies.get(name)
+        panels[f"accuracy on {shortened(name)}"] = partial(_accuracy, name)
     panels = {title: value for title, value in panels.items() if any(value(row) is not None for row in networks)}
 
     names = [shortened(row.name) for row in networks]
@@ -94,7 +95,7 @@ def draw_run(folder: str | Path) -> Figure:
     figure = lay_out(10, 9)
     figure.suptitle(shortened(prefix, 80), fontsize=11)
     curves = ("loss", "accuracy", "learning_rate", "gradient_norm")
-    panels = figure.subplot_mosaic([curves[:2], curves[2:], ["verified"] * 2], sharex=True)
+    panels = figure.subplot_mosaic([[*curves[:2]], [*curves[2:]], ["verified"] * 2], sharex=True)
     for column in curves:
         steps, values = _line(training, column)
         panels[column].plot(steps, values, color=COLORS[0], linewidth=1.2)
@@ -104,7 +105,7 @@ def draw_run(folder: str | Path) -> Figure:
             _say(panels[column], "not in the log")
     verified = panels["verified"]
     verified.set_title("accuracy in verification", fontsize=10, loc="left")
-    names = dict.fromkeys(row["set"] for row in verification)
+    names = dict.fromkeys(str(row["set"]) for row in verification)
     for name, color in zip(names, _cycled(len(names))):
         steps, values = _line([row for row in verification if row["set"] == name], "accuracy")
         verified.plot(steps, values, color=color, marker="o", markersize=3, linewidth=1.2, label=shortened(name))
@@ -119,6 +120,10 @@ def draw_run(folder: str | Path) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     verified.set_xlabel("step")
     return figure
+
+
+def _accuracy(name: str, row: Measured) -> float | None:
+    return row.accuracies.get(name)
 
 
 def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
@@ -146,11 +151,11 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
     reliability = figure.add_subplot(grid[-1, 2])
     first = None
     for row, ((name, report), color) in enumerate(zip(reports.items(), _cycled(len(reports)))):
-        way, result = next(iter(report.ways.items()))
+        result, check = report.result, report.checks[report.way]
         _draw_roc(roc, result, report.shared, color)
         draw_det(det, result, color)
-        if report.checks[way]:
-            reliability.plot(report.checks[way].predicted, report.checks[way].observed, "o-", color=color, markersize=3)
+        if check:
+            reliability.plot(check.predicted, check.observed, "o-", color=color, markersize=3)
         first = _draw_scores(figure.add_subplot(grid[row, 2], sharex=first), name, result, color)
     roc.set(xscale="log", xlabel="false accept rate (logarithmic)", ylabel="true accept rate", ylim=(0, 1.02))
     roc.xaxis.set_major_formatter("{x:g}")
@@ -163,7 +168,8 @@ def draw_verification(reports: dict[str, VerificationReport]) -> Figure:
     reliability.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
     for axes in (roc, det, reliability):
         axes.grid(color="#dddddd", linewidth=0.6)
-    first.set_xlabel("score: cosine similarity")
+    if first:
+        first.set_xlabel("score: cosine similarity")
     return figure
 
 

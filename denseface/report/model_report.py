@@ -121,7 +121,7 @@ def _origin(statements: Statements) -> Table:
 
 def _measurement(measured: Measured, reports: Sequence[VerificationReport]) -> Iterator[Block]:
     report = measured.report
-    way, result = next(iter(report.ways.items()))
+    way, result = report.way, report.result
     yield Paragraph(
         f"{result.n_genuine} pairs show one person and {result.n_impostor} show two; {report.shared.count} people are "
         f"in them ({report.people.source}). Intervals are those of 95 %, and respect that pairs share people."
@@ -156,7 +156,7 @@ def _worst(report: VerificationReport, pictures: bool) -> Iterator[Block]:
     if not pictures or isinstance(report.pair_set, TemplateSet):
         return
     files, pairs = report.pair_set.unique()
-    issame, scores = report.pair_set.issame, next(iter(report.ways.values())).scores
+    issame, scores = report.pair_set.issame, report.result.scores
     for text, kind, order in (
         ("Two people with the highest scores:", ~issame, np.argsort(-scores.impostor, kind="stable")),
         ("One person with the lowest scores:", issame, np.argsort(scores.genuine, kind="stable")),
@@ -220,7 +220,7 @@ def front_matter(embedder: Embedder, measured: Sequence[Measured], statements: S
             ]
             + [{"type": "accuracy", "value": result.accuracy}, {"type": "auc", "value": result.auc}],
         }
-        for report, result in ((each.report, next(iter(each.report.ways.values()))) for each in measured)
+        for report, result in ((each.report, each.report.result) for each in measured)
     ]
     return {
         "license": statements.license or "unknown",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from denseface.models.graph import Graph, Node
 from denseface.models.symbol_file import infer_shapes
-from denseface.report.costs import VIEWS, Cost, cost_of
+from denseface.report.costs import VIEWS, cost_of
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -169,7 +169,7 @@ def _layers(operators, shapes, auxiliary_names):
         own = dict.fromkeys(source for source, _ in node.inputs if source.op == "null" and source.name not in counted)
         counted.update(variable.name for variable in own)
         sizes = {variable.name: math.prod(shapes[variable, 0]) for variable in own}
-        cost = cost_of(node, [shapes[source] for source in node.inputs], shapes[node, 0]) or Cost(None, None)
+        cost = cost_of(node, [shapes[source] for source in node.inputs], shapes[node, 0])
         layers.append(
             Layer(
                 name=node.name,
@@ -180,8 +180,8 @@ def _layers(operators, shapes, auxiliary_names):
                 output=shapes[node, 0][1:],
                 parameters=sum(size for name, size in sizes.items() if name not in auxiliary_names),
                 auxiliary=sum(size for name, size in sizes.items() if name in auxiliary_names),
-                macs=cost.macs,
-                flops=cost.flops,
+                macs=cost.macs if cost else None,
+                flops=cost.flops if cost else None,
                 memory=0 if node.op in VIEWS else _BYTES * sum(math.prod(shape) for shape in outputs[node]),
             )
         )

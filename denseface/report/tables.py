@@ -112,7 +112,7 @@ def transfer_rows(report: VerificationReport, other: VerificationReport) -> Rows
 
 def at_thresholds_of(report: VerificationReport, other: VerificationReport) -> dict[str, AtThreshold]:
     """Measure the thresholds of another set, with mirror images where there are any."""
-    way, result = next(iter(report.ways.items()))
+    way, result = report.way, report.result
     chosen = other.ways[way]
     thresholds = {
         "best accuracy": chosen.threshold,
@@ -161,7 +161,7 @@ def checks_on_others(report: VerificationReport, reports: Iterable[VerificationR
 
 def compare_reports(report: VerificationReport, other: VerificationReport) -> Differences:
     """Compare two models on the same pairs, with mirror images where there are any."""
-    way = next(iter(report.ways))
+    way = report.way
     return compare(report.ways[way], other.ways[way], report.shared)
 
 

@@ -6,6 +6,7 @@ The terms are those of :mod:`denseface.evaluation.identification`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def identify(
             new = ~np.isin(_digests(rows), enrolled)
             num_enrolled += int(np.count_nonzero(~new))
             queries, mates = normalize(rows[new]), mates[new]
-            ranked.append(rank_mates(lambda queries=queries: templates.scores(queries), mates))
+            ranked.append(rank_mates(partial(templates.scores, queries), mates))
             searched = np.array(people, object)[new]
             who.append(np.array([numbers.setdefault(person, len(numbers)) for person in searched], np.int64))
             on_progress(len(rows))

@@ -79,6 +79,16 @@ class VerificationReport:
         """The thresholds at false accept rates that the set has enough impostor pairs for, by way."""
         return {way: operating_points(result, self.shared, result.tar) for way, result in self.ways.items()}
 
+    @property
+    def way(self) -> str:
+        """The name of the result that counts: with mirror images, if there is one."""
+        return next(iter(self.ways))
+
+    @property
+    def result(self) -> VerificationResult:
+        """The result that counts."""
+        return self.ways[self.way]
+
     @cached_property
     def ways(self) -> dict[str, VerificationResult]:
         """The results that there are, by their names."""

@@ -77,7 +77,7 @@ def test_a_gallery_is_searched_with_the_model_as_before(imported, stored, names,
 def test_an_archive_of_one_array_is_read(tmp_path, embedder, stored, names, made):
     (tmp_path / "names.txt").write_text("\n".join(names))
     made(tmp_path / "one.npz", stored)
-    assert import_gallery(tmp_path / "one.npz", tmp_path / "names.txt", tmp_path / "a.npz", embedder).count == COUNT
+    assert import_gallery(tmp_path / "one.npz", tmp_path / "names.txt", tmp_path / "a.npz", embedder).embedded == COUNT
     made(tmp_path / "two.npz", stored, stored)
     with refused("2 arrays", path=tmp_path / "two.npz"):
         import_gallery(tmp_path / "two.npz", tmp_path / "names.txt", tmp_path / "b.npz", embedder)

@@ -55,7 +55,7 @@ def load_encoding(args: argparse.Namespace) -> Encoding:
 def print_reasons(reasons: Mapping[tuple[str, str | None], int]) -> None:
     """Print how many files have the same kind of fault, a line for each kind, with the option that helps."""
     for (kind, remedy), count in reasons.items():
-        print_line(f"{counted(count, 'file')}: {kind}{_ADVICE.get(remedy, '')}")
+        print_line(f"{counted(count, 'file')}: {kind}{_ADVICE.get(remedy or '', '')}")
 
 
 @contextlib.contextmanager
