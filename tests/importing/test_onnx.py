@@ -74,17 +74,29 @@ def test_names_and_values_are_those_of_the_file(name, tmp_path):
     assert {*model.symbol.get_internals().list_outputs()} >= {f"{node}_output" for node in operators if "Conv" in node}
 
 
+def check_round_trip(network, path, *settings):
+    spec = families.configure(Names(network, "orl", "softmax"), ["image_shape=32,32,3", *settings])
+    model = as_model(families.embedding_symbol(spec), (1, 3, 32, 32))
+    export(model, (1, 3, 32, 32), path)
+    back, batch = import_onnx(path), pictures(32)
+    found = embeddings(back, "mxnet", batch)
+    assert relative_error(found, embeddings(model, "mxnet", batch)) < 1e-5
+    assert relative_error(found, embeddings(read_onnx(path), "onnxruntime", batch)) < 1e-5
+    assert back.fingerprint == model.fingerprint
+
+
 @pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("head", ["GDC", "E", "GNAP"])
 @pytest.mark.parametrize("network", ["d15", "r18", "r50v1", "y1"])
 def test_a_network_of_ours_comes_back_from_its_export(network, head, tmp_path):
-    settings = [f"net_output={head}", "image_shape=32,32,3", "emb_size=16", "net_act=prelu"]
-    spec = families.configure(Names(network, "orl", "softmax"), settings)
-    model = as_model(families.embedding_symbol(spec), (1, 3, 32, 32))
-    export(model, (1, 3, 32, 32), tmp_path / "a.onnx")
-    back = import_onnx(tmp_path / "a.onnx")
-    assert relative_error(embeddings(back, "mxnet", pictures(32)), embeddings(model, "mxnet", pictures(32))) < 1e-5
-    assert back.fingerprint == model.fingerprint
+    check_round_trip(network, tmp_path / "a.onnx", f"net_output={head}", "emb_size=16", "net_act=prelu")
+
+
+@pytest.mark.torture
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("network", ["d121", "d161", "d169", "d201", "r34", "r50fc", "r100", "r100fc", "y2"])
+def test_a_large_network_of_ours_comes_back_from_its_export(network, tmp_path):
+    check_round_trip(network, tmp_path / "a.onnx")
 
 
 def unfolded_network():
