@@ -92,7 +92,10 @@ def test_every_activation(configured, activation):
     assert_same(with_strange_scales(as_model(families.embedding_symbol(config), (1, 3, 32, 32))), (2, 3, 32, 32), 255)
 
 
-@pytest.mark.parametrize("network", ["d121", "d161", "d169", "d201", "r18", "r50v1", "y1", "y2"])
+DEEPER = [pytest.param(network, marks=pytest.mark.torture) for network in ("d161", "d169", "d201", "y2")]
+
+
+@pytest.mark.parametrize("network", ["d121", "r18", "r50v1", "y1", *DEEPER])
 def test_every_depth_and_family(configured, network):
     side = 112 if network.startswith("y") else 32
     config = configured(network, net_output="GDC" if side == 112 else "GAP")
