@@ -73,13 +73,13 @@ def quiet_root():
 def flags(data, models, *more, keys=("net_output=GAP", "emb_size=16")):
     keys = (f"dataset_path={data}", f"image_shape={SIZE},{SIZE},3", *keys)
     return [
-        "--network", "d63", "--dataset", "orl", "--loss", "arcface", "--models-root", str(models),
+        "--network", "d15", "--dataset", "orl", "--loss", "arcface", "--models-root", str(models),
         *(word for key in keys for word in ("--set", key)), "--per-batch-size", "4", "--lr", "0.01", "--frequent", "1",
         "--symbol-path", str(data), *more,
     ]  # fmt: skip
 
 
-def prefix(models, name="d63-arcface-orl"):
+def prefix(models, name="d15-arcface-orl"):
     return str(Path(models, name, "model"))
 
 
@@ -108,7 +108,7 @@ def test_a_share_of_the_classes_is_trained_on_and_a_run_goes_on_with_another(los
     settings = ["--loss", loss, "--per-batch-size", "2", "--set", "ckpt_embedding=false"]
     assert train.main(flags(data, tmp_path, "--max-steps", "1", "--sample-rate", "0.1", *settings)) == 0
     assert "a step trains on 2 of the 3 classes" in caplog.text
-    model = checkpoint.load_model(prefix(tmp_path, f"d63-{loss}-orl"))
+    model = checkpoint.load_model(prefix(tmp_path, f"d15-{loss}-orl"))
     assert model.arguments["fc7_weight"].shape == (3, 16)
     assert model.symbol.infer_shape(data=(2, 3, SIZE, SIZE))[1][1] == (2, 3)
     assert train.main(flags(data, tmp_path, "--max-steps", "2", "--resume", *settings)) == 0
@@ -137,11 +137,13 @@ def test_a_run_in_bfloat16_is_resumed_exactly_and_stays_near_float32(data, tmp_p
     for name, ends in runs.items():
         for end in ends:
             options = ("--max-steps", str(end), "--resume", "--lr", "0.001", *REAL, "--set", "ckpt_embedding=false")
+            options += ("--network", "d63")  # with dense blocks to compute in bfloat16
             dtype = "float32" if name == "float32" else "bfloat16"
             assert train.main(flags(data, tmp_path / name, *options, "--dtype", dtype)) == 0
     assert caplog.text.count("4 dense blocks compute in bfloat16") == 3
-    whole, parts, plain = (checkpoint.load_model(prefix(tmp_path / name)) for name in runs)
-    logs = [Path(prefix(tmp_path / name) + "-training.csv").read_text().splitlines() for name in runs]
+    prefixes = [prefix(tmp_path / name, "d63-arcface-orl") for name in runs]
+    whole, parts, plain = map(checkpoint.load_model, prefixes)
+    logs = [Path(f"{one}-training.csv").read_text().splitlines() for one in prefixes]
     losses = [[float(row.split(",")[3]) for row in rows[1:]] for rows in logs]
     for saved in ("arguments", "auxiliary"):
         for name, array in getattr(whole, saved).items():
@@ -267,7 +269,7 @@ def test_another_loss_starts_from_a_model(data, tmp_path, caplog):
     softmax = [flag if flag != "arcface" else "softmax" for flag in flags(data, tmp_path, *start)]
     assert train.main(softmax) == 0
     assert "parameters loaded" in caplog.text and "2 start fresh: fc7_weight, fc7_bias" in caplog.text
-    one, other = (checkpoint.load_model(prefix(tmp_path, f"d63-{loss}-orl")) for loss in ("arcface", "softmax"))
+    one, other = (checkpoint.load_model(prefix(tmp_path, f"d15-{loss}-orl")) for loss in ("arcface", "softmax"))
     for name in one.arguments:
         np.testing.assert_array_equal(one.arguments[name], other.arguments[name], err_msg=name)
 
@@ -278,13 +280,13 @@ def test_a_network_is_taught_beside_its_loss_or_without_one(loss, data, tmp_path
     more = ["--loss", loss, "--teacher", prefix(tmp_path), "--teacher-weight", "8", "--per-batch-size", "6"]
     assert train.main(flags(data, tmp_path / "taught", "--max-steps", "2", *more)) == 0
     assert "24 values per embedding" in caplog.text
-    student = checkpoint.load_model(prefix(tmp_path / "taught", f"d63-{loss}-orl"))
+    student = checkpoint.load_model(prefix(tmp_path / "taught", f"d15-{loss}-orl"))
     assert student.arguments.keys() == {"conv_weight", "conv_bias", "bn_gamma", "bn_beta", "fc1_weight", "fc1_bias"}
     assert train.main(flags(data, tmp_path / "taught", "--max-steps", "3", "--resume", *more)) == 0
     lighter = [*more, "--max-steps", "4", "--resume", "--teacher-weight", "4"]
     assert train.main(flags(data, tmp_path / "taught", *lighter)) == 1
     assert "--teacher-weight: 4.0: the run to resume was started with 8.0; repeat that" in capsys.readouterr().err
-    more[3] = prefix(tmp_path / "taught", f"d63-{loss}-orl")
+    more[3] = prefix(tmp_path / "taught", f"d15-{loss}-orl")
     assert train.main(flags(data, tmp_path / "taught", "--max-steps", "4", "--resume", *more)) == 1
     assert "--teacher: sha256 " in capsys.readouterr().err
 
@@ -308,7 +310,7 @@ def test_mixtures_of_people_are_for_a_teacher_alone(data, tmp_path, capsys):
 def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
     assert train.main(flags(data, tmp_path, "--max-steps", "1")) == 0
     other = tmp_path / "other"
-    wide = [flag if flag != "d63" else "d161" for flag in flags(data, other, "--pretrained", prefix(tmp_path))]
+    wide = [flag if flag != "d15" else "d161" for flag in flags(data, other, "--pretrained", prefix(tmp_path))]
     assert train.main([*wide, "--max-steps", "1"]) == 1
     assert "fits only 1 of 9 parameters; check the network" in capsys.readouterr().err
 
@@ -330,7 +332,7 @@ def test_a_model_that_hardly_fits_is_refused(data, tmp_path, capsys):
         (["--set", "dataset_path=nowhere"], "nowhere"),
         (["--gpus", "0"], "--gpus: 0: MXNet finds 0 GPUs"),
         (["--gpus", "first"], "--gpus: first: write it as numbers"),
-        (["--models-root", "/dev/null"], "train.py: error: /dev/null/d63-arcface-orl: Not a directory"),
+        (["--models-root", "/dev/null"], "train.py: error: /dev/null/d15-arcface-orl: Not a directory"),
         (["--networks", "/dev"], "/dev: it cannot be read (Is a directory)"),
         (["--pretrained", "nowhere/model"], "nowhere/model-NNNN.params"),
         (["--pretrained", "nowhere/model", "--set", "pretrained_epoch=1"], "nowhere/model-0001.params"),
@@ -432,13 +434,13 @@ def test_a_damaged_run_is_not_started_anew(data, tmp_path, capsys):
     assert "model-0001.json: this checkpoint is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["denseface.training.assembly.Learner", "train.verify", "train.start_from"])
+@pytest.mark.parametrize("place", ["denseface.training.assembly.Learner", "train.verify", "train.pretrained_model"])
 def test_mxnet_failing_elsewhere_is_one_line(data, tmp_path, capsys, monkeypatch, place):
     def fail(*args, **kwargs):
         raise train.mx.MXNetError("Traceback\n  somewhere\nMXNetError: no memory")
 
     monkeypatch.setattr(place, fail)
-    more = ("--pretrained", "model") if place == "train.start_from" else ()
+    more = ("--pretrained", "model") if place == "train.pretrained_model" else ()
     assert train.main(flags(data, tmp_path, "--max-steps", "1", *more)) == 1
     error = capsys.readouterr().err
     assert "train.py: error: MXNet fails: no memory\n" in error and "Traceback" not in error
