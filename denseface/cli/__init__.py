@@ -95,7 +95,7 @@ class _Parser(argparse.ArgumentParser):
         return namespace, unknown
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="denseface",
         description="Face recognition with DenseNet: data sets, verification, embeddings and export.",

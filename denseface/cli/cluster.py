@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import OK, print_json, print_line
 from denseface.cli.options import add_example, add_far, add_set, load_embedder_of, positive, score
 from denseface.core.errors import InputError
 from denseface.core.text import printable
+
+if TYPE_CHECKING:
+    from denseface.deciding.thresholds import Threshold
+    from denseface.galleries.gallery import Gallery
 
 _MOST_DRAWN, _PICTURES = 40, 8
 
@@ -90,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _threshold(gallery, args):
+def _threshold(gallery: Gallery, args: argparse.Namespace) -> Threshold:
     """Return the threshold that is stated, or that of the model, which must be the gallery's."""
     from denseface.deciding.thresholds import Threshold, find_threshold
     from denseface.galleries.clusters import THRESHOLD
@@ -104,7 +109,7 @@ def _threshold(gallery, args):
     return find_threshold(load_embedder_of(gallery, args.model), args.set, args.far)
 
 
-def _writable(name):
+def _writable(name: str) -> str:
     """Escape a name that no file can have, which UTF-8 cannot write."""
     try:
         name.encode("utf-8", "surrogateescape")
@@ -113,7 +118,7 @@ def _writable(name):
     return name
 
 
-def _picture(name):
+def _picture(name: str) -> str | bytes:
     """Return a picture's file, without the number of a face in it; one that is not there is drawn as a crossed box."""
     path, mark, number = name.rpartition("#")
     name = path if mark and number.isdigit() and not os.path.exists(name) else name

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import OK, print_json, print_table
 from denseface.cli.network_options import add_build_options, network_by_name, network_of_model
 from denseface.cli.options import add_example
 from denseface.core.errors import InputError
 from denseface.core.text import distinct_names
+
+if TYPE_CHECKING:
+    from denseface.report.comparison import Measured
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _accuracies(model, args):
+def _accuracies(model: str, args: argparse.Namespace) -> dict[str, float]:
     """Accuracy of a saved model on each set."""
     if not args.verify:
         return {}
@@ -88,7 +93,7 @@ def _accuracies(model, args):
     return {report.name: report.result.accuracy for report in reports}
 
 
-def _table(rows):
+def _table(rows: Sequence[Measured]) -> list[tuple[str, ...]]:
     sets = list(dict.fromkeys(name for row in rows for name in row.accuracies))
     heading = ("network", "parameters", "GMACs", "activations", "latency", "embeddings/s", "training/s", *sets)
     cells = [

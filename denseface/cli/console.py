@@ -63,5 +63,5 @@ def print_table(lines: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
 
 
-def _end_of(name, length):
+def _end_of(name: str, length: int) -> str:
     return name if len(name) <= length else f"...{name[3 - length :]}"

@@ -33,7 +33,7 @@ def main() -> int:
     return cli.run(parser)
 
 
-def _run(args):
+def _run(args: argparse.Namespace) -> int:
     out = args.out or f"{args.network}.png"
     print_stages(draw(network_by_name(args.network, args), out, args.graph))
     print_line(out)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import FAILED, OK, print_line, report_unreadable
 from denseface.cli.dataset.faces import add_processes
 from denseface.cli.options import add_example, add_limits, load_limits
 from denseface.core.text import counted
+
+if TYPE_CHECKING:
+    from denseface.core.progress_bar import ProgressBar
 
 _ON_SHEET = 96
 
@@ -57,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if report_unreadable(sources.unreadable) or counts.without else OK
 
 
-def _bar(total):
+def _bar(total: int) -> ProgressBar:
     from denseface.core.progress_bar import ProgressBar
 
     return ProgressBar(total=total, unit="picture")
 
 
-def _write_sheet(path, out):
+def _write_sheet(path: str, out: str) -> None:
     from denseface.core.files import replacing
     from denseface.datasets.contact_sheet import sheet_of_faces
     from denseface.datasets.face_list import listed_faces

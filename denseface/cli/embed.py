@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import FAILED, OK, print_line, report_unreadable
 from denseface.cli.options import (
@@ -14,6 +15,9 @@ from denseface.cli.options import (
     load_embedder,
 )
 from denseface.core.text import counted, listed
+
+if TYPE_CHECKING:
+    from denseface.galleries.parts import Part
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -80,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if report_unreadable(sources.unreadable) or counts.skipped else OK
 
 
-def _part(text):
+def _part(text: str) -> Part:
     from denseface.galleries.parts import Part
 
     index, _, count = text.partition("/")

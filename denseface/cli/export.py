@@ -7,10 +7,16 @@ import tempfile
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import OK, print_json, print_line
 from denseface.cli.options import add_example, add_scaling, batch_size, given_scaling, image_size
 from denseface.core.text import counted
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from denseface.models.checkpoint import Model
 
 _CALIBRATION = 256
 
@@ -66,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _load_model(args):
+def _load_model(args: argparse.Namespace) -> Model:
     """Load the model; if no size of pictures is given, take that of the model."""
     from denseface.data.pictures import PictureShape
     from denseface.embedding.scaling import make_scaling, scaled
@@ -83,7 +89,7 @@ def _load_model(args):
     return scaled(load_model(*parse_model(args.model)), scaling)
 
 
-def _export(model, args, path):
+def _export(model: Model, args: argparse.Namespace, path: Path) -> dict:
     from denseface.data.pictures import PictureShape
     from denseface.deciding.thresholds import read_metrics
     from denseface.export.onnx import OLDEST_OPSET, export
@@ -108,7 +114,7 @@ def _export(model, args, path):
     }
 
 
-def _export_int8(model, args):
+def _export_int8(model: Model, args: argparse.Namespace) -> dict:
     from denseface.core.files import replacing
     from denseface.core.onnx_format import read_model
     from denseface.export.insightface import is_known_to_scale
@@ -126,7 +132,7 @@ def _export_int8(model, args):
     return written
 
 
-def _calibration(path, image_size, batch_size):
+def _calibration(path: str, image_size: tuple[int, int, int], batch_size: int) -> list[np.ndarray]:
     """Read up to ``_CALIBRATION`` pictures from all over the path in batches; some are repeated to fill the last."""
     import numpy as np
 

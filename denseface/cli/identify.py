@@ -28,6 +28,9 @@ from denseface.core.errors import InputError
 from denseface.core.text import counted
 
 if TYPE_CHECKING:
+    from denseface.evaluation.identification import Searches
+    from denseface.evaluation.intervals import Interval
+    from denseface.evaluation.operating_points import OperatingPoint
     from denseface.galleries.gallery import Gallery
 
 
@@ -147,7 +150,7 @@ def _open(
     return ready["gallery"], ready["probes"], ready.get("unknown")
 
 
-def _ranks(searches):
+def _ranks(searches: Searches) -> list[int]:
     from denseface.evaluation.identification import RANKS
 
     return [rank for rank in RANKS if rank <= searches.num_people]
@@ -184,7 +187,7 @@ def _rows(searches, points, threshold, args):
     return rows
 
 
-def _missed(point):
+def _missed(point: OperatingPoint) -> Interval:
     """Return the interval of FNIR, which is 1 - TAR."""
     low, high = point.tar_interval
     return point.tar_interval._replace(low=1 - high, high=1 - low)
@@ -218,5 +221,5 @@ def _content(searches, points, threshold, args):
     return content
 
 
-def _interval(interval):
+def _interval(interval: Interval) -> str:
     return f"{interval.low:.4f}-{interval.high:.4f}"

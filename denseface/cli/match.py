@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import FAILED, OK, print_json, print_line, report_unreadable, report_warning
 from denseface.cli.faces import embed_picture, embed_pictures
@@ -21,6 +22,11 @@ from denseface.cli.options import (
 )
 from denseface.core.errors import InputError
 from denseface.core.text import counted, listed, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from denseface.embedding.embedder import Embedder
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -107,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _embed(embedder, path, args):
+def _embed(embedder: Embedder, path: str, args: argparse.Namespace) -> tuple[np.ndarray, int]:
     """Embed a picture, or those of a folder that can be used; return also how many cannot."""
     if not os.path.isdir(path):
         return embed_picture(embedder, path, args), 0
@@ -118,7 +124,7 @@ def _embed(embedder, path, args):
     return faces.rows, faces.num_failures + num_unreadable
 
 
-def _pictures_in(folder):
+def _pictures_in(folder: str) -> tuple[list[str], int]:
     """Return the paths of the pictures of a person, and how many folders in it cannot be read.
 
     A folder that may have pictures of several people is refused.
@@ -146,7 +152,7 @@ def _pictures_in(folder):
     return [source.name for source in found], len(sources.unreadable)
 
 
-def _probability(text):
+def _probability(text: str) -> float:
     number = float(text)
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError("a probability here is above 0 and below 1")

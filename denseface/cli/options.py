@@ -141,7 +141,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     _add_sizes(parser)
 
 
-def _add_detector(parser):
+def _add_detector(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--detector",
         metavar="NAME",
@@ -150,7 +150,7 @@ def _add_detector(parser):
     )
 
 
-def _add_sizes(parser):
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-size",
         type=positive,
@@ -269,7 +269,7 @@ def gpu_number(text: str) -> int:
     return _within(text, 0, 1023)
 
 
-def _within(text, low, high):
+def _within(text: str, low: int, high: int) -> int:
     number = int(text)
     if not low <= number <= high:
         raise argparse.ArgumentTypeError(f"it must be from {low} to {high}")

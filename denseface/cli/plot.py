@@ -64,7 +64,7 @@ def draw(network: Network, out: str | Path, graph: bool) -> Summary:
     return summary
 
 
-def _draw_reuse(text, out):
+def _draw_reuse(text: str, out: str) -> None:
     from denseface.models.checkpoint import load_model, parse_model
     from denseface.report.plotting import check_drawable, save_figure
     from denseface.report.reuse import draw_reuse, reuse

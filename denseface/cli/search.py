@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from functools import partial
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import FAILED, OK, print_json, print_table
 from denseface.cli.faces import embed_pictures
@@ -25,6 +26,14 @@ from denseface.cli.options import (
 from denseface.core.errors import InputError
 from denseface.core.providers import PROVIDERS
 from denseface.embedding.engines import ENGINES
+
+if TYPE_CHECKING:
+    from denseface.data.cropping import Cropper
+    from denseface.data.faces import CutPicture
+    from denseface.data.sources import Source
+    from denseface.deciding.thresholds import Threshold
+    from denseface.embedding.embedder import Embedder
+    from denseface.galleries.gallery import Gallery
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -105,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if num_failures else OK
 
 
-def _cut_aligned(embedder, gallery, source):
+def _cut_aligned(embedder: Embedder, gallery: Gallery, source: Source) -> CutPicture:
     """Take only a picture of the network's size for an aligned face, where nobody says that it is one."""
     from denseface.data.faces import CutPicture, Face
     from denseface.data.pictures import load_picture
@@ -123,21 +132,21 @@ def _cut_aligned(embedder, gallery, source):
     return CutPicture(source, [Face(source.name, crop.pixels)])
 
 
-def _cropper_of(gallery, args):
+def _cropper_of(gallery: Gallery, args: argparse.Namespace) -> Cropper:
     """Make what cuts faces out as it was done for the gallery."""
     args.aligned = gallery.crop["by"] == "aligned"
     args.detector = None if args.aligned else _pack_of(gallery.crop)
     return load_cropper(args)
 
 
-def _pack_of(description):
+def _pack_of(description: dict) -> str | None:
     """The model pack of a gallery's detector, if that is not the default one; a path in a file is not trusted."""
     detector = description.get("detector")
     name = detector.get("name") if isinstance(detector, dict) else None
     return name if isinstance(name, str) and re.fullmatch(r"\w+", name) else None
 
 
-def _threshold(gallery, embedder, args):
+def _threshold(gallery: Gallery, embedder: Embedder, args: argparse.Namespace) -> Threshold | None:
     """Return the threshold of an open search; None if whatever is nearest is wanted."""
     from denseface.deciding.thresholds import Threshold, find_threshold, find_threshold_of_search
 

@@ -6,11 +6,17 @@ import argparse
 import itertools
 import logging
 import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import FAILED, OK, print_json, print_line, print_table, report_error, report_warning
 from denseface.cli.options import add_example, add_model_options, add_no_flip, load_embedder, positive
 from denseface.core.errors import InputError
 from denseface.core.text import distinct_names
+
+if TYPE_CHECKING:
+    from denseface.embedding.embedder import Embedder
+    from denseface.verification.verify import VerificationReport
 
 logger = logging.getLogger("denseface")
 
@@ -102,9 +108,9 @@ def run(args: argparse.Namespace) -> int:
                 print_table(tables.metric_rows(report, reports.values()))
                 for line in tables.notes(report):
                     print_line(line)
-                if others[name]:
-                    print_line(f"{report.name}, at thresholds chosen on {others[name].name}")
-                    print_table(tables.transfer_rows(report, others[name]))
+                if other := others[name]:
+                    print_line(f"{report.name}, at thresholds chosen on {other.name}")
+                    print_table(tables.transfer_rows(report, other))
                 for column, group_of in groups.items():
                     print_line(f"{report.name}, by {column}")
                     found = measure_groups(report, report.way, group_of)
@@ -138,7 +144,9 @@ def _content(name, reports, first, other):
     return {"model": name, "sets": sets}
 
 
-def _measure(embedder, paths, names, args):
+def _measure(
+    embedder: Embedder, paths: Sequence[str], names: Mapping[str, str], args: argparse.Namespace
+) -> dict[str, VerificationReport]:
     """Measure a model on each set, and save the metrics beside it."""
     from denseface.deciding.thresholds import save_metrics
 
@@ -156,13 +164,15 @@ def _measure(embedder, paths, names, args):
     return reports
 
 
-def _measure_other(embedder, names, args):
+def _measure_other(embedder: Embedder, names: Mapping[str, str], args: argparse.Namespace) -> VerificationReport | None:
     """Measure a model on the set that thresholds are to be chosen on."""
     path = args.threshold_from
     return _measure_set(embedder, path, names, args) if path else None
 
 
-def _measure_set(embedder, path, names, args):
+def _measure_set(
+    embedder: Embedder, path: str, names: Mapping[str, str], args: argparse.Namespace
+) -> VerificationReport:
     from denseface.verification.sets import measure_set
 
     # A folder has a name inside; folders of one name are told apart by where they are.

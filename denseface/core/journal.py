@@ -108,11 +108,11 @@ class Journal:
             yield json.loads(line)
 
 
-def _line(value):
+def _line(value: object) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def _values(line):
+def _values(line: bytes) -> list | None:
     """Return the values of a line; None if it was cut short, or edited."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -45,7 +45,7 @@ def ordered_map(
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[Result]] = deque()
 
-    def results():
+    def results() -> Iterator[Result]:
         for item in items:
             waiting.append(_submitted(pool, function, item))
             if len(waiting) > ahead:
@@ -123,12 +123,12 @@ def _submitted(pool: Executor, function: Callable[..., Result], *arguments: obje
         raise InputError(f"no further {kind} can be started ({error}); the system limits their number") from error
 
 
-def _apply(function, chunk):
+def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:
     return [function(item) for item in chunk]
 
 
 @contextlib.contextmanager
-def _interrupts_postponed():
+def _interrupts_postponed() -> Iterator[None]:
     """Start processes that leave Ctrl-C to this one, and start them whole.
 
     They inherit which signals are blocked. Those are blocked in one thread only: where another thread receives the
@@ -145,11 +145,11 @@ def _interrupts_postponed():
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent():
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "only processes of the pool call this"
 
-    def wait():
+    def wait() -> None:
         parent.join()
         os._exit(1)
 

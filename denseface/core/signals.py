@@ -44,7 +44,7 @@ _came: list[int] = []  # signals that a block of raise_on_signals has received
 def raise_on_signals() -> Iterator[None]:
     """Let :data:`SIGNALS` raise :class:`Interrupted` for as long as the block lasts; those ignored stay ignored."""
 
-    def interrupt(number, frame):
+    def interrupt(number: int, frame: object) -> None:
         _came.append(number)
         raise Interrupted(number)
 

@@ -189,7 +189,7 @@ def crop_side(landmarks: np.ndarray) -> float:
     return REFERENCE_SIZE / math.hypot(*matrix[:, 0])
 
 
-def _complex_points(points):
+def _complex_points(points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
         raise InputError(f"points must be an array of shape (n, 2), n at least 2, not {points.shape}")
@@ -198,7 +198,7 @@ def _complex_points(points):
     return points[:, 0] + 1j * points[:, 1]
 
 
-def _for_pillow(forward):
+def _for_pillow(forward: np.ndarray) -> np.ndarray:
     """Invert a matrix, and move it to Pillow's coordinates, in which the first pixel's center is (0.5, 0.5)."""
     scale_squared = math.hypot(*forward[:, 0]) ** 2
     backward = forward[:, :2].T / scale_squared

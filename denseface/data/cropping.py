@@ -7,6 +7,7 @@ their landmarks, and they are cut out; unless the user says that it is an aligne
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ class Cropper:
     min_size: float = 20
     min_score: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.face not in (None, *FACES):
             raise InputError(f"must be one of {', '.join(FACES)}, not {self.face}", option="face")
         if self.aligned + (self.landmarks is not None) + (self.detector is not None) > 1:
@@ -191,7 +192,7 @@ class Cropper:
         """
         return None if self.landmarks is None else self.landmarks.locate(path)
 
-    def _installed(self, photograph, image_shape):
+    def _installed(self, photograph: np.ndarray, image_shape: tuple[int, int, int]) -> Detector:
         detector = self.detector or installed_detector()
         if detector is None:
             raise InputError(
@@ -201,7 +202,7 @@ class Cropper:
             )
         return detector
 
-    def _checked(self, photograph, located):
+    def _checked(self, photograph: np.ndarray, located: Located) -> Faces:
         """Leave out small and uncertain faces, and sort the others."""
         height, width = photograph.shape
         if located.size not in (None, (width, height)):
@@ -310,12 +311,12 @@ def way_of(description: dict) -> str:
     """Name the way of cutting in a description of a `Cropper`, as a user chooses it."""
     way, detector = _way(description)
     if way != "detector":
-        return {"aligned": "aligned pictures", "landmarks": "landmarks from a file"}.get(way, str(way))
+        return {"aligned": "aligned pictures", "landmarks": "landmarks from a file"}.get(str(way), str(way))
     name = "centerface.onnx" if detector is None else description["detector"].get("name")
     return "the default detector" if name == "centerface.onnx" else f"the detector {name}"
 
 
-def _way(description):
+def _way(description: dict) -> tuple[str | None, str | None]:
     """How faces were cut, and by which detector: a file is known by its content, a function by its name."""
     if "detector" not in description:
         return description.get("by"), None
@@ -335,7 +336,7 @@ def _run(detector: Detector, photograph: Photograph) -> Faces:
     return Faces(boxes, scores, landmarks)
 
 
-def _without_false(faces):
+def _without_false(faces: Faces) -> Faces:
     """Leave out detections with impossible landmarks, unless they are the most certain ones.
 
     The most certain one is a face whose landmarks are misplaced, a strict profile say: another person in the picture
@@ -346,7 +347,7 @@ def _without_false(faces):
     return _where(faces, is_sound | (faces.scores > best))
 
 
-def _fault(box, landmarks):
+def _fault(box: np.ndarray, landmarks: np.ndarray) -> str | None:
     """Say why landmarks cannot be those of the face in a box, or return None."""
     try:
         check_landmarks(landmarks)
@@ -356,15 +357,15 @@ def _fault(box, landmarks):
 
 
 # Boxes decide: the landmarks of a face that is cut off by the picture's edge may be anywhere.
-def _largest(faces):
+def _largest(faces: Faces) -> int:
     return int(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1).argmax())
 
 
-def _nearest(faces, shape):
+def _nearest(faces: Faces, shape: Sequence[int]) -> int:
     height, width = shape[:2]
     center = (width - 1) / 2, (height - 1) / 2
     return int(np.linalg.norm((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - center, axis=1).argmin())
 
 
-def _where(faces, chosen):
+def _where(faces: Faces, chosen: np.ndarray) -> Faces:
     return Faces(*(array[chosen] for array in faces))

@@ -190,7 +190,7 @@ class CenterFace:
             found.landmarks[i] = self._landmarks_of_turned(photograph, found.boxes[i], found.landmarks[i])
         return _where(found, are_inside(found.boxes, found.landmarks).all(axis=1))
 
-    def _landmarks_of_turned(self, photograph, box, landmarks):
+    def _landmarks_of_turned(self, photograph: np.ndarray, box: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """Find the landmarks of a face again in its four turns, and take those of the turn that makes it upright."""
         half = _PATCH_SIZE * (box[2:] - box[:2]).max() / 2
         corner = (box[:2] + box[2:]) / 2 - half
@@ -216,7 +216,7 @@ class CenterFace:
                     best, least = points, badness
         return best
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         """A process loads the network once, whatever it is sent."""
         return _shared, (CenterFace, self.path, self._threads, self.provider)
 
@@ -288,7 +288,7 @@ class InsightFaceDetector:
         order = np.argsort(-boxes[:, 4], kind="stable")
         return Faces(boxes[order, :4], boxes[order, 4], landmarks[order])
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         """A process loads the network once, whatever it is sent."""
         return _shared, (InsightFaceDetector, self.description["name"], self._provider)
 
@@ -437,7 +437,7 @@ def _open(provider: str, content: bytes, path: Path, threads: int | None = None)
     return opened.session
 
 
-def _opened_up(content):
+def _opened_up(content: bytes) -> bytes:
     """Let CenterFace take pictures of any number and size, as its layers do, and nothing else.
 
     Its file is made for ten pictures of 32 x 32, and lists the weights as inputs beside them: as these could change,
@@ -455,7 +455,7 @@ def _opened_up(content):
     return model.SerializeToString()
 
 
-def _pack_file(name):
+def _pack_file(name: str) -> Path:
     if name.endswith(".onnx"):
         return Path(name)
     try:
@@ -477,24 +477,24 @@ def _pack_file(name):
     return found[0]
 
 
-def _rounded_up(length):
+def _rounded_up(length: int) -> int:
     return -(-length // _MULTIPLE) * _MULTIPLE
 
 
-def _seem_turned(landmarks):
+def _seem_turned(landmarks: np.ndarray) -> np.ndarray:
     """Whether faces may lie on their side or upside down, by their misplaced landmarks."""
     turns = np.array([turned_by(points) for points in landmarks])
     return (turns > _LARGEST_TURN) | (residuals(landmarks) > SURELY_FACE)
 
 
-def _sides(faces):
+def _sides(faces: Faces) -> np.ndarray:
     """The longer side of each box: a face lying on its side is wider than high."""
     return (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1)
 
 
-def _where(faces, chosen):
+def _where(faces: Faces, chosen: np.ndarray) -> Faces:
     return Faces(*(array[chosen] for array in faces))
 
 
-def _joined(first, second):
+def _joined(first: Faces, second: Faces) -> Faces:
     return Faces(*(np.concatenate(arrays) for arrays in zip(first, second)))

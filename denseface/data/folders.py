@@ -49,7 +49,7 @@ def walk(folder: str | Path, links: bool = False) -> Iterator[tuple[str, os.DirE
         yield path, entry, error
 
 
-def _is_followed(link, root):
+def _is_followed(link: os.DirEntry[str], root: str | Path) -> bool:
     """Whether a link leads to a folder inside the root that is not one of those around the link."""
     try:
         target, inside, around = (
@@ -60,7 +60,7 @@ def _is_followed(link, root):
         return False
 
 
-def _entries(folder, prefix):
+def _entries(folder: str | Path, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
     """Return the entries that are neither hidden nor thumbnails, the last name first."""
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _NOT_PICTURES]

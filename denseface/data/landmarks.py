@@ -191,7 +191,7 @@ class LandmarkFile:
         """Return a path as the file has it, perhaps in another form of Unicode."""
         return name if name in self._rows or name in self._reasons else self._composed.get(_compose(name))
 
-    def _is_another(self, key, picture):
+    def _is_another(self, key: str, picture: str) -> bool:
         """Whether a path, taken from the file's folder, is a picture, and not this one."""
         path = os.path.join(self._folder, key)
         return os.path.lexists(path) and not _is_same(path, picture)
@@ -250,15 +250,15 @@ def relative_name(picture: str | Path, file: str | Path) -> str:
     return name
 
 
-def _relative(picture, folder):
+def _relative(picture: str, folder: str) -> str:
     return os.path.relpath(picture, folder).replace(os.sep, "/")
 
 
-def _escaped(picture):
+def _escaped(picture: str) -> str:
     return f"./{picture}" if picture.startswith("#") else picture
 
 
-def _sha256(path):
+def _sha256(path: str | Path) -> str:
     digest = hashlib.sha256()
     with open_input(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -266,14 +266,14 @@ def _sha256(path):
     return digest.hexdigest()
 
 
-def _is_same(first, second):
+def _is_same(first: str, second: str) -> bool:
     try:
         return os.path.samefile(first, second)
     except OSError:
         return False
 
 
-def _boxes_around(landmarks):
+def _boxes_around(landmarks: np.ndarray) -> np.ndarray:
     """The upright square about each face that is as large as its crop."""
     sides = np.array([crop_side(points) for points in landmarks])[:, None]
     middles = landmarks.mean(axis=1)
@@ -289,7 +289,7 @@ def _check_most(path: Path, landmarks: np.ndarray) -> None:
         raise InputError(f"{len(faults)} of {len(landmarks)} lines are not the landmarks of a face: {fault}", path=path)
 
 
-def _fault(points):
+def _fault(points: np.ndarray) -> str | None:
     """Say what is wrong with landmarks, the same for all that have the same fault."""
     if np.abs(points).max() < _FRACTION:
         return "they are fractions of the picture's size; write pixels"

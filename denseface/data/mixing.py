@@ -45,7 +45,7 @@ def mix_faces(face: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> 
     return np.clip(np.rint(weight * first + (1 - weight) * matched), 0, 255).astype(np.uint8)
 
 
-def _contrast(face):
+def _contrast(face: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each channel in the middle of a picture; 1 where it is flat."""
     height, width = face.shape[:2]
     middle = face[height // 4 : height - height // 4, width // 4 : width - width // 4]

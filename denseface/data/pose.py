@@ -65,7 +65,7 @@ def turn_head(image: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     )
 
 
-def _origins(points, yaw, pitch):
+def _origins(points: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     """Find which points (..., 2) of the picture come to lie at the given ones once the head is turned and aligned."""
     alignment = estimate_similarity(REFERENCE_POINTS + _motion(REFERENCE_POINTS, yaw, pitch), REFERENCE_POINTS)
     turned = (points - alignment[:, 2]) @ np.linalg.inv(alignment[:, :2]).T
@@ -75,7 +75,7 @@ def _origins(points, yaw, pitch):
     return origins
 
 
-def _motion(points, yaw, pitch):
+def _motion(points: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     """Return by how much each point (..., 2) moves when the head turns about its middle."""
     x, y = np.moveaxis(points - _CENTER, -1, 0)
     depth = _depth(points) - _depth(REFERENCE_POINTS).mean()
@@ -88,7 +88,7 @@ def _motion(points, yaw, pitch):
     )
 
 
-def _depth(points):
+def _depth(points: np.ndarray) -> np.ndarray:
     """Return how far in front of the middle of the head the skin is at points (..., 2)."""
     offset = points - _CENTER
     ellipsoid = 1 - ((offset / (_HALF_WIDTH, _HALF_HEIGHT)) ** 2).sum(axis=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -110,7 +110,7 @@ class Sources:
         return self._count
 
     @cached_property
-    def _count(self):
+    def _count(self) -> int:
         return sum(1 for _ in self)
 
     @property
@@ -147,17 +147,17 @@ class Sources:
         return group
 
 
-def _single(path):
+def _single(path: str | Path) -> Iterator[Source]:
     yield Source.of_file(path)
 
 
-def _excuse(left_out, unreadable):
+def _excuse(left_out: Collection[str], unreadable: Mapping[str, str]) -> str:
     for folder, reason in unreadable.items():
         return f"; {folder}: {reason}"
     return f"; {counted(len(left_out), 'file')} of other kinds, such as {next(iter(left_out))}" if left_out else ""
 
 
-def _walk(folder, left_out, unreadable):
+def _walk(folder: Path, left_out: dict[str, None], unreadable: dict[str, str]) -> Iterator[Source]:
     for path, entry, error in walk(folder):
         if error:
             if is_lack(error):
@@ -171,24 +171,24 @@ def _walk(folder, left_out, unreadable):
             left_out[entry.path] = None
 
 
-def _listed(path):
+def _listed(path: Path) -> Iterator[Source]:
     for _, line in read_lines(path):
         name = line.strip()
         if name:
             yield from _single(existing(path.parent / name))
 
 
-def _pair_images(path, images):
+def _pair_images(path: Path, images: Sequence[bytes]) -> Iterator[Source]:
     for index, image in enumerate(images):
         yield Source(f"{path}:{index}", path, partial(bytes, image), is_aligned=True)
 
 
-def _records(reader, keys):
+def _records(reader: RecordReader, keys: np.ndarray) -> Iterator[Source]:
     for key in keys.tolist():
         yield Source(f"{reader.path}:{key}", reader.path, partial(_payload, reader, key), is_aligned=True)
 
 
-def _payload(reader, key):
+def _payload(reader: RecordReader, key: int) -> bytes:
     return reader.read(key).payload
 
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,6 +19,9 @@ from denseface.data.recordio import RecordError
 from denseface.data.records import FaceRecords
 from denseface.datasets.face_list import ListedFace
 from denseface.datasets.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from denseface.datasets.manifest import Entry
 
 _ROWS = 12
 _COLUMNS = 8
@@ -89,7 +92,7 @@ def _shortened(text: str, width: int) -> str:
     return text + "..."
 
 
-def _keys_by_person(records):
+def _keys_by_person(records: FaceRecords) -> Iterable[np.ndarray]:
     """Return the keys of each person's pictures."""
     if records.identities is not None:
         return (np.arange(start, end) for start, end in records.identities.tolist())
@@ -98,14 +101,14 @@ def _keys_by_person(records):
     return np.split(records.keys[order], np.flatnonzero(np.diff(labels[order])) + 1)
 
 
-def _label(records, key):
+def _label(records: FaceRecords, key: int) -> float:
     try:
         return records.reader.read_labels(key)[0]
     except RecordError:
         return -1
 
 
-def _person_row(records, keys, entry):
+def _person_row(records: FaceRecords, keys: np.ndarray, entry: Entry | None) -> _Row:
     payloads, name = [], "label unknown"
     for key in keys[_spread(len(keys), _COLUMNS)].tolist():
         try:
@@ -142,11 +145,11 @@ def _draw(rows: Iterable[_Row]) -> Image.Image:
     return sheet
 
 
-def _width(row):
+def _width(row: _Row) -> int:
     return sum(len(group) * (_CELL + _GAP) - _GAP + _WIDE_GAP for group in row.groups) - _WIDE_GAP
 
 
-def _cell(picture):
+def _cell(picture: Picture) -> Image.Image:
     """Return a picture of the size of a cell, or a crossed box for a broken one."""
     try:
         return Image.fromarray(load_picture(picture, (_CELL, _CELL, 3)))
@@ -166,7 +169,7 @@ def _can_be_drawn(name: str) -> bool:
 
 
 @functools.cache
-def _font():
+def _font() -> Any:
     try:
         return ImageFont.load_default(_TEXT)
     except TypeError:  # Pillow before 10.1 has one size only

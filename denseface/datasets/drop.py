@@ -73,7 +73,7 @@ def write_without(
     return Kept(len(kept), written.num_classes, records.num_classes - written.num_classes)
 
 
-def _label_of(records, key):
+def _label_of(records: FaceRecords, key: int) -> int | str:
     try:
         return int(records.reader.read_labels(key)[0])
     except RecordError:

@@ -53,7 +53,7 @@ class Encoding:
     crop: Cropper = ONE_FACE
     processes: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for option, low, high in (("size", 8, _LARGEST_SIZE), ("quality", 1, 95)):
             value = getattr(self, option)
             if not low <= value <= high:

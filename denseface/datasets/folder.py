@@ -99,7 +99,7 @@ class Split:
     max_pairs: int | None = DEFAULT_PAIRS
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.unlabeled and self.holdout:
             raise InputError("pictures without identities make no pairs to verify on; leave it out", option="holdout")
         if self.unlabeled and (self.people or self.exclude):
@@ -284,7 +284,7 @@ def _selected(everybody: list[Person], chosen: Mapping[str, set[str]]) -> list[P
     ]
 
 
-def _check_apart(source, out):
+def _check_apart(source: str | Path, out: str | Path) -> None:
     inside, around = (Path(os.path.realpath(path)) for path in (out, source))
     if around in (inside, *inside.parents):
         raise InputError(f"lies inside {source}, where it would count as a person; name another folder", path=out)

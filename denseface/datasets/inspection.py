@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from denseface.datasets.manifest import read_manifest
 from denseface.datasets.output import Progress, no_progress
 from denseface.datasets.pairing import FOLDS
 from denseface.datasets.picture_checks import Checked, Pictures, Tally, are_near, check_picture, reduced
+
+if TYPE_CHECKING:
+    from denseface.datasets.manifest import Entry
 
 _AHEAD = 64
 _NAMED = 5  # of a group of equal pictures
@@ -190,7 +194,7 @@ class _CheckedRecord(NamedTuple):
     label_fault: str | None = None
 
 
-def _check_record(records, key):
+def _check_record(records: FaceRecords, key: int) -> _CheckedRecord:
     try:
         record = records.reader.read(key)
     except RecordError as error:
@@ -203,28 +207,28 @@ def _check_record(records, key):
         return _CheckedRecord(picture, label_fault=str(error))
 
 
-def _are_near(records, keys, one, other):
+def _are_near(records: FaceRecords, keys: Sequence[int], one: int, other: int) -> bool:
     return are_near(*(reduced(decode(records.reader.read(keys[index]).payload)) for index in (one, other)))
 
 
-def _record_name(key, label, manifest):
+def _record_name(key: int, label: object, manifest: Mapping[int, Entry]) -> str:
     """Name a record by its file, unless the manifest is of other records."""
     entry = manifest.get(key)
     return f"key {key} ({entry.file if entry and entry.label == str(label) else f'label {label}'})"
 
 
-def _picture_problems(pictures):
+def _picture_problems(pictures: Pictures) -> list[str]:
     kinds = (("cannot be read", pictures.broken), ("of one color", pictures.blank), (_ENLARGED, pictures.enlarged))
     return [f"{counted(len(found), 'picture')} {kind}: {listed(found)}" for kind, found in kinds if found]
 
 
-def _copy_problems(kind, groups):
+def _copy_problems(kind: str, groups: Iterable[Sequence[str]]) -> list[str]:
     """Name pictures that have the same pixels."""
     names = [" = ".join(group[:_NAMED]) + " = ..." * (len(group) > _NAMED) for group in groups]
     return [f"{counted(len(names), 'picture')} {kind}: {listed(names)}"] if names else []
 
 
-def _label_problems(faults, counts):
+def _label_problems(faults: Sequence[str], counts: np.ndarray) -> list[str]:
     problems = []
     if faults:
         problems.append(
@@ -238,12 +242,12 @@ def _label_problems(faults, counts):
     return problems
 
 
-def _size_problem(pictures, size):
+def _size_problem(pictures: Pictures, size: str) -> list[str]:
     others = sum(count for found, count in pictures.sizes.items() if found != size)
     return [f"{counted(others, 'picture')} of another size than {size}, the size in property"] if others else []
 
 
-def _identity_problems(identities, labels):
+def _identity_problems(identities: np.ndarray, labels: np.ndarray) -> list[str]:
     """Compare identity records with the labels of their pictures, leaving out pictures without a label."""
     if identities is None:
         return []
@@ -289,16 +293,16 @@ def _pair_problems(pairs: np.ndarray, issame: np.ndarray) -> list[str]:
     return problems
 
 
-def _quantiles(counts):
+def _quantiles(counts: np.ndarray) -> dict[str, float]:
     if not len(counts):
         return {}
     return {"min": int(counts.min()), "median": float(np.median(counts)), "max": int(counts.max())}
 
 
-def _histogram(counts):
+def _histogram(counts: np.ndarray) -> dict[str, int]:
     bins = Counter(int(count).bit_length() for count in counts)
     return {_bin_name(1 << bits - 1, (1 << bits) - 1): bins[bits] for bits in sorted(bins)}
 
 
-def _bin_name(low, high):
+def _bin_name(low: int, high: int) -> str:
     return str(low) if low == high else f"{low}-{high}"

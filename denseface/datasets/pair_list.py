@@ -247,7 +247,7 @@ class _Folder:
         raise InputError(f"no picture {name} in {self._root}")
 
 
-def _split(line):
+def _split(line: str) -> list[str]:
     """Split a line at its tabs; only a line without tabs at its spaces."""
     fields = (field.strip() for field in (line.split("\t") if "\t" in line.strip() else line.split()))
     return [field for field in fields if field]
@@ -264,9 +264,9 @@ def _parse(fields: list[str]) -> tuple[str, str, bool] | None:
     return None
 
 
-def _lfw_name(name, number):
+def _lfw_name(name: str, number: str) -> str:
     return f"{name}/{name}_{int(number):04d}"
 
 
-def _is_number(text):
+def _is_number(text: str) -> bool:
     return re.fullmatch("[0-9]{1,9}", text) is not None

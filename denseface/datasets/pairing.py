@@ -72,7 +72,7 @@ def _fold_sizes(count: int) -> list[int]:
     return [len(fold) for fold in np.array_split(np.arange(count), FOLDS)]
 
 
-def _draw(num_partners, first_partners, count, chance):
+def _draw(num_partners: np.ndarray, first_partners: np.ndarray, count: int, chance: np.random.Generator) -> np.ndarray:
     """Draw pairs by their numbers: all partners of the first picture, then all of the second, and so on."""
     ends = np.cumsum(num_partners)
     numbers = np.array(chance.sample(range(int(ends[-1])), count), np.int64)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from denseface.datasets.manifest import read_manifest
 from denseface.datasets.output import fresh_folder, replacing_csv
 from denseface.datasets.people import find_people
 from denseface.datasets.picture_checks import are_near, reduced
+
+if TYPE_CHECKING:
+    from denseface.datasets.manifest import Entry
 
 
 class PeopleSet:
@@ -102,7 +106,7 @@ class PeopleSet:
         return entry.file if entry and entry.label == os.path.dirname(name) else name
 
     @functools.cached_property
-    def _manifest(self):
+    def _manifest(self) -> dict[int, Entry]:
         return {} if self.records is None else read_manifest(self.path, self.records.keys.tolist())
 
     def is_duplicate(self, one: str, other: str) -> bool:

@@ -195,11 +195,11 @@ def are_near(one: np.ndarray, other: np.ndarray) -> bool:
     return float(np.abs(one - other).mean()) <= _MOST_DIFFERENCE
 
 
-def _shrunk(gray, side):
+def _shrunk(gray: Image.Image, side: int) -> Image.Image:
     return gray.resize((side, side), Image.Resampling.BOX)
 
 
-def _changes(values):
+def _changes(values: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(values)) + 1
 
 
@@ -212,6 +212,6 @@ def _detail(gray: Image.Image) -> float:
     return _deviation(ImageChops.subtract(gray, small.resize(gray.size, Image.Resampling.BICUBIC), offset=128))
 
 
-def _deviation(picture):
+def _deviation(picture: Image.Image) -> float:
     """Return the standard deviation of a picture's pixels, the largest of its channels."""
     return float(np.asarray(picture).std(axis=(0, 1), dtype=np.float32).max())

@@ -109,7 +109,7 @@ def measure_angles(
     return found
 
 
-def _image_shape(path):
+def _image_shape(path: str) -> PictureShape:
     """Read the shape of a run's pictures from the configuration that train.py saves with it."""
     content = read_input(path, _MAX_CONFIG)
     try:

@@ -9,7 +9,7 @@ with the number of people, by one embedding each, and with that of pictures by 1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from denseface.core.vectors import normalize
 from denseface.evaluation.calibration import fit
 from denseface.galleries.gallery import Gallery
 from denseface.galleries.people import Templates
+
+if TYPE_CHECKING:
+    from denseface.evaluation.calibration import Calibration
 
 UNREADABLE, FAR, NO_FACE, DUPLICATE, OTHER, TWO, SPLIT, HELD_OUT = KINDS = (
     "cannot be read",
@@ -160,7 +163,7 @@ def owner_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _leave_one_out(rows):
+def _leave_one_out(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the half of a person's pictures that lie closest together, and all similarities to the others of it."""
     count = len(rows)
     if count == 1:
@@ -176,7 +179,7 @@ def _leave_one_out(rows):
     return np.sort(central), np.einsum("ij,ij->i", normalize(others), rows).astype(np.float32)
 
 
-def _fitted(genuine, impostor):
+def _fitted(genuine: np.ndarray, impostor: np.ndarray) -> Calibration:
     """Fit probabilities without the tails in which mistakes are: genuine ones that are not, and impostors that are."""
     genuine, impostor = np.sort(genuine), np.sort(impostor)
     return fit(
@@ -184,7 +187,7 @@ def _fitted(genuine, impostor):
     )
 
 
-def _wrong(measured, line):
+def _wrong(measured: _Set, line: Calibration) -> Iterator[tuple[int, Suspect]]:
     """Find pictures that are not of the person of most pictures in their folder."""
     # Three ways that it can be: of this person, of the nearest other one, of nobody in the set. A score's ratio of
     # likelihoods, genuine to impostor, is what the line has for equal priors.
@@ -213,7 +216,7 @@ def _wrong(measured, line):
             yield row, Suspect(names[row], kind, reason, float(belongs[row]))
 
 
-def _second_person(rows, strangers, line):
+def _second_person(rows: np.ndarray, strangers: np.ndarray, line: Calibration) -> set[int]:
     """Return those of a person's wrong pictures that are of one other person, if they are a good part of all."""
     if len(strangers) < 2:
         return set()
@@ -222,7 +225,7 @@ def _second_person(rows, strangers, line):
     return alike if len(alike) >= max(2, _SECOND_PERSON * len(rows)) else set()
 
 
-def _split(measured, wrong):
+def _split(measured: _Set, wrong: set[int]) -> Iterator[tuple[int, Suspect]]:
     """Find people who are in two folders: the pictures of the smaller one."""
     centers, halves = _refined(measured, wrong)
     count = measured.templates.count
@@ -245,7 +248,7 @@ def _split(measured, wrong):
                 yield from ((row, Suspect(names[row], SPLIT, reason, probability)) for row in rows)
 
 
-def _refined(measured, wrong):
+def _refined(measured: _Set, wrong: set[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return centers of all pictures that are not suspects, and the similarities of those of two halves of a person."""
     centers, halves = measured.centers.copy(), []
     for first, person, rows in measured.people():
@@ -258,7 +261,7 @@ def _refined(measured, wrong):
     return centers, np.array(halves)
 
 
-def _probability(scores, genuine, impostor, prior):
+def _probability(scores: np.ndarray, genuine: np.ndarray, impostor: np.ndarray, prior: float) -> np.ndarray:
     """Return how likely scores are genuine, both kinds being normal; people may be too few for a logistic fit.
 
     Medians stand for means, and tenths for deviations, which the mistakes that are looked for hardly move: the lowest
@@ -274,7 +277,9 @@ def _probability(scores, genuine, impostor, prior):
     return 0.5 * (1 + np.tanh(0.5 * ratios))
 
 
-def _duplicates(measured, wrong, is_duplicate):
+def _duplicates(
+    measured: _Set, wrong: set[int], is_duplicate: Callable[[str, str], bool]
+) -> Iterator[tuple[int, Suspect]]:
     """Find pictures that an earlier one of the person repeats."""
     for first, _, rows in measured.people():
         names: dict[int, str] = {}

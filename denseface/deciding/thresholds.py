@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,7 +215,7 @@ def choose_threshold(model: Any, way: str, name: str | None = None, far: float |
     return Threshold(value, name, far, fmr, interval, found.probability)
 
 
-def _too_few(name, count, far):
+def _too_few(name: str, count: int, far: float) -> str:
     needed = math.ceil(1 / far - 1e-9)
     people = math.ceil((1 + math.sqrt(1 + 8 * needed)) / 2)  # which have as many pairs of single pictures
     return (
@@ -267,7 +267,7 @@ def _point(point: Any) -> _Point:
     return _Point(float(point["threshold"]), float(point["fmr"]), Interval(low, high))
 
 
-def _require_finite(numbers):
+def _require_finite(numbers: Iterable[float]) -> None:
     if not all(math.isfinite(number) for number in numbers):
         raise ValueError
 
@@ -302,5 +302,5 @@ def read_metrics(model: Any) -> dict[str, dict]:
         raise _not_ours(path) from error
 
 
-def _not_ours(path):
+def _not_ours(path: Path) -> InputError:
     return InputError("not a file that denseface verify has written; remove it and measure the model again", path=path)

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from denseface.core.errors import InputError
 from denseface.core.signals import SIGNALS
@@ -107,7 +108,7 @@ def watch_as_worker(library: ctypes.CDLL, handle: ctypes.c_void_p, over: threadi
     return thread
 
 
-def _watch_server(arrival, silence):
+def _watch_server(arrival: int, silence: int) -> None:
     until = time.monotonic() + arrival
     asked = None
     while not hasattr(sys.modules.get("mxnet.base"), "_LIB"):  # the import is under way, in the main thread
@@ -123,7 +124,7 @@ def _watch_server(arrival, silence):
     _watch(library, handle, silence, lambda: signal.sigtimedwait(SIGNALS, 1) and False)
 
 
-def _watch(library, handle, silence, is_over):
+def _watch(library: ctypes.CDLL, handle: ctypes.c_void_p, silence: int, is_over: Callable[[], object]) -> None:
     # The scheduler knows of all others, and they know of the scheduler only.
     while not is_over():
         if _silent(library, handle, _SCHEDULER, silence):
@@ -135,7 +136,7 @@ def _watch(library, handle, silence, is_over):
             leave(f"{_names(library, handle, silence)} silent for {silence} s; the run is over; resume it")
 
 
-def _names(library, handle, silence):
+def _names(library: ctypes.CDLL, handle: ctypes.c_void_p, silence: int) -> str:
     """Names of the silent processes, as the beginning of a sentence."""
     names = [
         f"{role} {rank}"
@@ -146,14 +147,14 @@ def _names(library, handle, silence):
     return f"{', '.join(names)} {'have' if len(names) > 1 else 'has'} been"
 
 
-def _all_have_come(library, handle):
+def _all_have_come(library: ctypes.CDLL, handle: ctypes.c_void_p) -> bool:
     # Silent for longer than -1 s is every process that MXNet knows, which it does once all have arrived.
     size = ctypes.c_int()
     library.MXKVStoreGetGroupSize(handle, ctypes.byref(size))  # 0 until MXNet has started
-    return size.value and any(_silent(library, handle, group, -1) for group in (_SCHEDULER, _WORKERS))
+    return bool(size.value) and any(_silent(library, handle, group, -1) for group in (_SCHEDULER, _WORKERS))
 
 
-def _silent(library, handle, node, seconds):
+def _silent(library: ctypes.CDLL, handle: ctypes.c_void_p, node: int, seconds: int) -> int:
     """Number of nodes of this group that have been silent for so long; 0 if MXNet cannot say."""
     size, count = ctypes.c_int(), ctypes.c_int()
     library.MXKVStoreGetGroupSize(handle, ctypes.byref(size))
@@ -162,11 +163,11 @@ def _silent(library, handle, node, seconds):
     return count.value
 
 
-def _scheduler():
+def _scheduler() -> str:
     return f"scheduler at {os.environ.get('DMLC_PS_ROOT_URI')}:{os.environ.get('DMLC_PS_ROOT_PORT')}"
 
 
-def _seconds(variable, default):
+def _seconds(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal() or not 0 < int(text) < 10**6:
         raise InputError(f"{variable}={text}: give seconds, as a whole number above 0")

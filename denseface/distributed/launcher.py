@@ -314,7 +314,7 @@ class _Group:
         self.output.flush()
 
 
-def _stop_with_parent(parent):
+def _stop_with_parent(parent: int) -> None:
     """Get SIGTERM when the launcher dies: workers save, servers and scheduler end unless the run has begun."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it has died already

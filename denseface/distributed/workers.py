@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Union
 
 import numpy as np
@@ -227,7 +227,7 @@ def connect(kvstore: str = "device") -> Workers:
     return ServerWorkers(kvstore)
 
 
-def _deadline(seconds, message):
+def _deadline(seconds: float, message: str) -> threading.Timer:
     """End the process after so many seconds, unless the timer is canceled."""
     timer = threading.Timer(seconds, heartbeats.leave, [message])
     timer.daemon = True
@@ -236,7 +236,7 @@ def _deadline(seconds, message):
 
 
 @contextlib.contextmanager
-def _ended_by_signals():
+def _ended_by_signals() -> Iterator[None]:
     """Let signals end the process at once: Python cannot handle them while MXNet waits."""
     before = {number: signal.getsignal(number) for number in SIGNALS if callable(signal.getsignal(number))}
     for number in before:
@@ -248,7 +248,7 @@ def _ended_by_signals():
             signal.signal(number, handler)
 
 
-def _end(_):
+def _end(_: object) -> None:
     """End the process without freeing the key-value store, which would wait for the others."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

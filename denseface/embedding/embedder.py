@@ -299,7 +299,7 @@ class Embedder:
         check_finite(summed, "check the parameters of the model")
         return Embeddings(normalized(summed).astype(np.float32) if self.normalize else summed, plain, summed)
 
-    def _run(self, rows):
+    def _run(self, rows: np.ndarray) -> np.ndarray:
         """Let the engine compute up to a batch, filled up with zeros."""
         try:
             with finished_before_exit():
@@ -310,7 +310,7 @@ class Embedder:
             raise InputError(f"{self.model.name}: it computes {embeddings.shape} of {self.batch_size} pictures")
         return embeddings
 
-    def _failure(self, error):
+    def _failure(self, error: Exception) -> InputError:
         reason = mxnet_reason(error)
         if is_out_of_memory(error):
             return InputError(

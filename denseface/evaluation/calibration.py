@@ -125,13 +125,13 @@ def check_on_others(scores: Pairs, people: Pairs) -> Check | None:
     return _check(*map(np.concatenate, zip(*checked)))
 
 
-def _joined(genuine, impostor):
+def _joined(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = [len(genuine), len(impostor)]
     weights = np.repeat([0.5 / count for count in counts], counts)
     return np.concatenate([genuine, impostor]).astype(np.float64), weights, np.repeat([True, False], counts)
 
 
-def _check(probabilities, weights, issame):
+def _check(probabilities: np.ndarray, weights: np.ndarray, issame: np.ndarray) -> Check:
     bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
     total, predicted, observed = (
         np.bincount(bins, weights * values, _BINS) for values in (np.ones(len(weights)), probabilities, issame)
@@ -141,5 +141,5 @@ def _check(probabilities, weights, issame):
     return Check(brier, predicted[filled] / total[filled], observed[filled] / total[filled])
 
 
-def _logistic(values):
+def _logistic(values: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * values))

@@ -243,5 +243,5 @@ def collect(
     )
 
 
-def _each(people):
+def _each(people: np.ndarray) -> SharedPeople:
     return SharedPeople(np.stack([people, people], axis=1))

@@ -272,12 +272,12 @@ def interval_of(measured: Measured, shared: SharedPeople) -> Interval:
     return rate_interval(measured.value, measured.contributions, measured.scores, shared)
 
 
-def _measured_accuracy(result, right):
+def _measured_accuracy(result: VerificationResult, right: np.ndarray) -> Measured:
     n = len(right)
     return Measured(float(right.mean()), _centered(right) / n, _standardized(result) / n)
 
 
-def _measured_error(errors, scores):
+def _measured_error(errors: np.ndarray, scores: np.ndarray) -> Measured:
     n = len(scores)
     return Measured(float(np.mean(errors)), _centered(errors) / n, _centered(scores) / (_deviation(scores) * n))
 
@@ -292,13 +292,13 @@ def _after(count: int, impostor: Measured) -> Measured:
     return Measured(impostor.value, *(np.concatenate([np.zeros(count), part]) for part in impostor[1:]))
 
 
-def _halves(result):
+def _halves(result: VerificationResult) -> np.ndarray:
     """Return the weight of each pair where both kinds of pairs weigh the same."""
     n_genuine, n_impostor = result.n_genuine, result.n_impostor
     return np.repeat([0.5 / n_genuine, 0.5 / n_impostor], [n_genuine, n_impostor])
 
 
-def _slope(result, far, matched, shared):
+def _slope(result: VerificationResult, far: float, matched: np.ndarray, shared: SharedPeople) -> float:
     """Return the slope of the ROC curve at a false accept rate, over one standard deviation of that rate each way."""
     moved = np.concatenate([np.zeros(result.n_genuine), matched])
     reach = max(shared.spread(moved).variance ** 0.5, 1 / result.n_impostor)
@@ -307,20 +307,20 @@ def _slope(result, far, matched, shared):
     return float(rates[1] - rates[0]) / (high - low)
 
 
-def _placements(scores, others):
+def _placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the fraction of other scores below each score, equal ones counting half."""
     others = np.sort(others)
     return sum(np.searchsorted(others, scores, side) for side in ("left", "right")) / (2 * len(others))
 
 
-def _standardized(result):
+def _standardized(result: VerificationResult) -> np.ndarray:
     return np.concatenate([_centered(scores) / _deviation(scores) for scores in result.scores])
 
 
-def _centered(values):
+def _centered(values: np.ndarray) -> np.ndarray:
     return values - np.mean(values)
 
 
-def _deviation(scores):
+def _deviation(scores: np.ndarray) -> float:
     """The standard deviation; 1 for scores that are all equal, whose deviations are 0 anyhow."""
     return float(np.std(scores)) or 1.0

@@ -16,13 +16,17 @@ Huang et al., "Labeled Faces in the Wild: A Database for Studying Face Recogniti
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FOLDS = 10
@@ -277,7 +281,7 @@ def score_pairs(
     )
 
 
-def _checked_pairs(scores, issame, folds):
+def _checked_pairs(scores: ArrayLike, issame: ArrayLike, folds: int) -> tuple[np.ndarray, np.ndarray]:
     scores, issame = np.asarray(scores, np.float64), np.asarray(issame).astype(bool)
     if scores.ndim != 1 or scores.shape != issame.shape:
         raise InputError(f"scores and issame must be flat and of one length, not {scores.shape} and {issame.shape}")
@@ -290,7 +294,7 @@ def _checked_pairs(scores, issame, folds):
     return scores, issame
 
 
-def _sweep(scores, issame):
+def _sweep(scores: np.ndarray, issame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the thresholds that make a difference, in falling order, and the pairs accepted at each, of both kinds."""
     order = np.argsort(-scores)
     falling = scores[order]
@@ -302,12 +306,12 @@ def _sweep(scores, issame):
     return thresholds, np.insert(true_accepts, 0, 0), np.insert(false_accepts, 0, 0)
 
 
-def _most_accurate_threshold(scores, issame):
+def _most_accurate_threshold(scores: np.ndarray, issame: np.ndarray) -> float:
     thresholds, true_accepts, false_accepts = _sweep(scores, issame)
     return float(thresholds[np.argmax(true_accepts - false_accepts)])
 
 
-def _accepted(scores, issame, parts):
+def _accepted(scores: np.ndarray, issame: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Return which pairs of each fold the best threshold of all others accepts."""
     accepted = np.empty(len(scores), bool)
     for part in parts:
@@ -316,7 +320,7 @@ def _accepted(scores, issame, parts):
     return accepted
 
 
-def _accepted_as_insightface(scores, issame, parts):
+def _accepted_as_insightface(scores: np.ndarray, issame: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
     """The same as :func:`_accepted` with InsightFace's thresholds, of which it takes the smallest best one."""
     distances = np.arange(0, 4, 0.01)
     # The first threshold that accepts a pair; for a pair at distance 4, one beyond the last.
@@ -331,7 +335,9 @@ def _accepted_as_insightface(scores, issame, parts):
     return accepted
 
 
-def _equal_error_rate(thresholds, false_accepts, false_rejects):
+def _equal_error_rate(
+    thresholds: np.ndarray, false_accepts: np.ndarray, false_rejects: np.ndarray
+) -> tuple[float, float]:
     """Return the rate where two curves cross, the one rising and the other falling, and the nearest threshold."""
     after = int(np.argmax(false_accepts >= false_rejects))
     gaps = (false_rejects - false_accepts)[after - 1 : after + 1]
@@ -340,7 +346,7 @@ def _equal_error_rate(thresholds, false_accepts, false_rejects):
     return float(rate), float(thresholds[after - (gaps[0] < -gaps[1])])
 
 
-def _d_prime(genuine, impostor):
+def _d_prime(genuine: np.ndarray, impostor: np.ndarray) -> float | None:
     deviation = math.sqrt((np.var(genuine) + np.var(impostor)) / 2)
     distance = float(genuine.mean() - impostor.mean())
     return distance / deviation if deviation else None

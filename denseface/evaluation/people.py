@@ -72,7 +72,7 @@ def find_people(pairs: np.ndarray, issame: np.ndarray, names: list[str] | None =
     return PairPeople(people, distinct.tolist())
 
 
-def _connected(edges, count):
+def _connected(edges: np.ndarray, count: int) -> np.ndarray:
     """Return for each of `count` pictures the smallest one that edges connect it with."""
     smallest = np.arange(count)
     while True:

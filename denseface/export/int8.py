@@ -65,7 +65,7 @@ def quantize(content: bytes, batches: Sequence[np.ndarray]) -> tuple[bytes, floa
     return quantized, cosine
 
 
-def _quantized(content, batches):
+def _quantized(content: bytes, batches: Sequence[np.ndarray]) -> bytes:
     onnx = require("onnx")
     model = onnx.load_from_string(content)
     parameters = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -202,7 +202,7 @@ def _node(op, name, inputs, **attributes):
     return helper.make_node(op, inputs, [f"{name}_{op}_output"], f"{name}_{op}", **attributes)
 
 
-def _least_cosine(content, quantized, batches):
+def _least_cosine(content: bytes, quantized: bytes, batches: Sequence[np.ndarray]) -> float:
     sessions = [open_session(c) for c in (content, quantized)]
     expected, found = (np.concatenate([s.run(None, {"data": batch})[0] for batch in batches]) for s in sessions)
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)

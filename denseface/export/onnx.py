@@ -8,7 +8,7 @@ nodes for the insightface package (see `denseface.export.insightface`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -259,12 +259,12 @@ def _finish(graph, input_shape, output, output_shape, metadata):
     return model
 
 
-def _with_named_batch(shape):
+def _with_named_batch(shape: Sequence[int | None]) -> list[int | str | None]:
     """The batch is called N; another size that follows it has no name."""
     return ["N" if size is None and axis == 0 else size for axis, size in enumerate(shape)]
 
 
-def _run_onnxruntime(content, pictures):
+def _run_onnxruntime(content: bytes, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
     try:
         session = open_session(content)
         return [session.run(None, {"data": batch})[0] for batch in pictures]
@@ -272,7 +272,7 @@ def _run_onnxruntime(content, pictures):
         raise InputError(f"ONNX Runtime cannot run the converted network: {mxnet_reason(error)}") from None
 
 
-def _run_mxnet(model, pictures):
+def _run_mxnet(model: Model, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
     import mxnet as mx
 
     outputs = []
@@ -287,7 +287,7 @@ def _run_mxnet(model, pictures):
     return outputs
 
 
-def _largest_difference(found, expected):
+def _largest_difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     largest = 0.0
     for ours, theirs in zip(found, expected):
         if ours.shape != theirs.shape:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -129,14 +129,14 @@ class ArrayFile:
                 rows = np.frombuffer(next(contents, b""), array.dtype).reshape(min(step, count - start), width)
                 yield start, np.require(rows, requirements="A")  # a member may start at any byte
 
-    def _unpacked(self, name, size):
+    def _unpacked(self, name: str, size: int) -> Iterator[bytes]:
         array = self._arrays[name]
         with self._archive.open(array.info) as member:  # compares the checksum
             member.read(array.header)
             while content := member.read(size):
                 yield content
 
-    def _mapped_whole(self, name, size):
+    def _mapped_whole(self, name: str, size: int) -> Iterator[memoryview]:
         """Yield what an array contains.
 
         The first time, it is compared with its checksum, and what was yielded before is let go. Later it stays mapped:
@@ -156,17 +156,23 @@ class ArrayFile:
                     self._sound.add(name)
             yield content
             if crc is not None:
-                first = (array.offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
+                first = (self._begin(array) + start) // mmap.PAGESIZE * mmap.PAGESIZE
                 self._mapping.madvise(mmap.MADV_DONTNEED, first, len(content))
 
-    def _mapped(self, array, start, size):
+    def _mapped(self, array: _Array, start: int, size: int) -> memoryview:
         """Return a part of a mapped array, where the header is at 0."""
-        first = array.offset + start
+        first = self._begin(array) + start
         if self._mapping.size() < first + size:  # to touch what is gone would end the process
             raise ValueError("the file has become shorter")
         return memoryview(self._mapping)[first : first + size]
 
-    def _find(self, name):
+    @staticmethod
+    def _begin(array: _Array) -> int:
+        """Return where a mapped array begins in the file."""
+        assert array.offset is not None, "compressed arrays are read another way"
+        return array.offset
+
+    def _find(self, name: str) -> _Array:
         info = self._archive.getinfo(f"{name}.npy")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA may ask for 4 GB
             raise ValueError(f"{name} is compressed in another way")
@@ -182,7 +188,7 @@ class ArrayFile:
         return _Array(info, shape, dtype, header, offset)
 
     @contextlib.contextmanager
-    def _described(self):
+    def _described(self) -> Iterator[None]:
         try:
             yield
         except InputError:
@@ -194,7 +200,7 @@ class ArrayFile:
             ) from error
 
 
-def _read_header(member):
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Return the shape and type of an array, from the start of its member."""
     if np.lib.format.read_magic(member) != (1, 0):  # later versions may ask for 4 GB
         raise ValueError("the header of an array is of another version")

@@ -205,7 +205,7 @@ class _Work:
         shape = (self.counts.embedded, self._embedder.emb_size)
         write_gallery(out, self._blocks(), shape, self._names(), self._name_width, model)
 
-    def _blocks(self):
+    def _blocks(self) -> Iterator[np.ndarray]:
         """Yield the rows written so far, some at a time."""
         width = self._embedder.emb_size
         self._rows.seek(0)
@@ -235,13 +235,13 @@ class _Work:
                 self.counts.embedded += 1
                 self._name_width = max(self._name_width, len(name))
 
-    def _skip(self, reason):
+    def _skip(self, reason: str) -> None:
         if self._strict:
             raise InputError(reason)
         self.counts.skipped += 1
         warn_of_many(self.counts.skipped, f"skipped: {reason}", "pictures skipped")
 
-    def _names(self):
+    def _names(self) -> Iterator[str]:
         for *_, results, _ in self._log:
             yield from (name for name, result in results if not isinstance(result, str))
 

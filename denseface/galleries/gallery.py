@@ -308,13 +308,13 @@ def matches(names: Mapping[int, str], found: Found) -> list[list[Match]]:
     ]
 
 
-def _crop_of(description):
+def _crop_of(description: dict) -> dict:
     """How faces were cut out; where nothing is said, the pictures were aligned faces."""
     crop = description.get("crop")
     return crop if isinstance(crop, dict) and isinstance(crop.get("by"), str) else {"by": "aligned"}
 
 
-def _says_how(model):
+def _says_how(model: object) -> bool:
     kinds = {"sha256": str, "engine": str, "precision": str, "flip": bool, "image_shape": list}
     if not isinstance(model, dict) or any(type(model.get(key)) is not kind for key, kind in kinds.items()):
         return False

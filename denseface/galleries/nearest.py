@@ -120,7 +120,9 @@ class _Nearest:
                 self._merge(start + query, numbers, row, rows)
         return near is rows and scales is None
 
-    def _candidates(self, rows, scales, numbers, queries, floor):
+    def _candidates(
+        self, rows: np.ndarray, scales: np.ndarray | None, numbers: np.ndarray, queries: np.ndarray, floor: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows that can be among the nearest to some of the queries, as two arrays of indices."""
         step = max(1, _SCORES // len(queries))
         scores = np.empty((min(step, len(rows)), len(queries)), np.float32)
@@ -143,7 +145,7 @@ class _Nearest:
             found.append(np.flatnonzero(products >= lowest) + start * len(queries))
         return np.divmod(np.concatenate(found), len(queries))
 
-    def _merge(self, query, numbers, row, rows):
+    def _merge(self, query: np.ndarray, numbers: np.ndarray, row: np.ndarray, rows: np.ndarray) -> None:
         """Compute some similarities, and keep the best of each number, and the best numbers."""
         score = np.empty(len(query), np.float32)
         step = max(1, _CELLS // rows.shape[1])
@@ -169,13 +171,13 @@ class _Nearest:
         return self._number.reshape(shape), self._score.reshape(shape)
 
 
-def _finite(rows):
+def _finite(rows: np.ndarray) -> np.ndarray:
     if not np.isfinite(rows).all():
         raise ValueError("a row is not finite")
     return normalize(rows)
 
 
-def _scaled(rows):
+def _scaled(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return rows to multiply, and what to multiply the products by, or None if the rows have the length 1."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows)

@@ -158,7 +158,7 @@ class Templates:
                 path=gallery.path,
             )
 
-    def _folder_at(self, number):
+    def _folder_at(self, number: int) -> str:
         row = int(self.starts[number])
         return self._folder(self._gallery.names([row])[row])
 
@@ -242,7 +242,7 @@ class Templates:
         for start, rows in self._gallery.blocks(step):
             yield np.searchsorted(self.starts, np.arange(start, start + len(rows)), side="right") - 1, rows
 
-    def _means(self, step):
+    def _means(self, step: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the number of the first person, and the means of some people, float32, of length 1."""
         first, begun = 0, None  # the person of the next row, and the sum of those pictures that were in earlier blocks
         for start, rows in self._gallery.blocks(step):
@@ -302,12 +302,12 @@ def compare(one: np.ndarray, other: np.ndarray, fusion: str = "mean") -> float:
     return float(similarity(*(_sums(normalize(rows), np.zeros(1, np.int64)) for rows in (one, other)))[0, 0])
 
 
-def _check_fusion(fusion):
+def _check_fusion(fusion: str) -> None:
     if fusion not in FUSIONS:
         raise InputError(f"must be one of {', '.join(FUSIONS)}, not {fusion}", option="fuse")
 
 
-def _sums(rows, starts, begun=None):
+def _sums(rows: np.ndarray, starts: np.ndarray, begun: np.ndarray = None) -> np.ndarray:
     """Add up the rows from each start to the next, those of the first to what was begun.
 
     One after the other, so that a sum does not depend on where blocks end.
@@ -321,10 +321,10 @@ def _sums(rows, starts, begun=None):
     return sums
 
 
-def _names(gallery):
+def _names(gallery: Gallery) -> Iterator[tuple[int, str]]:
     for start in range(0, len(gallery), _NAMES):
         yield from sorted(gallery.names(range(start, min(start + _NAMES, len(gallery)))).items())
 
 
-def _digest(person):
+def _digest(person: str) -> int:
     return int.from_bytes(hashlib.blake2b(person.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -192,7 +192,7 @@ def triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
         Group of the embedding, the labels (3T,) unchanged, and the loss (1,).
     """
 
-    def squared_distance(a, b):
+    def squared_distance(a: mx.sym.Symbol, b: mx.sym.Symbol) -> mx.sym.Symbol:
         return mx.sym.sum(mx.sym.square(a - b), axis=1)
 
     return _with_triplet_loss(embedding, squared_distance, alpha)
@@ -201,7 +201,7 @@ def triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
 def angular_triplet(embedding: mx.sym.Symbol, *, alpha: float) -> mx.sym.Symbol:
     """Triplet loss on angles, margin ``alpha`` in radians; otherwise as :func:`triplet` (InsightFace's "atriplet")."""
 
-    def angle(a, b):
+    def angle(a: mx.sym.Symbol, b: mx.sym.Symbol) -> mx.sym.Symbol:
         return angle_of(mx.sym.sum(a * b, axis=1))
 
     return _with_triplet_loss(embedding, angle, alpha)
@@ -220,7 +220,9 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
         raise InputError(f"label {wrong[0]:.9g} is not one of the {num_classes} classes (0 to {num_classes - 1})")
 
 
-def _with_cross_entropy(embedding, logits, label, ce_loss):
+def _with_cross_entropy(
+    embedding: mx.sym.Symbol, logits: mx.sym.Symbol, label: mx.sym.Symbol, ce_loss: bool
+) -> mx.sym.Symbol:
     outputs = [
         mx.sym.BlockGrad(embedding),
         mx.sym.SoftmaxOutput(logits, label=label, normalization="valid", name="softmax"),
@@ -231,7 +233,9 @@ def _with_cross_entropy(embedding, logits, label, ce_loss):
     return mx.sym.Group(outputs)
 
 
-def _with_triplet_loss(embedding, distance, alpha):
+def _with_triplet_loss(
+    embedding: mx.sym.Symbol, distance: Callable[[mx.sym.Symbol, mx.sym.Symbol], mx.sym.Symbol], alpha: float
+) -> mx.sym.Symbol:
     direction = mx.sym.L2Normalization(mx.sym.Flatten(embedding), mode="instance", name="fc1n")
     anchor, positive, negative = mx.sym.split(direction, num_outputs=3, axis=0)
     excess = distance(anchor, positive) - distance(anchor, negative) + alpha

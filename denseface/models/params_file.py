@@ -109,7 +109,7 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> FileMark:
         _check_writable(name, array)
     size = crc = 0
 
-    def write(data):
+    def write(data: bytes) -> None:
         nonlocal size, crc
         file.write(data)
         size, crc = size + memoryview(data).nbytes, zlib.crc32(data, crc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from denseface.evaluation.groups import Group
+    from denseface.evaluation.intervals import SharedPeople
     from denseface.evaluation.metrics import VerificationResult
     from denseface.report.comparison import Measured
     from denseface.verification.verify import VerificationReport
@@ -210,7 +211,7 @@ def draw_groups(groups: Mapping[str, Group], column: str) -> Figure:
     return figure
 
 
-def _draw_roc(axes, result, shared, color):
+def _draw_roc(axes: Axes, result: VerificationResult, shared: SharedPeople, color: str) -> None:
     none = 0.5 / result.n_impostor
     axes.plot(np.maximum(result.roc.far, none), result.roc.tar, color=color, drawstyle="steps-post", linewidth=1.5)
     band = np.geomspace(1 / result.n_impostor, 1, _BAND)
@@ -235,7 +236,7 @@ def draw_det(axes: Axes, result: VerificationResult, color: str) -> None:
     axes.plot(_probit(sampled[inner]), _probit(misses[inner]), color=color, linewidth=1.5)
 
 
-def _probit(rates):
+def _probit(rates: Iterable[float]) -> list[float]:
     return [NormalDist().inv_cdf(float(rate)) for rate in rates]
 
 
@@ -246,7 +247,7 @@ def lay_out(width: float, height: float) -> Figure:
     return figure
 
 
-def _draw_scores(axes, name, result, color):
+def _draw_scores(axes: Axes, name: str, result: VerificationResult, color: str) -> Axes:
     bins = np.linspace(min(map(np.min, result.scores)), max(map(np.max, result.scores)), _BINS)
     for scores, kind, fill in zip(result.scores, ("genuine: one person", "impostor: two people"), (color, "#bbbbbb")):
         axes.hist(scores, bins, density=True, color=fill, alpha=0.7, label=kind)
@@ -258,7 +259,7 @@ def _draw_scores(axes, name, result, color):
     return axes
 
 
-def _run_prefix(folder):
+def _run_prefix(folder: Path) -> str:
     found = sorted(folder.glob("*-training.csv"))
     if not found:
         raise InputError("no training run here (no file PREFIX-training.csv)", path=folder)
@@ -269,17 +270,17 @@ def _run_prefix(folder):
     return str(found[0])[: -len("-training.csv")]
 
 
-def _say(axes, text):
+def _say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, color=MUTED, ha="center", transform=axes.transAxes)
 
 
-def _line(rows, column):
+def _line(rows: Sequence[dict], column: str) -> tuple[list[float], list[float]]:
     return [row["step"] for row in rows], [row[column] for row in rows]
 
 
-def _cycled(count):
+def _cycled(count: int) -> list[str]:
     return [COLORS[index % len(COLORS)] for index in range(count)]
 
 
-def _three_digits(number):
+def _three_digits(number: float | None) -> str:
     return "-" if number is None else f"{number:#.3g}".rstrip(".") if number < 1000 else f"{number:.0f}"

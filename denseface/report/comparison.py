@@ -94,7 +94,7 @@ def measure(
     return Measured(name, costs, 1000 * latency, throughput, trained, accuracies or {})
 
 
-def _random_model(symbol, input_shape, name):
+def _random_model(symbol: mx.sym.Symbol, input_shape: tuple[int, ...], name: str) -> Model:
     arguments, _, auxiliary = symbol.infer_shape(data=(1, *input_shape))
     random = np.random.default_rng(0)
     return Model(
@@ -110,13 +110,13 @@ def _random_model(symbol, input_shape, name):
     )
 
 
-def _seconds_of_inference(model, input_shape, batch_size):
+def _seconds_of_inference(model: Model, input_shape: tuple[int, int, int], batch_size: int) -> float:
     engine = MXNetEngine(model, input_shape, batch_size)
     batch = _pictures((batch_size, *input_shape))
     return _median_seconds(lambda: engine(batch))
 
 
-def _seconds_of_training(symbol, input_shape):
+def _seconds_of_training(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int]) -> float:
     shape = (LARGE_BATCH, *input_shape)
     _, outputs, _ = symbol.infer_shape(data=shape)
     graph = Graph(losses.softmax(symbol, losses.ClassCenters(NUM_CLASSES, int(np.prod(outputs[0][1:])))))
@@ -127,7 +127,7 @@ def _seconds_of_training(symbol, input_shape):
     return _median_seconds(lambda: learner.step([batch], learning_rate=0.0, seed=0))
 
 
-def _pictures(shape):
+def _pictures(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
 

@@ -92,5 +92,5 @@ def cost_of(node: Node, inputs: Sequence[Shape], output: Shape) -> Cost | None:
     return None
 
 
-def _products(macs, bias=0):
+def _products(macs: int, bias: int = 0) -> Cost:
     return Cost(macs, 2 * macs + bias)

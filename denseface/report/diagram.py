@@ -15,6 +15,7 @@ from denseface.report.plotting import MUTED, check_format, new_figure
 from denseface.report.structure import ARROW, DENSE, RESIDUAL, TRANSITION, Part
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     import mxnet as mx
@@ -73,14 +74,14 @@ def draw_parts(parts: Sequence[Part], name: str) -> Figure:
     return figure
 
 
-def _wrapped(text):
+def _wrapped(text: str) -> list[str]:
     """Break a text into lines; if it lists layers, only between two of them."""
     first, *others = text.split(ARROW)
     pieces = [f"{ARROW.lstrip()}{piece}".replace(" ", _FIXED_SPACE) for piece in others]
     return textwrap.wrap(" ".join([first.replace(" ", _FIXED_SPACE) if others else first, *pieces]), _CHARACTERS)
 
 
-def _title(axes, parts, name):
+def _title(axes: Axes, parts: Sequence[Part], name: str) -> None:
     size = 14 * min(1, _TITLE_CHARACTERS / len(name))
     axes.text(_LEFT, 0.3, name, size=size, weight="bold", va="center")
     costs = [part.costs for part in parts]
@@ -90,7 +91,7 @@ def _title(axes, parts, name):
     axes.text(_LEFT, 0.6, text, size=9, color=MUTED, va="center")
 
 
-def _box(axes, y, height, part, lines):
+def _box(axes: Axes, y: float, height: float, part: Part, lines: Sequence[str]) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     box = FancyBboxPatch(
@@ -113,7 +114,7 @@ def _box(axes, y, height, part, lines):
         axes.text(_LEFT + 0.12, y, line, size=8, va="center")
 
 
-def _bars(axes, y, height, part, widest):
+def _bars(axes: Axes, y: float, height: float, part: Part, widest: int) -> None:
     left, right = _BARS
     step = min((right - left) / max(len(part.widths), 1), 0.16)
     for index, width in enumerate(part.widths):
@@ -123,21 +124,21 @@ def _bars(axes, y, height, part, widest):
         axes.bar(x, -tall, step * 0.8, bottom=y + height - _MARGIN, align="edge", color=color)
 
 
-def _arrow(axes, y, label):
+def _arrow(axes: Axes, y: float, label: str) -> None:
     middle = (_LEFT + _RIGHT) / 2
     style = {"arrowstyle": "-|>", "color": MUTED, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (middle, y + _ARROW - 0.02), (middle, y + 0.02), arrowprops=style)
     axes.text(middle + 0.12, y + _ARROW / 2, label, size=8, va="center")
 
 
-def _size(shape):
+def _size(shape: Sequence[int]) -> str:
     """Write a shape as height x width, channels."""
     if len(shape) == 3:
         return f"{shape[1]} x {shape[2]}, {shape[0]} channels"
     return f"{' x '.join(map(str, shape))} values"
 
 
-def _macs(number):
+def _macs(number: int) -> str:
     """Write a number of MACs with its prefix at the unit, such as "279 MMACs"."""
     digits, _, prefix = abbreviated(number).partition(" ")
     return f"{digits} {prefix}MACs"

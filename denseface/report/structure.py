@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,11 +63,11 @@ class _Group(NamedTuple):
     steps: list[_Step]
 
     @property
-    def layers(self):
+    def layers(self) -> list[Layer]:
         return [layer for step in self.steps for layer in step.layers]
 
     @property
-    def units(self):
+    def units(self) -> list[_Step]:
         return [step for step in self.steps if step.unit]
 
 
@@ -94,7 +94,8 @@ def parts_of(summary: Summary, input_shape: tuple[int, int, int]) -> list[Part]:
     if not any(group.units for group in groups):
         groups = _by_size(summary.layers)
     kinds = [group.kind for group in groups]
-    parts, taken = [], input_shape
+    parts: list[Part] = []
+    taken: tuple[int, ...] = input_shape
     for index, group in enumerate(groups):
         number = f" {kinds[: index + 1].count(group.kind)}" if kinds.count(group.kind) > 1 else ""
         output = group.layers[-1].output
@@ -113,11 +114,11 @@ def parts_of(summary: Summary, input_shape: tuple[int, int, int]) -> list[Part]:
     return parts
 
 
-def _steps(layers) -> Iterator[_Step]:
+def _steps(layers: Sequence[Layer]) -> Iterator[_Step]:
     """Split after every layer that all paths from the picture to the last layer pass (its dominators)."""
     dominators: dict[int, int] = {}
 
-    def common(one, other):
+    def common(one: int, other: int) -> int:
         while one != other:
             one, other = min(one, other), dominators[max(one, other)]
         return one
@@ -130,10 +131,10 @@ def _steps(layers) -> Iterator[_Step]:
     ends.reverse()
     for start, end in zip(ends, ends[1:]):
         inside = layers[start + 1 : end + 1]
-        yield _Step(inside, _unit(inside, start))
+        yield _Step(list(inside), _unit(inside, start))
 
 
-def _unit(layers, start):
+def _unit(layers: Sequence[Layer], start: int) -> str | None:
     """Return the kind of block that these layers, which follow the one at ``start``, are a unit of."""
     last = layers[-1]
     if len(layers) > 1 and len(last.output) == 3:
@@ -144,7 +145,7 @@ def _unit(layers, start):
     return None
 
 
-def _grouped(steps):
+def _grouped(steps: Iterable[_Step]) -> list[_Group]:
     """Group units of one kind and size into blocks, and the layers before, between and after them."""
     groups: list[_Group] = []
     between: list[_Step] = []
@@ -164,18 +165,18 @@ def _grouped(steps):
     return [*groups, _Group(HEAD, between)] if between else groups
 
 
-def _by_size(layers):
+def _by_size(layers: Sequence[Layer]) -> list[_Group]:
     stages = itertools.groupby(layers, key=lambda layer: layer.stage)
     return [
         _Group(HEAD if stage == HEAD else STAGE, [_Step([layer], None) for layer in inside]) for stage, inside in stages
     ]
 
 
-def _size(layers):
+def _size(layers: Sequence[Layer]) -> tuple[int, ...]:
     return layers[-1].output[1:]
 
 
-def _lines(group, taken):
+def _lines(group: _Group, taken: Sequence[int]) -> list[str]:
     """Describe the content of a part."""
     if not group.units:
         return [ARROW.join(layer.kind for layer in group.layers if layer.op not in _UNSPOKEN)]
@@ -193,6 +194,6 @@ def _lines(group, taken):
     return [first, f"each: {ARROW.join(told)}"]
 
 
-def _widths(group):
+def _widths(group: _Group) -> list[int]:
     lasts = [step.layers[-1] for step in group.units] or [layer for layer in group.layers if layer.op in _SHAPING]
     return [layer.output[0] for layer in lasts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from denseface.models.symbol_file import infer_shapes
 from denseface.report.costs import VIEWS, cost_of
 
 if TYPE_CHECKING:
+    from denseface.models.graph import Shape
+
     import mxnet as mx
 
 _BYTES = 4  # of a float32
@@ -154,7 +156,9 @@ def summarize(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int], name: st
     return Summary(_layers(operators, graph.shapes, {*graph.variables} - {*graph.arguments}))
 
 
-def _layers(operators, shapes, auxiliary_names):
+def _layers(
+    operators: Sequence[Node], shapes: Mapping[tuple[Node, int], Shape], auxiliary_names: Collection[str]
+) -> list[Layer]:
     indices = {node: -1 for node, _ in shapes if node.op == "null" and node.name == "data"}
     stages = _stages(operators, {node: shapes[node, 0] for node in operators})
     outputs: dict[Node, list] = {}
@@ -188,7 +192,7 @@ def _layers(operators, shapes, auxiliary_names):
     return layers
 
 
-def _stages(operators, shapes):
+def _stages(operators: Sequence[Node], shapes: Mapping[Node, Shape]) -> dict[Node, str]:
     """Return the stage of each operator: its picture size, or the stage of its user where it has no spatial size."""
     stages: dict[Node, str] = {}
     later: dict[Node, str] = {}
@@ -201,7 +205,7 @@ def _stages(operators, shapes):
     return stages
 
 
-def _kind(node):
+def _kind(node: Node) -> str:
     """Describe an operator in a few words."""
     if node.op in ("Convolution", "Deconvolution"):
         return f"{'conv' if node.op == 'Convolution' else 'deconv'} {_window(node)}, {_filters(node)}"
@@ -211,7 +215,7 @@ def _kind(node):
     if node.op == "FullyConnected":
         return f"FC {node.integer('num_hidden')}"
     if node.op == "Activation":
-        return node.text("act_type")
+        return node.text("act_type") or node.op.lower()
     if node.op == "LeakyReLU":
         return node.text("act_type", "leaky")
     if node.op == "Dropout":
@@ -219,13 +223,13 @@ def _kind(node):
     return {"BatchNorm": "BN", "elemwise_add": "add"}.get(node.op, node.op.strip("_").lower().replace("_", " "))
 
 
-def _window(node):
+def _window(node: Node) -> str:
     kernel = "x".join(map(str, node.ints("kernel")))
     stride = max(node.ints("stride", (1,)))
     return f"{kernel} /{stride}" if stride > 1 else kernel
 
 
-def _filters(node):
+def _filters(node: Node) -> str:
     filters, groups = node.integer("num_filter"), node.integer("num_group", 1)
     if groups == 1:
         return str(filters)

@@ -128,7 +128,7 @@ class VerificationReport:
         content.update(pairs.tobytes())
         return content.hexdigest()[:16]
 
-    def _certainty(self, way):
+    def _certainty(self, way: str) -> dict:
         checked = self.checks[way]
         return {
             "intervals": self.intervals[way].to_dict(),
@@ -186,7 +186,9 @@ def verify(
         raise InputError(f"{pair_set.name}: {error.args[0]}", option=error.option) from error
 
 
-def _measure(embeddings, pairs, pair_set, folds, thresholds):
+def _measure(
+    embeddings: np.ndarray, pairs: np.ndarray, pair_set: PairSet | CrossPairs, folds: int, thresholds: str
+) -> VerificationResult:
     scores = pair_scores(embeddings, pairs)
     scores[pair_set.failed] = -1  # the least there is: who is not enrolled never matches
     return score_pairs(scores, pair_set.issame, folds, thresholds=thresholds)

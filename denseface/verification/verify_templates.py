@@ -88,7 +88,7 @@ def verify_templates(
     return VerificationReport(template_set.name, results.get("flip"), results["plain"], template_set)
 
 
-def _measure(fused, template_set, folds, thresholds) -> VerificationResult:
+def _measure(fused: np.ndarray, template_set: TemplateSet, folds: int, thresholds: str) -> VerificationResult:
     empty = np.flatnonzero(~fused.any(axis=1))
     if len(empty):
         named = listed([str(template_set.ids[index]) for index in empty[:6]])

@@ -6,12 +6,21 @@ import argparse
 import contextlib
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import FAILED, OK, print_line, print_table, report_unreadable, report_warning
 from denseface.cli.options import add_example, add_face_options, add_model_options, load_cropper, load_embedder
 from denseface.core.errors import InputError
 from denseface.core.text import counted
+
+if TYPE_CHECKING:
+    from denseface.data.sources import Source, Sources
+    from denseface.datasets.people_set import PeopleSet
+    from denseface.deciding.audit import Suspect
+    from denseface.embedding.embedder import Embedder
+    from denseface.galleries.gallery import Gallery
 
 _MOST_DRAWN = 60
 _MAX_SAID = 1 << 20  # bytes
@@ -94,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if report_unreadable(people.unreadable) else OK
 
 
-def _by_angles(args, people):
+def _by_angles(args: argparse.Namespace, people: PeopleSet) -> tuple[list[Suspect], int]:
     """Find the pictures that a run sees far from their person, or cannot read."""
     from denseface.cli.dataset.faces import progress
     from denseface.deciding.angles import measure_angles
@@ -118,7 +127,7 @@ def _by_angles(args, people):
     return suspects, 0
 
 
-def _by_embeddings(args, people, out):
+def _by_embeddings(args: argparse.Namespace, people: PeopleSet, out: Path) -> tuple[list[Suspect], int]:
     """Find the suspects by a model's embeddings; return also the number of pictures held out."""
     from denseface.core.progress_bar import ProgressBar
     from denseface.data.sources import Sources
@@ -148,7 +157,7 @@ def _by_embeddings(args, people, out):
     return [*_unusable(people, gallery), *suspects], num_held_out
 
 
-def _embed(embedder, sources, path):
+def _embed(embedder: Embedder, sources: PeopleSet | Sources | list[Source], path: Path) -> Gallery:
     """Embed pictures into a file, unless it is there, and the file beside it says that it is of the same pictures."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -170,7 +179,7 @@ def _embed(embedder, sources, path):
     return Gallery(path)
 
 
-def _is_of(path, said, described):
+def _is_of(path: Path, said: Path, described: dict) -> bool:
     from denseface.core.files import read_input
     from denseface.galleries.gallery import Gallery
 
@@ -181,7 +190,7 @@ def _is_of(path, said, described):
         return False
 
 
-def _face_finder(args, people):
+def _face_finder(args: argparse.Namespace, people: PeopleSet) -> Callable[[str], bool] | None:
     """Return what tells whether a picture of the set shows a face; None without a detector."""
     import numpy as np
 
@@ -196,7 +205,7 @@ def _face_finder(args, people):
         )
         return None
 
-    def has_face(name):
+    def has_face(name: str) -> bool:
         pixels = decode(people.load(name))
         margin = int(max(pixels.shape[:2]) * _PADDING)
         padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
@@ -206,7 +215,7 @@ def _face_finder(args, people):
     return has_face
 
 
-def _unusable(people, gallery):
+def _unusable(people: PeopleSet, gallery: Gallery) -> list[Suspect]:
     """Pictures without an embedding: those that cannot be read, and those in which no face was found."""
     from denseface.deciding.audit import NO_FACE, Suspect
 
@@ -215,7 +224,7 @@ def _unusable(people, gallery):
     return [Suspect(source.name, NO_FACE, reason, 0.0) for source in people if source.name not in embedded]
 
 
-def _write(suspects, people, out, measure, spelled):
+def _write(suspects: Sequence[Suspect], people: PeopleSet, out: Path, measure: str, spelled: str) -> None:
     from denseface.core.files import replacing
     from denseface.datasets.contact_sheet import sheet_of_groups
     from denseface.datasets.output import replacing_csv
@@ -245,7 +254,7 @@ def _write(suspects, people, out, measure, spelled):
             sheet.save(file, "PNG")
 
 
-def _payload(people, name):
+def _payload(people: PeopleSet, name: str) -> bytes:
 
     try:
         return people.load(name)
@@ -253,7 +262,7 @@ def _payload(people, name):
         return b""  # drawn as a crossed box
 
 
-def _angle(text):
+def _angle(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 180:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 180 degrees")

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _holdout(text):
+def _holdout(text: str) -> int | float | str:
     if re.fullmatch(r"[0-9]{1,8}", text):
         return int(text)
     if re.fullmatch(r"0?\.[0-9]{1,8}", text):
@@ -116,5 +116,5 @@ def _holdout(text):
     return text
 
 
-def _pairs(text):
+def _pairs(text: str) -> int | None:
     return None if text == "all" else positive(text)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import shutil
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from denseface.cli.console import FAILED, OK, print_json, print_line
 from denseface.cli.dataset.faces import progress
 from denseface.cli.options import add_example
 from denseface.core.text import counted, listed, printable
+
+if TYPE_CHECKING:
+    from denseface.datasets.inspection import PairsReport, RecordsReport
 
 _SHOWN = 5
 
@@ -35,18 +40,24 @@ def run(args: argparse.Namespace) -> int:
     from denseface.datasets.inspection import inspect_pairs, inspect_records
 
     is_pairs = Path(args.set).suffix == ".bin"
+    report: PairsReport | RecordsReport
     with progress() as show:
-        report = (inspect_pairs if is_pairs else inspect_records)(args.set, show)
+        if is_pairs:
+            report = pairs = inspect_pairs(args.set, show)
+            rows = _pairs_rows(pairs)
+        else:
+            report = records = inspect_records(args.set, show)
+            rows = _records_rows(records)
     if args.sheet:
         _write_sheet(args.set, is_pairs, args.sheet)
     if args.json:
         print_json(report.to_dict())
     else:
-        _print([*(_pairs_rows(report) if is_pairs else _records_rows(report)), *_rows(report)])
+        _print([*rows, *_rows(report)])
     return FAILED if report.problems else OK
 
 
-def _records_rows(report):
+def _records_rows(report: RecordsReport) -> list[tuple[str, str]]:
     per_person = report.per_person
     return [
         ("pictures", f"{report.pictures.count} ({report.layout} layout)"),
@@ -58,11 +69,11 @@ def _records_rows(report):
     ]
 
 
-def _near(copies):
+def _near(copies: Sequence[str]) -> str:
     return f"{counted(len(copies), 'picture')} nearly the same as another of the person: {listed(copies)}"
 
 
-def _pairs_rows(report):
+def _pairs_rows(report: PairsReport) -> list[tuple[str, str]]:
     return [
         ("genuine pairs", str(report.num_genuine)),
         ("impostor pairs", str(report.num_impostor)),
@@ -70,7 +81,7 @@ def _pairs_rows(report):
     ]
 
 
-def _rows(report):
+def _rows(report: RecordsReport | PairsReport) -> list[tuple[str, str]]:
     pictures = report.pictures
     problems = report.problems or ["none"]
     return [
@@ -80,7 +91,7 @@ def _rows(report):
     ]
 
 
-def _print(rows):
+def _print(rows: Sequence[tuple[str, str]]) -> None:
     """Print names and values; long values are wrapped, so that the table fits the terminal, or 80 columns."""
     indent = max(len(name) for name, _ in rows) + 2
     wrapper = textwrap.TextWrapper(
@@ -95,12 +106,12 @@ def _print(rows):
             print_line(line)
 
 
-def _join(counts):
+def _join(counts: Mapping[str, int]) -> str:
     shown = [f"{name}: {count}" for name, count in list(counts.items())[: 2 * _SHOWN]]
     return ", ".join(shown + ["..."] * (len(counts) > len(shown))) or "-"
 
 
-def _write_sheet(path, is_pairs, out):
+def _write_sheet(path: str, is_pairs: bool, out: str) -> None:
     from denseface.core.files import replacing
     from denseface.data.pairs import read_pairs
     from denseface.data.records import FaceRecords

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _is_built(folder, recipe):
+def _is_built(folder: Path, recipe: dict) -> bool:
     """Whether the folder contains the unchanged set of this recipe."""
     try:
         return json.loads((folder / _RECIPE).read_bytes()) == {**recipe, "sha256": _digests(folder)}
@@ -70,7 +70,7 @@ def _is_built(folder, recipe):
         return False
 
 
-def _digests(folder):
+def _digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of the set, by its path in the folder."""
     paths = [folder / name for name in ("train.rec", "train.idx", "property", "manifest.csv", "orl.bin")]
     paths += sorted(folder.glob("holdout/*/*.jpg"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from denseface.embedding.engines.onnx_model import OnnxModel
@@ -44,12 +44,12 @@ def default_engines(
     if model.default_engine != "mxnet" or context is not None:
         return (model.default_engine,)
     others = [name for name, modules in _OTHERS.items() if all(find_spec(module) for module in modules)]
-    if others and _is_best_in_mxnet(model, input_shape):
+    if others and _is_best_in_mxnet(cast("Model", model), input_shape):
         return ("mxnet",)
     return (*others, "mxnet")
 
 
-def _is_best_in_mxnet(model, input_shape):
+def _is_best_in_mxnet(model: Model, input_shape: tuple[int, int, int]) -> bool:
     from denseface.models.embedding_network import checked_embedding
     from denseface.rewrites.dense_blocks import count_fused_layers, fuse_dense_blocks_for_inference
     from denseface.rewrites.native import are_compiled
