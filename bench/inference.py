@@ -17,17 +17,23 @@ _BF16 = 0.1
 _INT8 = 0.2
 
 
-def contenders(network: str, activation: str, batch_size: int) -> list[Contender]:
-    """Everyone who can embed such a batch; the first is PyTorch's export in ONNX Runtime."""
+def contenders(network: str, activation: str, batch_size: int, every: bool) -> list[Contender]:
+    """Everyone who can embed such a batch; the first is PyTorch's export in ONNX Runtime.
+
+    Without `every`, of PyTorch's ways only the compiled ones, and MXNet alone on all cores.
+    """
     task = (network, activation, batch_size)
     half = {"OMP_NUM_THREADS": str(max(1, cores() // 2))}
+    ways = itertools.product((False, True), (False, True), (False, True) if every else (True,))
+    on_half = [Contender("plain symbol in MXNet, on half the cores as MXNet chooses", plain_symbol, task, half)]
     return [
         Contender("PyTorch's export in ONNX Runtime", torch_in_onnxruntime, task),
         Contender("PyTorch's export in OpenVINO", torch_in_openvino, (*task, "f32")),
         Contender("PyTorch's export in OpenVINO, bf16", torch_in_openvino, (*task, "bf16"), {}, _BF16, "bfloat16"),
-        *(_in_pytorch(task, *options) for options in itertools.product((False, True), repeat=3)),
-        Contender("plain symbol in MXNet, on half the cores as MXNet chooses", plain_symbol, task, half),
+        *(_in_pytorch(task, *options) for options in ways),
+        *(on_half if every else []),
         Contender("plain symbol in MXNet, on all cores", plain_symbol, task),
+        Contender("denseface, default engine", default_engine, task),
         Contender("denseface, mxnet", engine, ("mxnet", *task)),
         Contender("denseface, onnxruntime", engine, ("onnxruntime", *task)),
         Contender("denseface, openvino", engine, ("openvino", *task)),
@@ -62,6 +68,15 @@ def engine(name, network, activation, batch_size):
     bound = make_engine(name, make_model(network, activation), batch_size)
     pictures = faces(batch_size)
     return lambda: bound(pictures)
+
+
+def default_engine(network, activation, batch_size):
+    """This project, with the engine that it chooses."""
+    from denseface.embedding.embedder import Embedder
+
+    embedder = Embedder(make_model(network, activation), batch_size=batch_size, flip=False, normalize=False)
+    pictures = faces(batch_size)
+    return lambda: embedder.compute(pictures).rows
 
 
 def int8_engine(network, activation, batch_size):
@@ -126,10 +141,10 @@ def cores() -> int:
 def _torch_network(network, activation):
     import torch
 
-    from bench.torch_densenet import copy_of
+    from bench.torch_network import torch_copy
 
     torch.set_num_threads(cores())
-    return copy_of(make_model(network, activation), int(network[1:]), activation).eval()
+    return torch_copy(network, activation).eval()
 
 
 def _torch_onnx(network, activation, batch_size):

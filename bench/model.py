@@ -1,4 +1,4 @@
-"""The network that every contender computes: one DenseNet, with parameters drawn from their names."""
+"""The network that every contender computes: parameters are drawn from their names, or come from a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from denseface.models import families, losses
-from denseface.models.checkpoint import Model
+from denseface.models.checkpoint import Model, load_model, parse_model
 from denseface.options.names import Names
 from denseface.options.spec import RunSpec
 from denseface.report.summary import summarize
@@ -18,8 +18,29 @@ FACE = (3, 112, 112)
 CLASSES = 1000
 
 
-def make_model(network: str, activation: str, head: str = "E") -> Model:
-    """Build a network with parameters of typical sizes, the same in every process."""
+NETWORKS = ("d15", "d63", "d121", "d161", "d169", "d201", "r18", "r50", "y1")
+
+
+def head_of(network: str, dense: str) -> str:
+    """Return the head of a network: MobileFaceNet's own, which needs no dropout, or the one that is named."""
+    return "GDC" if network.startswith("y") else dense
+
+
+def make_model(network: str, activation: str, head: str | None = None) -> Model:
+    """Build a network with parameters of typical sizes, the same in every process; or load a checkpoint.
+
+    Parameters
+    ----------
+    network : str
+        One of ``NETWORKS``; anything else is ``PREFIX`` or ``PREFIX,EPOCH`` of a checkpoint.
+    activation : str
+        ``relu`` or ``prelu``.
+    head : str, optional
+        By default E, and for MobileFaceNet its own.
+    """
+    if network not in NETWORKS:
+        return load_model(*parse_model(network))
+    head = head or head_of(network, "E")
     symbol = families.embedding_symbol(configured(network, activation, head))
     return random_model(symbol, f"{network} {activation} {head}")
 

@@ -45,7 +45,7 @@ def markdown(results: Mapping) -> str:
         "Each contender has its own process; they compute in turns, one at a time. Seconds are medians. Outputs were",
         "compared with the first contender's before anything was timed: largest difference, relative to the largest",
         "value, and least cosine. The spread is the range of the middle half of the times, relative to the median.",
-        "Limits are the best that was measured, before and after every race.",
+        "Limits are the best that was measured, before the first and after the last race.",
         "",
     ]
     for name, (amount, unit) in results["limits"].items():

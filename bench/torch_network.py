@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench.model import NETWORKS, make_model
+from bench.torch_densenet import copy_of
 from denseface.models.checkpoint import Model
 from denseface.models.graph import Graph, Node
 
@@ -39,6 +41,14 @@ class Network(nn.Module):
         return values[output]
 
 
+def torch_copy(network: str, activation: str, head: str | None = None) -> nn.Module:
+    """Return the network of :func:`bench.model.make_model` in PyTorch."""
+    model = make_model(network, activation, head)
+    if network in NETWORKS and network.startswith("d") and network != "d15":  # whose stem is another
+        return copy_of(model, int(network[1:]), activation, head or "E")
+    return Network(model)
+
+
 def _operator(node: Node, arrays: list[np.ndarray | None]):
     """Return the module or function for a node, with its parameters."""
     if node.op in ("_minus_scalar", "_mul_scalar"):
@@ -50,6 +60,14 @@ def _operator(node: Node, arrays: list[np.ndarray | None]):
         return nn.ReLU()
     if node.op == "LeakyReLU" and node.text("act_type") == "prelu":
         return _filled(nn.PReLU(arrays[1].size), weight=arrays[1])
+    if node.op == "Concat":
+        return lambda *features: torch.cat(features, 1)
+    if node.op == "Pooling" and not node.flag("global_pool", False):
+        kind = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}[node.text("pool_type")]
+        is_full = node.text("pooling_convention", "valid") == "full"
+        return kind(node.ints("kernel"), node.ints("stride", (1, 1)), node.ints("pad", (0, 0)), ceil_mode=is_full)
+    if node.op == "Dropout":
+        return nn.Dropout(node.number("p", 0.5))
     if node.op == "Convolution":
         outputs, inputs, groups = *arrays[1].shape[:2], node.integer("num_group", 1)
         stride, padding = node.ints("stride", (1, 1)), node.ints("pad", (0, 0))

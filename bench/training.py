@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.inference import cores
-from bench.model import FACE, class_weights, faces, labels, make_model, training_symbol
+from bench.model import FACE, class_weights, faces, head_of, labels, make_model, training_symbol
 from bench.race import Contender, fastest
 
 _HEAD = "FC"  # the head E without its dropout, so that all see the same loss
@@ -40,10 +40,6 @@ def contenders(network: str, activation: str, batch_size: int, log: Callable[[st
     ]
 
 
-def _head(network):
-    return "GDC" if network.startswith("y") else _HEAD  # MobileFaceNet's own has no dropout
-
-
 def mxnet_step(network, activation, batch_size, accelerated, half=False, head=None):
     """This project's learner, on the plain symbol or on what ``train.py`` makes of it."""
     from denseface.data.loader import Batch
@@ -54,7 +50,7 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False, head=No
 
     import mxnet as mx
 
-    model = make_model(network, activation, head or _head(network))
+    model = make_model(network, activation, head or head_of(network, _HEAD))
     symbol, shape = training_symbol(model), (batch_size, *FACE)
     if accelerated:
         graph = Graph(symbol)
@@ -77,12 +73,10 @@ def torch_step(network, activation, batch_size, channels_last, half, compiled):
     import torch
     from torch.nn.functional import cross_entropy
 
-    from bench.torch_densenet import copy_of
-    from bench.torch_network import Network
+    from bench.torch_network import torch_copy
 
     torch.set_num_threads(cores())
-    model = make_model(network, activation, _head(network))
-    body = copy_of(model, int(network[1:]), activation, _HEAD) if network.startswith("d") else Network(model)
+    body = torch_copy(network, activation, head_of(network, _HEAD))
     weights = torch.nn.Parameter(torch.from_numpy(class_weights()))
     optimizer = torch.optim.SGD([*body.parameters(), weights], _RATE, _MOMENTUM, weight_decay=_DECAY)
     pictures, classes = torch.from_numpy(faces(batch_size)), torch.from_numpy(labels(batch_size)).long()

@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import loader, search
+from bench import busy, loader, photographs, search
 from bench.model import faces, make_model
 from bench.race import Contender, fastest, race
 from bench.report import markdown, peak
+from denseface.data.pictures import Photograph
 
 
 def constant(name, value):
@@ -130,6 +131,24 @@ def test_all_readers_go_through_the_same_pictures(tmp_path):
     assert all(row["difference"] < 1e-3 for row in rows)
 
 
+def test_every_photograph_has_as_many_faces_as_were_put_there(monkeypatch):
+    monkeypatch.setitem(photographs.COUNT, "250x250", 2)
+    assert photographs.with_centerface("250x250")().tolist() == [1, 1]
+    monkeypatch.setitem(photographs.COUNT, "4000x3000", 1)
+    (file,) = photographs.make_photographs("4000x3000")
+    assert Photograph(file).shape == (3000, 4000)
+
+
+def test_busy_programs_end_with_the_contender():
+    command = [sys.executable, "-c", busy._NEIGHBOR]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as neighbor:
+        neighbor.stdin.write(b"1")
+        neighbor.stdin.write(b"1")
+    assert neighbor.returncode == 0
+    (row,) = race([Contender("beside one", busy.beside, (1, partial, np.full, 2, 3.0))], rounds=1, log=print)
+    assert row["cosine"] == pytest.approx(1)
+
+
 def test_all_searches_find_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "_ROWS", 2000)
     monkeypatch.setattr(search, "_BLOCK", 1000)
@@ -142,5 +161,5 @@ def test_all_searches_find_the_same(tmp_path, monkeypatch):
 def test_a_part_that_does_not_exist_is_answered_with_those_that_do():
     found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
     assert found.returncode == 2
-    known = "inference, latency, training, loader, embed, search, start, centers"
+    known = "inference, latency, training, embed, busy, detection, gallery, loader, search, start, centers"
     assert found.stderr.endswith(f"there is no part gpu; there are {known}\n")
