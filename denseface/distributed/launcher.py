@@ -115,9 +115,7 @@ def plan(
         common[ARRIVAL_VARIABLE] = str(arrival_seconds)
     ports = [""] * len(roles)
     if hosts:
-        common["DMLC_USE_KUBERNETES"] = (
-            "1"  # the scheduler cannot listen at a name; with this it listens at all addresses
-        )
+        common["DMLC_USE_KUBERNETES"] = "1"  # the scheduler listens at all addresses: it cannot at a name
     else:
         common.update(DMLC_INTERFACE="lo", DMLC_NODE_HOST="127.0.0.1")
         first, *ports[1:] = map(str, free_ports(len(roles)))

@@ -98,12 +98,7 @@ def convert(
         If the onnx package is missing, a parameter is missing or does not fit, or the network contains an operator or
         option without a counterpart here; the message names the node.
     """
-    onnx = require("onnx")
-    newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= opset <= newest:
-        raise InputError(
-            f"must be {OLDEST_OPSET} to {newest}, the newest that the package onnx knows, not {opset}", option="opset"
-        )
+    _check_opset(opset)
     if len(input_shape) != 4 or min(input_shape) < 1:
         raise InputError(f"input_shape must be (N, C, H, W), each at least 1, not {tuple(input_shape)}")
     outputs = model.symbol.list_outputs()
@@ -182,6 +177,14 @@ def export(
     names = [node.name for node in proto.graph.node]
     reason = why_not_for_insightface(names, (None if dynamic_batch else input_shape[0], *input_shape[1:]))
     return ExportReport(path, opset, len(names), emb_size, difference, reason)
+
+
+def _check_opset(opset: int) -> None:
+    newest = require("onnx").defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise InputError(
+            f"must be {OLDEST_OPSET} to {newest}, the newest that the package onnx knows, not {opset}", option="opset"
+        )
 
 
 def _check_inputs(nodes: list[Node], params: Arrays) -> Node:

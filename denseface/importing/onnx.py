@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from denseface.core.errors import InputError, mxnet_reason
 from denseface.core.onnx_format import read_model, to_array
 from denseface.embedding.engines.onnx_check import infer_tensors
 from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
-from denseface.embedding.engines.onnx_shapes import OnnxNode, UnusableError, constant_value
+from denseface.embedding.engines.onnx_shapes import Array, OnnxNode, UnusableError, constant_value
 from denseface.embedding.scaling import Scaling
 from denseface.importing.operators import CONVERTERS, Importer
 from denseface.models.checkpoint import Model
 from denseface.models.graph import make_symbol
 
 import mxnet as mx
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,23 +90,7 @@ def import_onnx(
     values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
     importer = Importer(values, graph.input[0].name, Counter(name for node in graph.node for name in node.input))
     for node in graph.node:
-        found = [tensors[name] for name in node.output]
-        if all(array.values is not None for array in found):
-            values.update({name: array.values for name, array in zip(node.output, found)})
-            continue
-        place = f"{model.name}: {node.op_type} {node.name or node.output[0]}"
-        described = OnnxNode(node, [tensors.get(name) for name in node.input])
-        if node.op_type == "Constant":
-            values[node.output[0]] = constant_value(described)
-            continue
-        if node.op_type not in CONVERTERS:
-            raise InputError(f"{place}: this operator has no counterpart in MXNet, so the network cannot be imported")
-        try:
-            importer.convert(node, described, [array.shape for array in found])
-        except UnusableError as problem:
-            raise InputError(f"{place}: {problem}, which has no counterpart in MXNet") from problem
-        except Exception as error:  # NumPy and Python have several, for attributes of another kind
-            raise InputError(f"{place}: it is not consistent: {' '.join(str(error).split())[:200]}") from error
+        _convert(node, tensors, importer, model.name)
     (output,) = graph.output
     try:
         symbol = make_symbol([importer.edge(output.name)])
@@ -119,3 +108,24 @@ def import_onnx(
         scaling=model.scaling,
         file=model,
     )
+
+
+def _convert(node: Message, tensors: Mapping[str, Array], importer: Importer, name: str) -> None:
+    """Convert a node, unless its outputs are constants; ``name`` is the model's, for errors."""
+    found = [tensors[tensor] for tensor in node.output]
+    if all(array.values is not None for array in found):
+        importer.values.update({tensor: array.values for tensor, array in zip(node.output, found)})
+        return
+    place = f"{name}: {node.op_type} {node.name or node.output[0]}"
+    described = OnnxNode(node, [tensors.get(tensor) for tensor in node.input])
+    if node.op_type == "Constant":
+        importer.values[node.output[0]] = constant_value(described)
+        return
+    if node.op_type not in CONVERTERS:
+        raise InputError(f"{place}: this operator has no counterpart in MXNet, so the network cannot be imported")
+    try:
+        importer.convert(node, described, [array.shape for array in found])
+    except UnusableError as problem:
+        raise InputError(f"{place}: {problem}, which has no counterpart in MXNet") from problem
+    except Exception as error:  # NumPy and Python have several, for attributes of another kind
+        raise InputError(f"{place}: it is not consistent: {' '.join(str(error).split())[:200]}") from error

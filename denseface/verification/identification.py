@@ -5,8 +5,9 @@ The terms are those of :mod:`denseface.evaluation.identification`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import compress
 
 import numpy as np
 
@@ -56,38 +57,43 @@ def identify(
         If embeddings were computed in different ways, a file is broken, somebody in `unknown` is enrolled, or nobody's
         folder is known, or all probes are enrolled.
     """
-    for other in filter(None, (probes, unknown)):
-        gallery.require_same(other.model)
+    sources = [probes, unknown] if unknown else [probes]
+    for source in sources:
+        gallery.require_same(source.model)
     templates, enrolled = Templates(gallery, fusion), _digests_of(gallery)
     ranked: list[Ranked] = []
-    who = []
+    who: list[np.ndarray] = []
     numbers: dict[str, int] = {}
     num_enrolled = 0
-    for source in filter(None, (probes, unknown)):
-        person_of = PeopleFolders(source.roots).person
-        for start, rows in source.blocks(_PROBES):
-            names = source.names(range(start, start + len(rows)))
-            people = [person_of(names[row]) for row in sorted(names)]
+    for source in sources:
+        for rows, people in _people_of(source):
             mates = templates.find(people)
-            if source is unknown and (mates >= 0).any():
-                person = people[int(np.argmax(mates >= 0))]
-                raise InputError(
-                    f"{person} is in {gallery.path}, so not unknown; remove the folder from one", option="unknown"
-                )
+            if source is unknown:
+                _require_unknown(people, mates, gallery)
             new = ~np.isin(_digests(rows), enrolled)
             num_enrolled += int(np.count_nonzero(~new))
-            queries, mates = normalize(rows[new]), mates[new]
-            ranked.append(rank_mates(partial(templates.scores, queries), mates))
-            searched = np.array(people, object)[new]
+            ranked.append(rank_mates(partial(templates.scores, normalize(rows[new])), mates[new]))
+            searched = compress(people, new)
             who.append(np.array([numbers.setdefault(person, len(numbers)) for person in searched], np.int64))
             on_progress(len(rows))
     if not numbers:
-        raise InputError(
-            f"all pictures of {probes.path} are enrolled in {gallery.path}, where each would find itself; search for "
-            "other pictures",
-            option="probes",
-        )
+        reason = f"all pictures of {probes.path} are enrolled in {gallery.path}, where each would find itself"
+        raise InputError(f"{reason}; search for other pictures", option="probes")
     return collect(ranked, who, templates.count, templates.num_pictures, num_enrolled)
+
+
+def _people_of(source: Gallery) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Yield the embeddings of a gallery, some at a time, each with its person."""
+    person_of = PeopleFolders(source.roots).person
+    for start, rows in source.blocks(_PROBES):
+        names = source.names(range(start, start + len(rows)))
+        yield rows, [person_of(names[row]) for row in sorted(names)]
+
+
+def _require_unknown(people: list[str], mates: np.ndarray, gallery: Gallery) -> None:
+    """Raise InputError if one of these people has a mate in the gallery."""
+    for person in compress(people, mates >= 0):
+        raise InputError(f"{person} is in {gallery.path}, so not unknown; remove the folder from one", option="unknown")
 
 
 def _digests_of(gallery: Gallery) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -60,22 +61,13 @@ def verify_templates(
     weights, skipped = template_set.weights(), 0
     bar = ProgressBar(template_set.files, template_set.name, leave=False, disable=not progress)
 
-    def cut(numbered: tuple[int, str]) -> CutPicture[int]:
-        index, file = numbered
-        path = template_set.folder / file
-        try:
-            pixels = load_picture(template_set.load(index, height), embedder.image_shape)
-            return CutPicture(index, [Face(str(path), pixels)])
-        except InputError as error:
-            return CutPicture(index, [Face.failed(str(path), error, path)])
-
     def skip(_: int, face: Face) -> None:
         nonlocal skipped
         skipped += 1
         warn_of_many(skipped, f"skipped: {face.message}", "pictures skipped")
 
     size = embedder.batch_size
-    with cut_ahead(cut, enumerate(bar), ahead=2 * size) as pictures:
+    with cut_ahead(partial(_cut, template_set, embedder.image_shape), enumerate(bar), ahead=2 * size) as pictures:
         batches = compute_batches(embedder.compute, usable(pictures, skip), size, embedder.image_shape)
         for batch, embeddings in batches:
             rows = np.array([picture.key for picture in batch])
@@ -86,6 +78,16 @@ def verify_templates(
         logger.warning("%s: %d of %d pictures left out", template_set.name, skipped, len(template_set.files))
     results = {way: _measure(fused, template_set, folds, thresholds) for way, fused in sums.items()}
     return VerificationReport(template_set.name, results.get("flip"), results["plain"], template_set)
+
+
+def _cut(template_set: TemplateSet, image_shape: tuple[int, int, int], numbered: tuple[int, str]) -> CutPicture[int]:
+    index, file = numbered
+    path = template_set.folder / file
+    try:
+        pixels = load_picture(template_set.load(index, image_shape[0]), image_shape)
+        return CutPicture(index, [Face(str(path), pixels)])
+    except InputError as error:
+        return CutPicture(index, [Face.failed(str(path), error, path)])
 
 
 def _measure(fused: np.ndarray, template_set: TemplateSet, folds: int, thresholds: str) -> VerificationResult:
