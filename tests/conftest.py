@@ -36,6 +36,12 @@ def configured():
         table.update(values)
 
 
+@pytest.fixture
+def own_engines(monkeypatch):
+    """Let a network of MXNet, unless another engine is named, run in MXNet, without the time of conversions."""
+    monkeypatch.setattr("denseface.embedding.embedder.default_engines", lambda model, *others: (model.default_engine,))
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
     """A folder for compiled operators, shared by the processes of pytest-xdist."""

@@ -26,6 +26,8 @@ from support.tiny_models import TINY_SHAPE, as_ndarrays, encode, pictures, save_
 
 import mxnet as mx
 
+pytestmark = pytest.mark.usefixtures("own_engines")
+
 
 def run(capsys, *arguments):
     """Exit code, stdout and stderr of a command."""
@@ -752,7 +754,8 @@ def test_a_killed_embed_goes_on(model, faces, tmp_path, capsys):
     out_path = tmp_path / "faces.npz"
     lister = tmp_path / "faces.txt"
     lister.write_text(f"{faces}/a.png\n" * 20_000)
-    command = [sys.executable, "-m", "denseface", "embed", lister, *model, "--batch-size", "2", "-o", out_path]
+    options = ("--engine", "mxnet", "--batch-size", "2", "-o", out_path)
+    command = [sys.executable, "-m", "denseface", "embed", lister, *model, *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = tmp_path / "faces.npz.partial" / "log"
     deadline = time.monotonic() + 60
