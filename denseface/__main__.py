@@ -14,7 +14,7 @@ def main() -> int:
     """Run the command of this process."""
     signals.use_default_sigint()
     prepare_streams()
-    if not {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & {*os.environ}:  # NumPy heeds an affinity, but no quota
+    if not {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & {*os.environ}:  # NumPy respects an affinity, but not a quota
         os.environ["OPENBLAS_NUM_THREADS"] = str(usable_cpus())
     from denseface import cli
 

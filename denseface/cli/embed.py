@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--part",
         type=_part,
         metavar="I/N",
-        help="embed only the I-th of N parts, for N machines of which each has the same PATHs; denseface gallery merge "
+        help="embed only the I-th of N parts, for N machines that all have the same PATHs; denseface gallery merge "
         "makes one file of theirs, byte for byte what one machine writes",
     )
     parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")

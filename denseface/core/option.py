@@ -1,4 +1,4 @@
-"""Options as data: a dataclass whose fields say what an option is called, what it takes, and what a resume asks of it.
+"""Options as data: a dataclass whose fields say what an option is called, its values, and what a resume asks of it.
 
 Command lines, configuration keys, bounds, checks and tables of the documentation follow from such fields.
 """

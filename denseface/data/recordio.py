@@ -186,7 +186,7 @@ class RecordReader:
         if offset > self._size or kind in (_FIRST, _MIDDLE):
             raise InputError(f"the file ends inside its last record; {_COPY}", path=self.path)
         if not offsets:
-            raise InputError("there is no record with a picture in it", path=self.path)
+            raise InputError("contains no record with a picture", path=self.path)
         return np.array(offsets, np.int64)
 
     def _offset(self, key: int) -> int:
@@ -195,7 +195,7 @@ class RecordReader:
             line = self._order[position]
             if self.keys[line] == key:
                 return int(self._offsets[line])
-        raise RecordError(f"there is no record with key {key}", path=self.idx_path)
+        raise RecordError(f"contains no record with key {key}", path=self.idx_path)
 
     def _content(self, key: int) -> bytes:
         """Join the frames of one record."""

@@ -143,7 +143,7 @@ class Sources:
             open_input(path).close()
             group = partial(_single, path)
         if next(group(), None) is None:
-            raise InputError(f"there is no picture in it{_excuse(self._left_out, self._unreadable)}", path=path)
+            raise InputError(f"contains no picture{_excuse(self._left_out, self._unreadable)}", path=path)
         return group
 
 

@@ -321,7 +321,7 @@ def _accepted(scores: np.ndarray, issame: np.ndarray, parts: Sequence[np.ndarray
 
 
 def _accepted_as_insightface(scores: np.ndarray, issame: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The same as :func:`_accepted` with InsightFace's thresholds, of which it takes the smallest best one."""
+    """The same as :func:`_accepted` with InsightFace's thresholds; of equally good ones, the smallest."""
     distances = np.arange(0, 4, 0.01)
     # The first threshold that accepts a pair; for a pair at distance 4, one beyond the last.
     first = np.searchsorted(distances, 2 - 2 * scores, side="right")

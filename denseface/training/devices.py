@@ -85,7 +85,7 @@ def on_cpu(devices: Sequence[mx.Context]) -> bool:
 
 
 def _why_none(reason: str) -> str:
-    """Say why there is no GPU at all."""
+    """Say why MXNet finds no GPU."""
     packages = packages_of("mxnet")
     if len(packages) > 1:
         return f" ({' and '.join(packages)} are installed in one folder: uninstall all, and install the one for GPUs)"

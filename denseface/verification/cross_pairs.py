@@ -41,7 +41,7 @@ class CrossPairs:
         names = pair_set.people_of(pictures)
         if names is None:
             raise InputError(
-                f"nobody says who is in {pair_set.name}, so its pictures cannot be paired anew; a table "
+                f"nobody says who is in {pair_set.name}, so its pictures cannot be paired again; a table "
                 f"{pair_set.name}.people.csv does, which denseface dataset writes",
                 option="all_pairs",
             )

@@ -579,7 +579,7 @@ def test_match_refuses_what_is_not_a_person(capsys, model, people, faces, few_fa
     several = f"its pictures are in several folders, such as {folder}/p0 and {folder}/p1, which may be several people;"
     for path, options, reason in (
         (folder, (), f"{folder}: {several} name the folder of one person"),
-        (tmp_path / "empty", (), f"{tmp_path}/empty: there is no picture in it"),
+        (tmp_path / "empty", (), f"{tmp_path}/empty: contains no picture"),
         (tmp_path / "orl", (), f"{tmp_path}/orl: a record file is in it, which has pictures of many people; name a"),
         (faces / "b.png", ("--fuse", "max"), "--fuse: neither of the two is a folder, so there is nothing to fuse;"),
     ):
