@@ -19,6 +19,8 @@ from support.tiny_models import as_ndarrays, encode, tiny_model
 
 import mxnet as mx
 
+pytestmark = pytest.mark.usefixtures("own_engines")
+
 CORNERS = ((60, 40), (10, 5))
 
 

@@ -14,6 +14,8 @@ from denseface.verification.verify_templates import verify_templates
 from support.refusals import refused
 from support.tiny_models import TINY_SHAPE, save_model, tiny_model
 
+pytestmark = pytest.mark.usefixtures("own_engines")
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
