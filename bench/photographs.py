@@ -16,7 +16,7 @@ _ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _NETWORK = ("y1", "prelu")
 SIZES = {"250x250": (250, 1), "4000x3000": (1000, 12)}  # the side of a cell, and how many cells make a photograph
 _COLUMNS = 4
-COUNT = {"250x250": 24, "4000x3000": 2}
+COUNT = {"250x250": 12, "4000x3000": 1}
 
 
 def detection_contenders(size: str) -> list[Contender]:
