@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -80,8 +80,8 @@ class Optimizer:
             param_idx2name=dict(enumerate(names)),
         )
         self._sampled = [name for name in learning if state.is_sampled(name)]
-        dense = [name for name in learning if not state.is_sampled(name)]
-        self._groups = [dense[start : start + _AGGREGATED] for start in range(0, len(dense), _AGGREGATED)]
+        sizes = {name: executors[0].arg_dict[name].size for name in learning if not state.is_sampled(name)}
+        self._groups = _groups(sizes)
         self._blocks = [block for name in learning for block in _blocks(executors[0].grad_dict[name])]
 
     def squares(self) -> mx.nd.NDArray:
@@ -117,6 +117,16 @@ class Optimizer:
                 gradient = self._executors[0].grad_dict[name]
                 step = partial(self._sgd.update, self._numbers[name])
                 self._state.centers.update(name, sample, gradient, step)
+
+
+def _groups(sizes: Mapping[str, int]) -> list[list[str]]:
+    """Group arrays of similar sizes: the kernel looks at every array as often as the largest has values."""
+    groups: list[list[str]] = []
+    for name in sorted(sizes, key=sizes.__getitem__):
+        if not groups or len(groups[-1]) == _AGGREGATED or sizes[name] > 2 * sizes[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(name)
+    return groups
 
 
 def _blocks(array: mx.nd.NDArray) -> Iterator[mx.nd.NDArray]:

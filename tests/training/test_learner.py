@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from denseface.data.loader import Batch
+from denseface.training import descent
 from support import class_losses
 from support.learners import learner_of
 from support.refusals import refused
@@ -301,7 +302,7 @@ def test_a_step_waits_as_often_whatever_the_number_of_parameters(calls, clip_nor
     (batch,) = make_batches(1)
     calls.clear()
     learner.step([batch], 0.1, 0)
-    assert calls == {"reads": reads, "updates": 3}
+    assert calls == {"reads": reads, "updates": 6}
 
 
 def test_devices_sum_all_gradients_with_one_call_and_all_statistics_with_another(calls):
@@ -309,7 +310,7 @@ def test_devices_sum_all_gradients_with_one_call_and_all_statistics_with_another
     (batch,) = make_batches(1)
     calls.clear()
     learner.step([batch], 0.1, 0)
-    assert calls == {"reads": 5, "updates": 2, "sums": 2, "waits": 2}
+    assert calls == {"reads": 5, "updates": 8, "sums": 2, "waits": 2}
 
 
 @pytest.mark.parametrize("values", [5, 1 << 13, 3 * (1 << 20) + 7])
@@ -325,3 +326,10 @@ def test_the_norm_of_large_gradients_is_that_in_float64(values):
     learner.state.set_parameters({"factor_weight": factors, "w_weight": np.zeros(values, np.float32)}, {})
     norm = learner.step([Batch(np.zeros((1, 1, 1, 1), np.float32), np.zeros(1, np.float32))], 0.0, 0).gradient_norm
     assert norm == pytest.approx(np.sqrt(np.sum(factors.astype(np.float64) ** 2)), rel=1e-6)
+
+
+def test_arrays_of_similar_sizes_are_updated_together():
+    """A small array beside a large one would cost as much as two large ones."""
+    sizes = {"centers": 10**7, **{f"scale{n}": 64 for n in range(20)}, "conv": 9216, "other": 18432}
+    groups = descent._groups(sizes)
+    assert [len(group) for group in groups] == [16, 4, 2, 1] and groups[-1] == ["centers"]
