@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from denseface.core.errors import InputError
-from denseface.core.onnx_session import open_on, open_session
+from denseface.core.onnx_session import open_on, open_session, probe_pictures
 from denseface.export.onnx import convert
 from support.accelerators import accelerated, disturbed
 from support.tiny_models import tiny_model
@@ -104,3 +104,17 @@ def test_a_network_that_computes_nan_anywhere_is_not_blamed_on_the_provider(monk
     content = convert(model, SHAPE).SerializeToString()
     accelerated(monkeypatch)
     assert open_on("cuda", content, SHAPE).agreement == 1
+
+
+def test_pictures_are_pixels_both_noisy_and_smooth():
+    noise, waves = probe_pictures((3, 3, 40, 40))
+    for pictures in (noise, waves):
+        assert pictures.shape == (3, 3, 40, 40)
+        assert pictures.dtype == np.float32
+        assert np.array_equal(pictures, np.round(pictures))
+        assert pictures.min() >= 0
+        assert pictures.max() <= 255
+        assert np.ptp(pictures) > 200
+    assert np.abs(np.diff(noise)).mean() > 50
+    assert np.abs(np.diff(waves)).mean() < 25
+    assert np.array_equal(probe_pictures((3, 3, 40, 40)), (noise, waves))

@@ -14,6 +14,7 @@ def locking(descriptor, mode, count):
     locked.append(descriptor)
 sys.modules.update(dict.fromkeys(["fcntl", "resource", "pwd", "grp", "mxnet"]))
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+os.supports_dir_fd.clear()
 del signal.SIGHUP, signal.pthread_sigmask, os.O_NOFOLLOW, os.O_NONBLOCK, os.geteuid, os.sched_getaffinity
 from denseface.cli import main
 code = main(sys.argv[1:])

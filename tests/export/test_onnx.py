@@ -10,7 +10,6 @@ import pytest
 from onnx import numpy_helper
 
 from denseface.core.errors import InputError
-from denseface.export import onnx as onnx_export
 from denseface.export.metadata import read_metadata
 from denseface.export.onnx import convert, export
 from denseface.export.operators import CONVERTERS
@@ -576,17 +575,3 @@ def test_export_refuses_a_shape_that_is_not_mxnets(tmp_path):
 def test_export_names_a_path_it_cannot_write(tmp_path):
     with refused(path=tmp_path / "nowhere" / "model.onnx", cause=FileNotFoundError):
         export(model_of(S.Flatten(DATA)), SHAPE, tmp_path / "nowhere" / "model.onnx")
-
-
-def test_pictures_are_pixels_both_noisy_and_smooth():
-    noise, waves = onnx_export._pictures((3, 3, 40, 40))
-    for pictures in (noise, waves):
-        assert pictures.shape == (3, 3, 40, 40)
-        assert pictures.dtype == np.float32
-        assert np.array_equal(pictures, np.round(pictures))
-        assert pictures.min() >= 0
-        assert pictures.max() <= 255
-        assert np.ptp(pictures) > 200
-    assert np.abs(np.diff(noise)).mean() > 50
-    assert np.abs(np.diff(waves)).mean() < 25
-    assert np.array_equal(onnx_export._pictures((3, 3, 40, 40)), (noise, waves))

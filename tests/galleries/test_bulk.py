@@ -222,10 +222,14 @@ def test_strict_stops_at_a_broken_picture(embedder, faces, tmp_path):
 
 def test_an_embedding_that_is_not_finite_names_its_picture(embedder, faces, tmp_path, monkeypatch):
     bad = pictures(COUNT)[5].transpose(2, 0, 1)
-    original = embedder._engine
-    monkeypatch.setattr(
-        embedder, "_engine", lambda batch: np.where((batch == bad).all((1, 2, 3))[:, None], np.nan, original(batch))
-    )
+    original = embedder._run
+
+    def compute(rows):
+        embeddings = original(rows)[: len(rows)].copy()
+        embeddings[(rows == bad).all((1, 2, 3))] = np.nan
+        return embeddings
+
+    monkeypatch.setattr(embedder, "_run", compute)
     with refused("finite", kind=PictureError) as caught:
         run(embedder, faces, tmp_path / "out.npz")
     assert caught.value.name == str(faces / "005.png")

@@ -28,7 +28,9 @@ with concurrent.futures.ThreadPoolExecutor(8) as threads:
 
 def run(base, **environment):
     """Load operators on 8 threads of a new process, its cache in a folder. Returns what all got, and the log."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(base), **environment}
+    temporary = base / "temporary"  # where operators are looked for, too
+    temporary.mkdir(exist_ok=True)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(base), "TMPDIR": str(temporary), **environment}
     result = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
     return result.stdout.strip(), result.stderr
 

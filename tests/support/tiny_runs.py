@@ -45,7 +45,7 @@ def embedding_symbol():
 
 def make_run(
     records, prefix, verify=lambda arguments, auxiliary: {}, accumulate=1, whole=False, ema=0, teacher=None, freeze=(),
-    clip_norm=0, loss=class_losses.margin_softmax, margins=None, **changes,
+    clip_norm=0, loss=class_losses.margin_softmax, margins=None, learner=None, **changes,
 ):  # fmt: skip
     steps, rate = changes.pop("steps", 10), changes.pop("learning_rate", 0.1)
     settings = {
@@ -65,7 +65,7 @@ def make_run(
     symbol = loss(embedding, 5, CLASSES, **(margins or {"s": 8, "m2": 0.2}))
     if teacher:
         symbol = with_teacher(embedding, 5, teacher.emb_size, weight=2.0, class_loss=symbol)
-    learner = learner_of(
+    learner = learner or learner_of(
         rewritten(symbol, fix_statistics, names=freeze), (BATCH, 3, SIZE, SIZE), [mx.cpu()], momentum=0.9, wd=1e-3,
         accumulate=accumulate, clip_norm=clip_norm, teacher=teacher, frozen=freeze,
     )  # fmt: skip

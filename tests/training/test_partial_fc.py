@@ -217,12 +217,10 @@ def test_more_centers_than_mxnet_counts_are_one_line():
 
 
 def sampled_run(records, prefix, size=8, **changes):
-    run = make_run(records, prefix, **changes)
     symbol = class_losses.softmax(embedding_symbol(), 5, size)
     shape = (tiny_runs.BATCH, 3, tiny_runs.SIZE, tiny_runs.SIZE)
-    run.learner = learner_of(symbol, shape, CPU, momentum=0.9, wd=1e-3, sampled_from=CLASSES)
-    run.learner.state.initialize(mx.init.Xavier(), seed=5)
-    return run
+    learner = learner_of(symbol, shape, CPU, momentum=0.9, wd=1e-3, sampled_from=CLASSES)
+    return make_run(records, prefix, learner=learner, **changes)
 
 
 @pytest.mark.parametrize(("stop", "large", "files"), [(3, 1 << 29, 1), (4, 300, 14)])
@@ -244,10 +242,9 @@ def test_a_run_is_resumed_with_another_sample_or_the_full_layer(records, tmp_pat
     first = sampled_run(records, tmp_path / "model", steps=4)
     assert first.fit()
     other = sampled_run(records, tmp_path / "model", size=20)
-    full = sampled_run(records, tmp_path / "model")
-    full.learner = learner_of(
-        class_losses.softmax(embedding_symbol(), 5, CLASSES), (4, 3, 8, 8), CPU, momentum=0.9, wd=1e-3
-    )  # fmt: skip
+    symbol = class_losses.softmax(embedding_symbol(), 5, CLASSES)
+    learner = learner_of(symbol, (4, 3, 8, 8), CPU, momentum=0.9, wd=1e-3)
+    full = make_run(records, tmp_path / "model", learner=learner)
     for run in (full, other):
         run.resume()
         assert_same_state(first, run)
