@@ -460,7 +460,7 @@ def _pack_file(name: str) -> Path:
         return Path(name)
     try:
         pack = _PACKS.expanduser() / name
-    except RuntimeError as error:  # neither HOME nor an entry in the password file
+    except (RuntimeError, KeyError) as error:  # neither HOME nor an entry in the password file; KeyError in Python 3.9
         raise InputError(
             f"there is no home folder to find {_PACKS} in; set HOME, or give a detector's file",
             path=name,

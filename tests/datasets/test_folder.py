@@ -374,7 +374,7 @@ def test_orl_faces_come_back_from_png_folders(tmp_path):
     ["p00\np02/\n", "2\np00\t3\np02\t4\n", "2\n1\np02 4\n1\np00 3\n", "\ufeff\np00  3\r\np02\r\n"],
 )
 def test_people_are_selected_by_a_list(people, tmp_path, text):
-    (tmp_path / "list.txt").write_text(text, newline="")
+    (tmp_path / "list.txt").write_bytes(text.encode())
     build(people, people=tmp_path / "list.txt")
     assert [who(payload)[0] for _, payload in training_set(tmp_path / "out")] == [0] * 3 + [2] * 4
 
