@@ -4,6 +4,10 @@ Chen, Liu, Gao, Han: "MobileFaceNets: Efficient CNNs for Accurate Real-Time Face
 https://arxiv.org/abs/1804.07573 (Table 1; its bottlenecks are those of MobileNetV2).
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import symbol_utils
 from config import config
 
@@ -15,7 +19,7 @@ CHANNELS = 512  # of the body's output
 initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)  # InsightFace's choice for it
 
 
-def mobilefacenet(data, num_blocks, act_type):
+def mobilefacenet(data: mx.sym.Symbol, num_blocks: Sequence[int], act_type: str) -> mx.sym.Symbol:
     """Build the convolutional body: (N, 3, H, W) to (N, 512, H/16, W/16).
 
     Parameters
@@ -39,21 +43,27 @@ def mobilefacenet(data, num_blocks, act_type):
     return conv(body, CHANNELS, "conv_6sep", act_type)
 
 
-def residuals(data, num_blocks, channels, width, name, act_type):
+def residuals(
+    data: mx.sym.Symbol, num_blocks: int, channels: int, width: int, name: str, act_type: str
+) -> mx.sym.Symbol:
     """Bottlenecks, each added to its input."""
     for index in range(num_blocks):
         data = bottleneck(data, channels, width, f"{name}_block{index}", act_type) + data
     return data
 
 
-def bottleneck(data, channels, width, name, act_type, stride=1):
+def bottleneck(
+    data: mx.sym.Symbol, channels: int, width: int, name: str, act_type: str, stride: int = 1
+) -> mx.sym.Symbol:
     """1x1 convolution to ``width``, 3x3 depthwise, 1x1 to ``channels``; no activation behind the last."""
     body = conv(data, width, f"{name}_conv_sep", act_type)
     body = conv(body, width, f"{name}_conv_dw", act_type, kernel=3, stride=stride, num_group=width)
     return symbol_utils.Linear(body, num_filter=channels, name=f"{name}_conv_proj")
 
 
-def conv(data, num_filter, name, act_type, kernel=1, stride=1, num_group=1):
+def conv(
+    data: mx.sym.Symbol, num_filter: int, name: str, act_type: str, kernel: int = 1, stride: int = 1, num_group: int = 1
+) -> mx.sym.Symbol:
     """Convolution - BN - activation."""
     body = symbol_utils.Linear(
         data,
@@ -67,7 +77,7 @@ def conv(data, num_filter, name, act_type, kernel=1, stride=1, num_group=1):
     return symbol_utils.Act(data=body, act_type=act_type, name=f"{name}_relu")
 
 
-def get_symbol():
+def get_symbol() -> mx.sym.Symbol:
     """Build the network that ``config`` describes.
 
     Reads ``net_blocks``, ``net_act``, ``bn_mom``, ``emb_size`` and ``net_output``.

@@ -7,6 +7,9 @@ https://arxiv.org/abs/1801.07698 (IR, unit 3: LResNet50E-IR and LResNet100E-IR).
 Hu, Shen, Sun: "Squeeze-and-Excitation Networks", 2018, https://arxiv.org/abs/1709.01507 (``net_se``).
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import symbol_utils
@@ -72,7 +75,7 @@ class ResNet:
     bn_mom: float
     workspace: int
 
-    def body(self, data, units):
+    def body(self, data: mx.sym.Symbol, units: Sequence[int]) -> mx.sym.Symbol:
         """The network without its head: (N, 3, H, W) to (N, 512, H/16, W/16), half of that for ``net_input`` 0."""
         kernel, stride = STEMS[self.net_input]
         body = self._conv(data, CHANNELS[0], "conv0", kernel, stride)
@@ -84,7 +87,7 @@ class ResNet:
                 body = unit(self, body, channels, stride, f"stage{stage}_unit{index}")
         return body
 
-    def unit1(self, data, channels, stride, name):
+    def unit1(self, data: mx.sym.Symbol, channels: int, stride: int, name: str) -> mx.sym.Symbol:
         """conv - BN - act - conv - BN, added to the shortcut, act: the original unit."""
         # InsightFace halves the picture in the second convolution, except behind the stem that halved it already.
         strides = (stride, 1) if self.net_input == 0 else (1, stride)
@@ -94,7 +97,7 @@ class ResNet:
         body = self._excite(self._batch_norm(body, f"{name}_bn2"), channels, name)
         return self._act(body + self._shortcut(data, channels, stride, name), f"{name}_relu3")
 
-    def unit2(self, data, channels, stride, name):
+    def unit2(self, data: mx.sym.Symbol, channels: int, stride: int, name: str) -> mx.sym.Symbol:
         """BN - act - conv - BN - act - conv, added to the shortcut: the unit with activation first."""
         activated = self._act(self._batch_norm(data, f"{name}_bn1"), f"{name}_relu1")
         body = self._conv(activated, channels, f"{name}_conv1", 3, stride)
@@ -103,7 +106,7 @@ class ResNet:
         shortcut = data if stride == 1 else self._conv(activated, channels, f"{name}_sc", 1, stride)
         return body + shortcut
 
-    def unit3(self, data, channels, stride, name):
+    def unit3(self, data: mx.sym.Symbol, channels: int, stride: int, name: str) -> mx.sym.Symbol:
         """BN - conv - BN - act - conv - BN, added to the shortcut: IR, the improved unit of ArcFace."""
         body = self._conv(self._batch_norm(data, f"{name}_bn1"), channels, f"{name}_conv1", 3)
         body = self._act(self._batch_norm(body, f"{name}_bn2"), f"{name}_relu1")
@@ -150,7 +153,7 @@ class ResNet:
 KINDS = {1: ResNet.unit1, 2: ResNet.unit2, 3: ResNet.unit3}
 
 
-def get_symbol():
+def get_symbol() -> mx.sym.Symbol:
     """Build the network that ``config`` describes.
 
     Reads ``num_layers`` (a key of ``UNITS``), ``net_input`` (0 or 1), ``net_unit`` (1, 2 or 3), ``net_se`` (0 or 1),

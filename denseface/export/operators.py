@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Callable, NoReturn, Union
+from typing import Any, Callable, NoReturn, Union
 
 import numpy as np
 
@@ -84,7 +84,9 @@ class OnnxGraph:
         """Return the number of dimensions of a node's first input."""
         return len(self.input_shape(node))
 
-    def add(self, op_type, inputs, name, outputs=None, **attributes):
+    def add(
+        self, op_type: str, inputs: Sequence[str], name: str, outputs: Sequence[str] | None = None, **attributes: Any
+    ) -> Any:
         """Append a node; return the name of its output, or the list of names if such a list was asked for."""
         from onnx import helper
 
@@ -92,7 +94,7 @@ class OnnxGraph:
         self.nodes.append(helper.make_node(op_type, inputs, names, _unique(name, self._node_names), **attributes))
         return names if outputs else names[0]
 
-    def constant(self, name, value, dtype=np.float32):
+    def constant(self, name: str, value: Any, dtype: type = np.float32) -> str:
         """Keep a value for the nodes to read; return its name as a tensor."""
         name = _unique(name, self._tensor_names)
         self.constants[name] = np.array(value, dtype)
