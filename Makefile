@@ -45,8 +45,9 @@ demo: set-up
 	@echo "  $(RUN) -m denseface export --model $(MODEL) -o model.onnx"
 
 test: lint
-# Two processes of one thread are faster than one of two; each takes up to 5 GB of memory.
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal
+# Two processes of one thread are faster than one of two; each takes up to 5 GB of memory. What MXNet says while a
+# process dies is shown, not captured.
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal --capture=sys
 
 torture: set-up
 	$(RUN) -m pytest -m torture -rP
