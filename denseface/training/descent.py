@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseface.models.distillation import INPUTS
 from denseface.training.state import State
 
 import mxnet as mx
@@ -66,7 +65,7 @@ class Optimizer:
         descent: Descent,
         shares: int,
     ):
-        names = [name for name in symbol.list_arguments() if name not in INPUTS]
+        names = list(state.bound()[0])
         self._numbers = {name: number for number, name in enumerate(names)}
         self._executors = executors
         self._state = state
