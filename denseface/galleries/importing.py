@@ -97,9 +97,11 @@ def import_gallery(
             f"embeddings of {rows.shape[1]} values; those of {embedder.model.name} have {embedder.emb_size}", path=path
         )
     names = list(numbers)
-    for _ in _normalized(path, rows, names):  # before a row that is broken is compared
-        pass
-    cosines = [] if pictures is None else _check(path, rows, numbers, embedder, flip, pictures, on_checked)
+    cosines: list[float] = []
+    if pictures is not None:
+        for _ in _normalized(path, rows, names):  # before a row that is broken is compared
+            pass
+        cosines = _check(path, rows, numbers, embedder, flip, pictures, on_checked)
     described = {"engine": "imported", "precision": embedder.model.precision, "flip": flip, "checked": len(cosines)}
     model = {**embedder.describe(), **described}
     model.pop("provider", None)  # which computed what was compared
