@@ -57,7 +57,7 @@ def require_provider(onnxruntime: ModuleType, provider: str) -> None:
     Raises
     ------
     InputError
-        If there is no such provider, or it is not installed; the message has the command that installs it.
+        If the provider is unknown or not installed; then the message contains the command that installs it.
     """
     if provider not in PROVIDERS:
         raise InputError(f"{provider} is not one of {', '.join(PROVIDERS)}", option="provider")

@@ -462,7 +462,7 @@ def _pack_file(name: str) -> Path:
         pack = _PACKS.expanduser() / name
     except (RuntimeError, KeyError) as error:  # neither HOME nor an entry in the password file; KeyError in Python 3.9
         raise InputError(
-            f"there is no home folder to find {_PACKS} in; set HOME, or give a detector's file",
+            f"{_PACKS} needs a home folder; set HOME, or give a detector's file",
             path=name,
             option="detector",
         ) from error

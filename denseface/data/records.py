@@ -369,7 +369,7 @@ def write_face_records(
                     path=rec_path,
                 )
         if not starts:
-            raise InputError("there is no image to write", path=rec_path)
+            raise InputError("no image to write", path=rec_path)
         for identity, (start, end) in enumerate(zip(starts, [*starts[1:], key])):
             writer.write(key + identity, (start, end), b"")
         writer.write(0, (key, key + len(starts)), b"")

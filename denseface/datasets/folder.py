@@ -154,7 +154,7 @@ def build_from_folder(
     Raises
     ------
     InputError
-        If there is no picture to train on, ``split`` names or counts absent people, or ``out`` cannot be made.
+        If no picture is left to train on, ``split`` names or counts absent people, or ``out`` cannot be made.
     """
     source = Path(source)
     _check_apart(source, out)

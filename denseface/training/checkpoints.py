@@ -66,7 +66,7 @@ class Checkpoints:
         Returns
         -------
         Progress or None
-            None if there is no checkpoint; then nothing has changed.
+            None without a checkpoint; then nothing has changed.
 
         Raises
         ------
