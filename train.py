@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from denseface.cli.training_flags import parse
-from denseface.core.errors import InputError, describe, mxnet_reason
+from denseface.core.errors import InputError, describe, reason_of
 from denseface.core.lock import locked
 from denseface.data.pairs import read_pairs
 from denseface.data.records import FaceRecords
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         print(f"train.py: error: {describe(error)}", file=sys.stderr)
     except (mx.MXNetError, MemoryError) as error:
-        print(f"train.py: error: MXNet fails: {mxnet_reason(error)}", file=sys.stderr)
+        print(f"train.py: error: MXNet fails: {reason_of(error)}", file=sys.stderr)
     except signals.Interrupted as error:
         print(f"train.py: {error}; --resume continues from the last checkpoint", file=sys.stderr)
         return error.exit_code

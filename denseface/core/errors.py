@@ -63,8 +63,8 @@ def describe(error: Exception) -> str:
     return printable(" ".join(text.split()))
 
 
-def mxnet_reason(error: Exception) -> str:
-    """Find the line of an MXNet error that says what is wrong."""
+def reason_of(error: Exception) -> str:
+    """Find the line of an error of MXNet or another library that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("MXNetError: ")] or lines[-1:] or [type(error).__name__]
     return re.sub(r"^MXNetError: |\[[0-9:]+\] \S+:\d+: ", "", told[0])[:300]

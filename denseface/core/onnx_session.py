@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from denseface.core.cpus import usable_cores
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, reason_of
 from denseface.core.packages import require
 from denseface.core.providers import PROVIDERS, require_provider
 from denseface.core.streams import overheard
@@ -121,7 +121,7 @@ def open_on(
     try:
         found = session.run(None, {source.name: batch})
     except Exception as error:  # ONNX Runtime's own
-        raise _unusable(provider, mxnet_reason(error)) from error
+        raise _unusable(provider, reason_of(error)) from error
     agreement = _lowest_cosine([output[: len(compared)] for output in found], on_cpu.run(None, {source.name: compared}))
     if not agreement >= _LEAST_COSINE:
         raise InputError(
@@ -174,7 +174,7 @@ def _start(onnxruntime: ModuleType, provider: str, content: bytes, options: Sess
                 onnxruntime.preload_dlls()  # from pip's packages of NVIDIA
             session = onnxruntime.InferenceSession(content, options, providers=order, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own
-        raise _unusable(provider, _reason(lines) or mxnet_reason(error)) from error
+        raise _unusable(provider, _reason(lines) or reason_of(error)) from error
     session.disable_fallback()
     if wanted.name not in session.get_providers():
         raise _unusable(provider, _reason(lines))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
+from denseface.core.errors import InputError, is_out_of_memory, reason_of
 from denseface.core.threads import finished_before_exit
 from denseface.core.vectors import normalize as normalized
 from denseface.data.cropping import Crop, Cropper
@@ -311,7 +311,7 @@ class Embedder:
         return embeddings
 
     def _failure(self, error: Exception) -> InputError:
-        reason = mxnet_reason(error)
+        reason = reason_of(error)
         if is_out_of_memory(error):
             return InputError(
                 f"{self.engine} has no memory for {self.batch_size} pictures at a time ({reason}); take fewer",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, reason_of
 from denseface.core.files import replacing
 from denseface.core.onnx_session import open_session, probe_pictures
 from denseface.core.packages import require
@@ -219,7 +219,7 @@ def _shapes_for(graph: Graph, input_shape: tuple[int, int, int, int], params: Ar
     try:
         graph.infer_shapes(**{**{name: array.shape for name, array in params.items()}, "data": input_shape})
     except mx.base.MXNetError as error:
-        reason = mxnet_reason(error)
+        reason = reason_of(error)
         raise InputError(f"input of shape {input_shape} does not fit the network: {reason}") from None
     shapes, variables = graph.shapes, graph.variables
     for name, variable in variables.items():
@@ -258,7 +258,7 @@ def _finish(graph, input_shape, output, output_shape, metadata):
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InputError(f"ONNX's checker refuses the converted network: {mxnet_reason(error)}") from None
+        raise InputError(f"ONNX's checker refuses the converted network: {reason_of(error)}") from None
     return model
 
 
@@ -272,7 +272,7 @@ def _run_onnxruntime(content: bytes, pictures: Sequence[np.ndarray]) -> list[np.
         session = open_session(content)
         return [session.run(None, {"data": batch})[0] for batch in pictures]
     except Exception as error:  # its exceptions share no other base
-        raise InputError(f"ONNX Runtime cannot run the converted network: {mxnet_reason(error)}") from None
+        raise InputError(f"ONNX Runtime cannot run the converted network: {reason_of(error)}") from None
 
 
 def _run_mxnet(model: Model, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:

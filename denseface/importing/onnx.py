@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, reason_of
 from denseface.core.onnx_format import read_model, to_array
 from denseface.embedding.engines.onnx_check import infer_tensors
 from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
@@ -97,7 +97,7 @@ def import_onnx(
     except UnusableError as problem:
         raise InputError(f"{model.name}: its output is a constant: {problem}") from problem
     except mx.base.MXNetError as error:
-        raise InputError(f"{model.name}: MXNet refuses it: {mxnet_reason(error)}") from error
+        raise InputError(f"{model.name}: MXNet refuses it: {reason_of(error)}") from error
     states = {*symbol.list_auxiliary_states()}
     return ImportedModel(
         symbol,

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, reason_of
 from denseface.core.files import read_input
 from denseface.models.graph import Edge, Graph, Node, Shape, make_symbol
 from denseface.models.operators import for_inference
@@ -153,7 +153,7 @@ def parse_symbol(text: str, name: str) -> mx.sym.Symbol:
     try:
         return mx.sym.load_json(json.dumps(description, ensure_ascii=False))
     except mx.base.MXNetError as error:
-        raise InputError(f"MXNet refuses it: {mxnet_reason(error)}", path=name) from error
+        raise InputError(f"MXNet refuses it: {reason_of(error)}", path=name) from error
 
 
 def variances(symbol: mx.sym.Symbol) -> list[str]:
@@ -230,7 +230,7 @@ def infer_shapes(graph: Graph, name: str, **shapes: Shape) -> None:
     except _UnusableError as problem:
         raise InputError(f"{name}: with {_written(shapes)}: {problem}") from problem
     except mx.base.MXNetError as error:
-        raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {mxnet_reason(error)}") from error
+        raise InputError(f"{name}: MXNet refuses it with {_written(shapes)}: {reason_of(error)}") from error
     graph.shapes = found
 
 

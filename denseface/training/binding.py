@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
+from denseface.core.errors import InputError, is_out_of_memory, reason_of
 
 import mxnet as mx
 
@@ -43,5 +43,5 @@ def bind(
         advice = "; try a smaller one" if is_out_of_memory(error) else ""
         batch = (shapes["data"][0] * len(contexts), *shapes["data"][1:])
         raise InputError(
-            f"MXNet cannot train on a batch of {batch} ({mxnet_reason(error)}){advice}", option="per_batch_size"
+            f"MXNet cannot train on a batch of {batch} ({reason_of(error)}){advice}", option="per_batch_size"
         ) from error

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, reason_of
 from denseface.core.packages import packages_of
 
 import mxnet as mx
@@ -61,7 +61,7 @@ def usable_gpu(number: int, source: str, option: str | None) -> mx.Context:
     try:
         available, reason = mx.context.num_gpus(), ""
     except mx.MXNetError as error:
-        available, reason = 0, mxnet_reason(error)
+        available, reason = 0, reason_of(error)
     if not 0 <= number < available:
         why = "" if available else _why_none(reason)
         advice = "leave it out" if option else "unset it"
@@ -73,7 +73,7 @@ def usable_gpu(number: int, source: str, option: str | None) -> mx.Context:
         (mx.nd.ones((2, 2), ctx=context) * 2).asnumpy()
     except mx.MXNetError as error:
         raise InputError(
-            f"{source}: GPU {number} cannot compute ({mxnet_reason(error)}); docs/gpu.md says which GPUs MXNet can use",
+            f"{source}: GPU {number} cannot compute ({reason_of(error)}); docs/gpu.md says which GPUs MXNet can use",
             option=option,
         ) from error
     return context

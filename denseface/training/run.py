@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from denseface.core.errors import InputError, is_out_of_memory, mxnet_reason
+from denseface.core.errors import InputError, is_out_of_memory, reason_of
 from denseface.core.signals import SIGNALS, Interrupted, handled_by
 from denseface.data.loader import Batch, Loader
 from denseface.training.averages import Averages
@@ -205,7 +205,7 @@ class Run:
         except (mx.MXNetError, MemoryError) as error:
             advice = "; try a smaller batch per device, and accumulate more of them" if is_out_of_memory(error) else ""
             raise InputError(
-                f"step {self.step + 1}: MXNet fails ({mxnet_reason(error)}); {self._checkpoints.kept()}{advice}"
+                f"step {self.step + 1}: MXNet fails ({reason_of(error)}); {self._checkpoints.kept()}{advice}"
             ) from error
 
     def _agree(self, measured: Sequence[float]) -> tuple[list[float], bool]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, reason_of
 from denseface.models.embedding_network import checked_embedding
 from denseface.models.graph import Graph, Node, Shape
 from denseface.rewrites.dense_blocks import fuse_dense_blocks_for_inference
@@ -93,7 +93,7 @@ def _bind(
     try:
         executor = symbol.simple_bind(context, grad_req="null", type_dict={"data": "float32"}, data=data_shape)
     except RuntimeError as error:  # simple_bind turns every MXNetError into one
-        raise InputError(f"{name}: MXNet cannot run it on {context}: {mxnet_reason(error)}") from error
+        raise InputError(f"{name}: MXNet cannot run it on {context}: {reason_of(error)}") from error
     for parameter, array in (*executor.arg_dict.items(), *executor.aux_dict.items()):
         if parameter != "data":
             mx.nd.array(values[parameter]).copyto(array)

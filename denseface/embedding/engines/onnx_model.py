@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from denseface.core.errors import InputError, mxnet_reason
+from denseface.core.errors import InputError, reason_of
 from denseface.core.files import open_input
 from denseface.core.onnx_format import from_array, message
 from denseface.core.packages import require
@@ -180,7 +180,7 @@ def loading(model: OnnxModel, library: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # they have classes of their own
-        raise InputError(f"{model.name}: {library} cannot load it: {mxnet_reason(error)}") from error
+        raise InputError(f"{model.name}: {library} cannot load it: {reason_of(error)}") from error
 
 
 def _described(proto, name, fingerprint, metrics, scaling=None):
