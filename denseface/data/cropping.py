@@ -192,7 +192,7 @@ class Cropper:
         """
         return None if self.landmarks is None else self.landmarks.locate(path)
 
-    def _installed(self, photograph: np.ndarray, image_shape: tuple[int, int, int]) -> Detector:
+    def _installed(self, photograph: Photograph, image_shape: tuple[int, int, int]) -> Detector:
         detector = self.detector or installed_detector()
         if detector is None:
             raise InputError(
@@ -202,7 +202,7 @@ class Cropper:
             )
         return detector
 
-    def _checked(self, photograph: np.ndarray, located: Located) -> Faces:
+    def _checked(self, photograph: Photograph, located: Located) -> Faces:
         """Leave out small and uncertain faces, and sort the others."""
         height, width = photograph.shape
         if located.size not in (None, (width, height)):
