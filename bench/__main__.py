@@ -22,7 +22,7 @@ _EMBEDDED = 64
 
 # The networks of each part that depends on one, unless others are named.
 _DEFAULT_NETWORKS = {
-    "inference": ("d121", "d15", "r18", "r50", "y1"),
+    "inference": ("d121", "d15", "r18", "y1"),
     "latency": ("d121", "y1"),
     "training": ("d121",),
     "embed": ("d63",),
