@@ -20,20 +20,18 @@ _INT8 = 0.2
 def contenders(network: str, activation: str, batch_size: int, every: bool) -> list[Contender]:
     """Everyone who can embed such a batch; the first is PyTorch's export in ONNX Runtime.
 
-    Without `every`, PyTorch takes part compiled for ``channels_last``, its fastest way with larger networks, because
-    each way is compiled for half a minute; and MXNet alone on all cores.
+    Without `every`, neither PyTorch itself, which compiles each way for half a minute and was slower than OpenVINO
+    with each network, nor MXNet on half the cores.
     """
     task = (network, activation, batch_size)
     half = {"OMP_NUM_THREADS": str(max(1, cores() // 2))}
-    all_ways, fast_ways = ((False, True),) * 3, ((True,), (False, True), (True,))
-    ways = itertools.product(*(all_ways if every else fast_ways))
+    in_pytorch = [_in_pytorch(task, *options) for options in itertools.product((False, True), repeat=3)]
     on_half = [Contender("plain symbol in MXNet, on half the cores as MXNet chooses", plain_symbol, task, half)]
     return [
         Contender("PyTorch's export in ONNX Runtime", torch_in_onnxruntime, task),
         Contender("PyTorch's export in OpenVINO", torch_in_openvino, (*task, "f32")),
         Contender("PyTorch's export in OpenVINO, bf16", torch_in_openvino, (*task, "bf16"), {}, _BF16, "bfloat16"),
-        *(_in_pytorch(task, *options) for options in ways),
-        *(on_half if every else []),
+        *([*in_pytorch, *on_half] if every else []),
         Contender("plain symbol in MXNet, on all cores", plain_symbol, task),
         Contender("denseface, default engine", default_engine, task),
         Contender("denseface, mxnet", engine, ("mxnet", *task)),

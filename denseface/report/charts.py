@@ -253,6 +253,7 @@ def _draw_scores(axes: Axes, name: str, result: VerificationResult, color: str) 
         axes.hist(scores, bins, density=True, color=fill, alpha=0.7, label=kind)
     axes.axvline(result.threshold, color="black", linewidth=1, linestyle="--", label="threshold")
     axes.set_title(f"{shortened(name, 28)}: AUC {result.auc:.4f}", fontsize=9, loc="left", color=color)
+    axes.locator_params(axis="x", nbins=6)  # more of them would touch
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False)

@@ -110,7 +110,7 @@ def draw_reuse(blocks: list[Block], name: str) -> Figure:
         colors = {"cmap": "coolwarm", "vmin": 1 - reach, "vmax": 1 + reach}
         picture = axes.imshow(block.weights, **colors, interpolation="nearest")
         count = len(block.readers)
-        shown = range(0, count - 1 - count // 8, max(1, count // 6))  # the last one's word needs room
+        shown = range(0, count - 1 - max(1, count // 6), max(1, count // 6))  # the last one's word needs room
         last = "transition" if number < len(blocks) else "head"
         axes.set_xticks([*shown, count - 1], [*(str(layer + 1) for layer in shown), last], fontsize=9)
         axes.set_yticks(
