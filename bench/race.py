@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from denseface.core.errors import reason_of
+
 _TURN = 0.2  # seconds of a turn, at least
 _REST = 0.1  # seconds between turns
 
@@ -164,7 +166,7 @@ def _serve(pipe, contender):
         run()  # some finish their set-up at the second call
         pipe.send((None, None))
     except Exception as error:  # whatever a peer raises, the others continue without it
-        pipe.send((f"{type(error).__name__}: {error}".splitlines()[0][:200], None))
+        pipe.send((f"{type(error).__name__}: {reason_of(error)}", None))
         return
     with contextlib.suppress(EOFError):
         while True:
