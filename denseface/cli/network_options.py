@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
 from denseface.cli.options import image_size
+from denseface.core.errors import InputError
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -68,6 +69,8 @@ def network_by_name(name: str, args: argparse.Namespace) -> Network:
     from denseface.models import families
     from denseface.options.names import Names
 
+    if "/" in name or name.endswith(".onnx"):
+        raise InputError("a file, not the name of a network; give it as --model", path=name)
     shape = [f"image_shape={','.join(map(str, args.size))}"] if args.size else []
     spec = families.configure(Names(name), [*args.set, *shape], args.networks_file)
     symbol = families.embedding_symbol(spec.replace(symbol_path=args.symbol_path))

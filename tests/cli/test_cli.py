@@ -35,6 +35,13 @@ def run(capsys, *arguments):
     return (code, *capsys.readouterr())
 
 
+@pytest.mark.parametrize("command", [("summary",), ("plot", "-o", "face.png"), ("compare",)], ids=" ".join)
+@pytest.mark.parametrize("file", ["face.onnx", "models/new/model"])
+def test_a_file_in_place_of_a_network_is_told_where_files_go(command, file, capsys):
+    code, _, err = run(capsys, *command, file)
+    assert code == 1 and file in err and "--model" in err
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import contextlib, sys; from denseface.cli import main\n"
