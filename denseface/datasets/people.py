@@ -109,12 +109,13 @@ def read_names(path: str | Path, people: Iterable[str]) -> tuple[list[str], list
         name = unicodedata.normalize("NFC", line.strip())
         if not name:
             continue
-        if name.isdecimal() and name not in known:
+        if name not in known and re.fullmatch("[0-9]{1,9}", name):
             numbers.append(int(name))
             continue
         count += 1
         if name not in known:
-            name = re.sub(r"/?(\s+[0-9]+)?$", "", name)
+            *before, last = name.rsplit(None, 1)
+            name = (before[0] if before and last.isdecimal() else name).removesuffix("/")
         chosen = [one for one in known if one.startswith(name[:-1])] if name.endswith("*") else [name] * (name in known)
         found.update(known[one] for one in chosen)
         if not chosen:

@@ -402,6 +402,9 @@ def test_lists_hold_out_and_exclude(people, tmp_path):
         ("p00\np77\n", True, ["1 person", "p77"]),
         ("3\np00\t3\np02\t4\n", False, ["3 people", "2 names"]),
         ("\n", False, ["no name"]),
+        ("9" * 5000 + "\np00\n", True, ["1 person"]),
+        ("p00" + " " * 60_000 + "x", True, ["1 person"]),
+        ("\0\np00\n", True, [r"\x00"]),
     ],
 )
 def test_a_list_that_cannot_be_met_is_refused(people, tmp_path, text, is_read, facts):
