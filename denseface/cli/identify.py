@@ -125,6 +125,7 @@ def _open(
     Folders in them that cannot be read are added to ``unreadable``.
     """
     from denseface.core.progress_bar import ProgressBar
+    from denseface.data.faces import require_landmarks
     from denseface.data.sources import Sources
     from denseface.galleries.bulk import embed_all
     from denseface.galleries.gallery import Gallery
@@ -136,8 +137,11 @@ def _open(
             name = next(name for name in paths if name not in ready)
             raise InputError(f"needed to embed {paths[name]}; or name a file .npz", option="model")
         embedder = load_embedder(args, flip=not args.no_flip, crop=load_cropper(args))
-        for name in paths.keys() - ready.keys():
-            with Sources([paths[name]]) as sources:
+        with contextlib.ExitStack() as opened:
+            folders = {name: opened.enter_context(Sources([path])) for name, path in paths.items() if name not in ready}
+            for sources in folders.values():  # before any of them is embedded
+                require_landmarks(embedder.crop, sources)
+            for name, sources in folders.items():
                 out = folder / f"{name}.npz"
                 with ProgressBar(total=len(sources), desc=name, unit="picture", leave=False) as bar:
                     try:
@@ -145,8 +149,8 @@ def _open(
                     except InputError as error:
                         raise InputError(str(error).replace(str(out), paths[name])) from error
                 unreadable.update(sources.unreadable)
-            ready[name] = Gallery(out)
-            ready[name].path = Path(paths[name])  # for messages: nobody knows the file
+                ready[name] = Gallery(out)
+                ready[name].path = Path(paths[name])  # for messages: nobody knows the file
     return ready["gallery"], ready["probes"], ready.get("unknown")
 
 

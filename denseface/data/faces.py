@@ -146,6 +146,18 @@ def cut_source(source: Source, crop: Cropper, image_shape: tuple[int, int, int])
     return CutPicture(source, faces)
 
 
+def require_landmarks(crop: Cropper, sources: Iterable[Source]) -> None:
+    """Check, before pictures are read, that a file of landmarks, if faces are cut by one, knows one of them.
+
+    Raises
+    ------
+    InputError
+        If it knows none.
+    """
+    if crop.landmarks is not None:
+        crop.landmarks.require_any(source.file for source in sources if not source.is_aligned)
+
+
 def usable(
     pictures: Iterable[CutPicture[Key]], bad: Callable[[Key, Face], object] | None = None
 ) -> Iterator[CutPicture[Key]]:

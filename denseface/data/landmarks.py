@@ -16,7 +16,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -122,6 +122,28 @@ class LandmarkFile:
         if rows.shape[1] == len(_POINTS):
             return Located(Faces(_boxes_around(landmarks), np.ones(len(rows)), landmarks), None)
         return Located(Faces(rows[:, 10:14], rows[:, 14], landmarks), (int(rows[0, 15]), int(rows[0, 16])))
+
+    def require_any(self, pictures: Iterable[str | os.PathLike]) -> None:
+        """Check, before pictures are read, that the file knows at least one of them.
+
+        Raises
+        ------
+        InputError
+            If it knows none; the message says by which paths it names pictures.
+        """
+        first, count = None, 0
+        for count, picture in enumerate(pictures, 1):
+            if self._find(os.path.abspath(picture)) is not None:
+                return
+            first = first or picture
+        if first is not None:
+            example = next(iter((*self._rows, *self._reasons)), None)
+            named = f"it names {example}, for example" if example else "it is empty"
+            raise InputError(
+                f"has none of the {count} pictures, such as {first}: {named}; write paths relative to this file, or "
+                "ends of the pictures' paths",
+                path=self.path,
+            )
 
     def _read_plain(self, lines: Iterator[tuple[int, str]], width: int) -> list[list[float]]:
         numbers: list[list[float]] = []

@@ -117,8 +117,11 @@ def encode_faces(
     Raises
     ------
     InputError
-        If ``encoding.processes`` is less than 1.
+        If ``encoding.processes`` is less than 1, or the file of landmarks knows none of the files.
     """
+    files = list(files)
+    if encoding.crop.landmarks is not None:
+        encoding.crop.landmarks.require_any(Path(root, file) for file in files)
     jobs = ((file, _locate(encoding.crop, Path(root, file))) for file in files)
     shared = replace(encoding, crop=encoding.crop.shared(encoding.processes))
     return parallel_map(partial(_encode_file, root, shared, middle), jobs, encoding.processes)

@@ -22,7 +22,7 @@ import contextlib
 import logging
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ import numpy as np
 from denseface.core.errors import InputError, warn_of_many
 from denseface.core.files import beside, open_own
 from denseface.core.journal import Journal
-from denseface.data.faces import CutPicture, compute_batches, cut_ahead, cut_source
+from denseface.data.faces import CutPicture, compute_batches, cut_ahead, cut_source, require_landmarks
 from denseface.data.sources import Source
 from denseface.embedding.embedder import Embedder
 from denseface.galleries.gallery import write_gallery
@@ -105,11 +105,13 @@ def embed_all(
     Raises
     ------
     InputError
-        If no picture can be read, an embedding is not finite, another run writes the same file, or it cannot be
+        If no picture can be read, or the file of landmarks knows none, an embedding is not finite, another run writes the same file, or it cannot be
         written; with `strict`, if a picture is broken. Computed embeddings are kept for the next run.
     """
     out = Path(out)
     folder = beside(out, ".partial")
+    sources = sources if isinstance(sources, Sized) else list(sources)  # what is iterated twice
+    require_landmarks(embedder.crop, sources)
     with _Work(folder, embedder, strict, part) as work:
         remaining = work.take_over(iter(sources) if part is None else part.sources(sources), on_progress)
         size = embedder.batch_size

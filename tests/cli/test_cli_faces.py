@@ -220,6 +220,25 @@ def test_a_file_of_landmarks_in_another_order_is_refused(capsys, model, here):
     )
 
 
+def test_landmarks_of_other_pictures_are_told_before_any_is_embedded(capsys, caplog, model, here, monkeypatch):
+    (here / "others.txt").write_text(as_line("elsewhere/one.png", photo(0)[1]))
+    (here / "half.txt").write_text(as_line("photos/p/one.png", photo(0)[1]))
+    (here / "probes").mkdir()
+    (here / "photos" / "p").rename(here / "probes" / "p")
+    monkeypatch.setattr(Embedder, "compute", None)
+    identify = ("identify", "--gallery", "photos", "--probes", "probes")
+    for command, landmarks, first in (
+        (("embed", "probes", "-o", "out.npz"), "others.txt", "probes/p/one.png"),
+        (identify, "half.txt", "photos/group.png"),
+        (("dataset", "folder", "probes", "set", "--size", "32"), "others.txt", "probes/p/one.png"),
+    ):
+        options = model if command[0] != "dataset" else ("--processes", "1")
+        code, _, err = run(capsys, *command, *options, "--landmarks", landmarks)
+        assert code == 1 and err.count("\n") == 1
+        assert err.startswith(f"denseface: error: {landmarks}: has none of the ") and first in err
+    assert not caplog.text and not {"out.npz", "out.npz.partial", "set"} & {*os.listdir(here)}
+
+
 def made(capsys, model, path, *options):
     assert run(capsys, "embed", "photos/p/one.png", *model, *options, "-o", path)[0] == 0
     return path

@@ -238,3 +238,16 @@ def test_a_label_before_the_landmarks_is_not_part_of_the_name(tmp_path):
     (tmp_path / "faces.txt").write_text(as_line("a/1.jpg 0"))
     with refused("line 1", "10 numbers", path=tmp_path / "faces.txt"):
         LandmarkFile(tmp_path / "faces.txt")
+
+
+def test_a_file_that_knows_none_of_the_pictures_is_told_before_they_are_read(write, tmp_path):
+    landmarks = LandmarkFile(write(as_line("photos/anna/1.jpg")))
+    other = [tmp_path / "photos" / "bert" / f"{number}.jpg" for number in range(3)]
+    with refused(3, other[0], "photos/anna/1.jpg", path=landmarks.path):
+        landmarks.require_any(other)
+    landmarks.require_any([*other, tmp_path / "photos" / "anna" / "1.jpg"])
+    landmarks.require_any([])
+    nobody = LandmarkFile(write(heading(DETECTOR), reason_line("a.jpg", "no face"), name="nobody.txt"))
+    nobody.require_any([tmp_path / "a.jpg"])
+    with refused("empty", path=tmp_path / "empty.txt"):
+        LandmarkFile(write(name="empty.txt")).require_any(other)
