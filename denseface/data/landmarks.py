@@ -132,10 +132,10 @@ class LandmarkFile:
             If it knows none; the message says by which paths it names pictures.
         """
         first, count = None, 0
-        for count, picture in enumerate(pictures, 1):
+        for picture in pictures:
             if self._find(os.path.abspath(picture)) is not None:
                 return
-            first = first or picture
+            first, count = first or picture, count + 1
         if first is not None:
             example = next(iter((*self._rows, *self._reasons)), None)
             named = f"it names {example}, for example" if example else "it is empty"

@@ -105,8 +105,9 @@ def embed_all(
     Raises
     ------
     InputError
-        If no picture can be read, or the file of landmarks knows none, an embedding is not finite, another run writes the same file, or it cannot be
-        written; with `strict`, if a picture is broken. Computed embeddings are kept for the next run.
+        If no picture can be read, the file of landmarks knows none, an embedding is not finite, another run writes the
+        same file, or it cannot be written; with `strict`, if a picture is broken. Computed embeddings are kept for the
+        next run.
     """
     out = Path(out)
     folder = beside(out, ".partial")
