@@ -66,6 +66,8 @@ def read_model(content: bytes) -> Message:
     model = message("ModelProto")
     try:
         model.ParseFromString(content)
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf has several
         raise ValueError("not an ONNX file") from error
     model.DiscardUnknownFields()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseface.core.errors import InputError, reason_of
+from denseface.core.errors import InputError, check_resources, reason_of
 from denseface.core.onnx_format import read_model, to_array
 from denseface.embedding.engines.onnx_check import infer_tensors
 from denseface.embedding.engines.onnx_model import OnnxModel, read_onnx
@@ -95,9 +95,9 @@ def import_onnx(
     try:
         symbol = make_symbol([importer.edge(output.name)])
     except UnusableError as problem:
-        raise InputError(f"{model.name}: its output is a constant: {problem}") from problem
+        raise InputError(f"its output is a constant: {problem}", path=model.name) from problem
     except mx.base.MXNetError as error:
-        raise InputError(f"{model.name}: MXNet refuses it: {reason_of(error)}") from error
+        raise InputError(f"MXNet refuses it: {reason_of(error)}", path=model.name) from error
     states = {*symbol.list_auxiliary_states()}
     return ImportedModel(
         symbol,
@@ -116,16 +116,20 @@ def _convert(node: Message, tensors: Mapping[str, Array], importer: Importer, na
     if all(array.values is not None for array in found):
         importer.values.update({tensor: array.values for tensor, array in zip(node.output, found)})
         return
-    place = f"{name}: {node.op_type} {node.name or node.output[0]}"
+    place = f"{node.op_type} {node.name or node.output[0]}"
     described = OnnxNode(node, [tensors.get(tensor) for tensor in node.input])
     if node.op_type == "Constant":
         importer.values[node.output[0]] = constant_value(described)
         return
     if node.op_type not in CONVERTERS:
-        raise InputError(f"{place}: this operator has no counterpart in MXNet, so the network cannot be imported")
+        raise InputError(
+            f"{place}: this operator has no counterpart in MXNet, so the network cannot be imported", path=name
+        )
     try:
         importer.convert(node, described, [array.shape for array in found])
     except UnusableError as problem:
-        raise InputError(f"{place}: {problem}, which has no counterpart in MXNet") from problem
+        raise InputError(f"{place}: {problem}, which has no counterpart in MXNet", path=name) from problem
     except Exception as error:  # NumPy and Python have several, for attributes of another kind
-        raise InputError(f"{place}: it is not consistent: {' '.join(str(error).split())[:200]}") from error
+        check_resources(error, name)
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{place}: it is not consistent: {reason}", path=name) from error

@@ -67,7 +67,11 @@ class Importer:
         """
         layer = Layer(self, proto, described, shapes)
         if proto.op_type in _FOLDED and all(name in self.values for name in proto.input if name):
-            self.values[proto.output[0]] = _FOLDED[proto.op_type](layer)
+            with np.errstate(all="ignore"):
+                folded = _FOLDED[proto.op_type](layer)
+            if folded.size > 1 and not np.isfinite(folded).all():
+                raise ValueError("it computes NaN or infinity from constants")
+            self.values[proto.output[0]] = folded
             return
         made = CONVERTERS[proto.op_type](layer)
         edges = made if isinstance(made, list) else [(made, 0)]
@@ -532,7 +536,15 @@ CONVERTERS: dict[str, Converter] = {
 _FOLDED: dict[str, Callable[[Layer], np.ndarray]] = {
     **{
         op: lambda layer, function=function: function(layer.constant(0), layer.constant(1))  # type: ignore[misc]
-        for op, function in (("Add", np.add), ("Sub", np.subtract), ("Mul", np.multiply), ("Div", np.divide))
+        for op, function in (
+            ("Add", np.add),
+            ("Sub", np.subtract),
+            ("Mul", np.multiply),
+            ("Div", np.divide),
+            ("Pow", np.power),
+            ("Max", np.maximum),
+            ("Min", np.minimum),
+        )
     },
     **dict.fromkeys(("Identity", "Cast"), lambda layer: layer.constant(0)),
     **dict.fromkeys(

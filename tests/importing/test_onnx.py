@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from denseface.core.errors import InputError
 from denseface.data.loader import Batch
@@ -24,7 +24,7 @@ from support.learners import learner_of
 from support.refusals import refused
 from support.symbols import accelerated
 from support.tiny_models import as_model, save_model, tiny_model
-from support.torch_like import iresnet, mobilefacenet
+from support.torch_like import Builder, iresnet, mobilefacenet
 
 import mxnet as mx
 
@@ -167,8 +167,88 @@ def test_a_model_is_known_by_its_file(tmp_path):
 
 
 def test_int8_is_refused_by_its_operator(tmp_path):
-    with refused("QuantizeLinear quantize"):
-        import_onnx(written(tmp_path, healthy(0)))
+    path = written(tmp_path, healthy(0))
+    with refused("QuantizeLinear quantize", path=path):
+        import_onnx(path)
+
+
+def renamed(old, new):
+    def change(graph):
+        for tensor in graph.initializer:
+            tensor.name = new if tensor.name == old else tensor.name
+        for node in graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+
+    return change
+
+
+def set_weight(values):
+    return lambda graph: graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "conv.weight"))
+
+
+def computed_weight(op, *values):
+    """The weight becomes what an operator makes of constants."""
+
+    def change(graph):
+        names = [f"given{number}" for number in range(len(values))]
+        graph.initializer.extend(
+            numpy_helper.from_array(np.full((4, 3, 3, 3), value, np.float32), name)
+            for name, value in zip(names, values)
+        )
+        nodes = [helper.make_node(op, names, ["computed"], "made"), *graph.node]
+        nodes[1].input[1] = "computed"
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+    return change
+
+
+def reads(node, source):
+    return lambda graph: graph.node[node].input.__setitem__(0, graph.node[source].output[0])
+
+
+HOSTILE = {
+    "a cycle": (reads(0, 1), ["Conv", "before it"]),
+    "itself": (reads(1, 1), ["Flatten", "before it"]),
+    "no weight": (lambda graph: graph.initializer.pop(0), ["conv.weight", "before it"]),
+    "two of a name": (lambda graph: graph.initializer.append(graph.initializer[0]), ["conv.weight", "two"]),
+    "rank 3": (set_weight(np.ones((4, 3, 3), np.float32)), ["Conv", "(4, 3, 3)"]),
+    "no channel": (set_weight(np.ones((0, 3, 3, 3), np.float32)), ["conv.weight", "(0, 3, 3, 3)"]),
+    "NaN": (set_weight(np.full((4, 3, 3, 3), np.nan, np.float32)), ["conv.weight", "NaN"]),
+    "a negative size": (lambda graph: graph.initializer[0].dims.__setitem__(0, -4), ["conv.weight", "(-4, 3, 3, 3)"]),
+    "a huge size": (lambda graph: graph.initializer[0].dims.__setitem__(0, 1 << 40), ["conv.weight"]),
+    "an escape in a name": (renamed("conv.weight", "w\x1b[2J"), ["Conv", "control characters"]),
+    "a null in a name": (renamed("conv.weight", "w\0"), ["Conv", "control characters"]),
+    "a quotient by zero": (computed_weight("Div", 1, 0), ["Div made", "infinity"]),
+    "a root of -1": (computed_weight("Sqrt", -1), ["Sqrt made", "NaN"]),
+    "a power": (computed_weight("Pow", 1e30, 2), ["Pow made", "infinity"]),
+}
+
+
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_a_file_made_to_harm_is_refused(fault, tmp_path):
+    change, facts = HOSTILE[fault]
+    net = Builder()
+    x = net.add("Flatten", [net.conv("input.1", "conv", 3, 4)], "flatten", axis=1)
+    proto = net.model(net.linear(x, "fc", 4 * 8**2, 8), 8, 8)
+    import_onnx(written(tmp_path, proto), Scaling())
+    change(proto.graph)
+    path = written(tmp_path, proto)
+    with refused(*facts, path=path) as caught:
+        import_onnx(path, Scaling())
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["", " ", "q\"u'o}te\\", "arg:w,1", "../../etc", "fc7_weight", "r\u202el", "c_output"])
+def test_names_of_any_other_kind_are_kept(name, tmp_path):
+    proto = mobilefacenet(True)
+    for number, node in enumerate(proto.graph.node):
+        node.name = name and f"{name}{number}"  # ONNX Runtime takes none twice, unless they are empty
+    renamed("linear.weight", name or "x")(proto.graph)
+    model = import_onnx(written(tmp_path, proto), Scaling())
+    expected = embeddings(read_onnx(tmp_path / "face.onnx", Scaling()), "onnxruntime", pictures(32))
+    assert (name or "x") in model.arguments
+    assert relative_error(embeddings(model, "mxnet", pictures(32)), expected) < 1e-5
 
 
 def test_a_hostile_file_is_refused_as_everywhere(tmp_path):

@@ -8,6 +8,7 @@ sense, tensors that are as large as they say, and shapes that follow from a pict
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,9 @@ def _check_model(model: Message, input_shape: tuple[int, int, int] | None) -> No
         raise UnusableError(f"it has {len(graph.node)} nodes; up to {_MAX_NODES} are read")
     for tensor in graph.initializer:
         _check_tensor(tensor)
+    repeated = [name for name, count in Counter(tensor.name for tensor in graph.initializer).items() if count > 1]
+    if repeated:
+        raise UnusableError(f"{repeated[0][:80]} is the name of two tensors")
     for node in graph.node:
         _check_node(node)
     _check_ends(graph, input_shape)
@@ -176,8 +180,9 @@ def _check_node(node: Message) -> None:
     if node.op_type not in OPERATORS or node.domain not in _OWN_DOMAINS:
         domain = "" if node.domain in _OWN_DOMAINS else f"{node.domain[:80]}."
         raise UnusableError(f"the operator {domain}{node.op_type[:80]} is not one that image networks need")
-    if any(len(name) > _MAX_NAME for name in (node.name, *node.input, *node.output)):
-        raise UnusableError(f"{what}: a name has more than {_MAX_NAME} characters")
+    for name in (node.name, *node.input, *node.output):
+        if len(name) > _MAX_NAME or min(name, default=" ") < " ":
+            raise UnusableError(f"{what}: a name has control characters, or more than {_MAX_NAME} of any kind")
     for attribute in node.attribute:
         _check_attribute(attribute, f"{what}: {attribute.name[:80]}")
 

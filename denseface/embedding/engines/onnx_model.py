@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from denseface.core.errors import InputError, reason_of
+from denseface.core.errors import InputError, check_resources, reason_of
 from denseface.core.files import open_input
 from denseface.core.onnx_format import from_array, message
 from denseface.core.packages import require
@@ -180,7 +180,8 @@ def loading(model: OnnxModel, library: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # they have classes of their own
-        raise InputError(f"{model.name}: {library} cannot load it: {reason_of(error)}") from error
+        check_resources(error, model.name)
+        raise InputError(f"{library} cannot load it: {reason_of(error)}", path=model.name) from error
 
 
 def _described(proto, name, fingerprint, metrics, scaling=None):
