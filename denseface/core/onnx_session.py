@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import threading
 from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from onnxruntime import InferenceSession, SessionOptions
+
+logger = logging.getLogger(__name__)
 
 SAME_COSINE = 0.9999
 _LEAST_COSINE = 0.99
@@ -76,12 +79,15 @@ def open_on(
     content: bytes,
     shape: tuple[int, int, int, int],
     *,
+    name: str = "the network",
     is_fixed: bool = False,
     threads: int | None = None,
 ) -> Opened:
     """Load an ONNX file on an execution provider, and compare with the CPU what it computes.
 
     ONNX Runtime itself would compute on the CPU without a word where a provider cannot be used; here that is an error.
+    Where it can be used but leaves most layers to the CPU, a warning says so, as far as ONNX Runtime tells (from 1.24
+    on).
 
     Parameters
     ----------
@@ -91,6 +97,8 @@ def open_on(
         The file; it has one input.
     shape : tuple (N, C, H, W)
         Of the pictures that both compute, to be compared, where the file leaves it open.
+    name : str
+        What the warning calls the file.
     is_fixed : bool
         Whether there will be N pictures in every batch, which some providers need to be fast.
     threads : int, optional
@@ -113,7 +121,9 @@ def open_on(
     options = _options(onnxruntime, threads)
     if is_fixed and isinstance(source.shape[0], str):
         options.add_free_dimension_override_by_name(source.shape[0], shape[0])
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = _start(onnxruntime, provider, content, options)
+    _warn_of_gaps(session, provider, name)
     count, channels, height, width = (own if isinstance(own, int) else size for own, size in zip(source.shape, shape))
     batch, waves = probe_pictures((count, channels, height, width))
     batch[::2] = waves[::2]
@@ -179,6 +189,16 @@ def _start(onnxruntime: ModuleType, provider: str, content: bytes, options: Sess
     if wanted.name not in session.get_providers():
         raise _unusable(provider, _reason(lines))
     return session
+
+
+def _warn_of_gaps(session: InferenceSession, provider: str, name: str) -> None:
+    """Warn if the CPU computes most layers."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # before 1.24
+        return
+    layers = [part.ep_name for part in session.get_provider_graph_assignment_info() for _ in part.get_nodes()]
+    on_cpu = layers.count(PROVIDERS["cpu"].name)
+    if 2 * on_cpu > len(layers):
+        logger.warning("%s: %s leaves %d of %d layers to the CPU", name, provider, on_cpu, len(layers))
 
 
 def _reason(lines: list[str]) -> str:

@@ -1,12 +1,15 @@
 """Sessions on accelerators compute what the CPU computes, or say that they do not."""
 
 import os
+import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.onnx_session import open_on, open_session, probe_pictures
+from denseface.core.providers import PROVIDERS, Provider
 from denseface.export.onnx import convert
 from support.accelerators import accelerated, disturbed
 from support.tiny_models import tiny_model
@@ -83,6 +86,28 @@ def test_a_file_that_the_cpu_cannot_load_is_an_error_of_the_file(monkeypatch):
     with pytest.raises(Exception) as caught:
         open_on("cuda", b"nothing", SHAPE)
     assert not isinstance(caught.value, InputError)
+
+
+def test_a_provider_that_leaves_the_layers_to_the_cpu_is_told(content, monkeypatch, caplog):
+    """ONNX Runtime's wheels for Linux have one that computes nothing here: it sends pictures to Azure."""
+    azure = "AzureExecutionProvider"
+    if azure not in onnxruntime.get_available_providers() or not hasattr(
+        onnxruntime.InferenceSession, "get_provider_graph_assignment_info"
+    ):
+        assert tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 24) or sys.platform != "linux"
+        return
+    monkeypatch.setitem(PROVIDERS, "azure", Provider(azure, "onnxruntime"))
+    open_on("azure", content, SHAPE, name="face.onnx")
+    (record,) = caplog.records
+    assert record.args[:3] == ("face.onnx", "azure", record.args[3]) and record.args[3] > 0
+
+
+@pytest.mark.parametrize(("on_cpu", "is_told"), [(0, False), (2, False), (3, True), (4, True)])
+def test_a_few_layers_on_the_cpu_are_usual(content, monkeypatch, caplog, on_cpu, is_told):
+    accelerator = accelerated(monkeypatch)
+    accelerator.assigned = {accelerator.name: 4 - on_cpu, "CPUExecutionProvider": on_cpu}
+    open_on("cuda", content, SHAPE)
+    assert [record.args for record in caplog.records] == [("the network", "cuda", on_cpu, 4)] * is_told
 
 
 def test_different_outputs_are_measured(content, monkeypatch):

@@ -22,6 +22,8 @@ class Accelerator:
         What starting a session on it raises.
     change : callable
         What it makes of the CPU's outputs.
+    assigned : dict of str to int
+        How many layers each provider computes.
     sessions : list
         The sessions that were started on it.
     """
@@ -29,6 +31,7 @@ class Accelerator:
     def __init__(self, name):
         self.name = name
         self.falls_back, self.error, self.change = False, None, lambda outputs: outputs
+        self.assigned = {name: 1}
         self.sessions = []
 
     def get_available_providers(self):
@@ -54,6 +57,12 @@ class _Session:
 
     def get_providers(self):
         return [CPU] if self._accelerator.falls_back else [self._accelerator.name, CPU]
+
+    def get_provider_graph_assignment_info(self):
+        return [
+            SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count)
+            for name, count in self._accelerator.assigned.items()
+        ]
 
     def disable_fallback(self):
         self.falls_back_later = False

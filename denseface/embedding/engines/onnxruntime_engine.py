@@ -38,7 +38,8 @@ class ONNXRuntimeEngine:
         self.batch_size = model.batch_size or batch_size
         self.emb_size = model.emb_size
         with loading(model, "ONNX Runtime"):
-            opened = open_on(provider, model.content, (self.batch_size, *self.input_shape), is_fixed=True)
+            shape = (self.batch_size, *self.input_shape)
+            opened = open_on(provider, model.content, shape, name=model.name, is_fixed=True)
         self._session = opened.session
         self.precision = "float32"
         if opened.agreement < SAME_COSINE:
