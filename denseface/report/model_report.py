@@ -103,11 +103,12 @@ def name_of(embedder: Embedder) -> str:
 
 def _facts(embedder: Embedder) -> Table:
     height, width, channels = embedder.image_shape
+    where = f" on {embedder.provider}" if embedder.provider else ""
     facts = {
         "fingerprint (SHA-256)": str(embedder.fingerprint["sha256"]),
         "input": f"{height} x {width} pixels, {'RGB' if channels == 3 else 'gray'}",
         "values in an embedding": str(embedder.emb_size),
-        "computed by": f"{embedder.engine}, {embedder.precision}",
+        "computed by": f"{embedder.engine}{where}, {embedder.precision.removesuffix(where)}",
         "mirror images": "added to each embedding" if embedder.flip else "not used",
     }
     return Table("The model", [("", "value"), *facts.items()])

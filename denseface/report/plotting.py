@@ -53,12 +53,14 @@ def rendered(figure: Figure, kind: str) -> bytes:
     Parameters
     ----------
     figure : Figure
-        Its texts are written as they are: a name such as ``a$b$`` is not a formula.
+        Its texts are written as they are: a name such as ``a$b$`` is not a formula, and characters that steer a display
+        are escaped.
     kind : {"png", "pdf", "svg"}
     """
     text = require("matplotlib.text", "matplotlib").Text
     for label in figure.findobj(text):
         label.set_parse_math(False)
+        label.set_text("\n".join(map(printable, label.get_text().split("\n"))))
     content = io.BytesIO()
     figure.savefig(content, format=kind, dpi=_DOTS)
     return content.getvalue()
@@ -82,6 +84,5 @@ def check_format(path: str | Path) -> str:
 
 
 def shortened(name: str, length: int = 42) -> str:
-    """Return the end of a long name, which distinguishes models, as text that matplotlib does not read as a formula."""
-    end = name if len(name) <= length else f"...{name[3 - length :]}"
-    return printable(end).replace("$", r"\$")
+    """Return the end of a long name, which distinguishes models, on one line."""
+    return printable(name if len(name) <= length else f"...{name[3 - length :]}")

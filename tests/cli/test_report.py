@@ -1,14 +1,19 @@
 """``denseface report``: the numbers of ``verify``, in one page."""
 
+import base64
 import csv
 import html.parser
 import json
+import re
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
 
 from denseface import cli
+from denseface.core import onnx_session
 from denseface.data.pairs import write_pairs
+from support.accelerators import accelerated, disturbed
 from support.tiny_models import TINY_SHAPE, encode, pictures, save_model, tiny_model
 
 NAMES = ("anna", "b<i>rt", "carl", "dora")
@@ -105,6 +110,46 @@ def test_pictures_of_people_can_be_left_out(model, tmp_path):
         assert run("report", *model, *options, "-o", tmp_path / "report.html") == 0
         counts.append(Tables((tmp_path / "report.html").read_text()).images)
     assert counts == [1 + 2 * 6 + 2 * 6, 1]
+
+
+@pytest.mark.parametrize("change", [lambda outputs: outputs, disturbed])
+def test_it_names_the_provider_that_computed(model, tmp_path, monkeypatch, change):
+    pytest.importorskip("matplotlib", reason="draws the curves; an extra")
+    accelerated(monkeypatch).change = change
+    monkeypatch.setattr(onnx_session, "require_provider", lambda *given: None)
+    assert run("report", *model, "--provider", "cuda", "--no-pictures", "-o", tmp_path / "report.html") == 0
+    tables = Tables((tmp_path / "report.html").read_text()).found
+    assert dict(tables["The model"][1:])["computed by"] == "onnxruntime on cuda, float32"
+
+
+HOSTILE = "<script>alert('&')</script>\"$^$\u202e"
+
+
+def test_no_name_becomes_markup_in_the_page_or_its_charts(tmp_path):
+    pytest.importorskip("matplotlib", reason="draws the curves; an extra")
+    name = HOSTILE.replace("/", "")  # which no file has in its name
+    model = tmp_path / name / "model"
+    model.parent.mkdir()
+    save_model(tiny_model(), model)
+    images = [encode(picture) for picture in pictures(40)]
+    people = [f"{HOSTILE}{index // 4 if index % 4 < 2 else index}" for index in range(40)]
+    for path in (tmp_path / f"{name}.bin", tmp_path / "plain.bin"):
+        write_pairs(path, images, [True, False] * 10, people)
+    with open(tmp_path / "groups.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [("person", HOSTILE), *((one, f"{HOSTILE}{one[-1]}") for one in dict.fromkeys(people))]
+        )
+    command = ["report", tmp_path / f"{name}.bin", tmp_path / "plain.bin", "--model", model, "--image-size", "16,16"]
+    command += ["--groups", tmp_path / "groups.csv", "--trained-on", HOSTILE, "--license", HOSTILE]
+    assert run(*command, "-o", tmp_path / "report.html", "--card", tmp_path / "card.md") == 0
+    page, card = (tmp_path / "report.html").read_text(), (tmp_path / "card.md").read_text()
+    charts = [base64.b64decode(chart).decode() for chart in re.findall('data:image/svg.xml;base64,([^"]*)', page)]
+    assert len(charts) == 4
+    for text in (page, *charts):
+        assert "<script" not in text and "\u202e" not in text and "onerror" not in text
+    for chart in charts:
+        xml.etree.ElementTree.fromstring(chart)
+    assert not re.search(r"(?<!\\)[<\u202e]", card.partition("\n---\n")[2])
 
 
 def test_a_set_that_cannot_be_used_is_reported_and_the_others_are_measured(model, tmp_path, capsys):
