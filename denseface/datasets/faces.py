@@ -172,8 +172,9 @@ def _encode_file(
     root: str | Path, encoding: Encoding, middle: bool, job: tuple[str, Located | InputError | None]
 ) -> Face:
     file, located = job
+    path = Path(root, file)
     try:
-        payload = read_input(Path(root, file), MAX_FILE_SIZE)
+        payload = read_input(path, MAX_FILE_SIZE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF data, say, do not make a broken picture
             try:
@@ -186,4 +187,4 @@ def _encode_file(
                     cut = _jpeg(cut_middle(decode(payload), (encoding.size, encoding.size, 3)), encoding.quality)
                 return Face(file, cut, str(error), error.kind, error.remedy)
     except InputError as error:
-        return Face(file, None, str(error), "cannot be read")
+        return Face(file, None, str(error).removeprefix(f"{path}: "), "cannot be read")

@@ -147,7 +147,7 @@ def test_files_come_in_order_with_what_is_wrong(tmp_path):
     assert [item.file for item in found] == ["b.jpg", "c.png", "absent.png", "a/1.png"]
     assert found[0] == Face("b.jpg", contents(tmp_path)["b.jpg"], None)
     assert found[1].payload is None and found[1].reason.startswith("not a JPEG, PNG, BMP")
-    assert found[2].payload is None and "absent.png: it cannot be read" in found[2].reason
+    assert found[2].payload is None and found[2].reason.startswith("it cannot be read")
     assert who(found[3].payload) == (3, 1)
 
 
