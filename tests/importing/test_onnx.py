@@ -1,6 +1,7 @@
 """Networks from ONNX files: the same embeddings, the same names, and training as from MXNet's own files."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from denseface.embedding.scaling import Scaling
 from denseface.export.onnx import export
 from denseface.importing.onnx import import_onnx
 from denseface.models import families
+from denseface.models.checkpoint import Model
 from denseface.options.names import Names
 from denseface.training.pretrained import adopt, pretrained_model, pretrained_network
 from support import class_losses
@@ -24,7 +26,7 @@ from support.learners import learner_of
 from support.refusals import refused
 from support.symbols import accelerated
 from support.tiny_models import as_model, save_model, tiny_model
-from support.torch_like import Builder, iresnet, mobilefacenet
+from support.torch_like import Builder, flattened, iresnet, mobilefacenet, product, reshaped, sface
 
 import mxnet as mx
 
@@ -112,15 +114,15 @@ def unfolded_network():
     return mx.sym.FullyConnected(mx.sym.Flatten(x), num_hidden=8, name="fc1")
 
 
-def trained(network, model):
-    shape = (4, 3, 16, 16)
-    learner = learner_of(accelerated(class_losses.margin_softmax(network, 8, 4, s=8), shape), shape, wd=5e-4)
+def trained(network, model, side=16, emb_size=8):
+    shape = (4, 3, side, side)
+    learner = learner_of(accelerated(class_losses.margin_softmax(network, emb_size, 4, s=8), shape), shape, wd=5e-4)
     learner.state.initialize(mx.init.Xavier(), seed=1)
-    centers = np.random.RandomState(2).standard_normal((4, 8)).astype(np.float32)
+    centers = np.random.RandomState(2).standard_normal((4, emb_size)).astype(np.float32)
     adopt(learner, network, model)
     learner.state.set_parameters({"fc7_weight": centers}, {})
     for seed in range(2):
-        learner.step([Batch(pictures(16, 4), np.arange(4, dtype=np.float32))], 0.1, seed)
+        learner.step([Batch(pictures(side, 4), np.arange(4, dtype=np.float32))], 0.1, seed)
     arguments, auxiliary = learner.state.parameters()
     return {**arguments, **auxiliary}
 
@@ -149,6 +151,34 @@ def test_a_network_of_pytorch_learns(tmp_path):
     found = trained(pretrained_network(path, lambda: model), model)
     assert all((found[name] != array).any() for name, array in model.arguments.items())
     assert all(np.isfinite(array).all() for array in found.values())
+
+
+PUBLIC = {
+    "sface": sface,
+    **{
+        f"{head.__name__}-{'folded' if folded else 'plain'}": partial(mobilefacenet, folded, head=head)
+        for head in (product, flattened, reshaped)
+        for folded in (False, True)
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_network_of_a_public_shape_learns_and_is_exported(name, tmp_path):
+    path = written(tmp_path, PUBLIC[name]())
+    model, read = import_onnx(path), read_onnx(path)
+    batch = pictures(read.input_shape[1], 1)
+    before = embeddings(model, "mxnet", batch)
+    assert relative_error(before, embeddings(read, "onnxruntime", batch)) < 1e-5
+    symbol = pretrained_network(str(path), lambda: model)
+    found = trained(symbol, model, side=read.input_shape[1], emb_size=read.emb_size)
+    learned = Model(
+        symbol, *({n: found[n] for n in own} for own in (model.arguments, model.auxiliary)), prefix="learned", step=2
+    )
+    export(learned, (1, *read.input_shape), tmp_path / "b.onnx")
+    after = embeddings(learned, "mxnet", batch)
+    assert relative_error(embeddings(read_onnx(tmp_path / "b.onnx"), "onnxruntime", batch), after) < 1e-5
+    assert relative_error(after, before) > 1e-4
 
 
 def test_a_file_has_no_epochs(tmp_path):

@@ -92,7 +92,30 @@ def iresnet(folded, blocks=(2, 2), side=32, emb_size=16):
     return net.model(x, emb_size, side)
 
 
-def mobilefacenet(folded, side=32, emb_size=16):
+def product(net, x, channels, emb_size):
+    """A flattening whose shape is computed, and a matrix."""
+    shape = [net.add("Shape", [x], "shape"), net.constant("zero", 0, np.int64)]
+    batch = net.add(
+        "Unsqueeze", [net.add("Gather", shape, "gather", axis=0), net.constant("axes", [0], np.int64)], "un"
+    )
+    shape = net.add("Concat", [batch, net.constant("rest", [-1], np.int64)], "shape_of_flat", axis=0)
+    x = net.add("Reshape", [x, shape], "flatten")
+    matrix = net.constant("linear.weight", net.draw.standard_normal((channels, emb_size)) * 0.2)
+    return net.norm(net.add("MatMul", [x, matrix], "linear"), "bn", emb_size)
+
+
+def flattened(net, x, channels, emb_size):
+    """A convolution of one pixel, then a flattening."""
+    return net.add("Flatten", [net.conv(x, "linear", channels, emb_size, kernel=1, norm="bn")], "flatten", axis=1)
+
+
+def reshaped(net, x, channels, emb_size):
+    """The same with a fixed shape, as ``view(-1, 16)`` becomes."""
+    shape = net.constant("shape", [-1, emb_size], np.int64)
+    return net.add("Reshape", [net.conv(x, "linear", channels, emb_size, kernel=1, norm="bn"), shape], "view")
+
+
+def mobilefacenet(folded, side=32, emb_size=16, head=product):
     """Depthwise bottlenecks, a global depthwise convolution and a linear layer."""
     net = Builder(folded)
 
@@ -110,12 +133,35 @@ def mobilefacenet(folded, side=32, emb_size=16):
     x = block(block(x, "conv_6_sep", 16, 32, kernel=1), "down", 32, 32, stride=2, groups=32)
     weight = net.constant("conv_6_dw.weight", net.draw.standard_normal((32, 1, side // 4, side // 4)) * 0.1)
     x = net.add("Conv", [x, weight], "conv_6_dw", kernel_shape=[side // 4] * 2, group=32)
-    shape = [net.add("Shape", [x], "shape"), net.constant("zero", 0, np.int64)]
-    batch = net.add(
-        "Unsqueeze", [net.add("Gather", shape, "gather", axis=0), net.constant("axes", [0], np.int64)], "un"
-    )
-    shape = net.add("Concat", [batch, net.constant("rest", [-1], np.int64)], "shape_of_flat", axis=0)
-    x = net.add("Reshape", [x, shape], "flatten")
-    matrix = net.constant("linear.weight", net.draw.standard_normal((32, emb_size)) * 0.2)
-    x = net.norm(net.add("MatMul", [x, matrix], "linear"), "bn", emb_size)
-    return net.model(x, emb_size, side)
+    return net.model(head(net, x, 32, emb_size), emb_size, side)
+
+
+def sface(side=112, emb_size=128, width=8):
+    """MobileFaceNet as OpenCV has it, from MXNet: one picture, scaled inside, and parameters among the inputs."""
+    net = Builder()
+
+    def block(x, path, inputs, outputs, kernel=3, stride=1, groups=1):
+        x = net.conv(x, f"{path}_conv2d", inputs, outputs, kernel, stride, groups, norm=f"{path}_batchnorm")
+        return net.prelu(x, f"{path}_relu", outputs)
+
+    x = net.add("Sub", ["data", net.constant("scalar_op1", [127.5])], "_minusscalar0")
+    x = net.add("Mul", [x, net.constant("scalar_op2", [0.0078125])], "_mulscalar0")
+    x = block(x, "conv_1", 3, width, stride=2)
+    for number in range(3):
+        x = block(x, f"conv_{number + 2}_dw", width, width, stride=2, groups=width)
+        x = block(x, f"conv_{number + 2}", width, width, kernel=1)
+    weight = net.constant("conv_6_dw7_7_weight", net.draw.standard_normal((width, 1, side // 16, side // 16)) * 0.1)
+    x = net.add("Conv", [x, weight], "conv_6_dw7_7_conv2d", kernel_shape=[side // 16] * 2, group=width)
+    x = net.norm(x, "conv_6_dw7_7_batchnorm", width)
+    x = net.add("Dropout", [x], "dropout0", ratio=0.4)
+    x = net.add("Flatten", [x], "flatten0", axis=1)
+    x = net.norm(net.linear(x, "pre_fc1", width, emb_size), "fc1", emb_size)
+    model = net.model(x, emb_size, side, opset=8)
+    for node in model.graph.node:
+        node.name = node.name.split("/")[1]
+    given = model.graph.input[0]
+    given.name = "data"
+    given.type.tensor_type.shape.dim[0].dim_value = 1
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return model
