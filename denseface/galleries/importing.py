@@ -20,6 +20,7 @@ from denseface.galleries.gallery import write_gallery
 
 LEAST_COSINE = 0.99
 _ROWS = 8192  # read at a time
+_LONGEST_NAME = 4096  # as of a path; in a gallery, each name takes the space of the longest
 
 
 class Imported(NamedTuple):
@@ -138,6 +139,10 @@ def _read_names(path: str | Path) -> dict[str, int]:
     for line, name in read_lines(path):
         if not name.strip():
             raise InputError(f"line {line} is empty; write one name per line", path=path)
+        if "\0" in name or len(name) > _LONGEST_NAME:
+            raise InputError(
+                f"line {line} has a null character, or more than {_LONGEST_NAME:,} characters; write names", path=path
+            )
         if name in numbers:
             raise InputError(f"line {line} repeats {name}, of line {numbers[name] + 1}; make names unique", path=path)
         numbers[name] = line - 1

@@ -62,9 +62,11 @@ def imported(tmp_path, embedder, photos):
     return run
 
 
-@pytest.mark.parametrize("kind", ["<f8", ">f4", "<f2"])
-def test_a_gallery_is_searched_with_the_model_as_before(imported, stored, names, embedder, photos, tmp_path, kind):
-    found = imported(stored.astype(kind), names)
+@pytest.mark.parametrize(("kind", "order"), [("<f8", "C"), (">f4", "F"), ("<f2", "C")])
+def test_a_gallery_is_searched_with_the_model_as_before(
+    imported, stored, names, embedder, photos, tmp_path, kind, order
+):
+    found = imported(stored.astype(kind, order=order), names)
     assert found[:3] == (COUNT, 8, COUNT) and found.agreement > 0.9999
     gallery = Gallery(tmp_path / "new.npz")
     gallery.require_same(embedder.describe())
@@ -149,6 +151,8 @@ def test_rows_that_are_no_embeddings_are_named(imported, stored, names, value, r
         (lambda names: names[1:], ["6 names", "7 embeddings"]),
         (lambda names: [*names[:-1], names[0]], ["line 7", "a/0.png", "line 1"]),
         (lambda names: ["", *names[1:]], ["line 1"]),
+        (lambda names: [names[0], f"{names[0]}\0", *names[2:]], ["line 2", "null"]),  # which ends a name in the gallery
+        (lambda names: [*names[:2], "x" * 5000, *names[3:]], ["line 3", "4,096"]),
     ],
 )
 def test_names_that_do_not_fit_are_refused(imported, stored, names, change, facts, tmp_path):
