@@ -14,29 +14,44 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static char folder[PATH_MAX], kind[16];
-static int chosen, number, count; /* which call fails, with which errno, and how many there were */
+#define KINDS 16
 
-/* Let the n-th call of a kind fail, or none if it is 0. */
+static char folder[PATH_MAX], kind[16], kinds[KINDS][16];
+static int chosen, number, counts[KINDS]; /* which call fails, with which errno, and how many of each kind there were */
+
+/* From now on, count the calls of each kind, and let the n-th of one kind fail, or none if it is 0. */
 void plan(const char *where, const char *what, int nth, int error) {
   strncpy(folder, where, sizeof folder - 1);
   strncpy(kind, what, sizeof kind - 1);
-  chosen = nth, number = error, count = 0;
+  chosen = nth, number = error;
 }
 
-int counted(void) { return count; }
+int counted(const char *what) {
+  for (int i = 0; i < KINDS; i++)
+    if (!strcmp(kinds[i], what)) return counts[i];
+  return 0;
+}
+
+/* Where calls of a kind are counted; the first threads that meet may take two places, of which one is lost. */
+static int *count_of(const char *what) {
+  int i = 0;
+  while (*kinds[i] && strcmp(kinds[i], what)) i++;
+  strcpy(kinds[i], what);
+  return &counts[i];
+}
 
 static int fails(const char *what, const char *path) {
-  if (!*kind || strcmp(what, kind) || !path) return 0;
+  if (!*folder || !path) return 0;
   if (*path == '/' && strncmp(path, folder, strlen(folder))) return 0;
-  if (__atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST) != chosen) return 0;
+  int nth = __atomic_add_fetch(count_of(what), 1, __ATOMIC_SEQ_CST);
+  if (strcmp(what, kind) || nth != chosen) return 0;
   errno = number;
   return 1;
 }
 
 static int fails_on(const char *what, int descriptor) {
   char link[64], path[PATH_MAX];
-  if (!*kind || strcmp(what, kind)) return 0;
+  if (!*folder) return 0;
   snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
   ssize_t size = readlink(link, path, sizeof path - 1);
   if (size <= 0 || *path != '/') return 0;
