@@ -21,7 +21,9 @@ from denseface.data.landmarks import LandmarkFile, face_lines, heading, reason_l
 from denseface.data.pairs import read_pairs, write_pairs
 from denseface.data.pictures import decode
 from denseface.data.records import FaceRecords, write_face_records
+from denseface.data.template_set import read_templates
 from denseface.datasets.pair_list import read_pair_list
+from denseface.datasets.people import read_names
 from denseface.deciding.thresholds import find_threshold
 from denseface.galleries.gallery import Gallery, write_gallery
 from denseface.models import checkpoint, families
@@ -31,6 +33,7 @@ from denseface.models.symbol_file import read_symbol
 from denseface.options.names import Names
 from denseface.options.networks_file import read_networks
 from denseface.options.spec import BY_KEY
+from denseface.verification.groups import read_groups
 from support.tiny_models import TINY_SHAPE, encode, pictures, tiny_symbol
 
 CPU_SECONDS = 5.0
@@ -240,6 +243,24 @@ def network_file(folder):
     return path
 
 
+def written(name, text):
+    """What makes a file of this name, in folders of its own, below a folder."""
+
+    def make(folder):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return make
+
+
+def templates(folder):
+    written("meta/x_name_5pts_score.txt", "".join(f"{n}.jpg 1 2 3 4 5 6 7 8 9 10 0.9\n" for n in range(4)))(folder)
+    written("meta/x_template_pair_label.txt", "1 2 1\n1 3 0\n")(folder)
+    return written("meta/x_face_tid_mid.txt", "0.jpg 1 1\n1.jpg 1 2\n2.jpg 2 3\n3.jpg 3 4\n")(folder)
+
+
 READERS = {
     "records": (lambda folder: records(folder, "train.rec"), read_records),
     "index": (lambda folder: records(folder, "train.idx"), read_records),
@@ -254,6 +275,9 @@ READERS = {
     "gallery": (gallery, read_gallery),
     "figures": (figures, read_figures),
     "networks": (network_file, read_networks),
+    "people": (written("a.txt", "3\nanna/ 3\nbo*\n\ncarl\n"), lambda path: read_names(path, ["anna", "bob", "carl"])),
+    "groups": (written("a.csv", 'person,sex\nanna,f\n"bo,b",m\n'), read_groups),
+    "templates": (templates, lambda path: read_templates(path.parent.parent)),
 }
 
 
