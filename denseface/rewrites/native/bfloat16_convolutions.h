@@ -191,7 +191,6 @@ struct BFloat16Products {
   using Value = BFloat16;
   using Inputs = Pairs;               // of a convolution: a strip of pixels
   static constexpr int PITCH = SIDE;  // values from one of these pixels to the next
-  static constexpr bool KEEPS_HIDDEN = false;  // computed again, from the features: half of the memory
 
   using Registers = TileRegisters;
   using WeightGradient = BFloat16WeightGradient;

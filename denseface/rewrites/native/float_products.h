@@ -17,7 +17,6 @@ struct FloatProducts {
   using Value = float;
   using Inputs = View<float>;          // of a convolution: a strip of pixels
   static constexpr int PITCH = BLOCK;  // values from one of these pixels to the next
-  static constexpr bool KEEPS_HIDDEN = true;  // the outputs of the 1x1 convolutions, until the backward pass
 
   struct Registers {  // that a thread needs for products
     ~Registers() {}

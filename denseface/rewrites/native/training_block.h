@@ -6,7 +6,7 @@
 // - Features are in one array that every layer reads and appends to; nothing is concatenated.
 // - A feature's batch statistics are computed once, not by every later layer.
 // - Normalized and activated values exist for one strip of a picture at a time, in the cache, and are computed again in
-//   the backward pass. Only the features are kept, and in float32 the outputs of the 1x1 convolutions.
+//   the backward pass. Only the features are kept, and the outputs of the 1x1 convolutions.
 // - Gradients of features are summed in one array; the terms of batch means (see MeanTerms) are summed apart, and
 //   subtracted from a feature's gradient once all layers that read the feature have added theirs.
 //
@@ -56,8 +56,7 @@ class TrainingBlockOf : public TrainingBlock {
         transition_(shape.transition), total_(channels_ + layers_ * growth_), pixels_(long(height_) * width_),
         layout_{shape.channels, channels_, total_, pixels_}, eps_(eps), momentum_(momentum),
         count_(double(batch_) * pixels_), pitch_(width_ + 2),
-        rows_(std::max(1, std::min(height_, Products::strip_rows(width_)))), hidden_moments_(layers_),
-        hidden_(Products::KEEPS_HIDDEN ? layers_ : 0) {
+        rows_(std::max(1, std::min(height_, Products::strip_rows(width_)))), hidden_moments_(layers_), hidden_(layers_) {
     feature_moments_.resize(total_);
     for (auto& moments : hidden_moments_) moments.resize(bottleneck_);
     for (int row = 0; row < 3; ++row)
@@ -66,13 +65,12 @@ class TrainingBlockOf : public TrainingBlock {
 
   void forward(const Parameters& given, const float* in, float* out, bool training) override {
     Value* features = features_.get(batch_ * layout_.size());
-    Value* hidden_space = carved(&shared.arrays, [this](Arena* arena) { return take_hidden(arena); });
     std::vector<Layer> layers = padding_.padded(given.layers);
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < batch_; ++n) layout_.read_input(in, n, features);
     if (training) measure_input(features);
     for (int l = 0; l < layers_; ++l)
-      forward_layer(layers[l], l, features, hidden_of(l, hidden_space), training);
+      forward_layer(layers[l], l, features, hidden_[l].get(batch_ * hidden_size()), training);
     if (training) padding_.write_moving_averages(layers, given.layers);
     if (transition_) return forward_transition(given.transition, features, out, training);
 #pragma omp parallel for schedule(static)
@@ -82,8 +80,7 @@ class TrainingBlockOf : public TrainingBlock {
   void backward(const Parameters& given, const float* out_grad, float* in_grad) override {
     const Value* features = features_.data();
     Backward arrays = carved(&shared.arrays, [this](Arena* arena) {
-      return Backward{arena->take<float>(batch_ * layout_.size()), arena->take<Value>(batch_ * hidden_size()),
-                      take_hidden(arena)};
+      return Backward{arena->take<float>(batch_ * layout_.size()), arena->take<Value>(batch_ * hidden_size())};
     });
     std::vector<Layer> layers = padding_.padded(given.layers);
     feature_terms_ = MeanTerms(total_);
@@ -111,10 +108,10 @@ class TrainingBlockOf : public TrainingBlock {
   static constexpr int PITCH = Products::PITCH;
 
   // Arrays of the backward pass, of all pictures: gradients of the features, and of the second normalization's output in
-  // one layer; and the hidden array, if it is computed again.
+  // one layer.
   struct Backward {
     float* feature_grads;
-    Value *hidden_grads, *hidden;
+    Value* hidden_grads;
   };
 
   // What a thread needs for a strip in the backward pass. spread: gradients before the pooling of a transition.
@@ -158,8 +155,7 @@ class TrainingBlockOf : public TrainingBlock {
     Affine affine1, affine2;
     affine1.set(layer.norm1, feature_moments_.mean.data(), feature_moments_.variance.data(), inputs(index), eps_);
     affine2.set(layer.norm2, moments.mean.data(), moments.variance.data(), bottleneck_, eps_);
-    Value* hidden = hidden_of(index, arrays.hidden);
-    if (!Products::KEEPS_HIDDEN) forward_1x1(layer, index, affine1, features, hidden, nullptr);
+    const Value* hidden = hidden_[index].data();
     MeanTerms terms = backward_3x3(layer, index, affine2, features, hidden, arrays);
     backward_1x1(layer, index, affine1, affine2, terms, features, hidden, arrays);
   }
@@ -401,12 +397,6 @@ class TrainingBlockOf : public TrainingBlock {
     return features.from_block(inputs(layer) / BLOCK);
   }
 
-  // The hidden array is the layer's own if it is kept, else one for all layers.
-  Value* take_hidden(Arena* arena) const {
-    return Products::KEEPS_HIDDEN ? nullptr : arena->take<Value>(batch_ * hidden_size());
-  }
-  Value* hidden_of(int layer, Value* space) { return space ? space : hidden_[layer].get(batch_ * hidden_size()); }
-
   static constexpr long MEASURED = 256;  // pixels whose sums are in single precision
 
   Padding padding_;
@@ -423,7 +413,7 @@ class TrainingBlockOf : public TrainingBlock {
   std::vector<Moments> hidden_moments_;
   MeanTerms feature_terms_;
   Array<Value> features_;
-  std::vector<Array<Value>> hidden_;  // outputs of the 1x1 convolutions, per layer, if they are kept
+  std::vector<Array<Value>> hidden_;  // outputs of the 1x1 convolutions, per layer
 };
 
 }  // namespace
