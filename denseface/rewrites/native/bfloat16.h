@@ -37,9 +37,8 @@ void store_interleaved(BFloat16* to, const Vec& first, const Vec& second) {
 
 constexpr int SIDE = 2 * BLOCK;  // channels of a pair of blocks
 
-// From SIDE pixels of SIDE channels, of which those after the first `pixels` count as 0, to two tiles of BLOCK channels
-// of SIDE pixels; the second tile is `stride` values after the first.
-void transpose_pixels(const BFloat16* in, int pixels, BFloat16* out, long stride) {
+// From SIDE pixels of SIDE channels, of which those after the first `pixels` count as 0, to SIDE channels of SIDE pixels.
+void transpose_pixels(const BFloat16* in, int pixels, BFloat16* out) {
   Vec channels[2][BLOCK];
   for (int pair = 0; pair < BLOCK; ++pair) {
     __m512i pixel[2];
@@ -53,7 +52,7 @@ void transpose_pixels(const BFloat16* in, int pixels, BFloat16* out, long stride
   }
   for (int block = 0; block < 2; ++block) {
     transpose(channels[block]);
-    for (int c = 0; c < BLOCK; ++c) _mm512_storeu_ps(out + block * stride + c * SIDE, __m512(channels[block][c]));
+    for (int c = 0; c < BLOCK; ++c) _mm512_storeu_ps(out + (block * BLOCK + c) * SIDE, __m512(channels[block][c]));
   }
 }
 

@@ -1,8 +1,8 @@
 // Convolutions of bfloat16 and the gradients of their weights, as products of matrices.
 //
-// Channels are in pairs of blocks here: a pixel has SIDE values of each pair, the last of which is zero-padded. Rows of a
-// picture follow each other with their padding, so that a convolution is one product over all pixels of a strip; what it
-// computes for the padding is left unused.
+// Channels are in pairs of blocks here: a pixel has SIDE values of each pair, the last of which is zero-padded. Rows of
+// a picture follow each other with their padding. With AMX a convolution is one product over all pixels of a strip, and
+// what it computes for the padding is left unused; without AMX it skips the padding between rows.
 
 #ifndef DENSEFACE_BFLOAT16_CONVOLUTIONS_H_
 #define DENSEFACE_BFLOAT16_CONVOLUTIONS_H_
@@ -64,18 +64,21 @@ class BFloat16Convolution {
       for (int pair = 0; pair < pairs_of(inputs); ++pair) steps_.push_back(pair * stride + tap * SIDE);
   }
 
-  // Write two blocks of outputs, each of round_up(pixels) pixels: those of a pair of channels.
-  void compute(const BFloat16* in, int pair, int pixels, float* out) const {
+  // Write two blocks of outputs, those of a pair of channels. Each has round_up(strip.rows * strip.pitch) pixels.
+  void compute(const BFloat16* in, int pair, Strip strip, float* out) const {
     Product product{};
-    product.left = in, product.left_next = TILE_SIZE;
     product.left_steps = steps_.data(), product.steps = int(steps_.size());
     product.right = weights_ + pair * pair_size_, product.right_next = TILE_SIZE, product.right_step = 2 * TILE_SIZE;
-    product.sums = out, product.sums_down = SUMS_SIZE, product.sums_right = round_up(pixels) * BLOCK;
-    for (int first = 0; first < pixels; first += SIDE) {
-      product.both = pixels - first > BLOCK;
-      multiply(product);
-      product.left += SIDE * SIDE, product.sums += SIDE * BLOCK;
-    }
+    product.sums_right = round_up(strip.rows * strip.pitch) * BLOCK;
+    if (has_tiles() || strip.width == strip.pitch) strip = {1, strip.rows * strip.pitch, 0};
+    int step = has_tiles() ? SIDE : even_tile(strip.width);
+    for (int row = 0; row < strip.rows; ++row)
+      for (int column = 0; column < strip.width; column += step) {
+        int first = row * strip.pitch + column;
+        product.left = in + first * SIDE, product.sums = out + first * BLOCK;
+        product.rows = std::min(step, strip.width - column);
+        multiply(product);
+      }
   }
 
  private:
@@ -84,15 +87,15 @@ class BFloat16Convolution {
   std::vector<long> steps_;
 };
 
-// Sums of the gradients of weights, [pair of outputs][tap][pair of inputs][block of outputs][block of inputs][output]
-// [input], of every thread.
+// Sums of the gradients of weights, [pair of outputs][tap][pair of inputs][block of inputs][output][input], of every
+// thread.
 class BFloat16WeightGradient {
  public:
   // A thread's own memory.
   struct Scratch {
     BFloat16* rows;            // a block of inputs
     BFloat16 *even, *odd;      // inputs whose neighbors are interleaved, [block][pixels], for even and for odd taps
-    BFloat16* transposed;      // gradients, [block][tile]
+    BFloat16* transposed;      // gradients, [pair][SIDE pixels][channel][pixel]
   };
 
   // For strips of `in_pixels` of inputs, with their padding, and `out_pixels` of outputs.
@@ -100,7 +103,7 @@ class BFloat16WeightGradient {
       : outputs_(outputs), inputs_(inputs), taps_(taps), block_stride_(readable(in_pixels, taps) * BLOCK),
         parity_size_(2 * pairs_of(inputs) * block_stride_), out_pixels_(round_up(out_pixels)),
         size_(packed_size(outputs, inputs, int(taps.size()))), sums_(zeros_per_thread(size_)) {
-    for (long step = 0; step < out_pixels_ / SIDE; ++step) steps_.push_back(step * TILE_SIZE);
+    for (long step = 0; step < out_pixels_ / SIDE; ++step) steps_.push_back(step * SIDE * SIDE);
   }
 
   Scratch scratch(Arena* arena) const {
@@ -133,15 +136,14 @@ class BFloat16WeightGradient {
     transpose_strip(grads, pairs_of(outputs_), pixels, scratch.transposed);
     Product product{};
     product.left_steps = steps_.data(), product.steps = int(round_up(pixels) / SIDE);
-    product.left_next = product.steps * long(TILE_SIZE);
     product.right_step = TILE_SIZE, product.right_next = block_stride_;
     product.sums = sums_ + omp_get_thread_num() * size_;
-    product.sums_down = 2 * SUMS_SIZE, product.sums_right = SUMS_SIZE;
-    product.both = product.add = true;
+    product.sums_right = SIDE * BLOCK;
+    product.rows = SIDE, product.add = true;
     for (int n = 0; n < pairs_of(outputs_); ++n)
       for (int tap : taps_)
         for (int pair = 0; pair < pairs_of(inputs_); ++pair, product.sums += SIDE * SIDE) {
-          product.left = scratch.transposed + 2 * n * product.left_next;
+          product.left = scratch.transposed + long(n) * product.steps * SIDE * SIDE;
           product.right = (tap % 2 ? scratch.odd : scratch.even) + 2 * pair * block_stride_ + tap / 2 * SIDE;
           multiply(product);
         }
@@ -155,8 +157,7 @@ class BFloat16WeightGradient {
       for (int tap = 0; tap < taps; ++tap)
         for (int block = 0; block < (inputs_ + BLOCK - 1) / BLOCK; ++block) {
           long product = (long(output / SIDE) * taps + tap) * pairs + block / 2;
-          const float* from = sums_ + product * SIDE * SIDE +
-                              ((output / BLOCK % 2 * 2 + block % 2) * BLOCK + output % BLOCK) * BLOCK;
+          const float* from = sums_ + product * SIDE * SIDE + (block % 2 * SIDE + output % SIDE) * BLOCK;
           Vec total{};
           for (int thread = 0; thread < threads; ++thread) total += at(from + thread * size_);
           float* to = gradients + order.first + output * order.output + tap * order.tap;
@@ -223,7 +224,7 @@ struct BFloat16Products {
     void compute(const Scratch& scratch, Strip strip, Use use) const {
       int pixels = strip.rows * strip.pitch;
       for (int pair = 0; pair < pairs_of(outputs_); ++pair) {
-        convolution_.compute(scratch.in.data, pair, pixels, scratch.products);
+        convolution_.compute(scratch.in.data, pair, strip, scratch.products);
         for (int b = 2 * pair; b < std::min(2 * pair + 2, outputs_ / BLOCK); ++b)
           use(b, scratch.products + b % 2 * round_up(pixels) * BLOCK, strip.pitch);
       }

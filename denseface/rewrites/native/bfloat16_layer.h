@@ -58,8 +58,7 @@ class BFloat16Layer {
     auto carve = [&](Arena* arena) { return convolution.scratch(arena); };
     for_each_strip(carve, [&](Strip strip, const BFloat16Products::Convolution::Scratch& scratch) {
       read_pairs(in, inputs_of(strip), scratch.in);
-      int pixels = convolved(strip);
-      convolution.compute(scratch, {1, pixels, pixels}, [&](int b, const float* products, int) {
+      convolution.compute(scratch, {convolved_rows(strip), width_, pitch_}, [&](int b, const float* products, int) {
         write_block(products, 0, b, outputs_of(strip), out);
       });
     });
@@ -75,11 +74,11 @@ class BFloat16Layer {
     };
     for_each_strip(carve, [&](Strip strip, const Scratch& scratch) {
       read_pairs(out_grad, gradients_of(strip), scratch.out_grads);
-      int pixels = convolved(strip) + lead() * pitch_;
-      long block_size = round_up(pixels) * BLOCK;
+      ::Strip products{convolved_rows(strip) + lead(), stride_ == 1 ? width_ : pitch_, pitch_};
+      long block_size = round_up(products.rows * pitch_) * BLOCK;
       for (int pair = 0; pair < pairs_of(shape_.inputs); ++pair) {
         for (int plane = 0; plane < planes(); ++plane)
-          convolutions[plane].compute(scratch.out_grads.data, pair, pixels, scratch.products + plane * 2 * block_size);
+          convolutions[plane].compute(scratch.out_grads.data, pair, products, scratch.products + plane * 2 * block_size);
         for (int b = 2 * pair; b < std::min(2 * pair + 2, shape_.inputs / BLOCK); ++b)
           write_block(scratch.products + b % 2 * block_size, 2 * block_size, b, input_gradients_of(strip), in_grad);
       }
@@ -90,7 +89,7 @@ class BFloat16Layer {
           read_block<BLOCK>(in, inputs_of(strip), b, to);
         });
       gradient.add(scratch.gradient, scratch.out_grads.from_pixel(padding_ * (pitch_ + 1)),
-                   {1, convolved(strip), convolved(strip)});
+                   {convolved_rows(strip), pitch_, pitch_});
     });
     gradient.write(order(), weight_grad);
   }
@@ -156,8 +155,8 @@ class BFloat16Layer {
     });
   }
 
-  // Pixels of a strip's outputs, with the padding between them: some rows after each picture but the last.
-  int convolved(Strip strip) const { return (strip.pictures * (strip.rows + 2 * padding_) - 2 * padding_) * pitch_; }
+  // Rows of a strip's outputs, with the padding between them: some rows after each picture but the last.
+  int convolved_rows(Strip strip) const { return strip.pictures * (strip.rows + 2 * padding_) - 2 * padding_; }
 
   int padded_rows() const { return rows_ + 2 * padding_; }
 

@@ -1,14 +1,16 @@
 // Products of matrices of bfloat16 with sums in float32: by AMX where the processor and the system allow it, else by
 // AVX-512. Both read operands in the same order.
 //
-// A product computes SIDE x SIDE sums in steps of SIDE terms. Its left operand has two tiles of BLOCK rows per step, each
-// row SIDE values; its right operand two tiles for BLOCK columns, in which the values of terms 2k and 2k + 1 lie side by
+// A product computes up to SIDE rows of SIDE sums, in steps of SIDE terms. Its left operand has adjacent rows of SIDE
+// values per step; its right operand two tiles for BLOCK columns, in which the values of terms 2k and 2k + 1 lie side by
 // side: BLOCK rows of BLOCK such pairs.
 
 #ifndef DENSEFACE_BFLOAT16_PRODUCTS_H_
 #define DENSEFACE_BFLOAT16_PRODUCTS_H_
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "bfloat16.h"
 
@@ -28,16 +30,15 @@ constexpr int TILE_ROW = 64;              // bytes in a row of either
 // Distances are in values.
 struct Product {
   const BFloat16* left;
-  const long* left_steps;  // from left to the first tile of each step
+  const long* left_steps;  // from left to the first row of each step
   int steps;
-  long left_next;  // from the first tile of a step to the second, below it
   const BFloat16* right;
   long right_step;   // from one step's first tile to the next one's
   long right_next;  // from the first tile of a step to the second, to its right
-  float* sums;
-  long sums_down, sums_right;  // from the first tile of sums to those below and to the right; their rows are adjacent
-  bool both;                   // false: only the upper rows of sums are needed
-  bool add;                    // to the sums, instead of writing them
+  float* sums;      // rows of BLOCK values, which are adjacent
+  long sums_right;  // from the first BLOCK columns to the others
+  int rows;         // that are needed; AMX writes as many as fill its tiles
+  bool add;         // to the sums, instead of writing them
 };
 
 #ifdef __AMX_BF16__
@@ -73,7 +74,7 @@ class TileRegisters {
 template <bool BOTH>
 void multiply_tiles(const Product& p) {
   asm volatile("" ::: "memory");  // the compiler does not know what tile loads read
-  float *upper = p.sums, *lower = p.sums + p.sums_down;
+  float *upper = p.sums, *lower = p.sums + SUMS_SIZE;
   if (p.add) {
     _tile_loadd(0, upper, TILE_ROW);
     _tile_loadd(1, upper + p.sums_right, TILE_ROW);
@@ -94,7 +95,7 @@ void multiply_tiles(const Product& p) {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (BOTH) {
-      _tile_loadd(5, left + p.left_next, TILE_ROW);
+      _tile_loadd(5, left + TILE_SIZE, TILE_ROW);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
@@ -116,43 +117,47 @@ struct TileRegisters {
 
 #endif
 
-// ROWS rows of sums at a time, which fit in the vector registers with what they need.
-void multiply_vectors(const Product& p) {
-  constexpr int ROWS = 8;
-  for (int down = 0; down < (p.both ? 2 : 1); ++down)
-    for (int row = 0; row < BLOCK; row += ROWS) {
-      float* sums = p.sums + down * p.sums_down + row * BLOCK;
-      __m512 total[ROWS][2];
-      UNROLL(8) for (int r = 0; r < ROWS; ++r)
+// ROWS rows of sums from a first one on, in registers.
+template <int ROWS>
+void multiply_rows(const Product& p, int first) {
+  float* sums = p.sums + first * BLOCK;
+  __m512 total[ROWS][2];
+  UNROLL(16) for (int r = 0; r < ROWS; ++r)
+    UNROLL(2) for (int k = 0; k < 2; ++k)
+      total[r][k] = p.add ? _mm512_load_ps(sums + k * p.sums_right + r * BLOCK) : _mm512_setzero_ps();
+  const BFloat16* right = p.right;
+  for (int step = 0; step < p.steps; ++step) {
+    const BFloat16* left = p.left + p.left_steps[step] + first * SIDE;
+    UNROLL(1) for (int pair = 0; pair < BLOCK; ++pair) {
+      __m512bh columns[2];
+      UNROLL(2) for (int k = 0; k < 2; ++k)
+        columns[k] = __m512bh(_mm512_loadu_si512(right + k * p.right_next + pair * SIDE));
+      UNROLL(16) for (int r = 0; r < ROWS; ++r) {
+        int terms;
+        std::memcpy(&terms, left + r * SIDE + 2 * pair, sizeof terms);
         UNROLL(2) for (int k = 0; k < 2; ++k)
-          total[r][k] = p.add ? _mm512_load_ps(sums + k * p.sums_right + r * BLOCK) : _mm512_setzero_ps();
-      const BFloat16* right = p.right;
-      for (int step = 0; step < p.steps; ++step) {
-        const BFloat16* left = p.left + p.left_steps[step] + down * p.left_next + row * SIDE;
-        UNROLL(1) for (int pair = 0; pair < BLOCK; ++pair) {
-          __m512bh columns[2];
-          UNROLL(2) for (int k = 0; k < 2; ++k)
-            columns[k] = __m512bh(_mm512_loadu_si512(right + k * p.right_next + pair * SIDE));
-          UNROLL(8) for (int r = 0; r < ROWS; ++r) {
-            int terms;
-            std::memcpy(&terms, left + r * SIDE + 2 * pair, sizeof terms);
-            UNROLL(2) for (int k = 0; k < 2; ++k)
-              total[r][k] = _mm512_dpbf16_ps(total[r][k], __m512bh(_mm512_set1_epi32(terms)), columns[k]);
-          }
-        }
-        right += p.right_step;
+          total[r][k] = _mm512_dpbf16_ps(total[r][k], __m512bh(_mm512_set1_epi32(terms)), columns[k]);
       }
-      UNROLL(8) for (int r = 0; r < ROWS; ++r)
-        UNROLL(2) for (int k = 0; k < 2; ++k) _mm512_store_ps(sums + k * p.sums_right + r * BLOCK, total[r][k]);
     }
+    right += p.right_step;
+  }
+  UNROLL(16) for (int r = 0; r < ROWS; ++r)
+    UNROLL(2) for (int k = 0; k < 2; ++k) _mm512_store_ps(sums + k * p.sums_right + r * BLOCK, total[r][k]);
+}
+
+template <size_t... INDICES>
+void multiply_vectors(const Product& p, std::index_sequence<INDICES...>) {
+  static constexpr void (*multiply[])(const Product&, int) = {multiply_rows<INDICES + 1>...};
+  int step = even_tile(p.rows);
+  for (int first = 0; first < p.rows; first += step) multiply[std::min(step, p.rows - first) - 1](p, first);
 }
 
 // The calling thread must have TileRegisters.
 void multiply(const Product& product) {
 #ifdef __AMX_BF16__
-  if (has_tiles()) return product.both ? multiply_tiles<true>(product) : multiply_tiles<false>(product);
+  if (has_tiles()) return product.rows > BLOCK ? multiply_tiles<true>(product) : multiply_tiles<false>(product);
 #endif
-  multiply_vectors(product);
+  multiply_vectors(product, std::make_index_sequence<TILE>());
 }
 
 }  // namespace

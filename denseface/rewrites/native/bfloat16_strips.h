@@ -32,12 +32,11 @@ Pairs take_pairs(Arena* arena, int channels, long pixels) {
   return taken;
 }
 
-// Transpose the pixels of every pair of blocks.
+// Transpose the pixels of every pair of blocks, SIDE pixels at a time.
 void transpose_strip(Pairs in, int pairs, int pixels, BFloat16* out) {
-  long size = round_up(pixels) * BLOCK;  // of one block
-  for (int pair = 0; pair < pairs; ++pair, out += 2 * size)
-    for (int first = 0; first < pixels; first += SIDE)
-      transpose_pixels(in[2 * pair] + first * SIDE, pixels - first, out + first * BLOCK, size);
+  for (int pair = 0; pair < pairs; ++pair)
+    for (int first = 0; first < pixels; first += SIDE, out += SIDE * SIDE)
+      transpose_pixels(in[2 * pair] + first * SIDE, pixels - first, out);
 }
 
 // Interleave each of `pixels` pixels of a block with the next one: pixels 0 and 1, 2 and 3, ... in even; and 1 and 2,

@@ -63,7 +63,7 @@ struct Strip {
 // pack().
 void convolve(View<const float> in, Strip strip, const std::vector<int>& taps, int in_blocks, const float* weights,
               View<float> out, int out_pitch, int out_blocks) {
-  int tiles = (strip.width + TILE - 1) / TILE, step = (strip.width + tiles - 1) / tiles;
+  int step = even_tile(strip.width);
   for (int block = 0; block < out_blocks; block += 2) {
     bool pair = block + 1 < out_blocks;
     for (int row = 0; row < strip.rows; ++row)

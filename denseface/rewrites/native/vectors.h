@@ -26,6 +26,12 @@ constexpr int BLOCK = 8, TILE = 6;  // 2 x 6 sums, 2 weights and 1 input take 15
 #error "without vectors and fused multiply-add, MXNet's own operators are faster"
 #endif
 
+// Pixels per register tile, equally many in all tiles but the last.
+int even_tile(int pixels) {
+  int tiles = (pixels + TILE - 1) / TILE;
+  return (pixels + tiles - 1) / tiles;
+}
+
 constexpr size_t ALIGNMENT = 64;  // bytes
 
 #define DENSEFACE_PRAGMA(text) _Pragma(#text)
