@@ -35,6 +35,8 @@ long packed_size(int outputs, int inputs, int taps) {
 // terms][output][term]. taps: their numbers in weights.
 void pack_bfloat16(const float* weights, WeightOrder order, int outputs, int inputs, const std::vector<int>& taps,
                BFloat16* packed) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i distances = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(int(order.output)));
 #pragma omp parallel for schedule(static)
   for (int n = 0; n < pairs_of(outputs); ++n) {
     BFloat16* to = packed + n * packed_size(SIDE, inputs, int(taps.size()));
@@ -43,12 +45,12 @@ void pack_bfloat16(const float* weights, WeightOrder order, int outputs, int inp
         for (int block = 0; block < 2; ++block)
           for (int pair = 0; pair < BLOCK; ++pair, to += SIDE) {
             Vec terms[2] = {};
-            for (int term = 0; term < 2; ++term)
-              for (int k = 0; k < BLOCK; ++k) {
-                int input = first + 2 * pair + term, output = n * SIDE + block * BLOCK + k;
-                if (input < inputs && output < outputs)
-                  terms[term][k] = weights[order.first + output * order.output + input * order.input + tap * order.tap];
-              }
+            for (int term = 0; term < 2; ++term) {
+              int input = first + 2 * pair + term, output = n * SIDE + block * BLOCK;
+              if (input >= inputs || output >= outputs) continue;  // BLOCK divides both numbers
+              const float* from = weights + order.first + output * order.output + input * order.input + tap * order.tap;
+              terms[term] = Vec(_mm512_i32gather_ps(distances, from, sizeof(float)));
+            }
             store_interleaved(to, terms[0], terms[1]);
           }
   }
