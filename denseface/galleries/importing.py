@@ -133,6 +133,13 @@ def _read_rows(path: str | Path) -> np.ndarray:
     return rows
 
 
+def _numbers(path: str | Path, rows: np.ndarray, part: slice | int) -> np.ndarray:
+    """Return some of the rows; to touch what is gone from a mapped file would end the process."""
+    if isinstance(rows, np.memmap) and os.path.getsize(path) < rows.offset + rows.nbytes:
+        raise InputError("has become shorter; import it again when it is complete", path=path)
+    return np.asarray(rows[part], np.float64)
+
+
 def _read_names(path: str | Path) -> dict[str, int]:
     """Read names; return the row of each."""
     numbers: dict[str, int] = {}
@@ -154,7 +161,7 @@ def _normalized(
 ) -> Iterator[np.ndarray]:
     """Yield the embeddings at length 1, some at a time."""
     for start in range(0, len(rows), _ROWS):
-        block = np.asarray(rows[start : start + _ROWS], np.float64)
+        block = _numbers(path, rows, slice(start, start + _ROWS))
         for broken, reason in ((~np.isfinite(block).all(axis=1), "not finite"), (~block.any(axis=1), "all zeros")):
             if broken.any():
                 row = start + int(np.flatnonzero(broken)[0])
@@ -178,7 +185,7 @@ def _check(
     if not named:
         raise InputError(f"no name is that of a picture to check, such as {next(iter(pictures)).name}", path=path)
     checked = []
-    for each in _compared(rows, numbers, embedder, flip, named):
+    for each in _compared(path, rows, numbers, embedder, flip, named):
         checked.append(each)
         if on_checked:
             on_checked(1)
@@ -208,7 +215,12 @@ def _name_of(source: Source, roots: Iterable[str], names: Mapping[str, int]) -> 
 
 
 def _compared(
-    rows: np.ndarray, numbers: Mapping[str, int], embedder: Embedder, flip: bool, named: Mapping[Source, str]
+    path: str | Path,
+    rows: np.ndarray,
+    numbers: Mapping[str, int],
+    embedder: Embedder,
+    flip: bool,
+    named: Mapping[Source, str],
 ) -> Iterator[_Checked]:
     cut = partial(cut_source, crop=embedder.crop, image_shape=embedder.image_shape)
     with cut_ahead(cut, named, ahead=2 * embedder.batch_size) as cuts:
@@ -216,6 +228,6 @@ def _compared(
         for batch, computed in batches:
             for picture, summed, plain in zip(batch, computed.summed, computed.plain):
                 name = named[picture.key]
-                stored = np.asarray(rows[numbers[name]], np.float64)
+                stored = _numbers(path, rows, numbers[name])
                 cosines = [float(similarity(stored, ours)) for ours in (summed, plain)]
                 yield _Checked(name, picture.key.name, *(cosines if flip else cosines[::-1]))

@@ -1,6 +1,7 @@
 """Embeddings of other programs become galleries, if they are those of the model."""
 
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -190,6 +191,17 @@ def test_broken_files_are_refused(tmp_path, embedder, stored, names):
             import_gallery(tmp_path / "broken", tmp_path / "names.txt", tmp_path / "new.npz", embedder)
     with refused(path=tmp_path / "absent.npy", cause=FileNotFoundError):
         import_gallery(tmp_path / "absent.npy", tmp_path / "names.txt", tmp_path / "new.npz", embedder)
+
+
+def test_an_array_that_becomes_shorter_is_told(tmp_path, embedder):
+    count, path = 20_000, tmp_path / "old.npy"
+    np.save(path, np.ones((count, 8), np.float32))
+    (tmp_path / "old.txt").write_text("".join(f"{number}\n" for number in range(count)))
+    with refused("shorter", path=path):
+        import_gallery(
+            path, tmp_path / "old.txt", tmp_path / "new.npz", embedder, on_written=lambda _: os.truncate(path, 4096)
+        )
+    assert not (tmp_path / "new.npz").exists()
 
 
 def test_the_command_says_what_was_checked(tmp_path, capsys, stored, names, photos):
