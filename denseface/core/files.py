@@ -261,7 +261,8 @@ def _freed(name: Path, path: Path) -> bool:
     with file:
         found = os.fstat(file.fileno())
         try:
-            if not hold(file, name) and time.time() - found.st_mtime < _ABANDONED:
+            # A time in the future is one of before the clock was set back.
+            if not hold(file, name) and abs(time.time() - found.st_mtime) < _ABANDONED:
                 return False
             if os.path.samestat(found, os.lstat(name)):  # else another process has removed it, and made its own
                 os.unlink(name)

@@ -3,6 +3,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 
 import pytest
 
@@ -211,6 +212,8 @@ def test_a_file_system_without_locks_is_written_and_what_is_new_stays(tmp_path, 
     (tmp_path / "a.tmp").write_bytes(b"half of")
     (tmp_path / "a.2.tmp").write_bytes(b"half of")
     os.utime(tmp_path / "a.2.tmp", (0, 0))
+    (tmp_path / "a.3.tmp").write_bytes(b"half of")
+    os.utime(tmp_path / "a.3.tmp", (time.time() + 10**6,) * 2)
     replace(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"more" and sorted(os.listdir(tmp_path)) == ["a", "a.tmp"]
 
