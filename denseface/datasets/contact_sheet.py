@@ -30,6 +30,7 @@ _TEXT = 16
 _GAP = 4
 _WIDE_GAP = 20
 _MARGIN = 12
+_WIDEST = 4096  # pixels of a caption
 _ROW_HEIGHT = _TEXT + 2 * _GAP + _CELL + _MARGIN
 
 
@@ -85,11 +86,16 @@ def sheet_of_groups(rows: Iterable[tuple[str, Sequence[Sequence[Picture]]]]) -> 
 def _shortened(text: str, width: int) -> str:
     """Leave out the end of a text that is wider than so many pixels."""
     font = _font()
-    if font.getbbox(text)[2] <= width:
+    if len(text) <= width and font.getbbox(text)[2] <= width:
         return text
-    while font.getbbox(text + "...")[2] > width:
-        text = text[:-1]
-    return text + "..."
+    least, most = 0, min(len(text), width)  # characters that fit; each has a pixel at least
+    while least < most:
+        middle = (least + most + 1) // 2
+        if font.getbbox(text[:middle] + "...")[2] <= width:
+            least = middle
+        else:
+            most = middle - 1
+    return text[:least] + "..."
 
 
 def _keys_by_person(records: FaceRecords) -> Iterable[np.ndarray]:
@@ -129,7 +135,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _draw(rows: Iterable[_Row]) -> Image.Image:
-    rows = list(rows)
+    rows = [row._replace(caption=_shortened(row.caption, _WIDEST)) for row in rows]
     font = _font()
     width = max(max(_width(row), int(font.getbbox(row.caption)[2])) for row in rows)
     sheet = Image.new("RGB", (width + 2 * _MARGIN, len(rows) * _ROW_HEIGHT + _MARGIN), "white")

@@ -4,7 +4,8 @@ from PIL import ImageDraw
 
 from denseface.data.pairs import PairSet
 from denseface.data.records import FaceRecords, write_face_records
-from denseface.datasets.contact_sheet import sheet_of_pairs, sheet_of_records
+from denseface.datasets.contact_sheet import sheet_of_faces, sheet_of_groups, sheet_of_pairs, sheet_of_records
+from denseface.datasets.face_list import ListedFace
 from denseface.datasets.manifest import write_manifest
 from support.picture_folders import face
 from support.record_sets import write_entries
@@ -126,3 +127,10 @@ def test_many_pairs_are_thinned_out():
     pair_set = PairSet([p for picture in pictures for p in (picture, picture)] * 2, np.arange(60) % 2 == 0, "a")
     rows = boxes(sheet_of_pairs(pair_set))
     assert [len(row) for row in rows] == [8] * 12
+
+
+@pytest.mark.parametrize("name", ["", "a\udcff", "$^$\x1b[2J\n\0", "\u202eabc", "\u540d", " " * 300, "x" * 100_000])
+def test_any_name_is_drawn_within_bounds(name):
+    pixels = face(0, 1)
+    for sheet in (sheet_of_faces([ListedFace(name, 0.5, pixels)]), sheet_of_groups([(name, [[encode(pixels)]])])):
+        assert sheet.size[0] < 5000
