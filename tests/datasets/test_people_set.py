@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from denseface import cli
+from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
+from denseface.data.pictures import Photograph
 from denseface.data.records import FaceRecords, write_face_records
 from denseface.datasets.faces import Encoding
 from denseface.datasets.folder import build_from_folder
@@ -128,6 +130,31 @@ def test_an_audit_answers_from_the_pictures_that_are_there(people, colors, tmp_p
     os.utime(wrong, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert run(people, *colors, "-o", out, "--aligned") == 0
     assert "p09/3.png" in [row[0] for row in rows_of(out / "suspects.csv")]
+
+
+def test_a_picture_that_cannot_be_read_is_listed_with_the_reason(people, colors, tmp_path):
+    (people / "p05" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing else")
+    assert run(people, *colors, "-o", tmp_path / "audit", "--apply", tmp_path / "clean", "--aligned") == 0
+    (found,) = [row for row in rows_of(tmp_path / "audit" / "suspects.csv") if row[0] == "p05/2.png"]
+    assert found[1] == "cannot be read" and "PNG" in found[3]
+    assert not (tmp_path / "clean" / "p05" / "2.png").exists()
+
+
+def test_a_picture_that_could_not_be_read_once_is_not_left_out(people, colors, tmp_path, monkeypatch, capsys):
+    failures = [InputError("it cannot be read (Input/output error)")]
+
+    def read(payload):
+        if failures:
+            raise failures.pop()
+        return Photograph(payload)
+
+    monkeypatch.setattr("denseface.data.faces.Photograph", read)
+    arguments = (people, *colors, "-o", tmp_path / "audit", "--apply", tmp_path / "clean", "--aligned")
+    assert run(*arguments) == 1
+    assert "run the same command again" in capsys.readouterr().err
+    assert not (tmp_path / "clean").exists()
+    assert run(*arguments) == 0
+    assert "71 pictures, 2 left out" in capsys.readouterr().out
 
 
 def test_two_sets_may_have_one_folder_of_results(people, colors, tmp_path, capsys):

@@ -154,7 +154,7 @@ def _by_embeddings(args: argparse.Namespace, people: PeopleSet, out: Path) -> tu
             shown=people.shown,
             on_progress=bar.update,
         )
-    return [*_unusable(people, gallery), *suspects], num_held_out
+    return [*_unusable(people, gallery, embedder), *suspects], num_held_out
 
 
 def _embed(embedder: Embedder, sources: PeopleSet | Sources | list[Source], path: Path) -> Gallery:
@@ -215,13 +215,38 @@ def _face_finder(args: argparse.Namespace, people: PeopleSet) -> Callable[[str],
     return has_face
 
 
-def _unusable(people: PeopleSet, gallery: Gallery) -> list[Suspect]:
-    """Pictures without an embedding: those that cannot be read, and those in which no face was found."""
-    from denseface.deciding.audit import NO_FACE, Suspect
+def _unusable(people: PeopleSet, gallery: Gallery, embedder: Embedder) -> list[Suspect]:
+    """Pictures without an embedding, with the reasons, for which they are read again.
+
+    Raises
+    ------
+    InputError
+        If one of them can be used now, so that the embeddings are not those of the set.
+    """
+    from denseface.data.faces import cut_source
+    from denseface.deciding.audit import NO_FACE, UNREADABLE, Suspect
 
     embedded = set(gallery.names(range(len(gallery))).values())
-    reason = "cannot be read, or no face was found in it"
-    return [Suspect(source.name, NO_FACE, reason, 0.0) for source in people if source.name not in embedded]
+    suspects = []
+    for source in people:
+        if source.name in embedded:
+            continue
+        face = cut_source(source, embedder.crop, embedder.image_shape).faces[0]
+        if face.pixels is not None:
+            gallery.path.with_suffix(".json").unlink(missing_ok=True)
+            raise InputError("could not be read at first, and can be now; run the same command again", path=source.name)
+        suspects.append(Suspect(source.name, NO_FACE if _is_readable(source) else UNREADABLE, face.reason, 0.0))
+    return suspects
+
+
+def _is_readable(source: Source) -> bool:
+    from denseface.data.pictures import decode
+
+    try:
+        decode(source.load())
+        return True
+    except InputError:
+        return False
 
 
 def _write(suspects: Sequence[Suspect], people: PeopleSet, out: Path, measure: str, spelled: str) -> None:
