@@ -1,4 +1,5 @@
 import copy
+import faulthandler
 import os
 import signal
 
@@ -16,6 +17,11 @@ def pytest_configure():
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_collection_finish():
+    """Say where Python is if a process dies: MXNet, which is imported by now, would say "Segmentation fault" alone."""
+    faulthandler.enable(2)
 
 
 @pytest.fixture

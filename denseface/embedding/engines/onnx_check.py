@@ -181,7 +181,8 @@ def _check_node(node: Message) -> None:
         domain = "" if node.domain in _OWN_DOMAINS else f"{node.domain[:80]}."
         raise UnusableError(f"the operator {domain}{node.op_type[:80]} is not one that image networks need")
     for name in (node.name, *node.input, *node.output):
-        if len(name) > _MAX_NAME or min(name, default=" ") < " ":
+        # Some versions of protobuf return bytes that are not UTF-8 as they are.
+        if isinstance(name, bytes) or len(name) > _MAX_NAME or min(name, default=" ") < " ":
             raise UnusableError(f"{what}: a name has control characters, or more than {_MAX_NAME} of any kind")
     for attribute in node.attribute:
         _check_attribute(attribute, f"{what}: {attribute.name[:80]}")
