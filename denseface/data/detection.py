@@ -428,8 +428,8 @@ def _described(name: str, content: bytes, provider: str) -> dict:
 def _open(provider: str, content: bytes, path: Path, threads: int | None = None) -> InferenceSession:
     """Open a detector's network, and warn if the provider computes something else than the CPU."""
     # Pictures have many shapes, and TensorRT would compile each for minutes.
-    provider_of_it = "cuda" if provider == "tensorrt" else provider
-    opened = open_on(provider_of_it, content, _COMPARED, name=path.name, threads=threads)
+    used = "cuda" if provider == "tensorrt" else provider
+    opened = open_on(used, content, _COMPARED, name=path.name, threads=threads)
     if opened.agreement < SAME_COSINE:
         logger.warning(
             "%s: %s finds faces otherwise than the CPU, with cosines of its maps down to %.5f",

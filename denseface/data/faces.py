@@ -55,7 +55,7 @@ class Face(NamedTuple):
     @classmethod
     def failed(cls, name: str, error: InputError, file: str | Path) -> Face:
         """Make the face of a picture that cannot be used; the error may name its file first."""
-        return cls(name, None, str(error).removeprefix(f"{file}: "))
+        return cls(name, None, error.without(file))
 
     @property
     def message(self) -> str:

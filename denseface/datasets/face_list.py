@@ -187,7 +187,7 @@ def _search(crop: Cropper, out: Path, source: Source) -> _Found:
             photograph = Photograph(payload)
             faces = crop.find(photograph)
     except InputError as error:
-        reason = str(error).removeprefix(f"{source.file}: ")
+        reason = error.without(source.file)
         return _Found(source.name, stamp, reason_line(name, reason), 0, reason)
     height, width = photograph.shape
     return _Found(source.name, stamp, face_lines(name, faces, (width, height)), len(faces.scores), None)

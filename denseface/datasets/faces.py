@@ -18,8 +18,10 @@ from denseface.core.files import read_input
 from denseface.core.parallel import parallel_map
 from denseface.data.cropping import Cropper, cut_middle
 from denseface.data.detection import FaceError
+from denseface.data.faces import require_landmarks
 from denseface.data.landmarks import Located
 from denseface.data.pictures import MAX_FILE_SIZE, Photograph, decode, is_upright, read_header
+from denseface.data.sources import Source
 
 ONE_FACE = Cropper(face=None)
 
@@ -120,8 +122,7 @@ def encode_faces(
         If ``encoding.processes`` is less than 1, or the file of landmarks knows none of the files.
     """
     files = list(files)
-    if encoding.crop.landmarks is not None:
-        encoding.crop.landmarks.require_any(Path(root, file) for file in files)
+    require_landmarks(encoding.crop, (Source.of_file(Path(root, file)) for file in files))
     jobs = ((file, _locate(encoding.crop, Path(root, file))) for file in files)
     shared = replace(encoding, crop=encoding.crop.shared(encoding.processes))
     return parallel_map(partial(_encode_file, root, shared, middle), jobs, encoding.processes)
@@ -187,4 +188,4 @@ def _encode_file(
                     cut = _jpeg(cut_middle(decode(payload), (encoding.size, encoding.size, 3)), encoding.quality)
                 return Face(file, cut, str(error), error.kind, error.remedy)
     except InputError as error:
-        return Face(file, None, str(error).removeprefix(f"{path}: "), "cannot be read")
+        return Face(file, None, error.without(path), "cannot be read")

@@ -51,6 +51,20 @@ class _Checked(NamedTuple):
     other_cosine: float  # with mirror images instead of without, or the reverse
 
 
+class _Rows(NamedTuple):
+    """The embeddings, and the file that they are in, which may be mapped into memory."""
+
+    path: str | Path
+    array: np.ndarray
+
+    def read(self, part: slice | int) -> np.ndarray:
+        """Return some of the rows; to touch what is gone from a mapped file would end the process."""
+        array = self.array
+        if isinstance(array, np.memmap) and os.path.getsize(self.path) < array.offset + array.nbytes:
+            raise InputError("has become shorter; import it again when it is complete", path=self.path)
+        return np.asarray(array[part], np.float64)
+
+
 def import_gallery(
     path: str | Path,
     names_path: str | Path,
@@ -89,28 +103,29 @@ def import_gallery(
         repeated, no picture has a row, a picture cannot be used, or a row and the embedding of its picture have a
         cosine below 0.99.
     """
-    rows = _read_rows(path)
+    rows = _Rows(path, _read_array(path))
     numbers = _read_names(names_path)
-    if len(numbers) != len(rows):
-        raise InputError(f"{len(numbers)} names for the {len(rows)} embeddings of {path}", path=names_path)
-    if rows.shape[1] != embedder.emb_size:
+    count, emb_size = rows.array.shape
+    if len(numbers) != count:
+        raise InputError(f"{len(numbers)} names for the {count} embeddings of {path}", path=names_path)
+    if emb_size != embedder.emb_size:
         raise InputError(
-            f"embeddings of {rows.shape[1]} values; those of {embedder.model.name} have {embedder.emb_size}", path=path
+            f"embeddings of {emb_size} values; those of {embedder.model.name} have {embedder.emb_size}", path=path
         )
     names = list(numbers)
     cosines: list[float] = []
     if pictures is not None:
-        for _ in _normalized(path, rows, names):  # before a row that is broken is compared
+        for _ in _normalized(rows, names):  # before a row that is broken is compared
             pass
-        cosines = _check(path, rows, numbers, embedder, flip, pictures, on_checked)
+        cosines = _check(rows, numbers, embedder, flip, pictures, on_checked)
     described = {"engine": "imported", "precision": embedder.model.precision, "flip": flip, "checked": len(cosines)}
     model = {**embedder.describe(), **described}
     model.pop("provider", None)  # which computed what was compared
-    write_gallery(out, _normalized(path, rows, names, on_written), rows.shape, names, max(map(len, names)), model)
-    return Imported(len(rows), rows.shape[1], len(cosines), min(cosines, default=1.0))
+    write_gallery(out, _normalized(rows, names, on_written), (count, emb_size), names, max(map(len, names)), model)
+    return Imported(count, emb_size, len(cosines), min(cosines, default=1.0))
 
 
-def _read_rows(path: str | Path) -> np.ndarray:
+def _read_array(path: str | Path) -> np.ndarray:
     """Open an array of embeddings, mapped into memory if it is not in an archive."""
     with open_input(path) as file:
         is_archive = file.read(2) == b"PK"
@@ -133,13 +148,6 @@ def _read_rows(path: str | Path) -> np.ndarray:
     return rows
 
 
-def _numbers(path: str | Path, rows: np.ndarray, part: slice | int) -> np.ndarray:
-    """Return some of the rows; to touch what is gone from a mapped file would end the process."""
-    if isinstance(rows, np.memmap) and os.path.getsize(path) < rows.offset + rows.nbytes:
-        raise InputError("has become shorter; import it again when it is complete", path=path)
-    return np.asarray(rows[part], np.float64)
-
-
 def _read_names(path: str | Path) -> dict[str, int]:
     """Read names; return the row of each."""
     numbers: dict[str, int] = {}
@@ -157,23 +165,22 @@ def _read_names(path: str | Path) -> dict[str, int]:
 
 
 def _normalized(
-    path: str | Path, rows: np.ndarray, names: Sequence[str], on_written: Callable[[int], object] | None = None
+    rows: _Rows, names: Sequence[str], on_written: Callable[[int], object] | None = None
 ) -> Iterator[np.ndarray]:
     """Yield the embeddings at length 1, some at a time."""
-    for start in range(0, len(rows), _ROWS):
-        block = _numbers(path, rows, slice(start, start + _ROWS))
+    for start in range(0, len(rows.array), _ROWS):
+        block = rows.read(slice(start, start + _ROWS))
         for broken, reason in ((~np.isfinite(block).all(axis=1), "not finite"), (~block.any(axis=1), "all zeros")):
             if broken.any():
                 row = start + int(np.flatnonzero(broken)[0])
-                raise InputError(f"row {row}, {names[row]}, is {reason}; leave it out", path=path)
+                raise InputError(f"row {row}, {names[row]}, is {reason}; leave it out", path=rows.path)
         yield normalize(block).astype(np.float32)
         if on_written:
             on_written(len(block))
 
 
 def _check(
-    path: str | Path,
-    rows: np.ndarray,
+    rows: _Rows,
     numbers: Mapping[str, int],
     embedder: Embedder,
     flip: bool,
@@ -183,9 +190,9 @@ def _check(
     """Compare rows with the model's embeddings of their pictures; return the cosines."""
     named = {source: name for source in pictures if (name := _name_of(source, pictures.roots, numbers)) is not None}
     if not named:
-        raise InputError(f"no name is that of a picture to check, such as {next(iter(pictures)).name}", path=path)
+        raise InputError(f"no name is that of a picture to check, such as {next(iter(pictures)).name}", path=rows.path)
     checked = []
-    for each in _compared(path, rows, numbers, embedder, flip, named):
+    for each in _compared(rows, numbers, embedder, flip, named):
         checked.append(each)
         if on_checked:
             on_checked(1)
@@ -201,7 +208,7 @@ def _check(
         raise InputError(
             f"the row of {worst.name} has a cosine of {worst.cosine:.4f} with what {embedder.model.name} "
             f"computes from {worst.picture} {way} mirror images, and {LEAST_COSINE} is the least; {advice}",
-            path=path,
+            path=rows.path,
         )
     return [each.cosine for each in checked]
 
@@ -215,12 +222,7 @@ def _name_of(source: Source, roots: Iterable[str], names: Mapping[str, int]) -> 
 
 
 def _compared(
-    path: str | Path,
-    rows: np.ndarray,
-    numbers: Mapping[str, int],
-    embedder: Embedder,
-    flip: bool,
-    named: Mapping[Source, str],
+    rows: _Rows, numbers: Mapping[str, int], embedder: Embedder, flip: bool, named: Mapping[Source, str]
 ) -> Iterator[_Checked]:
     cut = partial(cut_source, crop=embedder.crop, image_shape=embedder.image_shape)
     with cut_ahead(cut, named, ahead=2 * embedder.batch_size) as cuts:
@@ -228,6 +230,6 @@ def _compared(
         for batch, computed in batches:
             for picture, summed, plain in zip(batch, computed.summed, computed.plain):
                 name = named[picture.key]
-                stored = _numbers(path, rows, numbers[name])
+                stored = rows.read(numbers[name])
                 cosines = [float(similarity(stored, ours)) for ours in (summed, plain)]
                 yield _Checked(name, picture.key.name, *(cosines if flip else cosines[::-1]))

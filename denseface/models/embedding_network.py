@@ -89,7 +89,7 @@ def _why_unfit(graph: Graph, model: Model, data_shape: Shape) -> str | None:
     try:
         infer_shapes(graph, model.name, data=data_shape)
     except InputError as error:
-        return str(error).removeprefix(f"{model.name}: ")
+        return error.without(model.name)
     given = {**model.arguments, **model.auxiliary}
     for name, variable in graph.variables.items():
         shape = graph.shapes[variable, 0]

@@ -111,10 +111,10 @@ def draw_reuse(blocks: list[Block], name: str) -> Figure:
         picture = axes.imshow(block.weights, **colors, interpolation="nearest")
         count = len(block.readers)
         step = max(1, count // 6)
-        left, shown = range(0, count - 1, step), range(0, count - 1 - step, step)  # the last one's word needs room
+        down, across = range(0, count - 1, step), range(0, count - 1 - step, step)  # the last one's word needs room
         last = "transition" if number < len(blocks) else "head"
-        axes.set_xticks([*shown, count - 1], [*(str(layer + 1) for layer in shown), last], fontsize=9)
-        axes.set_yticks([*left, count - 1], ["input", *(str(layer) for layer in left[1:]), str(count - 1)], fontsize=9)
+        axes.set_xticks([*across, count - 1], [*(str(layer + 1) for layer in across), last], fontsize=9)
+        axes.set_yticks([*down, count - 1], ["input", *(str(layer) for layer in down[1:]), str(count - 1)], fontsize=9)
         axes.set(xlabel="layer that reads", ylabel="layer that is read")
         axes.set_title(f"Dense block {number}", fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
