@@ -31,7 +31,7 @@ def check_repeated(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) 
     head_steps = saved.get("head_steps", 0)  # an option that there was
     if isinstance(head_steps, int) and head_steps > step:
         raise InputError(
-            f"its first {head_steps} steps train the head alone, which is no longer possible; start a new run"
+            f"its first {head_steps} steps train the head alone, which denseface cannot do; start a new run"
         )
     for option in sorted({*saved, *now} - {"head_steps"}):
         before, here = saved.get(option, "not set"), now.get(option, "not set")
