@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class _Array(NamedTuple):
 
 
 class _Mapping(mmap.mmap):
-    def seekable(self) -> bool:
+    def seekable(self) -> Literal[True]:
         """Answer :class:`zipfile.ZipFile`, as a mapping does only from Python 3.13 on."""
         return True
 
