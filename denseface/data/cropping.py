@@ -205,7 +205,7 @@ class Cropper:
     def _checked(self, photograph: Photograph, located: Located) -> Faces:
         """Leave out small and uncertain faces, and sort the others."""
         height, width = photograph.shape
-        if located.size not in (None, (width, height)):
+        if located.size is not None and located.size != (width, height):
             raise InputError(
                 f"its landmarks are for {located.size[0]} x {located.size[1]} pixels, and it has {width} x {height}; "
                 "find the faces again"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from denseface.core.errors import InputError
 from denseface.core.files import replacing
@@ -57,8 +57,8 @@ def rendered(figure: Figure, kind: str) -> bytes:
         are escaped.
     kind : {"png", "pdf", "svg"}
     """
-    text = require("matplotlib.text", "matplotlib").Text
-    for label in figure.findobj(text):
+    labels: list[Any] = figure.findobj(require("matplotlib.text", "matplotlib").Text)
+    for label in labels:
         label.set_parse_math(False)
         label.set_text("\n".join(map(printable, label.get_text().split("\n"))))
     content = io.BytesIO()

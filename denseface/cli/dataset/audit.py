@@ -139,11 +139,11 @@ def _by_embeddings(args: argparse.Namespace, people: PeopleSet, out: Path) -> tu
     held_out, num_held_out = None, 0
     if args.held_out:
         with contextlib.ExitStack() as opened:
-            sources = (
-                distinct_pictures(args.held_out)
-                if args.held_out.endswith(".bin")
-                else opened.enter_context(Sources([args.held_out]))
-            )
+            sources: Sources | list[Source]
+            if args.held_out.endswith(".bin"):
+                sources = distinct_pictures(args.held_out)
+            else:
+                sources = opened.enter_context(Sources([args.held_out]))
             held_out, num_held_out = _embed(embedder, sources, out / "held-out.npz"), len(sources)
     with ProgressBar(total=2 * len(gallery), desc="comparing", unit="picture", leave=False) as bar:
         suspects = audit(

@@ -149,7 +149,10 @@ def _write_shape(end: Message, sizes: Sequence[int]) -> None:
     shape = end.type.tensor_type.shape
     del shape.dim[:]
     batch, *others = sizes
-    shape.dim.add(**{"dim_value": batch} if batch else {"dim_param": "N"})
+    if batch:
+        shape.dim.add(dim_value=batch)
+    else:
+        shape.dim.add(dim_param="N")
     for size in others:
         shape.dim.add(dim_value=size)
 

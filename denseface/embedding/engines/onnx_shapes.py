@@ -404,9 +404,8 @@ def _values(node: OnnxNode) -> np.ndarray | None:
         "Concat": lambda: np.concatenate(given, node.axis(1, given[0].ndim)),
         "Slice": lambda: given[0][parts_of(node)],
         **dict.fromkeys(("Squeeze", "Unsqueeze", "Reshape"), lambda: given[0].reshape(_SHAPES[node.op](node)[0])),
-        **{
-            op: lambda function=function: function(given[0], given[1])  # type: ignore[misc]
-            for op, function in (("Add", np.add), ("Sub", np.subtract), ("Mul", np.multiply))
-        },
+        "Add": lambda: given[0] + given[1],
+        "Sub": lambda: given[0] - given[1],
+        "Mul": lambda: given[0] * given[1],
     }
     return simple[node.op]() if node.op in simple else None
