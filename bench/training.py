@@ -54,7 +54,7 @@ def mxnet_step(network, activation, batch_size, accelerated, half=False, head=No
     symbol, shape = training_symbol(model), (batch_size, *FACE)
     if accelerated:
         graph = Graph(symbol)
-        accelerate(graph, shape, bfloat16=half)
+        accelerate(graph, shape, bfloat16=half, accumulates=False)
         symbol = graph.symbol()
     learner = Learner(Task(symbol), shape, Descent(_MOMENTUM, _DECAY))
     learner.state.set_parameters({**model.arguments, "fc7_weight": class_weights()}, model.auxiliary)

@@ -8,6 +8,7 @@ from functools import partial
 
 from denseface.models.graph import Graph
 from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16
+from denseface.rewrites.compiled import copy_where_gradients_are_added
 from denseface.rewrites.dense_blocks import TRAINING_OPERATOR, fuse_dense_blocks
 from denseface.rewrites.layouts import separate_layouts
 from denseface.rewrites.native import bfloat16_instructions, load_operators
@@ -17,7 +18,9 @@ from denseface.rewrites.prelu import compile_slopes, compose_slopes
 logger = logging.getLogger(__name__)
 
 
-def accelerate(graph: Graph, data_shape: tuple[int, int, int, int], *, bfloat16: bool = False) -> None:
+def accelerate(
+    graph: Graph, data_shape: tuple[int, int, int, int], *, bfloat16: bool = False, accumulates: bool = True
+) -> None:
     """Make a network faster to train on the CPU.
 
     Parameters
@@ -30,6 +33,9 @@ def accelerate(graph: Graph, data_shape: tuple[int, int, int, int], *, bfloat16:
     bfloat16 : bool
         Let dense blocks and convolutions compute in bfloat16, as `fuse_dense_blocks` and `convolve_in_bfloat16`
         describe. A line in the log says how, or why they do not.
+    accumulates : bool
+        Whether gradients of parameters are added to those of earlier batches, as with ``grad_req="add"``. If they are
+        only written, some copies are spared.
     """
     changes: list[Callable[[Graph], None]] = []
     if load_operators():
@@ -39,6 +45,7 @@ def accelerate(graph: Graph, data_shape: tuple[int, int, int, int], *, bfloat16:
     graph.infer_shapes(data=data_shape)
     for change in (*changes, separate_layouts, compose_slopes):
         change(graph)
+    copy_where_gradients_are_added(graph, accumulates=accumulates)
     if bfloat16:
         _report(graph.count(TRAINING_OPERATOR), graph.count(CONVOLUTION_OPERATOR))
 

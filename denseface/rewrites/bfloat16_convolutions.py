@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from denseface.models.graph import Graph, Node
-from denseface.rewrites.compiled import copied, declare, has_whole_blocks, is_plain_convolution
+from denseface.rewrites.compiled import declare, has_whole_blocks, is_plain_convolution
 
 CONVOLUTION_OPERATOR = "denseface_convolution"
 
@@ -18,7 +18,6 @@ def convolve_in_bfloat16(graph: Graph) -> None:
         but for the rounding of products. MXNet must have loaded the operators, and the processor must have instructions
         for bfloat16.
     """
-    uses = graph.uses()
     chosen = {
         node
         for node in graph.nodes
@@ -26,15 +25,12 @@ def convolve_in_bfloat16(graph: Graph) -> None:
         and node.source(1).op == "null"
         and has_whole_blocks(graph.shapes.get((node.source(1), 0), ()))
     }
-    alone = {node for node in chosen if uses[node.inputs[0]] == 1}
 
     def change(node: Node) -> Node:
         if node not in chosen:
             return node
-        data, (weight, _) = node.inputs
-        declare(weight, graph.shapes[weight, 0])
+        declare(node.source(1), graph.shapes[node.source(1), 0])
         attrs = {"stride": str(node.ints("stride", (1, 1))[0])}
-        inputs = [data if node in alone else copied(data, node.name), copied((weight, 0))]
-        return Node(CONVOLUTION_OPERATOR, node.name, attrs, inputs)
+        return Node(CONVOLUTION_OPERATOR, node.name, attrs, node.inputs)
 
     graph.rewrite(change)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from denseface.models.graph import Edge, Node, Shape
+import os
+
+from denseface.models.graph import Edge, Graph, Node, Shape
 
 BLOCK = 16  # must divide the numbers of channels that they compute
+_SUMMED_AT_ONCE = 8  # MXNet writes fewer gradients of one output apart from each other, and then adds them
 
 
 def is_plain_convolution(node: Node, kernel: int, stride: int = 1) -> bool:
@@ -43,13 +46,37 @@ def has_whole_blocks(weight_shape: Shape) -> bool:
     return bool(channels) and all(count and count % BLOCK == 0 for count in channels)
 
 
-def copied(edge: Edge, reader: str = "") -> Edge:
-    """Copy a parameter, or data that others read, too, for an operator of a name.
+def copy_where_gradients_are_added(graph: Graph, *, accumulates: bool) -> None:
+    """Copy what compiled operators read, where MXNet adds their gradients to others in place.
 
-    MXNet does not tell the operator whether to write gradients or to add them to those that it passes to others. The
-    copy knows, and passes them on.
+    MXNet does not tell an operator whether to write gradients or to add them. The copy knows, and passes them on. It
+    bears the name of its reader, because MXNet makes one of equal copies.
+
+    Parameters
+    ----------
+    graph : Graph
+        With all its compiled operators.
+    accumulates : bool
+        Whether gradients of parameters are added to those of earlier batches.
     """
-    return Node("_copy", f"{edge[0].name}_{reader}copy", {}, [edge]), 0
+    uses = graph.uses()
+    limit = int(os.environ.get("MXNET_EXEC_INPLACE_GRAD_SUM_CAP", _SUMMED_AT_ONCE))
+
+    def are_added(edge: Edge) -> bool:
+        source = edge[0]
+        if source.op == "null":
+            return source.name in graph.arguments and (accumulates or uses[edge] >= limit)
+        return source.op != "BlockGrad" and uses[edge] >= limit
+
+    def change(node: Node) -> Node:
+        def copied(edge: Edge) -> Edge:
+            return Node("_copy", f"{edge[0].name}_{node.name}_copy", {"__reader__": node.name}, [edge]), 0
+
+        if node.op.startswith("denseface_"):
+            node.inputs = [copied(edge) if are_added(edge) else edge for edge in node.inputs]
+        return node
+
+    graph.rewrite(change)
 
 
 def inference_marker() -> Node:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from denseface.models.graph import Edge, Graph, Node, Shape
 from denseface.rewrites.compiled import (
     BLOCK,
-    copied,
     declare,
     has_whole_blocks,
     inference_marker,
@@ -40,14 +39,10 @@ def fuse_dense_blocks(graph: Graph, *, bfloat16: bool = False) -> None:
     inference = inference_marker()
 
     def operator(name: str, block: _Block) -> Node:
-        inputs = [(inference, 0), block.entry]
-        for unit in block.units:
-            for parameter in unit.parameters:
-                has_gradient = parameter not in (unit.moving_mean, unit.moving_variance)
-                inputs.append(copied((parameter, 0)) if has_gradient else (parameter, 0))
+        parameters = [(parameter, 0) for unit in block.units for parameter in unit.parameters]
         momentum = block.settings.momentum
         attrs = {**_attributes(block), "momentum": repr(momentum), "bfloat16": str(int(bfloat16))}
-        return Node(TRAINING_OPERATOR, name, attrs, inputs)
+        return Node(TRAINING_OPERATOR, name, attrs, [(inference, 0), block.entry, *parameters])
 
     _fuse(graph, operator, whole_blocks=True)
 

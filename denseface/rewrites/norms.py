@@ -7,7 +7,7 @@ have a layout of their own, MXNet's normalizations are faster.
 from __future__ import annotations
 
 from denseface.models.graph import Edge, Graph, Node
-from denseface.rewrites.compiled import copied, declare, inference_marker, is_plain_normalization
+from denseface.rewrites.compiled import declare, inference_marker, is_plain_normalization
 
 
 def compile_norms(graph: Graph) -> None:
@@ -21,7 +21,6 @@ def compile_norms(graph: Graph) -> None:
         for node in graph.nodes
         if is_plain_normalization(node) and _has_variables(node) and len(graph.shapes.get((node, 0), ())) == 4
     }
-    alone = {node for node in norms if uses[node.inputs[0]] == 1}
     activations = {
         node: kind
         for node in graph.nodes
@@ -31,15 +30,11 @@ def compile_norms(graph: Graph) -> None:
     inference = inference_marker()
 
     def operator(name: str, norm: Node, activation: str, slope: list[Edge]) -> Node:
-        data, gamma, beta, *moving = norm.inputs
-        for edge in (gamma, beta, *moving, *slope):
+        for edge in (*norm.inputs[1:], *slope):
             declare(edge[0], graph.shapes[edge])
-        read = data if norm in alone else copied(data, name)
-        learned = [copied(edge) for edge in (gamma, beta)]
-        slope = [copied(edge) for edge in slope]
         eps, momentum = norm.number("eps", 1e-3), norm.number("momentum", 0.9)
         attrs = {"activation": activation, "eps": repr(eps), "momentum": repr(momentum)}
-        return Node("denseface_norm", name, attrs, [(inference, 0), read, *learned, *moving, *slope])
+        return Node("denseface_norm", name, attrs, [(inference, 0), *norm.inputs, *slope])
 
     def change(node: Node) -> Node:
         if node in activations:

@@ -12,26 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from denseface.models.graph import Edge, Graph, Node
-from denseface.rewrites.compiled import copied, declare
+from denseface.rewrites.compiled import declare
 
 _EPS = 2**-10  # a power of two, so that nothing is rounded
 
 
 def compile_slopes(graph: Graph) -> None:
-    """Replace every PReLU of pictures whose input nothing else reads, by the operator of `denseface.rewrites.native`.
+    """Replace every PReLU of pictures by the operator of `denseface.rewrites.native`.
 
     The graph's shapes are inferred, and MXNet has loaded the operators. The slopes, of shape (1,) or (C,), keep their
     names.
     """
-    # MXNet does not tell the operator to add to the gradients of other users, so there must be none.
-    uses = graph.uses()
-    alone = {node for node in graph.nodes if node.op == "LeakyReLU" and uses[node.inputs[0]] == 1}
-
-    def operator(node: Node, channels: int) -> Node:
-        data, (slope, _) = node.inputs
-        return Node("denseface_prelu", node.name, {}, [data, copied((slope, 0))]) if node in alone else node
-
-    _replace(graph, operator)
+    _replace(graph, lambda node, _: Node("denseface_prelu", node.name, {}, node.inputs))
 
 
 def compose_slopes(graph: Graph) -> None:

@@ -97,7 +97,7 @@ def make_learner(spec: RunSpec, workers: Workers, embedding: mx.sym.Symbol) -> L
     frozen = frozen_names(optimizer.freeze, embedding)
     check_that_something_learns(spec, graph, embedding, frozen)
     fix_statistics(graph, frozen)
-    make_faster(graph, data_shape, devices, spec.devices.dtype)
+    make_faster(graph, data_shape, devices, spec.devices.dtype, optimizer.accumulate > 1)
     task = Task(
         graph.symbol(),
         frozen,
@@ -144,10 +144,12 @@ def check_that_something_learns(spec: RunSpec, graph: Graph, embedding: mx.sym.S
         )
 
 
-def make_faster(graph: Graph, data_shape: tuple[int, int, int, int], devices: Devices, dtype: str) -> None:
+def make_faster(
+    graph: Graph, data_shape: tuple[int, int, int, int], devices: Devices, dtype: str, accumulates: bool
+) -> None:
     """Replace operators by faster ones, where the devices are processors."""
     if on_cpu(devices.contexts):
-        accelerate(graph, data_shape, bfloat16=dtype == "bfloat16")
+        accelerate(graph, data_shape, bfloat16=dtype == "bfloat16", accumulates=accumulates)
     elif dtype != "float32":
         raise InputError("GPUs are trained on in float32 only; leave it out", option="dtype")
 

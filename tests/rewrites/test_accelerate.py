@@ -1,5 +1,6 @@
 """The accelerated symbol: the same parameters, outputs and gradients as the plain one."""
 
+import functools
 import logging
 
 import numpy as np
@@ -9,7 +10,9 @@ from denseface.models import families
 from denseface.models.graph import Graph, Node
 from denseface.options.names import Names
 from denseface.rewrites import accelerate as acceleration
+from denseface.rewrites.compiled import copy_where_gradients_are_added
 from denseface.rewrites.native import bfloat16_instructions, load_operators
+from denseface.rewrites.prelu import compile_slopes
 from support.symbols import accelerated, operators
 
 import mxnet as mx
@@ -17,9 +20,9 @@ import mxnet as mx
 SHAPE = (4, 3, 32, 32)
 
 
-def run(symbol, seed=0):
-    """Outputs, gradients and moving averages of one training step, by name."""
-    executor = symbol.simple_bind(mx.cpu(), data=SHAPE, softmax_label=SHAPE[:1], grad_req="write")
+def run(symbol, seed=0, grad_req="write", times=1):
+    """Outputs, gradients and moving averages of a training step, or of several of the same pictures, by name."""
+    executor = symbol.simple_bind(mx.cpu(), data=SHAPE, softmax_label=SHAPE[:1], grad_req=grad_req)
     rng = np.random.default_rng(seed)
     for name in sorted(executor.arg_dict):
         array = executor.arg_dict[name]
@@ -35,8 +38,9 @@ def run(symbol, seed=0):
             array[:] = rng.normal(0, 0.1, array.shape)
     for name, array in executor.aux_dict.items():
         array[:] = 1.0 if name.endswith("var") else 0.0
-    executor.forward(is_train=True)
-    executor.backward()
+    for _ in range(times):
+        executor.forward(is_train=True)
+        executor.backward()
     outputs = {f"output {index}": array for index, array in enumerate(executor.outputs)}
     found = {**outputs, **executor.grad_dict, **{f"aux {k}": v for k, v in executor.aux_dict.items()}}
     return {name: array.asnumpy() for name, array in found.items() if name != "softmax_label"}
@@ -104,18 +108,81 @@ def test_a_residual_network_in_bfloat16_is_close(caplog):
     assert np.median(list(errors.values())) > 1e-4  # or nothing was rounded
 
 
+@functools.cache
+def small(network):
+    config = families.configure(Names(network, "orl", "arcface"), ["net_act=prelu", "net_output=J", "emb_size=16"])
+    return families.training_symbol(config, families.embedding_symbol(config))
+
+
+ALL_OPERATORS = pytest.mark.parametrize(("network", "bfloat16"), [("d63", False), ("d63", True), ("y1", True)])
+
+
+@ALL_OPERATORS
+def test_gradients_are_the_same_without_the_copies_that_accumulation_needs(network, bfloat16):
+    one, other = (
+        accelerated(small(network), SHAPE, bfloat16=bfloat16, accumulates=accumulates) for accumulates in (False, True)
+    )
+    assert operators(one).count("_copy") < operators(other).count("_copy")
+    found, expected = run(one), run(other)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@ALL_OPERATORS
+def test_gradients_are_added_if_asked_for(network, bfloat16):
+    symbol = accelerated(small(network), SHAPE, bfloat16=bfloat16)
+    once, twice = run(symbol, grad_req="add"), run(symbol, grad_req="add", times=2)
+    for name in set(symbol.list_arguments()) - {"softmax_label"}:
+        np.testing.assert_allclose(
+            twice[name], 2 * once[name], rtol=1e-4, atol=1e-4 * np.abs(once[name]).max(), err_msg=name
+        )
+
+
+@pytest.mark.skipif(not load_operators(), reason="there is no compiler")
+@pytest.mark.parametrize("readers", [7, 8, 9])
+def test_gradients_of_many_readers_are_summed(readers):
+    """From eight readers on, MXNet adds gradients in place."""
+    data = mx.sym.Variable("data") * 2
+    blocks = [mx.sym.LeakyReLU(data, mx.sym.Variable(f"slope{i}"), act_type="prelu") for i in range(readers)]
+    graph = Graph(mx.sym.MakeLoss(mx.sym.add_n(*blocks)))
+    graph.infer_shapes(data=SHAPE)
+    compile_slopes(graph)
+    copy_where_gradients_are_added(graph, accumulates=False)
+    executor = graph.symbol().simple_bind(mx.cpu(), data=SHAPE)
+    for name, array in executor.arg_dict.items():
+        array[:] = -1 if name == "data" else 0.5
+    executor.forward(is_train=True)
+    executor.backward()
+    np.testing.assert_array_equal(executor.grad_dict["data"].asnumpy(), np.float32(readers))
+
+
+def test_the_number_of_readers_from_which_mxnet_adds_in_place_is_a_setting_of_mxnet(monkeypatch):
+    def copies():
+        data = mx.sym.Variable("data") * 2
+        graph = Graph(mx.sym.Group([mx.sym.LeakyReLU(data, act_type="prelu") for _ in range(2)]))
+        graph.infer_shapes(data=SHAPE)
+        compile_slopes(graph)
+        copy_where_gradients_are_added(graph, accumulates=False)
+        return graph.count("_copy")
+
+    assert copies() == 0
+    monkeypatch.setenv("MXNET_EXEC_INPLACE_GRAD_SUM_CAP", "2")
+    assert copies() == 2
+
+
 @pytest.mark.skipif(not bfloat16_instructions(), reason="this processor has no instructions for bfloat16")
+@pytest.mark.parametrize("accumulates", [False, True])
 @pytest.mark.parametrize(
     "frozen", [("data",), ("conv_weight",), ("norm_gamma", "slope"), ("conv_weight", "data")], ids=str
 )
-def test_what_is_frozen_leaves_the_other_gradients_as_they_are(frozen):
+def test_what_is_frozen_leaves_the_other_gradients_as_they_are(frozen, accumulates):
     shape = (2, 16, 8, 8)
     symbol = mx.sym.Convolution(
         mx.sym.Variable("data"), num_filter=16, kernel=(3, 3), pad=(1, 1), no_bias=True, name="conv"
     )
     symbol = mx.sym.BatchNorm(symbol, fix_gamma=False, name="norm")
     symbol = mx.sym.LeakyReLU(symbol, mx.sym.Variable("slope"), act_type="prelu")
-    symbol = accelerated(mx.sym.MakeLoss(mx.sym.square(symbol)), shape, bfloat16=True)
+    symbol = accelerated(mx.sym.MakeLoss(mx.sym.square(symbol)), shape, bfloat16=True, accumulates=accumulates)
     gradients = []
     for without in ((), frozen):
         requests = {name: "null" if name in without else "write" for name in symbol.list_arguments()}

@@ -185,18 +185,6 @@ def test_any_number_of_threads(check, threads):
     call_again(check, list(NETWORKS.values()), OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
 
 
-def test_gradients_are_added_if_asked_for():
-    shape = (2, 3, 16, 16)
-    executor = bind(rewritten(network(), fuse_dense_blocks, shape), shape, grad_req="add")
-    totals = []
-    for _ in range(2):
-        executor.forward(is_train=True)
-        executor.backward()
-        totals.append({name: array.asnumpy() for name, array in executor.grad_dict.items()})
-    for name, once in totals[0].items():
-        np.testing.assert_allclose(totals[1][name], 2 * once, rtol=1e-4, atol=1e-5 * np.abs(once).max())
-
-
 def test_what_differs_from_such_a_block_is_left_alone():
     def same(symbol):
         assert operators(rewritten(symbol, fuse_dense_blocks, (2, 3, 16, 16))) == operators(symbol)

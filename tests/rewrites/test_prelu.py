@@ -5,7 +5,7 @@ import pytest
 
 from denseface.rewrites.native import load_operators
 from denseface.rewrites.prelu import compile_slopes, compose_slopes
-from support.symbols import operators, rewritten
+from support.symbols import operators, rewritten, run
 
 import mxnet as mx
 
@@ -57,13 +57,13 @@ def test_other_inputs_than_pictures_are_left_alone():
     ]
 
 
-@needs_compiler
-def test_what_others_read_too_is_composed():
+@both
+def test_what_is_read_elsewhere_gets_the_sum_of_gradients(change):
     data = mx.sym.tanh(mx.sym.Variable("data"))
-    shared = mx.sym.LeakyReLU(data, act_type="prelu") + data
-    alone = mx.sym.LeakyReLU(data, act_type="prelu")
-    found = [operators(rewritten(symbol, compile_slopes, SHAPE)) for symbol in (shared, alone)]
-    assert ["denseface_prelu" in ops for ops in found] == [False, True]
+    symbol = mx.sym.MakeLoss(mx.sym.LeakyReLU(data, mx.sym.Variable("a"), act_type="prelu") + data)
+    x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    _, gradients = run(rewritten(symbol, change, SHAPE), data=x, a=np.full(SHAPE[1], 0.25))
+    np.testing.assert_allclose(gradients["data"], np.where(x > 0, 2, 1.25) * (1 - np.tanh(x) ** 2), atol=1e-5)
 
 
 def test_layers_of_one_name_keep_their_own_numbers_of_channels():

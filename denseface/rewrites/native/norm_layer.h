@@ -45,7 +45,7 @@ class NormLayer {
 
   // Write the gradients of the input and of the parameters.
   void backward(const Norm& norm, const float* in, const float* out_grad, float* in_grad) const {
-    std::vector<double> slopes(activation_ == PRELU ? channels_ : 0);
+    std::vector<double> slopes(channels_);  // their gradients
 #pragma omp parallel for schedule(static)
     for (int c = 0; c < channels_; ++c) {
       float mean = mean_[c], scale = norm.gamma[c] * inverse_[c], shift = norm.beta[c] - mean * scale;
@@ -53,9 +53,18 @@ class NormLayer {
       auto grad_at = [=](long k) {  // of the normalized value
         return scale * in[k] + shift > 0 ? out_grad[k] : slope * out_grad[k];
       };
-      double shifts = sum_over(c, grad_at), alongs = sum_over(c, [=](long k) { return grad_at(k) * (in[k] - mean); });
-      if (activation_ == PRELU)
-        slopes[c] = sum_over(c, [=](long k) { return std::min(scale * in[k] + shift, 0.0f) * out_grad[k]; });
+      double shifts = 0, alongs = 0;
+      for_each_part(c, [&](long first, long end) {
+        float shift_sum = 0, along = 0, negative = 0;
+#pragma omp simd reduction(+ : shift_sum, along, negative)
+        for (long k = first; k < end; ++k) {
+          float grad = grad_at(k);
+          shift_sum += grad;
+          along += grad * (in[k] - mean);
+          negative += std::min(scale * in[k] + shift, 0.0f) * out_grad[k];
+        }
+        shifts += shift_sum, alongs += along, slopes[c] += negative;
+      });
       norm.beta_grad[c] = float(shifts);
       norm.gamma_grad[c] = float(alongs * inverse_[c]);
       // scale (g - mean(g) - x' mean(g x')), where g is the gradient of the normalized value and x' = (x - mean) inverse
@@ -69,7 +78,7 @@ class NormLayer {
     if (norm.slopes == 1)
       norm.slope_grad[0] = float(std::accumulate(slopes.begin(), slopes.end(), 0.0));
     else
-      std::copy(slopes.begin(), slopes.end(), norm.slope_grad);
+      std::copy_n(slopes.begin(), norm.slopes, norm.slope_grad);
   }
 
  private:
@@ -106,18 +115,6 @@ class NormLayer {
       long plane = (long(n) * channels_ + c) * pixels_, end = plane + pixels_;
       for (long first = plane; first < end; first += PART) work(first, std::min(first + PART, end));
     }
-  }
-
-  template <class Value>
-  double sum_over(int c, Value value) const {
-    double total = 0;
-    for_each_part(c, [&](long first, long end) {
-      float sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (long k = first; k < end; ++k) sum += value(k);
-      total += sum;
-    });
-    return total;
   }
 
   static constexpr long PART = 4096;
