@@ -126,7 +126,8 @@ def _remove_left(folder: Path) -> None:
     try:
         folder.rmdir()  # killed before it was marked
     except OSError as error:
-        raise InputError("in use by another run, or in the way; if none runs, remove it", path=folder) from error
+        reason = f"in use by another run, or in the way ({error.strerror}); if none runs, remove it"
+        raise InputError(reason, path=folder) from error
 
 
 def _remove_marked(folder: Path) -> None:

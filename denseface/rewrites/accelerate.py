@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from denseface.models.graph import Graph
-from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16
+from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16, keep_in_bfloat16
 from denseface.rewrites.compiled import copy_where_gradients_are_added
 from denseface.rewrites.dense_blocks import TRAINING_OPERATOR, fuse_dense_blocks
 from denseface.rewrites.layouts import separate_layouts
@@ -41,7 +41,7 @@ def accelerate(
     if load_operators():
         changes.append(partial(fuse_dense_blocks, bfloat16=bfloat16))
     if bfloat16 and bfloat16_instructions():
-        changes += [convolve_in_bfloat16, _compile_norms_between_convolutions, compile_slopes]
+        changes += [convolve_in_bfloat16, _compile_norms_between_convolutions, keep_in_bfloat16, compile_slopes]
     graph.infer_shapes(data=data_shape)
     for change in (*changes, separate_layouts, compose_slopes):
         change(graph)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from denseface.models.graph import Edge, Graph, Node
 from denseface.rewrites.compiled import declare, inference_marker, is_plain_normalization
 
+NORM_OPERATOR = "denseface_norm"
+
 
 def compile_norms(graph: Graph) -> None:
     """Replace batch normalizations of pictures, with a ReLU or PReLU after them, by an operator for training.
@@ -34,7 +36,7 @@ def compile_norms(graph: Graph) -> None:
             declare(edge[0], graph.shapes[edge])
         eps, momentum = norm.number("eps", 1e-3), norm.number("momentum", 0.9)
         attrs = {"activation": activation, "eps": repr(eps), "momentum": repr(momentum)}
-        return Node("denseface_norm", name, attrs, [(inference, 0), *norm.inputs, *slope])
+        return Node(NORM_OPERATOR, name, attrs, [(inference, 0), *norm.inputs, *slope])
 
     def change(node: Node) -> Node:
         if node in activations:

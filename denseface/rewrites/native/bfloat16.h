@@ -4,18 +4,40 @@
 #define DENSEFACE_BFLOAT16_H_
 
 #include <cstdint>
+#include <cstring>
 
 #include "vectors.h"
-
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
-#define DENSEFACE_HAS_BFLOAT16 1
-#include <immintrin.h>
 
 namespace {
 
 struct BFloat16 {
   uint16_t bits;
 };
+
+// One value, in loops that the compiler vectorizes.
+float value_of(float value) { return value; }
+float value_of(BFloat16 value) {
+  uint32_t bits = uint32_t(value.bits) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof(wide));
+  return wide;
+}
+
+void put(float* to, float value) { *to = value; }
+void put(BFloat16* to, float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  bits += 0x7fff + (bits >> 16 & 1);
+  to->bits = uint16_t((value == value ? bits : 0x7fc00000) >> 16);  // a NaN could become a number by rounding
+}
+
+}  // namespace
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define DENSEFACE_HAS_BFLOAT16 1
+#include <immintrin.h>
+
+namespace {
 
 Vec load(const BFloat16* values) {
   __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
@@ -24,6 +46,16 @@ Vec load(const BFloat16* values) {
 
 void store(BFloat16* to, const Vec& values) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), __m256i(_mm512_cvtneps_pbh(__m512(values))));
+}
+
+// The values whose bits in a mask are 1; the others are 0, or are not written.
+Vec load_masked(const float* values, __mmask16 mask) { return Vec(_mm512_maskz_loadu_ps(mask, values)); }
+Vec load_masked(const BFloat16* values, __mmask16 mask) {
+  return Vec(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, values)), 16)));
+}
+void store_masked(float* to, const Vec& values, __mmask16 mask) { _mm512_mask_storeu_ps(to, mask, __m512(values)); }
+void store_masked(BFloat16* to, const Vec& values, __mmask16 mask) {
+  _mm256_mask_storeu_epi16(to, mask, __m256i(_mm512_cvtneps_pbh(__m512(values))));
 }
 
 // Two pixels of one block, with the two values of each channel side by side.

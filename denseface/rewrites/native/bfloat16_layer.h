@@ -1,5 +1,5 @@
-// A 1x1 or 3x3 convolution in training, outside of dense blocks, whose products are of bfloat16. Everything that it
-// reads and writes is float32.
+// A 1x1 or 3x3 convolution in training, outside of dense blocks, whose products are of bfloat16. Its pictures and their
+// gradients are float or BFloat16, its weights float.
 //
 // With stride 2, pixels are sorted by the parities of their row and column into four planes. Within a plane, neighbors
 // are as far apart as outputs are, so that a convolution is one product there, too.
@@ -52,7 +52,8 @@ class BFloat16Layer {
   }
 
   // in: (N, inputs, H, W), weight: (outputs, inputs, k, k), out: (N, outputs, H / stride, W / stride), rounded up
-  void forward(const float* in, const float* weight, float* out) const {
+  template <class In, class Out>
+  void forward(const In* in, const float* weight, Out* out) const {
     BFloat16Products::Convolution convolution(weight, order(), shape_.outputs, shape_.inputs, taps_,
                                               long(planes()) * plane_, plane_);
     auto carve = [&](Arena* arena) { return convolution.scratch(arena); };
@@ -65,7 +66,8 @@ class BFloat16Layer {
   }
 
   // out_grad: gradient of the output; in_grad and weight_grad are written.
-  void backward(const float* in, const float* weight, const float* out_grad, float* in_grad, float* weight_grad) const {
+  template <class In, class Out>
+  void backward(const In* in, const float* weight, const Out* out_grad, In* in_grad, float* weight_grad) const {
     std::vector<BFloat16Convolution> convolutions = plane_convolutions(weight);
     BFloat16WeightGradient gradient(shape_.outputs, shape_.inputs, taps_, long(planes()) * plane_, plane_);
     auto carve = [&](Arena* arena) {
@@ -217,23 +219,24 @@ class BFloat16Layer {
   }
 
   // Read all channels of a part, zero-padded.
-  void read_pairs(const float* plain, Part part, Pairs to) const {
+  template <class In>
+  void read_pairs(const In* plain, Part part, Pairs to) const {
     std::fill_n(to.data, pairs_of(part.channels) * to.stride, BFloat16{});
     for (int b = 0; b < part.channels / BLOCK; ++b) read_block<SIDE>(plain, part, b, to[b]);
   }
 
   // Read a block of channels. PITCH: values from one pixel of the strip to the next.
-  template <int PITCH>
-  void read_block(const float* plain, Part part, int block, BFloat16* to) const {
+  template <int PITCH, class In>
+  void read_block(const In* plain, Part part, int block, BFloat16* to) const {
     long size = part.channel_size();
     int pixels = (part.end - part.first) * part.width;
     for (int n = 0; n < part.strip.pictures; ++n) {
-      const float* from = plain + part.first_value(n, block);
+      const In* from = plain + part.first_value(n, block);
       BFloat16* picture = to + (n * padded_rows() * pitch_ + part.shift) * PITCH;
       for (int p = 0; p < pixels; p += BLOCK) {
         Vec tile[BLOCK];
         for (int c = 0; c < BLOCK; ++c)
-          tile[c] = Vec(_mm512_maskz_loadu_ps(mask_of(pixels - p), from + c * size + p));
+          tile[c] = load_masked(from + c * size + p, mask_of(pixels - p));
         transpose(tile);
         for (int k = 0; k < std::min(BLOCK, pixels - p); ++k) {
           Place place = part.places[p + k];
@@ -244,12 +247,13 @@ class BFloat16Layer {
   }
 
   // Write a block of channels of a part from the products of every plane, which are `plane_stride` values apart.
-  void write_block(const float* products, long plane_stride, int block, Part part, float* plain) const {
+  template <class Out>
+  void write_block(const float* products, long plane_stride, int block, Part part, Out* plain) const {
     long size = part.channel_size();
     int pixels = (part.end - part.first) * part.width;
     for (int n = 0; n < part.strip.pictures; ++n) {
       const float* picture = products + (n * padded_rows() * pitch_ + part.shift) * BLOCK;
-      float* to = plain + part.first_value(n, block);
+      Out* to = plain + part.first_value(n, block);
       for (int p = 0; p < pixels; p += BLOCK) {
         Vec tile[BLOCK];
         for (int k = 0; k < BLOCK; ++k) {
@@ -258,7 +262,7 @@ class BFloat16Layer {
         }
         transpose(tile);
         for (int c = 0; c < BLOCK; ++c)
-          _mm512_mask_storeu_ps(to + c * size + p, mask_of(pixels - p), __m512(tile[c]));
+          store_masked(to + c * size + p, tile[c], mask_of(pixels - p));
       }
     }
   }

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <vector>
 
+#include "bfloat16.h"
 #include "normalization.h"
 
 namespace {
@@ -21,8 +22,9 @@ class NormLayer {
       : batch_(batch), channels_(channels), pixels_(pixels), activation_(activation), eps_(eps), momentum_(momentum),
         mean_(channels), inverse_(channels) {}
 
-  // in, out: (N, C, H, W). In training the moving averages follow the statistics of the batch.
-  void forward(const Norm& norm, const float* in, float* out, bool training) {
+  // in, out: (N, C, H, W), float or BFloat16. In training the moving averages follow the statistics of the batch.
+  template <class In, class Out>
+  void forward(const Norm& norm, const In* in, Out* out, bool training) {
 #pragma omp parallel for schedule(static)
     for (int c = 0; c < channels_; ++c) {
       float mean = norm.moving_mean[c], variance = norm.moving_variance[c];
@@ -36,22 +38,24 @@ class NormLayer {
       for_each_part(c, [=](long first, long end) {
 #pragma omp simd
         for (long k = first; k < end; ++k) {
-          float value = scale * in[k] + shift;
-          out[k] = value > 0 ? value : slope * value;
+          float value = scale * value_of(in[k]) + shift;
+          put(out + k, value > 0 ? value : slope * value);
         }
       });
     }
   }
 
   // Write the gradients of the input and of the parameters.
-  void backward(const Norm& norm, const float* in, const float* out_grad, float* in_grad) const {
+  template <class In, class Out>
+  void backward(const Norm& norm, const In* in, const Out* out_grad, In* in_grad) const {
     std::vector<double> slopes(channels_);  // their gradients
 #pragma omp parallel for schedule(static)
     for (int c = 0; c < channels_; ++c) {
       float mean = mean_[c], scale = norm.gamma[c] * inverse_[c], shift = norm.beta[c] - mean * scale;
       float slope = slope_of(norm, c);
       auto grad_at = [=](long k) {  // of the normalized value
-        return scale * in[k] + shift > 0 ? out_grad[k] : slope * out_grad[k];
+        float grad = value_of(out_grad[k]);
+        return scale * value_of(in[k]) + shift > 0 ? grad : slope * grad;
       };
       double shifts = 0, alongs = 0;
       for_each_part(c, [&](long first, long end) {
@@ -60,8 +64,8 @@ class NormLayer {
         for (long k = first; k < end; ++k) {
           float grad = grad_at(k);
           shift_sum += grad;
-          along += grad * (in[k] - mean);
-          negative += std::min(scale * in[k] + shift, 0.0f) * out_grad[k];
+          along += grad * (value_of(in[k]) - mean);
+          negative += std::min(scale * value_of(in[k]) + shift, 0.0f) * value_of(out_grad[k]);
         }
         shifts += shift_sum, alongs += along, slopes[c] += negative;
       });
@@ -72,7 +76,7 @@ class NormLayer {
       for_each_part(c, [=](long first, long end) {
 #pragma omp simd
         for (long k = first; k < end; ++k)
-          in_grad[k] = scale * (grad_at(k) - offset - factor * (in[k] - mean));
+          put(in_grad + k, scale * (grad_at(k) - offset - factor * (value_of(in[k]) - mean)));
       });
     }
     if (norm.slopes == 1)
@@ -90,14 +94,15 @@ class NormLayer {
   }
 
   // Mean and variance of a channel. Distances from its first value are squared, so that a large mean costs no digits.
-  void measure(int c, const float* in, float* mean, float* variance) const {
-    float pivot = in[c * pixels_];
+  template <class In>
+  void measure(int c, const In* in, float* mean, float* variance) const {
+    float pivot = value_of(in[c * pixels_]);
     double sums = 0, squares = 0;
     for_each_part(c, [&](long first, long end) {
       float sum = 0, square = 0;
 #pragma omp simd reduction(+ : sum, square)
       for (long k = first; k < end; ++k) {
-        float distance = in[k] - pivot;
+        float distance = value_of(in[k]) - pivot;
         sum += distance;
         square += distance * distance;
       }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "arena.h"
+#include "bfloat16.h"
 #include "bfloat16_convolutions.h"
 #include "bfloat16_layer.h"
 #include "float_products.h"
@@ -242,6 +243,30 @@ REGISTER_OP(denseface_dense_block_inference)
     .setInferShape(infer_shape<INFERENCE>)
     .setCreateOpState(create_inference, "cpu");
 
+// Pictures that only these operators pass to each other are of bfloat16. MXNet, which does not know it, takes them for
+// float16, of the same size.
+bool reads_bfloat16(const Attributes& attributes) { return attributes.count("bfloat16_input"); }
+bool writes_bfloat16(const Attributes& attributes) { return attributes.count("bfloat16_output"); }
+
+// DATA: the number of the input that pictures are.
+template <int DATA>
+MXReturnValue infer_picture_types(const Attributes& attributes, std::vector<int>* inputs, std::vector<int>* outputs) {
+  infer_type(attributes, inputs, outputs);
+  if (reads_bfloat16(attributes)) inputs->at(DATA) = kFloat16;
+  if (writes_bfloat16(attributes)) outputs->at(0) = kFloat16;
+  return MX_SUCCESS;
+}
+
+// Call compute(in, out) with a value of each type of picture.
+template <class Compute>
+void with_picture_types(const Attributes& attributes, Compute compute) {
+  bool reads = reads_bfloat16(attributes), writes = writes_bfloat16(attributes);
+  if (reads && writes) return compute(BFloat16{}, BFloat16{});
+  if (reads) return compute(BFloat16{}, float{});
+  if (writes) return compute(float{}, BFloat16{});
+  compute(float{}, float{});
+}
+
 NormLayer::Activation activation_of(const Attributes& attributes) {
   const std::string& name = attributes.at("activation");
   return name == "prelu" ? NormLayer::PRELU : name == "relu" ? NormLayer::RELU : NormLayer::NONE;
@@ -254,13 +279,15 @@ class NormOperator : public CustomStatefulOp {
   NormOperator(const Attributes& attributes, const std::vector<unsigned>& data)
       : layer_(data.at(0), data.at(1), long(data.at(2)) * data.at(3), activation_of(attributes),
                number(attributes, "eps"), number(attributes, "momentum")),
-        has_slopes_(activation_of(attributes) == NormLayer::PRELU) {}
+        has_slopes_(activation_of(attributes) == NormLayer::PRELU), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return guarded_alone([&] {
       bool training = inputs->at(0).data<float>()[0] < 0.5f;
       Norm norm = ParameterReader{&inputs->at(2), nullptr}.take_norm(has_slopes_);
-      layer_.forward(norm, inputs->at(1).data<float>(), outputs->at(0).data<float>(), training);
+      with_picture_types(attributes_, [&](auto in, auto out) {
+        layer_.forward(norm, inputs->at(1).data<decltype(in)>(), outputs->at(0).data<decltype(out)>(), training);
+      });
     });
   }
 
@@ -268,13 +295,17 @@ class NormOperator : public CustomStatefulOp {
   MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return guarded_alone([&] {
       Norm norm = ParameterReader{&inputs->at(3), &outputs->at(2)}.take_norm(has_slopes_);
-      layer_.backward(norm, inputs->at(2).data<float>(), inputs->at(0).data<float>(), outputs->at(1).data<float>());
+      with_picture_types(attributes_, [&](auto in, auto out) {
+        layer_.backward(norm, inputs->at(2).data<decltype(in)>(), inputs->at(0).data<decltype(out)>(),
+                        outputs->at(1).data<decltype(in)>());
+      });
     });
   }
 
  private:
   NormLayer layer_;
   bool has_slopes_;
+  Attributes attributes_;
 };
 
 MXReturnValue parse_norm(const Attributes& attributes, int* inputs, int* outputs) {
@@ -301,7 +332,7 @@ MXReturnValue create_norm(const Attributes& attributes, const MXContext&, const 
 
 REGISTER_OP(denseface_norm)
     .setParseAttrs(parse_norm)
-    .setInferType(infer_type)
+    .setInferType(infer_picture_types<1>)
     .setInferShape(infer_norm)
     .setMutateInputs(mutated_norm)
     .setCreateOpState(create_norm, "cpu");
@@ -352,24 +383,32 @@ REGISTER_OP(denseface_prelu)
 // Inputs: the data; the weight.
 class ConvolutionOperator : public CustomStatefulOp {
  public:
-  explicit ConvolutionOperator(const ConvolutionShape& shape) : layer_(shape) {}
+  ConvolutionOperator(const Attributes& attributes, const ConvolutionShape& shape)
+      : layer_(shape), attributes_(attributes) {}
 
   MXReturnValue Forward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return guarded_alone([&] {
-      layer_.forward(inputs->at(0).data<float>(), inputs->at(1).data<float>(), outputs->at(0).data<float>());
+      with_picture_types(attributes_, [&](auto in, auto out) {
+        layer_.forward(inputs->at(0).data<decltype(in)>(), inputs->at(1).data<float>(),
+                       outputs->at(0).data<decltype(out)>());
+      });
     });
   }
 
   // inputs: gradient of the output, then the inputs and the output; outputs: gradients of the inputs
   MXReturnValue Backward(std::vector<MXTensor>* inputs, std::vector<MXTensor>* outputs, const OpResource&) override {
     return guarded_alone([&] {
-      layer_.backward(inputs->at(1).data<float>(), inputs->at(2).data<float>(), inputs->at(0).data<float>(),
-                      outputs->at(0).data<float>(), outputs->at(1).data<float>());
+      with_picture_types(attributes_, [&](auto in, auto out) {
+        layer_.backward(inputs->at(1).data<decltype(in)>(), inputs->at(2).data<float>(),
+                        inputs->at(0).data<decltype(out)>(), outputs->at(0).data<decltype(in)>(),
+                        outputs->at(1).data<float>());
+      });
     });
   }
 
  private:
   BFloat16Layer layer_;
+  Attributes attributes_;
 };
 
 ConvolutionShape convolution_shape(const Attributes& attributes, const Shapes& inputs) {
@@ -390,13 +429,14 @@ MXReturnValue infer_convolution(const Attributes& attributes, Shapes* inputs, Sh
 
 MXReturnValue create_convolution(const Attributes& attributes, const MXContext&, const Shapes& inputs,
                                  const std::vector<int>, CustomStatefulOp** created) {
-  return guarded(
-      [&] { *created = CustomStatefulOp::create<ConvolutionOperator>(convolution_shape(attributes, inputs)); });
+  return guarded([&] {
+    *created = CustomStatefulOp::create<ConvolutionOperator>(attributes, convolution_shape(attributes, inputs));
+  });
 }
 
 REGISTER_OP(denseface_convolution)
     .setParseAttrs(parse_two_inputs)
-    .setInferType(infer_type)
+    .setInferType(infer_picture_types<0>)
     .setInferShape(infer_convolution)
     .setCreateOpState(create_convolution, "cpu");
 
