@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16
+from denseface.models.graph import Graph
+from denseface.rewrites.bfloat16_convolutions import CONVOLUTION_OPERATOR, convolve_in_bfloat16, keep_in_bfloat16
 from denseface.rewrites.native import bfloat16_instructions
+from denseface.rewrites.norms import compile_norms
 from support.again import call_again, compiler_without, other_threads
 from support.symbols import operators, rewritten
 
@@ -116,3 +118,74 @@ def test_what_is_read_elsewhere_gets_the_sum_of_gradients():
     assert count(fast) == 2
     for found, expected in zip(step(fast, shape), step(plain, shape)):
         np.testing.assert_array_equal(found, expected)
+
+
+def apart(graph):
+    convolve_in_bfloat16(graph)
+    compile_norms(graph)
+
+
+def together(graph):
+    apart(graph)
+    keep_in_bfloat16(graph)
+
+
+def unit(data, name, stride=1, outputs=32):
+    """BN - PReLU - convolution, as in residual networks."""
+    norm = mx.sym.BatchNorm(data, fix_gamma=False, name=f"{name}_norm")
+    norm = mx.sym.LeakyReLU(norm, mx.sym.Variable(f"{name}_slope"), act_type="prelu")
+    return convolution(norm, outputs, stride=(stride, stride), name=name)
+
+
+def random_step(symbol, shape, **given):
+    """Output and gradients by name, of random parameters and others that are given."""
+    executor = symbol.simple_bind(mx.cpu(), data=shape)
+    rng = np.random.default_rng(0)
+    for name in sorted(executor.arg_dict):
+        array = executor.arg_dict[name]
+        array[:] = given.get(name, rng.normal(0.5, 0.3, array.shape))
+    output = executor.forward(is_train=True)[0]
+    executor.backward(mx.nd.array(rng.normal(size=output.shape)))
+    return {"output": output.asnumpy(), **{name: array.asnumpy() for name, array in executor.grad_dict.items()}}
+
+
+SHAPE = (4, 16, 13, 9)
+
+
+def test_rounding_what_a_convolution_reads_changes_nothing():
+    """The convolution would round it as well."""
+    symbol = unit(mx.sym.Variable("data"), "a")
+    (fast, slow) = (rewritten(symbol, change, SHAPE) for change in (together, apart))
+    np.testing.assert_array_equal(random_step(fast, SHAPE)["output"], random_step(slow, SHAPE)["output"])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_units_that_pass_bfloat16_to_each_other_compute_nearly_the_same(stride):
+    symbol = unit(unit(unit(mx.sym.Variable("data"), "a"), "b", stride), "c")
+    found, expected = (random_step(rewritten(symbol, change, SHAPE), SHAPE) for change in (together, apart))
+    for name, array in expected.items():
+        error = np.linalg.norm(found[name] - array) / np.linalg.norm(array)
+        assert 1e-6 < error < 5e-2, (name, error)  # terms of the gradients of scales nearly cancel
+
+
+def test_what_two_read_stays_in_float32():
+    """MXNet adds its gradients, which it takes for float16."""
+    data = unit(mx.sym.Variable("data"), "a")
+    symbol = unit(data, "b") + unit(data, "c")
+    graph = Graph(rewritten(symbol, together, SHAPE))
+    passed = {node.name for node in graph.nodes if "bfloat16_output" in node.attrs}
+    readers = {node.name for node in graph.nodes if "bfloat16_input" in node.attrs}
+    assert "a" not in passed and readers == {"a", "b", "c"}  # the convolutions read their normalizations'
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF], ids=hex)
+def test_what_is_no_number_stays_none(bits):
+    nan = np.full(16, bits, np.uint32).view(np.float32)
+    symbol = rewritten(unit(unit(mx.sym.Variable("data"), "a"), "b"), together, SHAPE)
+    assert np.isnan(random_step(symbol, SHAPE, a_norm_beta=nan)["output"]).all()
+
+
+@pytest.mark.parametrize("threads", other_threads("1", "3"))
+def test_passing_by_any_number_of_threads(threads):
+    check = test_units_that_pass_bfloat16_to_each_other_compute_nearly_the_same
+    call_again(check, [[1], [2]], OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive")
