@@ -44,23 +44,23 @@ def draw_comparison(networks: Sequence[Measured]) -> Figure:
     InputError
         If matplotlib is not installed.
     """
-    panels: dict[str, Callable[[Measured], float | None]] = {
-        "parameters, millions": lambda row: row.costs.parameters / 1e6,
-        "GMACs per picture": lambda row: row.costs.macs / 1e9,
-        "activations per picture, MiB": lambda row: row.costs.memory / 2**20,
-        "latency of one picture, ms": lambda row: row.latency,
-        "embeddings per second, batches of 8": lambda row: row.throughput,
-        "pictures per second in training, batches of 8": lambda row: row.training,
-    }
+    panels: list[tuple[str, Callable[[Measured], float | None]]] = [
+        ("parameters, millions", lambda row: row.costs.parameters / 1e6),
+        ("GMACs per picture", lambda row: row.costs.macs / 1e9),
+        ("activations per picture, MiB", lambda row: row.costs.memory / 2**20),
+        ("latency of one picture, ms", lambda row: row.latency),
+        ("embeddings per second, batches of 8", lambda row: row.throughput),
+        ("pictures per second in training, batches of 8", lambda row: row.training),
+    ]
     for name in dict.fromkeys(key for row in networks for key in row.accuracies):
-        panels[f"accuracy on {shortened(name)}"] = partial(_accuracy, name)
-    panels = {title: value for title, value in panels.items() if any(value(row) is not None for row in networks)}
+        panels.append((f"accuracy on {shortened(name)}", partial(_accuracy, name)))
+    panels = [(title, value) for title, value in panels if any(value(row) is not None for row in networks)]
 
     names = [shortened(row.name) for row in networks]
     rows = math.ceil(len(panels) / 3)
     figure = lay_out(12, rows * (1.1 + 0.36 * len(networks)))
     grid = figure.subplots(rows, 3, squeeze=False, sharey=True).flatten()
-    for axes, (title, value) in zip(grid, panels.items()):
+    for axes, (title, value) in zip(grid, panels):
         values = [value(row) for row in networks]
         bars = axes.barh(range(len(names)), [number or 0 for number in values], color=COLORS[0], height=0.6)
         axes.bar_label(bars, [_three_digits(number) for number in values], padding=3, fontsize=9)
@@ -109,9 +109,11 @@ def draw_run(folder: str | Path) -> Figure:
     names = dict.fromkeys(str(row["set"]) for row in verification)
     for name, color in zip(names, _cycled(len(names))):
         steps, values = _line([row for row in verification if row["set"] == name], "accuracy")
-        verified.plot(steps, values, color=color, marker="o", markersize=3, linewidth=1.2, label=shortened(name))
+        verified.plot(steps, values, color=color, marker="o", markersize=3, linewidth=1.2)
     if names:
-        verified.legend(fontsize=8, frameon=False)
+        legend = verified.legend(verified.lines, map(str, range(len(names))), fontsize=8, frameon=False)
+        for label, name in zip(legend.get_texts(), names):
+            label.set_text(shortened(name))  # here, since matplotlib leaves out names that start with an underscore
     else:
         _say(verified, "none yet")
     panels["accuracy"].set_ylim(-0.02, 1.02)

@@ -84,5 +84,6 @@ def check_format(path: str | Path) -> str:
 
 
 def shortened(name: str, length: int = 42) -> str:
-    """Return the end of a long name, which distinguishes models, on one line."""
-    return printable(name if len(name) <= length else f"...{name[3 - length :]}")
+    """Return the end of a long name, which distinguishes models, escaped and on one line."""
+    name = printable(name)
+    return name if len(name) <= length else f"...{name[3 - length :]}"

@@ -13,6 +13,7 @@ from typing import IO, NamedTuple
 
 from denseface.core.errors import InputError
 from denseface.core.files import naming_errors, open_input, replacing
+from denseface.core.text import printable
 
 VERIFICATION_COLUMNS = ("step", "set", "accuracy", "balanced_accuracy", "auc", "tar_1e-1", "tar_1e-2", "tar_1e-3")
 
@@ -61,9 +62,12 @@ class RunLog:
         self._add(self._training, row)
 
     def verification(self, step: int, name: str, metrics: dict) -> None:
-        """Add the metrics of one verification set, as ``VerificationResult.to_dict`` returns them."""
+        """Add the metrics of one verification set, as ``VerificationResult.to_dict`` returns them.
+
+        A line is a row: line ends in the name of a set, from a file's, are escaped.
+        """
         tar = {f"tar_1e-{k}": metrics["tar"].get(f"{10**-k:g}") for k in (1, 2, 3)}
-        row = {"step": step, "set": name, **metrics, **tar}
+        row = {"step": step, "set": printable(name), **metrics, **tar}
         self._add(self._verification, [row[column] for column in VERIFICATION_COLUMNS])
 
     def close(self) -> None:
@@ -124,7 +128,7 @@ def _open_csv(path: Path, columns: Sequence[str], start_step: int) -> IO[str]:
             kept = [line for line in file if _step(line) <= start_step and line.endswith(b"\n")]
     with replacing(path) as file:
         file.writelines([",".join(columns).encode() + b"\r\n", *kept])
-    return open(path, "a", newline="")
+    return open(path, "a", encoding="utf-8", newline="")
 
 
 def _step(line: bytes) -> float:

@@ -60,6 +60,12 @@ def test_names_are_text_and_not_formulas(tmp_path):
         assert any(r"s$^$_\x1b[2J" in axes.get_title(loc="left") for axes in figure.axes)
 
 
+def test_sets_whose_names_end_alike_have_a_panel_each():
+    names = ("a" + "x" * 50, "b" + "x" * 50)
+    figure = draw_comparison([measured("d15", 1, **dict.fromkeys(names, 0.9))])
+    assert [axes.get_title(loc="left")[:11] for axes in figure.axes if axes.axison][-2:] == ["accuracy on"] * 2
+
+
 def test_comparison_leaves_out_what_was_not_measured():
     found = panels(draw_comparison([measured("d121", 3)]))
     assert "pictures per second in training, batches of 8" not in found
@@ -91,7 +97,24 @@ def test_run_shows_what_the_files_hold(run_folder):
     assert lines["gradient norm"] == [[[1, 7], [2, 14], [3, 21]]]
     assert np.array_equal(lines["accuracy in training"][0], [[1, 0.1], [2, np.nan], [3, 0.5]], equal_nan=True)
     assert np.allclose(lines["accuracy in verification"], [[[2, 0.6], [3, 0.9]], [[2, 0.5], [3, 0.75]]])
-    assert [line.get_label() for line in found["accuracy in verification"].lines] == ["orl", "orl-ema"]
+    assert legend(found["accuracy in verification"]) == ["orl", "orl-ema"]
+
+
+def test_the_legend_names_every_set(tmp_path):
+    names = ["_hidden", "", "$^$", "<b>", "a\nb", "a\x1b[2J", "\udcff", "x" * 60, "\x1b" * 40]
+    log = RunLog(tmp_path / "model", start_step=0)
+    for name in names:
+        log.verification(1, name, {"accuracy": 0.6, "balanced_accuracy": 0.5, "auc": 0.5, "tar": {"0.1": 0.2}})
+    log.close()
+    figure = draw_run(tmp_path)
+    save_figure(figure, tmp_path / "run.png")
+    assert legend(panels(figure)["accuracy in verification"]) == [
+        "_hidden", "", "$^$", "<b>", r"a\nb", r"a\x1b[2J", r"\udcff", "..." + "x" * 39, "..." + (r"\x1b" * 40)[-39:],
+    ]  # fmt: skip
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_plot_run(capsys, run_folder):
