@@ -34,7 +34,7 @@ _logger = logging.getLogger("denseface")
 
 
 def open_input(path: str | Path) -> BinaryIO:
-    """Open a file for reading bytes.
+    """Open a file for reading bytes, up to where it ends now.
 
     Raises
     ------
@@ -359,12 +359,28 @@ def _naming(method: Callable, failure: Callable[[str | Path, OSError], InputErro
 
 
 class _Raw(io.FileIO):
-    """A file whose errors name it, or the one that it is to replace."""
+    """A file whose errors name it, or the one that it is to replace.
+
+    One that is only read ends where it ended when it was opened: what is appended meanwhile is not of one piece with
+    it, and may never end.
+    """
 
     blamed: str | Path
+    size: int | None = None
+
+    def _readall(self) -> bytes:
+        if self.size is None:
+            return super().readall()
+        return b"".join(iter(lambda: io.FileIO.read(self, self._left()), b""))
+
+    def _readinto(self, buffer: bytearray) -> int:
+        return super().readinto(buffer if self.size is None else memoryview(buffer)[: self._left()])
+
+    def _left(self) -> int:
+        return max(0, (self.size or 0) - self.tell())
 
     read, readall, readinto = (  # type: ignore[assignment]
-        _naming(method, _unreadable) for method in (io.FileIO.read, io.FileIO.readall, io.FileIO.readinto)
+        _naming(method, _unreadable) for method in (io.FileIO.read, _readall, _readinto)
     )
     write, truncate = (  # type: ignore[assignment]
         _naming(method, _unwritable) for method in (io.FileIO.write, io.FileIO.truncate)
@@ -382,5 +398,7 @@ def _open(path: str | Path, mode: str, more_flags: int, blamed: str | Path | Non
     except ValueError as error:  # a null character in the name
         raise failure(blamed, OSError(errno.EINVAL, str(error))) from error
     raw.blamed = blamed
+    if mode == "rb":
+        raw.size = os.fstat(raw.fileno()).st_size
     buffered = {"rb": io.BufferedReader, "xb": io.BufferedWriter}.get(mode, io.BufferedRandom)
     return cast(BinaryIO, buffered(raw))

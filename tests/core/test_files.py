@@ -82,6 +82,29 @@ def test_what_may_never_end_is_not_opened(tmp_path):
             open_input(path)
 
 
+def test_a_file_that_grows_is_read_as_it_was_when_it_was_opened(tmp_path):
+    """Else a program that appends faster than it is read would keep the reader for ever."""
+    path = tmp_path / "grows"
+    path.write_bytes(b"one\ntwo")
+
+    def grow():
+        with path.open("ab") as file:
+            file.write(b" and more\n" * 10_000)
+
+    for read in (lambda file: [file.read()], list, lambda file: [*iter(lambda: file.read(3), b"")]):
+        with open_input(path) as file:
+            before = path.read_bytes()
+            grow()
+            assert b"".join(read(file)) == before
+            file.seek(0)
+            assert file.read() == before
+    path.write_bytes(b"one\ntwo")
+    lines = read_lines(path)
+    assert next(lines) == (1, "one")
+    grow()
+    assert [*lines] == [(2, "two")]
+
+
 def test_a_name_with_a_null_character_is_one_line():
     with refused("embedded null byte", path="a\0b") as caught:
         open_input("a\0b")
