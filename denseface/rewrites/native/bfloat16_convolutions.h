@@ -104,7 +104,8 @@ class BFloat16WeightGradient {
   BFloat16WeightGradient(int outputs, int inputs, const std::vector<int>& taps, long in_pixels, long out_pixels)
       : outputs_(outputs), inputs_(inputs), taps_(taps), block_stride_(readable(in_pixels, taps) * BLOCK),
         parity_size_(2 * pairs_of(inputs) * block_stride_), out_pixels_(round_up(out_pixels)),
-        size_(packed_size(outputs, inputs, int(taps.size()))), sums_(zeros_per_thread(size_)) {
+        size_(packed_size(outputs, inputs, int(taps.size()))), sums_(sums_per_thread(size_)),
+        begun_(omp_get_max_threads()) {
     for (long step = 0; step < out_pixels_ / SIDE; ++step) steps_.push_back(step * SIDE * SIDE);
   }
 
@@ -133,7 +134,7 @@ class BFloat16WeightGradient {
   }
 
   // Add a strip: its inputs, and the gradients of its outputs.
-  void add(const Scratch& scratch, Pairs grads, Strip strip) const {
+  void add(const Scratch& scratch, Pairs grads, Strip strip) {
     int pixels = strip.rows * strip.pitch;
     transpose_strip(grads, pairs_of(outputs_), pixels, scratch.transposed);
     Product product{};
@@ -141,7 +142,9 @@ class BFloat16WeightGradient {
     product.right_step = TILE_SIZE, product.right_next = block_stride_;
     product.sums = sums_ + omp_get_thread_num() * size_;
     product.sums_right = SIDE * BLOCK;
-    product.rows = SIDE, product.add = true;
+    char& begun = begun_[omp_get_thread_num()];
+    product.rows = SIDE, product.add = begun;
+    begun = true;
     for (int n = 0; n < pairs_of(outputs_); ++n)
       for (int tap : taps_)
         for (int pair = 0; pair < pairs_of(inputs_); ++pair, product.sums += SIDE * SIDE) {
@@ -161,7 +164,8 @@ class BFloat16WeightGradient {
           long product = (long(output / SIDE) * taps + tap) * pairs + block / 2;
           const float* from = sums_ + product * SIDE * SIDE + (block % 2 * SIDE + output % SIDE) * BLOCK;
           Vec total{};
-          for (int thread = 0; thread < threads; ++thread) total += at(from + thread * size_);
+          for (int thread = 0; thread < threads; ++thread)
+            if (begun_[thread]) total += at(from + thread * size_);
           float* to = gradients + order.first + output * order.output + tap * order.tap;
           for (int k = 0; k < BLOCK && block * BLOCK + k < inputs_; ++k)
             to[(block * BLOCK + k) * order.input] = total[k];
@@ -187,6 +191,7 @@ class BFloat16WeightGradient {
   long out_pixels_, size_;
   std::vector<long> steps_;  // of the longest strip
   float* sums_;
+  std::vector<char> begun_;  // whether a thread's sums have values
 };
 
 // How a block of bfloat16 keeps its values and computes with them. FloatProducts has the same members.

@@ -113,11 +113,14 @@ void weight_gradient(View<const float> in, int in_pitch, const std::vector<int>&
   }
 }
 
-// Sums of `size` values for every thread, which start as zeros. They are valid until the next call.
+// Memory for sums of `size` values of every thread, until the next call.
+float* sums_per_thread(long size) {
+  return carved(&shared.sums, [=](Arena* arena) { return arena->take<float>(omp_get_max_threads() * size); });
+}
+
 float* zeros_per_thread(long size) {
-  long total = omp_get_max_threads() * size;
-  float* sums = carved(&shared.sums, [=](Arena* arena) { return arena->take<float>(total); });
-  std::fill(sums, sums + total, 0.0f);
+  float* sums = sums_per_thread(size);
+  std::fill_n(sums, omp_get_max_threads() * size, 0.0f);
   return sums;
 }
 
