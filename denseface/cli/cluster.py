@@ -75,16 +75,16 @@ def run(args: argparse.Namespace) -> int:
             table.writerow((_writable(names[row]), "" if group < 0 else group))
             if group >= 0:
                 members[group].append(names[row])
-    alone = sum(group < 0 for group in groups)
-    if args.sheet and members:
-        from denseface.datasets.contact_sheet import sheet_of_groups
+        if args.sheet:
+            from denseface.datasets.contact_sheet import sheet_of_groups
 
-        rows = [
-            (f"group {number}: {counted(len(found), 'face')}", [[_picture(name) for name in found[:_PICTURES]]])
-            for number, found in list(members.items())[:_MOST_DRAWN]
-        ]
-        with replacing(args.sheet) as file:
-            sheet_of_groups(rows).save(file, "PNG")
+            rows = [
+                (f"group {number}: {counted(len(found), 'face')}", [[_picture(name) for name in found[:_PICTURES]]])
+                for number, found in list(members.items())[:_MOST_DRAWN]
+            ]
+            with replacing(args.sheet) as file:
+                sheet_of_groups(rows).save(file, "PNG")
+    alone = sum(group < 0 for group in groups)
     if args.json:
         chosen = {"threshold": threshold.value, "threshold_of": threshold.name, "far": threshold.far}
         print_json({"faces": len(groups), "groups": count, "alone": alone, **chosen})

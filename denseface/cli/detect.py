@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if counts.without:
         said.append(f"{counted(counts.without, 'picture')} without a face")
     print_line(f"{args.out}: {', '.join(said)}")
-    if args.sheet and counts.faces:
+    if args.sheet:
         _write_sheet(args.out, args.sheet)
     return FAILED if report_unreadable(sources.unreadable) or counts.without else OK
 

@@ -135,7 +135,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _draw(rows: Iterable[_Row]) -> Image.Image:
-    rows = [row._replace(caption=_shortened(row.caption, _WIDEST)) for row in rows]
+    rows = [row._replace(caption=_shortened(row.caption, _WIDEST)) for row in rows] or [_Row("none", [])]
     font = _font()
     width = max(max(_width(row), int(font.getbbox(row.caption)[2])) for row in rows)
     sheet = Image.new("RGB", (width + 2 * _MARGIN, len(rows) * _ROW_HEIGHT + _MARGIN), "white")

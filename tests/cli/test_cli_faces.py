@@ -332,6 +332,9 @@ def test_what_detect_writes_is_what_landmarks_reads(capsys, model, here, detecto
     assert (code, out) == (1, "faces.txt: 4 faces in 3 pictures, 1 picture without a face\n")
     with Image.open("faces.png") as sheet:
         assert sheet.format == "PNG" and sheet.height > 112
+    assert run(capsys, "detect", "nobody.png", "-o", "nobody.txt", *options)[0] == 1
+    with Image.open("faces.png") as sheet:
+        assert sheet.width < 112  # not the faces before
     calls = detector.calls
     code, out, _ = run(capsys, "embed", "photos", *model, "--landmarks", "faces.txt", "--face", "all", "-o", "by.npz")
     assert (code, out) == (0, "by.npz: 4 embeddings of 8 values\n")

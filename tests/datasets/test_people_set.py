@@ -88,6 +88,10 @@ def test_a_folder_is_audited_and_cleaned(people, colors, tmp_path, capsys):
     (people / "p01" / "0.png").unlink()
     assert run(people, *colors, "-o", out, "--aligned") == 0
     assert (out / "embeddings.npz").stat().st_mtime_ns > made
+    assert run(clean, *colors, "-o", out, "--aligned") == 0
+    assert len(rows_of(out / "suspects.csv")) == 1
+    with Image.open(out / "suspects.png") as sheet:
+        assert sheet.height < 200  # not that of the suspects before
 
 
 def test_records_are_audited_and_cleaned(people, colors, tmp_path, capsys):

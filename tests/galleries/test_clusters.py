@@ -135,6 +135,10 @@ def test_the_command_writes_a_table_and_a_sheet(tmp_path, capsys):
         ]  # fmt: skip
     with Image.open(sheet) as drawn:
         assert drawn.height > 2 * 112
+    assert cli.main([*command[:-1], "0.9999"]) == 0
+    assert "0 groups" in capsys.readouterr().out
+    with Image.open(sheet) as drawn:
+        assert drawn.height < 2 * 112  # not that of the groups before
     assert cli.main([*command[:4], "--sheet", "a.jpg"]) == 1
     assert capsys.readouterr().err == "denseface: error: --sheet: a.jpg: the name must end in .png\n"
     assert cli.main([*command[:4], "--far", "1e-3"]) == 1

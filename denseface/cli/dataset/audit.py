@@ -255,10 +255,6 @@ def _write(suspects: Sequence[Suspect], people: PeopleSet, out: Path, measure: s
     from denseface.datasets.output import replacing_csv
     from denseface.deciding.audit import HELD_OUT, UNREADABLE, owner_of
 
-    with replacing_csv(out / "suspects.csv", ("picture", "kind", measure, "reason")) as table:
-        for each in suspects:
-            name = each.name if each.kind == HELD_OUT else people.shown(each.name)
-            table.writerow((name, each.kind, f"{each.probability:{spelled}}", each.reason))
     drawn = [each for each in suspects if each.kind not in (HELD_OUT, UNREADABLE)]
     drawn = sorted(drawn, key=lambda each: each.probability, reverse=measure == "angle")[:_MOST_DRAWN]
     suspected = {each.name for each in suspects}
@@ -267,15 +263,18 @@ def _write(suspects: Sequence[Suspect], people: PeopleSet, out: Path, measure: s
         owner = owner_of(source.name)
         if len(others.get(owner, range(9))) < 7 and source.name not in suspected:
             others[owner].append(source.name)
-    if drawn:
-        sheet = sheet_of_groups(
-            (
-                f"{people.shown(each.name)}: {each.kind} ({each.reason})",
-                [[_payload(people, each.name)], [_payload(people, name) for name in others[owner_of(each.name)]]],
-            )
-            for each in drawn
+    sheet = sheet_of_groups(
+        (
+            f"{people.shown(each.name)}: {each.kind} ({each.reason})",
+            [[_payload(people, each.name)], [_payload(people, name) for name in others[owner_of(each.name)]]],
         )
-        with replacing(out / "suspects.png") as file:
+        for each in drawn
+    )
+    with replacing_csv(out / "suspects.csv", ("picture", "kind", measure, "reason")) as table:
+        for each in suspects:
+            name = each.name if each.kind == HELD_OUT else people.shown(each.name)
+            table.writerow((name, each.kind, f"{each.probability:{spelled}}", each.reason))
+        with replacing(out / "suspects.png") as file:  # the list and its sheet, or neither
             sheet.save(file, "PNG")
 
 
