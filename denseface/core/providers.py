@@ -60,7 +60,7 @@ def require_provider(onnxruntime: ModuleType, provider: str) -> None:
         If the provider is unknown or not installed; then the message contains the command that installs it.
     """
     if provider not in PROVIDERS:
-        raise InputError(f"{provider} is not one of {', '.join(PROVIDERS)}", option="provider")
+        raise InputError(f"{provider!r} is not one of {', '.join(PROVIDERS)}", option="provider")
     wanted = PROVIDERS[provider]
     available = onnxruntime.get_available_providers()
     packages = packages_of("onnxruntime")

@@ -127,7 +127,7 @@ class Embedder:
         self.normalize = normalize
         self.crop = crop or Cropper()
         self.provider = provider
-        engine = engine or (provider and "onnxruntime")
+        engine = engine or (None if provider is None else "onnxruntime")
         input_shape = image_shape and PictureShape(*image_shape).nchw(1)[1:]
         self.engine, self._engine = _make_engine(engine, model, batch_size, input_shape, context, provider)
         self.image_shape = PictureShape.from_nchw((1, *self._engine.input_shape))

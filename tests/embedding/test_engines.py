@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from denseface.core.vectors import similarity
+from denseface.embedding.embedder import Embedder
 from denseface.embedding.engines import ENGINES, make_engine, mxnet_engine
 from denseface.embedding.engines.mxnet_engine import MXNetEngine
 from denseface.embedding.engines.onnx_model import read_onnx
@@ -179,6 +180,10 @@ def test_engines_refuse_what_they_cannot_do(tmp_path):
         make_engine("onnxruntime", model, 2, context=mx.gpu(0))
     with refused(option="provider"):
         make_engine("openvino", model, 2, provider="cuda")
+    for unknown in ("", "CPU", "a\x1b[2J", "\udcff"):
+        with refused("cpu, cuda", option="provider") as caught:
+            Embedder(model, provider=unknown)
+        assert str(caught.value).isprintable()
     with refused("tiny.onnx", "(3, 16, 16)"):
         make_engine("onnxruntime", model, 2, (3, 112, 112))
 

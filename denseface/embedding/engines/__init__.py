@@ -109,7 +109,7 @@ def make_engine(
     if name == "onnxruntime":
         from denseface.embedding.engines.onnxruntime_engine import ONNXRuntimeEngine
 
-        return ONNXRuntimeEngine(model, batch_size, provider or "cpu")
+        return ONNXRuntimeEngine(model, batch_size, "cpu" if provider is None else provider)
     from denseface.embedding.engines.openvino_engine import OpenVINOEngine
 
     return OpenVINOEngine(model, batch_size, bf16=name == "openvino-bf16")
