@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from denseface.core.errors import InputError
+from denseface.core.signals import postponed
 from denseface.core.system_lock import hold
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
@@ -155,12 +156,13 @@ def replacing_together(*paths: str | Path, last_completes: bool = False) -> Iter
         yield tuple(each.file for each in written)
         for each in written:
             each.complete()
-        if last_completes and len(written) > 1:
-            with naming_errors(written[-1].path):
-                written[-1].path.unlink(missing_ok=True)
-                sync_folder(written[-1].path.parent)
-        for each in written:
-            each.rename()
+        with postponed():
+            if last_completes and len(written) > 1:
+                with naming_errors(written[-1].path):
+                    written[-1].path.unlink(missing_ok=True)
+                    sync_folder(written[-1].path.parent)
+            for each in written:
+                each.rename()
 
 
 class _Aside:

@@ -61,9 +61,10 @@ def fresh_folder(path: str | Path) -> Iterator[Path]:
         with naming_errors(given):
             yield aside
             sync_folder(aside)
-        os.rename(aside, path)
-        sync_folder(path.parent)
-        (path / _MARK).unlink()
+        with postponed():
+            os.rename(aside, path)
+            sync_folder(path.parent)
+            (path / _MARK).unlink()
     except BaseException:
         if mark is not None:
             _remove_marked(aside)

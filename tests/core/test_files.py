@@ -2,6 +2,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import stat
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from denseface.core.errors import InputError
 from denseface.core.files import open_input, open_own, read_input, read_lines, replacing, replacing_together
+from denseface.core.signals import Interrupted, raise_on_signals
 from support.refusals import refused
 
 
@@ -67,6 +69,26 @@ def test_a_folder_is_not_replaced(tmp_path):
     with refused(os.strerror(errno.EISDIR), path=tmp_path), replacing(tmp_path) as file:
         file.write(b"new")
     assert list(tmp_path.iterdir()) == [] and not tmp_path.with_name(tmp_path.name + ".tmp").exists()
+
+
+@pytest.mark.parametrize("last_completes", [True, False])
+def test_an_interrupt_between_two_renames_waits_for_the_other(tmp_path, monkeypatch, last_completes):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.write_bytes(b"old")
+    replace = os.replace
+
+    def interrupted(*names):
+        replace(*names)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    together = replacing_together(*paths, last_completes=last_completes)
+    with pytest.raises(Interrupted), raise_on_signals(), together as files:
+        for file in files:
+            file.write(b"new")
+    assert [path.read_bytes() for path in paths] == [b"new", b"new"]
+    assert sorted(tmp_path.iterdir()) == paths
 
 
 def test_another_file_that_fails_in_the_block_is_not_blamed_on_this_one(tmp_path):

@@ -120,6 +120,20 @@ with fresh_folder(sys.argv[1]) as folder:
 """
 
 
+def test_an_interrupt_right_after_the_folder_was_renamed_leaves_it_whole(tmp_path, monkeypatch):
+    """The mark of unfinished folders goes with it."""
+    rename = os.rename
+
+    def interrupted(*paths):
+        rename(*paths)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(Interrupted), raise_on_signals(), fresh_folder(tmp_path / "out") as aside:
+        (aside / "file").write_text("a")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["file"]
+
+
 def fill(out):
     with fresh_folder(out) as folder:
         (folder / "file").write_text("whole")
