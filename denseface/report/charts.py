@@ -207,7 +207,7 @@ def draw_groups(groups: Mapping[str, Group], column: str) -> Figure:
                 spread = np.clip([values - low, high - values], 0, None)
                 axes.errorbar(at, values, spread, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         axes.set_xticks(range(len(names)), names, fontsize=8)
-        axes.set(ylabel=label, ylim=(0, None), xlabel=column)
+        axes.set(ylabel=label, ylim=(0, None), xlabel=shortened(column))
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[1].legend(fontsize=8, frameon=False)
     return figure

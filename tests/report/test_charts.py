@@ -9,9 +9,10 @@ import pytest
 
 from denseface import cli
 from denseface.data.pairs import PairSet, write_pairs
-from denseface.evaluation.influence import tar_intervals
+from denseface.evaluation.groups import Group, GroupRates
+from denseface.evaluation.influence import Rate, tar_intervals
 from denseface.evaluation.metrics import score_pairs
-from denseface.report.charts import draw_comparison, draw_run, draw_verification
+from denseface.report.charts import draw_comparison, draw_groups, draw_run, draw_verification
 from denseface.report.comparison import Measured
 from denseface.report.plotting import save_figure
 from denseface.report.summary import Costs
@@ -111,6 +112,13 @@ def test_the_legend_names_every_set(tmp_path):
     assert legend(panels(figure)["accuracy in verification"]) == [
         "_hidden", "", "$^$", "<b>", r"a\nb", r"a\x1b[2J", r"\udcff", "..." + "x" * 39, "..." + (r"\x1b" * 40)[-39:],
     ]  # fmt: skip
+
+
+def test_the_axes_of_groups_have_short_names():
+    rates = {"best": GroupRates(Rate(0.1, (0.0, 0.3)), Rate(0.2, (0.1, 0.4)), None, None)}
+    figure = draw_groups({"g" * 60: Group(3, 3, 3, rates)}, "_a\n$^$" + "c" * 90)
+    assert {axes.get_xlabel() for axes in figure.axes} == {"..." + "c" * 39}
+    assert {axes.get_xticklabels()[0].get_text() for axes in figure.axes} == {"..." + "g" * 21 + "\n3 people"}
 
 
 def legend(axes):
