@@ -164,7 +164,7 @@ def test_the_commands(faces, tmp_path, monkeypatch, capsys):
 @pytest.mark.torture
 def test_eight_parts_on_two_processes_that_are_killed(tmp_path):
     """Two processes at a time, each killed at random and started again until its part is done."""
-    count, parts = 100_000, 8
+    count, parts = 300_000, 8
     payloads = [encode(picture) for picture in pictures(500)]
     write_face_records(tmp_path, ((0, payloads[number % 500]) for number in range(count)), TINY_SHAPE[:2])
     export_model(tmp_path)
@@ -189,7 +189,7 @@ def test_eight_parts_on_two_processes_that_are_killed(tmp_path):
         before = {index: size_of_log(index) for index in running}
         time.sleep(draw.uniform(0.3, 2))
         for index, process in [*running.items()]:
-            if process.poll() is None and size_of_log(index) > before[index] and draw.random() < 0.3:
+            if process.poll() is None and size_of_log(index) > before[index] and draw.random() < 0.5:
                 process.kill()
                 kills += 1
             elif process.poll() is None:
