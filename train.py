@@ -140,6 +140,11 @@ def make_verify(spec: RunSpec, embedding: mx.sym.Symbol) -> Callable[[dict, dict
             score_pairs(np.zeros(len(pair_sets[-1].issame)), pair_sets[-1].issame)
         except InputError as error:
             raise InputError(f"{error}; leave {name} out of val_targets", path=path) from error
+    names = [pair_set.name for pair_set in pair_sets]
+    results = [*names, *(f"{name}-ema" for name in names if spec.optimizer.ema)]
+    for name in names:
+        if results.count(name) > 1:
+            raise InputError(f"val_targets: two results would be called {name}; rename the set", option="set")
 
     def verify_all(arguments: dict, auxiliary: dict) -> dict:
         embedder = make_embedder(spec, Model(embedding, arguments, auxiliary, "this run", step=0))

@@ -418,6 +418,19 @@ def test_a_set_that_cannot_be_verified_on_is_refused_before_the_first_step(data,
     assert not list(tmp_path.rglob("*.params"))
 
 
+@pytest.mark.parametrize(
+    ("targets", "name", "options"), [("orl,orl", "orl", ()), ("orl,orl-ema", "orl-ema", ("--ema", "0.9"))], ids=str
+)
+def test_two_results_of_one_name_are_refused(targets, name, options, data, tmp_path, capsys):
+    (tmp_path / "sets").mkdir()
+    for file in ("train.rec", "train.idx", "property", "fdensenet.py", "orl.bin"):
+        (tmp_path / "sets" / file).symlink_to(data / file)
+    (tmp_path / "sets" / "orl-ema.bin").symlink_to(data / "orl.bin")
+    given = ("--max-steps", "1", "--set", f"val_targets={targets}", *options)
+    assert train.main(flags(tmp_path / "sets", tmp_path, *given)) == 1
+    assert f"two results would be called {name}; rename the set" in capsys.readouterr().err
+
+
 def test_a_second_trainer_is_told_who_the_first_is(data, tmp_path, capsys):
     Path(prefix(tmp_path)).parent.mkdir()
     with locked(prefix(tmp_path)):
