@@ -103,7 +103,7 @@ def test_the_line_for_training_trains_and_exports(tmp_path, version):
     machine = Machine(tmp_path, version)
     machine.type(FOR_TRAINING)
     train_a_step(machine)
-    assert "ONNX Runtime differs" in machine.type("denseface export --model models/d15-arcface-orl/model -o a.onnx")
+    assert "ONNX Runtime differs" in machine.type("denseface export --model models/d15-arcface-data/model -o a.onnx")
 
 
 @pytest.mark.parametrize("version", PYTHONS)
