@@ -120,7 +120,7 @@ def _seconds_of_training(symbol: mx.sym.Symbol, input_shape: tuple[int, int, int
     shape = (LARGE_BATCH, *input_shape)
     _, outputs, _ = symbol.infer_shape(data=shape)
     graph = Graph(losses.softmax(symbol, losses.ClassCenters(NUM_CLASSES, int(np.prod(outputs[0][1:])))))
-    accelerate(graph, shape)
+    accelerate(graph, shape, accumulates=False)
     learner = Learner(Task(graph.symbol()), shape, Descent(0.9, 0.0005))
     learner.state.initialize(mx.init.Xavier(), seed=0)
     batch = Batch(_pictures(shape), np.arange(LARGE_BATCH, dtype=np.float32))
