@@ -119,7 +119,7 @@ def classes_per_step(spec: RunSpec, pictures: int) -> int:
 def make_teacher(spec: RunSpec, batch_size: int, context: mx.Context) -> Teacher | None:
     """Load the teacher, if there is one."""
     if spec.loss.teacher:
-        return Teacher(spec.loss.teacher, spec.data.image_shape, batch_size, context)
+        return Teacher(spec.loss.teacher, spec.data.image_shape, batch_size, context, spec.devices.dtype)
     if spec.loss.loss_name == "teacher":
         raise InputError("the loss teacher needs a model that teaches; name it", option="teacher")
     return None

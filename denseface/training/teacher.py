@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from typing import Any
+
 import numpy as np
 
 from denseface.core.errors import InputError
@@ -29,6 +32,8 @@ class Teacher:
         Pictures in a batch.
     context : Context
         Where the student trains. A teacher in an ONNX file computes on the CPU.
+    dtype : str
+        ``float32``, or ``bfloat16`` to compute in bfloat16, as the student, where OpenVINO is installed.
 
     Attributes
     ----------
@@ -46,17 +51,18 @@ class Teacher:
         not finite.
     """
 
-    def __init__(self, text: str, image_shape: tuple[int, int, int], batch_size: int, context: mx.Context):
-        on_cpu = context.device_type == "cpu"
+    def __init__(
+        self, text: str, image_shape: tuple[int, int, int], batch_size: int, context: mx.Context, dtype: str = "float32"
+    ):
+        on_cpu = context.device_type == "cpu" or text.endswith(".onnx")
         try:
-            self._embedder = Embedder.load(
+            self._embedder = _load(
                 text,
-                # Always the same one, whatever is installed: it decides bits of the student.
-                engine="onnxruntime" if text.endswith(".onnx") else "mxnet",
+                _fast_engine(text, dtype) if on_cpu else None,
                 image_shape=image_shape,
                 batch_size=min(batch_size, _CPU_BATCH) if on_cpu else batch_size,
                 flip=False,
-                context=None if on_cpu or text.endswith(".onnx") else context,
+                context=None if on_cpu else context,
             )
             noise = np.random.default_rng(0).integers(0, 256, PictureShape(*image_shape).nchw(2)).astype(np.float32)
             if not self(noise).any(axis=1).all():
@@ -82,3 +88,25 @@ class Teacher:
             Of length 1.
         """
         return self._embedder.compute(data).rows
+
+
+def _fast_engine(text: str, dtype: str) -> str | None:
+    """Choose what computes a teacher on the CPU; None for the engine that embeds with this model.
+
+    A teacher takes most of a step, and OpenVINO is two to five times as fast as ONNX Runtime.
+    """
+    if not find_spec("openvino"):
+        return None
+    if dtype == "bfloat16":
+        return "openvino-bf16"
+    return "openvino" if text.endswith(".onnx") else None
+
+
+def _load(text: str, engine: str | None, **options: Any) -> Embedder:
+    """Load a model in an engine, or in its own one if that engine cannot compute it."""
+    try:
+        return Embedder.load(text, engine=engine, **options)
+    except InputError:
+        if engine is None:
+            raise
+    return Embedder.load(text, **options)

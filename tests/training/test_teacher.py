@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from denseface.core.errors import InputError
 from denseface.data.loader import Batch
+from denseface.embedding import embedder
 from denseface.embedding.embedder import Embedder
 from denseface.models import checkpoint
 from denseface.models.distillation import with_teacher
+from denseface.training import teacher as teachers
 from denseface.training.teacher import Teacher
 from support.distributed_run import embedding_symbol, with_fixed_statistics
 from support.learners import learner_of
@@ -25,6 +28,14 @@ def save(prefix, emb_size=7, change=lambda model: None):
     change(model)
     mx.model.save_checkpoint(str(prefix), 1, model.symbol, *as_ndarrays(model))
     return f"{prefix},1"
+
+
+def save_onnx(folder):
+    from denseface.export.onnx import export
+
+    save(folder / "teacher")
+    export(checkpoint.load_model(folder / "teacher", 1), (1, 3, SIZE, SIZE), folder / "teacher.onnx")
+    return str(folder / "teacher.onnx")
 
 
 def load(text, batch_size=4):
@@ -50,15 +61,10 @@ def test_it_computes_unit_embeddings_of_pictures_as_they_are_without_their_mirro
 
 
 def test_a_teacher_in_an_onnx_file_teaches_the_same(tmp_path):
-    from denseface.export.onnx import export
-
-    text = save(tmp_path / "teacher")
-    model = checkpoint.load_model(tmp_path / "teacher", 1)
-    export(model, (1, 3, SIZE, SIZE), tmp_path / "teacher.onnx")
-    exported, original = load(str(tmp_path / "teacher.onnx")), load(text)
+    exported, original = load(save_onnx(tmp_path)), load(f"{tmp_path}/teacher,1")
     batch = batch_of(6)
     np.testing.assert_allclose(exported(batch.data), original(batch.data), atol=1e-5)
-    assert exported.identity == original.identity.replace(" in mxnet,", " in onnxruntime,")
+    assert exported.identity == original.identity  # in the same engine
 
 
 def test_a_network_of_pytorch_teaches(tmp_path):
@@ -68,6 +74,37 @@ def test_a_network_of_pytorch_teaches(tmp_path):
     expected = Embedder.load(str(path), flip=False, batch_size=3).compute(pictures)[0]
     found = Teacher(str(path), (32, 32, 3), 3, mx.cpu())(pictures)
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+
+
+SAVED = {"params": lambda folder: save(folder / "teacher"), "onnx": save_onnx}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_it_computes_in_the_precision_of_its_student(tmp_path, kind):
+    pytest.importorskip("openvino")
+    text = SAVED[kind](tmp_path)
+    plain, low = load(text), Teacher(text, SHAPE, 4, mx.cpu(), "bfloat16")
+    assert plain.identity.endswith(" in openvino, float32") and low.identity.endswith(" in openvino-bf16, bfloat16")
+    batch = batch_of(4)
+    cosines = (plain(batch.data) * low(batch.data)).sum(axis=1)
+    assert (cosines > 0.999).all()
+
+
+@pytest.mark.parametrize("kind", SAVED)
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_openvino_cannot_compute_teaches_in_the_engine_that_embeds_with_it(tmp_path, monkeypatch, kind, installed):
+    text = SAVED[kind](tmp_path)
+
+    def without_openvino(name, *args):
+        if name.startswith("openvino"):
+            raise InputError("an operator is missing")
+        return make(name, *args)
+
+    make = embedder.make_engine
+    monkeypatch.setattr(embedder, "make_engine", without_openvino)
+    monkeypatch.setattr(teachers, "find_spec", lambda name: installed or None)
+    found = Teacher(text, SHAPE, 4, mx.cpu(), "bfloat16")
+    assert found.identity.endswith(f" in {Embedder.load(text, image_shape=SHAPE).engine}, float32")
 
 
 @pytest.mark.parametrize("emb_size", [5, 7])
