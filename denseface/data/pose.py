@@ -11,13 +11,12 @@ faces by three-dimensional shapes of heads to train with more poses.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
-from PIL import Image
 
 from denseface.data.align import REFERENCE_POINTS, REFERENCE_SIZE, estimate_similarity
-from denseface.data.warp import from_pillow, pad_for, to_pillow
 
 # The ellipsoid, in pixels of an aligned crop of 112 x 112: a head is 2.4 times as wide as its pupils are apart, which
 # the reference points put 35 pixels apart. Its depth is flattened where it would be steep, at the outline.
@@ -48,21 +47,33 @@ def turn_head(image: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
         The face, again aligned; beyond the picture's edges, its outermost pixels are repeated.
     """
     height, width = image.shape[:2]
-    rows, columns = (np.linspace(0, side, min(side, _CELLS) + 1).round().astype(int) for side in (height, width))
-    # Pillow counts from the corner of the first pixel, landmarks are counted from its center.
-    scale = np.array([width, height]) / REFERENCE_SIZE
-    nodes = np.stack(np.meshgrid(columns, rows), axis=-1)
-    sources = _origins((nodes - 0.5) / scale, math.radians(yaw), math.radians(pitch)) * scale + 0.5
+    # Nodes are counted from the corner of the first pixel, landmarks from its center.
+    nodes = np.stack(np.meshgrid(*[np.linspace(0, REFERENCE_SIZE, _CELLS + 1)] * 2), axis=-1)
+    origins = _origins(nodes - 0.5, math.radians(yaw), math.radians(pitch)) + 0.5
+    x, y = np.moveaxis(origins * (width, height) / REFERENCE_SIZE, -1, 0)
+    between = _weights(height), _weights(width).T
+    return _sample(image, *(between[0] @ at @ between[1] - 0.5 for at in (x, y)))
 
-    padded, padding = pad_for(image, sources.reshape(-1, 2))
-    sources = sources + padding
-    corners = [sources[:-1, :-1], sources[1:, :-1], sources[1:, 1:], sources[:-1, 1:]]  # counter-clockwise from the top
-    quads = np.concatenate(corners, axis=-1).reshape(-1, 8).tolist()
-    boxes = np.concatenate([nodes[:-1, :-1], nodes[1:, 1:]], axis=-1).reshape(-1, 4).tolist()
-    mesh = [(tuple(box), tuple(quad)) for box, quad in zip(boxes, quads)]
-    return from_pillow(
-        to_pillow(padded).transform((width, height), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+
+@functools.lru_cache(maxsize=8)
+def _weights(side: int) -> np.ndarray:
+    """Return (side, nodes): how much each node of a line counts in the middle of each of its pixels."""
+    at = (np.arange(side) + 0.5) * _CELLS / side
+    return np.maximum(1 - np.abs(at[:, np.newaxis] - np.arange(_CELLS + 1)), 0)
+
+
+def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Interpolate a picture (H, W, C) at points (H, W), counted from the center of its first pixel."""
+    height, width = image.shape[:2]
+    x, y = (np.clip(at, 0, side - 1).astype(np.float32) for at, side in ((x, width), (y, height)))
+    left, top = x.astype(int), y.astype(int)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    across, down = (x - left)[..., np.newaxis], (y - top)[..., np.newaxis]
+    pixels = image.reshape(height * width, -1).astype(np.float32)
+    upper, lower = (
+        pixels[row * width + left] * (1 - across) + pixels[row * width + right] * across for row in (top, bottom)
     )
+    return np.rint(upper * (1 - down) + lower * down).astype(np.uint8)
 
 
 def _origins(points: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
