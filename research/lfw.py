@@ -146,7 +146,7 @@ def draw(rows: list[dict]) -> Figure:
     figure = new_figure(8, 3.2)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     titles = {
-        "DevTest folds": "LFW's DevTest: accuracy over ten folds",
+        "DevTest accuracy": "LFW's DevTest: balanced accuracy",
         "ORL 31-40 best": "ORL, 10 people: best balanced accuracy",
     }
     for axes, (metric, title) in zip(figure.subplots(1, len(titles)), titles.items()):
