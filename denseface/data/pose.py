@@ -26,6 +26,8 @@ _FLATTEST = 0.02
 _NOSE_HEIGHT, _NOSE_SPREAD = 13.0, np.array([7.0, 9.0])
 
 _CELLS = 28  # along each side; within a cell the warp is bilinear
+# From the corner of the first pixel; landmarks are counted from its center.
+_NODES = np.stack(np.meshgrid(*[np.linspace(0, REFERENCE_SIZE, _CELLS + 1)] * 2), axis=-1)
 _ITERATIONS = 6  # inverts the motion within 0.1 pixels up to 35 degrees, but for the steep outline of the head
 
 
@@ -47,12 +49,10 @@ def turn_head(image: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
         The face, again aligned; beyond the picture's edges, its outermost pixels are repeated.
     """
     height, width = image.shape[:2]
-    # Nodes are counted from the corner of the first pixel, landmarks from its center.
-    nodes = np.stack(np.meshgrid(*[np.linspace(0, REFERENCE_SIZE, _CELLS + 1)] * 2), axis=-1)
-    origins = _origins(nodes - 0.5, math.radians(yaw), math.radians(pitch)) + 0.5
+    origins = _origins(_NODES - 0.5, math.radians(yaw), math.radians(pitch)) + 0.5
     x, y = np.moveaxis(origins * (width, height) / REFERENCE_SIZE, -1, 0)
-    between = _weights(height), _weights(width).T
-    return _sample(image, *(between[0] @ at @ between[1] - 0.5 for at in (x, y)))
+    down, across = _weights(height), _weights(width).T
+    return _sample(image, down @ x @ across - 0.5, down @ y @ across - 0.5)
 
 
 @functools.lru_cache(maxsize=8)
