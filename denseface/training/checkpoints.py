@@ -58,7 +58,7 @@ class Checkpoints:
         self._loader = loader
         self._deployed = deployed
         self._averages = averages
-        self.saved = 0
+        self.saved = self._verified = 0
 
     def restore(self) -> Progress | None:
         """Set learner and loader as in the newest checkpoint, and return the run's progress there.
@@ -80,26 +80,28 @@ class Checkpoints:
         self._learner.state.broadcast()
         try:
             self._loader.restore(saved["loader"])
-            progress = Progress.restored(saved)
+            progress = Progress.restored(saved, step)
         except InputError as error:
             raise self._of_another(error, "; use the options of its start") from error
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._strange_progress(step) from error
-        self.saved = step
+        self.saved, self._verified = step, progress.verified_step
         return progress
 
     def save(self, step: int, progress: Progress) -> None:
-        """Save a step, and remove what it replaces; nothing if it is saved already, or nothing is kept.
+        """Save a step, and remove what it replaces; nothing if nothing is kept, or the step is saved already.
+
+        A step that was saved before it was verified is saved once more when it is.
 
         Raises
         ------
         InputError
             If a parameter is no longer finite, or a file cannot be written.
         """
-        if self._plan.keep is Keep.NOTHING or step == self.saved:
+        if self._plan.keep is Keep.NOTHING or (step, progress.verified_step) == (self.saved, self._verified):
             return
         self._workers.from_first(lambda: self._write(step, progress))
-        self.saved = step
+        self.saved, self._verified = step, progress.verified_step
         self.tidy(progress.bests)
 
     def tidy(self, bests: Sequence[int]) -> None:

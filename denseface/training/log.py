@@ -45,13 +45,16 @@ class RunLog:
         Prefix of the model.
     start_step : int
         Rows beyond this step, left by a run that went further than its last checkpoint, are removed.
+    verified_step : int
+        So are verifications beyond this step, the last one that has all of them.
     """
 
-    def __init__(self, prefix: str | Path, start_step: int):
+    def __init__(self, prefix: str | Path, start_step: int, verified_step: int):
+        files = (("training", TRAINING_COLUMNS, start_step), ("verification", VERIFICATION_COLUMNS, verified_step))
         self._files = []
         try:
-            for name, columns in (("training", TRAINING_COLUMNS), ("verification", VERIFICATION_COLUMNS)):
-                self._files.append(_open_csv(Path(f"{prefix}-{name}.csv"), columns, start_step))
+            for name, columns, last_step in files:
+                self._files.append(_open_csv(Path(f"{prefix}-{name}.csv"), columns, last_step))
             self._training, self._verification = self._files
         except BaseException:
             self.close()
@@ -120,12 +123,12 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, float 
     return rows
 
 
-def _open_csv(path: Path, columns: Sequence[str], start_step: int) -> IO[str]:
+def _open_csv(path: Path, columns: Sequence[str], last_step: int) -> IO[str]:
     """Open for appending, with a header and no row that is torn or beyond the step."""
     kept = []
     if path.exists():
         with open_input(path) as file:
-            kept = [line for line in file if _step(line) <= start_step and line.endswith(b"\n")]
+            kept = [line for line in file if _step(line) <= last_step and line.endswith(b"\n")]
     with replacing(path) as file:
         file.writelines([",".join(columns).encode() + b"\r\n", *kept])
     return open(path, "a", encoding="utf-8", newline="")

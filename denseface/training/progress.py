@@ -52,6 +52,8 @@ class Progress:
     ----------
     window : Window
         The steps since the last row of the log.
+    verified_step : int
+        The last step whose verification is done, and in the log; 0 before any.
     best_step : int or None
         Step of the best verification.
     best_score : float
@@ -65,6 +67,7 @@ class Progress:
     """
 
     window: Window = field(default_factory=Window)
+    verified_step: int = 0
     best_step: int | None = None
     best_score: float = -math.inf
     bests: list[int] = field(default_factory=list)
@@ -85,11 +88,17 @@ class Progress:
         """Return plain values, for a checkpoint."""
         best = {"step": self.best_step, "score": self.best_score}
         patience = {"reference": self.reference, "stale": self.stale}
-        return {"best": best, "bests": self.bests, "patience": patience, "window": asdict(self.window)}
+        return {
+            "best": best,
+            "bests": self.bests,
+            "patience": patience,
+            "verified": self.verified_step,
+            "window": asdict(self.window),
+        }
 
     @classmethod
-    def restored(cls, saved: dict) -> Progress:
-        """Make progress of the values that a checkpoint contains.
+    def restored(cls, saved: dict, at_step: int) -> Progress:
+        """Make progress of the values that the checkpoint of a step contains.
 
         Raises
         ------
@@ -100,13 +109,15 @@ class Progress:
         step, score = saved["best"]["step"], float(saved["best"]["score"])
         if step != (bests[-1] if bests else None) or not (score <= 1 if bests else score == -math.inf):
             raise ValueError("the best step is none of those that were the best")
-        patience = saved.get(
-            "patience", {"reference": score, "stale": 0}
-        )  # not in the checkpoints before it was counted
+        # Older checkpoints have neither of these two.
+        verified = _step(saved.get("verified", at_step))
+        patience = saved.get("patience", {"reference": score, "stale": 0})
+        if verified > at_step:
+            raise ValueError("a later step is verified")
         reference = float(patience["reference"])
         if not reference <= score:
             raise ValueError("the reference is better than the best")
-        return cls(Window.restored(saved["window"]), step, score, bests, reference, _step(patience["stale"]))
+        return cls(Window.restored(saved["window"]), verified, step, score, bests, reference, _step(patience["stale"]))
 
 
 def _step(value: object) -> int:

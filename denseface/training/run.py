@@ -144,8 +144,10 @@ class Run:
         3. agree with the other workers on the mean loss, and whether to stop after this step because one of them got
            a signal; a loss or gradient that is not finite ends the run unsaved;
         4. log a row, every ``plan.frequent`` steps;
-        5. verify and save, every ``plan.verbose`` steps; a verification that fails costs no step.
+        5. verify and save, every ``plan.verbose`` steps; a verification that fails costs no step, and is done again
+           when the run is resumed.
         """
+        self._verify_and_save(log)
         timed_steps, seconds = 0, 0.0
         _, stop = self._agree([])
         while not self._is_over() and not stop:
@@ -171,23 +173,22 @@ class Run:
             bar.update()
             timed_steps, seconds = timed_steps + 1, seconds + time.perf_counter() - started
 
-            is_last = self.step == self.plan.steps
-            if self.step % self.plan.frequent == 0 or is_last:
+            if self._is_every(self.plan.frequent):
                 if log:
                     self._log_row(result.accuracy is not None, rate, timed_steps / seconds, log, bar)
                 self._progress.window, timed_steps, seconds = Window(), 0, 0.0
 
-            if self.step % self.plan.verbose == 0 or is_last:
-                try:
-                    self._progress.stale = self.workers.from_first(lambda: self._verify(log))
-                finally:
-                    self._save()
+            self._verify_and_save(log)
         if self.step < self.plan.steps and self._is_over():
             logger.info("no improvement beyond noise in %d verifications; the run is over", self._progress.stale)
 
     def _is_over(self) -> bool:
         """Whether the run has all its steps, or has not become better for as long as its plan has patience."""
         return self.step >= self.plan.steps or 0 < self.plan.stop_after <= self._progress.stale
+
+    def _is_every(self, number: int) -> bool:
+        """Whether what is done every so many steps, and after the last one, is due."""
+        return self.step % number == 0 or self.step == self.plan.steps
 
     def _read(self, stream: Iterator[Batch]) -> list[Batch]:
         """Read a step's batches; raises on every worker if one of them cannot."""
@@ -232,6 +233,16 @@ class Run:
         if bar.disable:
             logger.info("step %d/%d, %s, lr %.2g, %.1f images/s", self.step, self.plan.steps, shown, rate, speed)
 
+    def _verify_and_save(self, log: RunLog | None) -> None:
+        """Verify a step that is due and not verified yet, on the first worker; save it even if that fails."""
+        if not self._is_every(self.plan.verbose) or self._progress.verified_step == self.step:
+            return
+        try:
+            self._progress.stale = self.workers.from_first(lambda: self._verify(log))
+            self._progress.verified_step = self.step
+        finally:
+            self._save()
+
     def _verify(self, log: RunLog | None) -> int:
         """Verify, log and remember; return for how many verifications the run has not become better."""
         results = dict(self.verify(*self.learner.state.parameters()))
@@ -254,7 +265,7 @@ class Run:
     def _open_log(self) -> RunLog | None:
         """Open the log, on the first worker."""
         opened = []
-        self.workers.from_first(lambda: opened.append(RunLog(self.prefix, self.step)))
+        self.workers.from_first(lambda: opened.append(RunLog(self.prefix, self.step, self._progress.verified_step)))
         return opened[0] if opened else None
 
     @contextlib.contextmanager

@@ -76,7 +76,7 @@ def test_comparison_leaves_out_what_was_not_measured():
 @pytest.fixture
 def run_folder(tmp_path):
     """A run of three steps as the trainer writes it, its accuracy missing once."""
-    log = RunLog(tmp_path / "model", start_step=0)
+    log = RunLog(tmp_path / "model", start_step=0, verified_step=0)
     for step, (loss, accuracy) in enumerate([(4.0, 0.1), (3.0, None), (2.0, 0.5)], start=1):
         log.training(TrainingRow(step, 0.1 * step, 0.01, loss, accuracy, 5.0, 7.0 * step))
     for step in (2, 3):
@@ -103,7 +103,7 @@ def test_run_shows_what_the_files_hold(run_folder):
 
 def test_the_legend_names_every_set(tmp_path):
     names = ["_hidden", "", "$^$", "<b>", "a\nb", "a\x1b[2J", "\udcff", "x" * 60, "\x1b" * 40]
-    log = RunLog(tmp_path / "model", start_step=0)
+    log = RunLog(tmp_path / "model", start_step=0, verified_step=0)
     for name in names:
         log.verification(1, name, {"accuracy": 0.6, "balanced_accuracy": 0.5, "auc": 0.5, "tar": {"0.1": 0.2}})
     log.close()

@@ -14,6 +14,7 @@ from denseface.core.errors import InputError
 from denseface.core.signals import SIGNALS
 from denseface.evaluation.metrics import score_pairs
 from denseface.models import checkpoint
+from denseface.training.log import RunLog
 from denseface.training.plan import Keep
 from support import class_losses
 from support.class_losses import adaface
@@ -198,13 +199,41 @@ def test_a_step_that_fails_in_mxnet_keeps_the_last_checkpoint(records, tmp_path,
     assert_same_state(resumed, whole)
 
 
-def test_a_verification_that_fails_costs_no_step(records, tmp_path):
-    def fail(arguments, auxiliary):
-        raise InputError("no memory")
+@pytest.mark.parametrize("fails_at", [4, 10])
+@pytest.mark.parametrize("cause", ["verification", "log"])
+def test_a_verification_that_fails_costs_no_step_and_is_done_again(records, tmp_path, monkeypatch, cause, fails_at):
+    """Of the two sets, one is in the log already when the log fails."""
+    issame = np.arange(200) % 2 == 0
 
-    with refused("no memory"):
-        make_run(records, tmp_path / "model", fail).fit()
-    assert checkpoint.complete_steps(tmp_path / "model") == [4]
+    def start(name):
+        def verify(arguments, auxiliary):
+            right = np.arange(200) % 100 < 50 + run.step
+            return {name: score_pairs(np.where(right == issame, 1.0, 0.0), issame) for name in ("one", "two")}
+
+        run = make_run(records, tmp_path / name, verify)
+        run.resume()
+        return run
+
+    def files(name):
+        kinds = ("verification.csv", "0010.json", "0010.params", "0010.states")
+        return [(tmp_path / f"{name}-{kind}").read_bytes() for kind in kinds]
+
+    failing = start("parts")
+    with monkeypatch.context() as patch:
+        owner, method = (failing, "verify") if cause == "verification" else (RunLog, "verification")
+        original = getattr(owner, method)
+
+        def fail(*given):
+            if failing.step == fails_at and (cause == "verification" or "two" in given):
+                raise InputError("no room")
+            return original(*given)
+
+        patch.setattr(owner, method, fail)
+        with refused("no room"):
+            failing.fit()
+    assert checkpoint.complete_steps(tmp_path / "parts") == [fails_at]
+    assert start("parts").fit() and start("whole").fit()
+    assert files("parts") == files("whole")
 
 
 @pytest.mark.parametrize(
@@ -222,6 +251,8 @@ def test_a_verification_that_fails_costs_no_step(records, tmp_path):
         ("patience", {"reference": 0.5, "stale": 0}),
         ("patience", {"reference": -math.inf, "stale": -1}),
         ("patience", 3),
+        ("verified", None),
+        ("verified", 3),
         ("window", {"steps": 1}),
         ("window", {"steps": -1, "loss": 0.0, "accuracy": 0.0, "gradient_norm": 0.0}),
         ("window", {"steps": 1.5, "loss": 0.0, "accuracy": 0.0, "gradient_norm": 0.0}),
