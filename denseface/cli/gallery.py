@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from denseface.cli.console import OK, print_line, report_warning
+from denseface.cli.console import FAILED, OK, print_line, report_unreadable, report_warning
 from denseface.cli.options import (
     add_example,
     add_face_options,
@@ -103,7 +103,7 @@ def run_import(args: argparse.Namespace) -> int:
             "are wrong; --check compares some with their pictures"
         )
     print_line(f"{args.out}: {counted(imported.embedded, 'embedding')} of {imported.emb_size} values, {said}")
-    return OK
+    return FAILED if pictures and report_unreadable(pictures.unreadable) else OK
 
 
 def run_merge(args: argparse.Namespace) -> int:

@@ -204,6 +204,8 @@ def _read_people(path: Path) -> dict[str, str]:
         if tuple(heading) != _PEOPLE_COLUMNS or not rows:
             raise ValueError("columns")
         return {digest: person for digest, person in rows}
+    except InputError:
+        raise
     except (ValueError, csv.Error) as error:
         raise InputError(
             f"not a table of {' and '.join(_PEOPLE_COLUMNS)}; remove it, or make the set again", path=path

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from denseface.core.errors import InputError
+from denseface.core.files import naming_errors
 from denseface.core.progress_bar import ProgressBar
 from denseface.data.cropping import Cropper
 from denseface.data.detection import load_detector
@@ -225,4 +226,6 @@ def _write_pictures(folder: Path, people: dict[int, list[bytes]]) -> None:
     for person, images in people.items():
         (folder / f"s{person}").mkdir(parents=True)
         for number, image in enumerate(images, start=1):
-            (folder / f"s{person}" / f"{number}.jpg").write_bytes(image)
+            path = folder / f"s{person}" / f"{number}.jpg"
+            with naming_errors(path):
+                path.write_bytes(image)

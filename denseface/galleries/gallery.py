@@ -124,6 +124,8 @@ class Gallery:
         self._is_unit = False  # whether a search has found that all rows have the length 1
         try:
             self.model = json.loads(self._file.text("model"))
+        except InputError:
+            raise
         except (ValueError, RecursionError) as error:
             raise InputError("not a file that denseface embed wrote, or broken; make it again", path=path) from error
         self.shape, dtype = self._file.shape("embeddings"), self._file.dtype("embeddings")

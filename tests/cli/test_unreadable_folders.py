@@ -2,10 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from denseface.cli import main
-from support.tiny_models import encode, pictures, save_model, tiny_model
+from denseface.embedding.embedder import Embedder
+from support.tiny_models import TINY_SHAPE, encode, pictures, save_model, tiny_model
 
 NAME = "lost+found"
 
@@ -18,6 +20,10 @@ def place(tmp_path, monkeypatch):
         folder = tmp_path / ("people", "probes")[number % 2] / f"p{number // 4}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.png").write_bytes(encode(picture))
+    photos = sorted((tmp_path / "people").rglob("*.png"))
+    embedder = Embedder.load(str(tmp_path / "model"), image_shape=TINY_SHAPE)
+    np.save(tmp_path / "old.npy", embedder.embed(map(str, photos)))
+    (tmp_path / "old.txt").write_text("".join(f"{path.relative_to(tmp_path / 'people')}\n" for path in photos))
     for folder in (tmp_path / "people", tmp_path / "people" / "p0"):
         (folder / NAME).mkdir()
     scandir = os.scandir
@@ -38,6 +44,7 @@ COMMANDS = {
     "detect": ["detect", "people", "-o", "faces.txt", "--processes", "1"],
     "identify": ["identify", "--gallery", "people", "--probes", "probes", *MODEL],
     "match": ["match", "people/p0", "people/p1", "--threshold", "0.9", *MODEL],
+    "import": ["gallery", "import", "old.npy", "--names", "old.txt", "--check", "people", "-o", "new.npz", *MODEL],
     "audit": ["dataset", "audit", "people", "-o", "audit", *MODEL],
 }
 

@@ -5,7 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
+from denseface.data import pairs as pairs_module
 from denseface.data.pairs import read_pairs, write_pairs
+from support.broken_disks import let_reads_fail
 from support.refusals import refused
 
 IMAGES = [b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 c", b"\xff\xd8 a", b"\xff\xd8 b", b"\xff\xd8 a"]
@@ -39,6 +41,13 @@ def test_people_come_back_and_belong_to_their_set(tmp_path):
         read_pairs(tmp_path / "lfw.bin")
     write_pairs(tmp_path / "lfw.bin", IMAGES, ISSAME)
     assert read_pairs(tmp_path / "lfw.bin").people_of(IMAGES) is None
+
+
+def test_people_that_cannot_be_read_now_are_not_called_another_table(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "lfw.bin", IMAGES, ISSAME, ["anna", "bert", "carl", "anna", "bert", "anna"])
+    let_reads_fail(monkeypatch, pairs_module, "lfw.people.csv")
+    with refused("cannot be read", os.strerror(errno.EIO), path=tmp_path / "lfw.people.csv"):
+        read_pairs(tmp_path / "lfw.bin")
 
 
 def test_equal_images_of_two_people_name_nobody(tmp_path):

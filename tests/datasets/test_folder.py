@@ -18,6 +18,7 @@ from denseface.data.records import FaceRecords
 from denseface.datasets import folder
 from denseface.datasets.faces import ONE_FACE, Encoding
 from denseface.datasets.output import no_progress
+from support.broken_disks import let_reads_fail
 from support.photographs import orl_square
 from support.photos import as_line
 from support.picture_folders import contents, face, save_face, save_people, who
@@ -214,15 +215,7 @@ def test_folders_that_cannot_be_read_are_listed(people, tmp_path, monkeypatch):
 
 
 def test_files_that_fail_while_they_are_read_are_listed(people, tmp_path, monkeypatch):
-    opened = files.open_input
-
-    def failing(path):
-        file = opened(path)
-        if path.name == "03.png":
-            os.dup2(os.open("/proc/self/mem", os.O_RDONLY), file.fileno())  # which fails at 0, as a broken disk does
-        return file
-
-    monkeypatch.setattr(files, "open_input", failing)
+    let_reads_fail(monkeypatch, files, "03.png")
     assert build(people).num_images == 8
     bad = dict(read_table(tmp_path / "out" / "bad.csv")[1:])
     assert sorted(bad) == ["p00/03.png", "p02/03.png"]

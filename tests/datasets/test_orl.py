@@ -1,7 +1,10 @@
+import errno
 import importlib.util
 import io
 import itertools
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +105,15 @@ def test_the_people_held_out_are_there_as_pictures_too(tmp_path):
     assert {path.read_bytes() for path in folder.glob("holdout/*/*")} == set(read_pairs(built.pairs_path).images)
     build(folder, [1, 2])
     assert sorted(path.name for path in (folder / "holdout").iterdir()) == ["s1", "s2"]
+
+
+def test_a_full_disk_names_the_picture(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with refused(os.strerror(errno.ENOSPC), path=tmp_path / "out" / "holdout" / "s7" / "1.jpg"):
+        build(tmp_path / "out", [7, 8])
 
 
 def test_pictures_are_not_written_through_a_link(tmp_path):

@@ -1,6 +1,7 @@
 """Folders and records audited by the command, with a network that answers with the colors of a picture."""
 
 import csv
+import errno
 import io
 import os
 import shutil
@@ -14,10 +15,13 @@ from denseface.core.errors import InputError
 from denseface.data.pairs import write_pairs
 from denseface.data.pictures import Photograph
 from denseface.data.records import FaceRecords, write_face_records
+from denseface.datasets import people_set
 from denseface.datasets.faces import Encoding
 from denseface.datasets.folder import build_from_folder
 from denseface.datasets.people_set import PeopleSet, distinct_pictures
+from support.broken_disks import let_reads_fail
 from support.photographs import orl_faces
+from support.refusals import refused
 
 import mxnet as mx
 
@@ -171,7 +175,7 @@ def test_two_sets_may_have_one_folder_of_results(people, colors, tmp_path, capsy
         assert [row[0] for row in rows_of(out / "suspects.csv")[1:]] == expected
 
 
-def test_pictures_held_out_are_embedded_once_and_named_by_their_table(people, colors, tmp_path, capsys):
+def test_pictures_held_out_are_embedded_once_and_named_by_their_table(people, colors, tmp_path, monkeypatch, capsys):
     first, second, third = (people / name for name in ("p05/0.png", "p05/1.png", "p06/0.png"))
     (people / "notes.txt").write_text("")
     images = [path.read_bytes() for path in (first, second, first, third, second, third)]
@@ -187,6 +191,9 @@ def test_pictures_held_out_are_embedded_once_and_named_by_their_table(people, co
     assert "held.bin: people of the set are in 3 of 3 pictures\n" in said
     assert "1 file left out, such as notes.txt: not" in warned
     assert [row[0] for row in rows_of(out / "suspects.csv")[-3:]] == ["x/a.png", "x/b.png", "y/c.png"]
+    with monkeypatch.context() as patch, refused(os.strerror(errno.EIO), path=tmp_path / "held.csv"):
+        let_reads_fail(patch, people_set, "held.csv")
+        distinct_pictures(tmp_path / "held.bin")
     (tmp_path / "held.csv").write_text("another table")
     names = [source.name for source in distinct_pictures(tmp_path / "held.bin")]
     assert names == [f"{tmp_path}/held.bin:{index}" for index in (0, 1, 3)]

@@ -6,8 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from denseface.core.errors import InputError
 from denseface.core.vectors import normalize
 from denseface.galleries import nearest
+from denseface.galleries.array_file import ArrayFile
 from denseface.galleries.gallery import Gallery, write_gallery
 from support.refusals import refused
 
@@ -280,6 +282,16 @@ def test_other_files_are_refused(tmp_path, damage):
     path = tmp_path / "g.npz"
     message = broken_gallery(path, damage)
     with refused(message, path=path):
+        Gallery(path)
+
+
+def test_a_lack_of_memory_is_not_told_as_damage(tmp_path, monkeypatch):
+    def lacking(file, name):
+        raise InputError("not enough memory", path=file.path)
+
+    path = write(tmp_path / "g.npz", unit_rows(3))
+    monkeypatch.setattr(ArrayFile, "text", lacking)
+    with refused("not enough memory", path=path):
         Gallery(path)
 
 

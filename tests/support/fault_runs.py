@@ -69,6 +69,10 @@ FAULTS = {
     "fsync": errno.EIO, "flock": errno.ENOLCK, "truncate": errno.ENOSPC, "mkdir": errno.ENOSPC, "rmdir": errno.EIO,
     "opendir": errno.EIO, "mmap": errno.ENOMEM,
 }  # fmt: skip
+# A picture that cannot be read is a crossed box in a sheet, and has no label in the list of what was left out; the hash
+# of what was audited then only decides that it is audited again.
+SIDELINES = (".png", "clean/dropped.csv", "out/embeddings.json")
+UNREAD = "cannot be read ("  # a line may be broken behind it
 GUESSES = ("again", "broken", "damaged", "not a file that", "not an ONNX")
 
 
@@ -102,7 +106,7 @@ def prepare(folder: Path) -> None:
 
 
 def in_child(place: Path, command: tuple[str, ...], kind: str = "", nth: int = 0) -> tuple[int, str, dict[str, int]]:
-    """Run a command in a folder; return its exit code, what it said on stderr, and how many calls of each kind it made.
+    """Run a command in a folder; return its exit code, what it said, and how many calls of each kind it made.
 
     The n-th call of one kind fails, or none.
     """
@@ -110,8 +114,8 @@ def in_child(place: Path, command: tuple[str, ...], kind: str = "", nth: int = 0
     child = os.fork()
     if child == 0:
         os.chdir(place)
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), 2)
+        os.dup2(2, 1)
         code = 99
         orl.find_faces = lambda: Path("orl")  # a few of those in the package
         try:
@@ -126,6 +130,7 @@ def in_child(place: Path, command: tuple[str, ...], kind: str = "", nth: int = 0
         finally:
             calls.write_text(json.dumps({kind: shim.counted(kind.encode()) for kind in FAULTS}))
             shim.plan(b"", b"", 0, 0)
+            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -151,7 +156,7 @@ def fault_of(place: Path, kind: str, code: int, said: str, usual: int) -> str:
         return f"exit code {code}"
     if "Traceback" in said or "[Errno" in said:
         return "a traceback, or an error without a file"
-    is_told = errors or "skipped: " in said or "no face: " in said or [*place.rglob("*bad.csv")]
+    is_told = errors or "skipped: " in said or "no face: " in said or UNREAD in said or [*place.rglob("*bad.csv")]
     if code == 1 != usual and not is_told:
         return "no reason is given"
     if kind in ("open", "mmap") and any(guess in line for line in errors for guess in GUESSES):
@@ -188,14 +193,14 @@ def run_all(folder: Path, seconds: float, most: int) -> dict:
                 if code != usual:
                     in_child(place, command)
                 left = content(place)
-                # A picture that could not be read is listed with the reason, or drawn as a crossed box; verify has
-                # printed what it says it could not save.
+                # A picture that could not be read is named, or listed with the reason; verify has printed what it says
+                # it could not save.
                 reason = os.strerror(FAULTS[kind]).encode()
                 listed = any(reason in found for path, found in left.items() if path.endswith(".csv"))
-                told = listed or (name in ("dataset info", "cluster") and kind == "read") or "are not saved" in said
-                if left != expected and not told:
-                    differs = [key for key in {*left, *expected} if left.get(key) != expected.get(key)]
-                    wrong = f"what is left differs at the end: {differs[:4]}"
+                differs = [key for key in {*left, *expected} if left.get(key) != expected.get(key)]
+                told = listed or (code == usual and UNREAD in said) or "are not saved" in said
+                if not told and not (kind in ("read", "open") and all(key.endswith(SIDELINES) for key in differs)):
+                    wrong = f"what is left differs at the end: {differs[:4]}" if differs else ""
             counts["faults"] += 1
             counts["said in one line" if code else "without effect"] += 1
             if wrong:
