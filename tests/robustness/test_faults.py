@@ -15,7 +15,7 @@ TESTS = Path(__file__).parents[1]
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
 
-@pytest.mark.parametrize(("seconds", "most"), [(10, 1), pytest.param(600, 2, marks=pytest.mark.torture, id="torture")])
+@pytest.mark.parametrize(("seconds", "most"), [(10, 1), pytest.param(1500, 6, marks=pytest.mark.torture, id="torture")])
 def test_commands_name_what_fails_and_lose_nothing(tmp_path, seconds, most):
     assert COMPILER, "the shim needs a C compiler"
     shim = tmp_path / "faults.so"
