@@ -49,9 +49,14 @@ def command(records, prefix, **settings):
 
 
 def launch(records, prefix, workers=2, output=None, **settings):
-    """Run workers to their end; gives the exit code."""
-    with open(output or os.devnull, "wb") as file:
-        return launcher.run(launcher.plan(command(records, prefix, **settings), workers, 1), file)
+    """Run workers to their end; gives the exit code. What they have said is shown if one fails."""
+    output = output or Path(f"{prefix}.txt")
+    try:
+        with open(output, "wb") as file:
+            return launcher.run(launcher.plan(command(records, prefix, **settings), workers, 1), file)
+    except InputError:
+        print(output.read_text(encoding="utf-8", errors="replace"))
+        raise
 
 
 def alone(records, prefix, **settings):
