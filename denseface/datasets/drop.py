@@ -61,7 +61,7 @@ def write_without(
                 for number, key in enumerate(kept, 1):
                     if key in entries:
                         manifest.writerow((number, numbers[labels[key]], entries[key].person, entries[key].file))
-        for path in sorted(Path(records.folder).glob("*.bin")):
+        for path in sorted(path for path in Path(records.folder).iterdir() if path.suffix == ".bin"):
             for file in (path, path.with_suffix(".people.csv"), path.with_suffix(".csv")):
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
