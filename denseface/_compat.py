@@ -91,7 +91,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
             try:
                 super().exec_module(module)
             except SystemExit:  # of a scheduler or server, whose work is done
-                _leave()
+                from denseface.core.streams import leave
+
+                leave(0)  # MXNet is not freed, as the thread that watches the others may be in it
             except OSError as error:  # the dynamic linker's
                 reason = " ".join(str(error).split())
                 raise InputError(f"MXNet cannot be loaded ({reason}): {_advice(reason)}") from error
@@ -175,14 +177,6 @@ def _watch_peers() -> None:
         heartbeats.watch_as_server()
     except InputError as error:
         sys.exit(f"denseface: error: {error}")
-
-
-def _leave() -> None:
-    """End this process without freeing MXNet, which the thread that watches the others may be in."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(0)
 
 
 def _restore_numpy_names(mxnet_folder: Path) -> None:

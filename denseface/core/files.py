@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import errno
 import functools
+import hashlib
 import io
 import logging
 import os
@@ -63,6 +64,15 @@ def read_input(path: str | Path, limit: int) -> bytes:
         if size > limit:
             raise InputError(f"{size:,} bytes are too many for such a file, which has at most {limit:,}", path=path)
         return file.read()
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal; errors as of `open_input`."""
+    digest = hashlib.sha256()
+    with open_input(path) as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:

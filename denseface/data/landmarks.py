@@ -8,7 +8,6 @@ landmarks; and a line ``#``, picture, reason for each picture without a face.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -23,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from denseface.core.errors import InputError
-from denseface.core.files import open_input, read_lines
+from denseface.core.files import read_lines, sha256_of
 from denseface.data.align import LANDMARK_ORDER, SURELY_FACE, check_landmarks, crop_side, likely_order, residuals
 from denseface.data.detection import FaceError, Faces
 
@@ -77,7 +76,7 @@ class LandmarkFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._folder = os.path.dirname(os.path.abspath(path))
-        self.description: dict = {"landmarks": self.path.name, "sha256": _sha256(path)}
+        self.description: dict = {"landmarks": self.path.name, "sha256": sha256_of(path)}
         self._rows: dict[str, list[int]] = {}
         self._reasons: dict[str, str] = {}
         self._meant: dict[str, str] = {}  # the picture that each ambiguous path was used for
@@ -278,14 +277,6 @@ def _relative(picture: str, folder: str) -> str:
 
 def _escaped(picture: str) -> str:
     return f"./{picture}" if picture.startswith("#") else picture
-
-
-def _sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open_input(path) as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _is_same(first: str, second: str) -> bool:

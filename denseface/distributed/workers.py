@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Union
@@ -16,6 +15,7 @@ import numpy as np
 
 from denseface.core.errors import InputError, describe
 from denseface.core.signals import SIGNALS
+from denseface.core.streams import leave
 from denseface.distributed import heartbeats
 
 import mxnet as mx
@@ -250,7 +250,4 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _end(_: object) -> None:
     """End the process without freeing the key-value store, which would wait for the others."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(1)
+    leave(1)

@@ -122,10 +122,9 @@ class Gallery:
         self.path = Path(path)
         self._file = ArrayFile(path, ("model", "embeddings", "names"))
         self._is_unit = False  # whether a search has found that all rows have the length 1
+        described = self._file.text("model")
         try:
-            self.model = json.loads(self._file.text("model"))
-        except InputError:
-            raise
+            self.model = json.loads(described)
         except (ValueError, RecursionError) as error:
             raise InputError("not a file that denseface embed wrote, or broken; make it again", path=path) from error
         self.shape, dtype = self._file.shape("embeddings"), self._file.dtype("embeddings")

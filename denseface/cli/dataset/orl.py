@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from denseface import __version__
 from denseface.cli.console import OK, print_line
 from denseface.cli.dataset.faces import add_processes
 from denseface.cli.options import add_example
-from denseface.core.files import open_input, replacing
+from denseface.core.files import replacing, sha256_of
 
 _RECIPE = "orl.json"
 
@@ -74,9 +73,4 @@ def _digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of the set, by its path in the folder."""
     paths = [folder / name for name in ("train.rec", "train.idx", "property", "manifest.csv", "orl.bin")]
     paths += sorted(folder.glob("holdout/*/*.jpg"))
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in paths}
-
-
-def _digest(path: Path) -> str:
-    with open_input(path) as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
